@@ -1,0 +1,25 @@
+//! The data as every reader gives it and every task uses it.
+
+/// One turn of each speaker: what the partner said and what the persona replied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// The partner's utterance, plain text.
+    pub partner: String,
+    /// The persona's own reply, plain text: what is learned.
+    pub reply: String,
+    /// The candidates that Hits@1 ranks, the gold reply among them (in ConvAI2, last). Empty where the data has none.
+    pub candidates: Vec<String>,
+}
+
+/// One dialogue of one persona, from the persona's side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialogue {
+    /// The sentences that describe the persona, as far as the data has them.
+    pub persona: Vec<String>,
+    /// The sentences that describe the partner, as far as the data has them.
+    pub partner_persona: Vec<String>,
+    /// The exchanges in order; never empty.
+    pub exchanges: Vec<Exchange>,
+    /// The line of the file on which the dialogue begins, from 1.
+    pub line: usize,
+}

@@ -1,0 +1,1 @@
+//! Whole-program and parity tests.
