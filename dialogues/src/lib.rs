@@ -1,5 +1,26 @@
 //! What the data is: dialogues, personas as tasks, encoding and metrics.
 
+mod byte_level;
 mod dialogue;
+mod encode;
+mod error;
+mod evaluate;
+mod metrics;
+mod panics;
+mod readers;
+mod tasks;
+mod tokenizer;
 
 pub use dialogue::{Dialogue, Exchange};
+pub use encode::{Batch, EncodeError, Encoder, Prompt, Ranking, Sequence};
+pub use error::DataError;
+pub use evaluate::{EvaluateError, Learner, Options, Progress, evaluate};
+pub use metrics::{Evaluation, ShotResult, Tally, best_candidate, f1, hits_at_1, normalise};
+pub use readers::{SILENCE, read_dialogues, write_convai2};
+pub use tasks::{
+    Fold, Grouping, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out,
+};
+pub use tokenizer::{
+    END_OF_TEXT, StreamDecoder, Tokenizer, load_tokenizer, save_tokenizer, tokenizer_from_bytes,
+    train_bpe,
+};

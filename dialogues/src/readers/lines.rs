@@ -1,0 +1,83 @@
+//! Lines of plain UTF-8 text, read with a bound on the memory that one line can take.
+
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
+
+use crate::DataError;
+
+/// The longest line that is accepted, in bytes: a hundred times a long ConvAI2 line with its candidates.
+pub(super) const LONGEST_LINE: usize = 1 << 20;
+
+/// Gives the lines of a text one after another, without their line ends, refusing everything that is not plain UTF-8.
+pub(super) struct Lines<R> {
+    path: PathBuf,
+    reader: R,
+    buffer: Vec<u8>,
+    number: usize,
+}
+
+impl<R: BufRead> Lines<R> {
+    pub(super) fn new(path: &Path, reader: R) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            reader,
+            buffer: Vec::new(),
+            number: 0,
+        }
+    }
+
+    /// The next line with its number from 1, or `None` at the end of the text.
+    pub(super) fn next(&mut self) -> Result<Option<(usize, &str)>, DataError> {
+        self.buffer.clear();
+        self.number += 1;
+        let number = self.number;
+        let path = self.path.as_path();
+        let refuse = |problem: String, remedy: &str| DataError::line(path, number, problem, remedy);
+        let read = (&mut self.reader)
+            .take(LONGEST_LINE as u64 + 2)
+            .read_until(b'\n', &mut self.buffer)
+            .map_err(|error| {
+                refuse(
+                    format!("cannot be read: {error}"),
+                    "check that it is a readable file",
+                )
+            })?;
+        if read == 0 {
+            return Ok(None);
+        }
+        let mut line = self.buffer.as_slice();
+        line = line.strip_suffix(b"\n").unwrap_or(line);
+        line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > LONGEST_LINE {
+            return Err(refuse(
+                format!("the line is longer than {LONGEST_LINE} bytes"),
+                "check that this is a dialogue file with one exchange a line",
+            ));
+        }
+        const AS_UTF8: &str = "save the file as UTF-8 without a byte-order mark";
+        if number == 1 {
+            if line.starts_with(b"\xFF\xFE") || line.starts_with(b"\xFE\xFF") {
+                return Err(refuse("the text is UTF-16, expected UTF-8".into(), AS_UTF8));
+            }
+            if line.starts_with(b"\xEF\xBB\xBF") {
+                return Err(refuse(
+                    "the text begins with a byte-order mark".into(),
+                    AS_UTF8,
+                ));
+            }
+        }
+        if line.contains(&0) {
+            return Err(refuse(
+                "the line has a NUL byte, expected UTF-8 text".into(),
+                AS_UTF8,
+            ));
+        }
+        match std::str::from_utf8(line) {
+            Ok(text) => Ok(Some((number, text))),
+            Err(error) => Err(refuse(
+                format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1),
+                AS_UTF8,
+            )),
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! GPT-2's byte-level BPE: reading, training and writing tokenizers; text to ids and ids to text.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::{ModelWrapper, TrainerWrapper};
+use tokenizers::{AddedToken, AddedVocabulary};
+
+use crate::byte_level::byte_of;
+use crate::panics::caught;
+use crate::{DataError, EncodeError};
+
+/// GPT-2's only control token: it ends every utterance.
+pub const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// The most bytes that a tokenizer's file may have; GPT-2's own `tokenizer.json` has 1.4 MB.
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// A byte-level BPE tokenizer in which a control token can only be asked for by its id: text that spells one, or any
+/// other token that was added to the vocabulary, is encoded as the ordinary characters it is made of.
+#[derive(Clone)]
+pub struct Tokenizer {
+    /// Without the added tokens, so that no text can match one.
+    text: tokenizers::Tokenizer,
+    added: AddedVocabulary,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Tokenizer")
+            .field("largest_id", &self.largest_id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Takes over what the library read, where it is byte-level BPE; else says what it is.
+    fn new(mut whole: tokenizers::Tokenizer) -> Result<Self, String> {
+        let ModelWrapper::BPE(model) = whole.get_model() else {
+            return Err("its model is not BPE".into());
+        };
+        if model.dropout.is_some_and(|probability| probability > 0.0) {
+            return Err("its BPE drops merges at random".into());
+        }
+        if !matches!(whole.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
+            return Err("its decoder is not ByteLevel".into());
+        }
+        whole
+            .with_truncation(None)
+            .map_err(|error| error.to_string())?;
+        whole.with_padding(None);
+        let added = whole.get_added_vocabulary().clone();
+        whole.with_added_vocabulary(AddedVocabulary::new());
+        Ok(Self { text: whole, added })
+    }
+
+    /// The ids of a text; empty for an empty text.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenizer`] where the tokenizer has no token for a part of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        match caught(|| self.text.encode_fast(text, false)) {
+            Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
+            Ok(Err(error)) => Err(EncodeError::Tokenizer(error.to_string())),
+            Err(panic) => Err(EncodeError::Tokenizer(panic)),
+        }
+    }
+
+    /// The text of ids, without control tokens and without ids that the vocabulary lacks; bytes that are not UTF-8
+    /// become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut bytes = Vec::new();
+        for &id in ids {
+            self.append_bytes(id, &mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Appends the bytes that a token stands for.
+    pub(crate) fn append_bytes(&self, id: u32, bytes: &mut Vec<u8>) {
+        if let Some(added) = self.added.get_added_tokens_decoder().get(&id) {
+            if !added.special {
+                bytes.extend_from_slice(added.content.as_bytes());
+            }
+            return;
+        }
+        let Some(token) = self.text.id_to_token(id) else {
+            return;
+        };
+        match token.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
+            Some(spelled) => bytes.extend(spelled),
+            None => bytes.extend_from_slice(token.as_bytes()),
+        }
+    }
+
+    /// The id of a token given as the vocabulary spells it.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.added
+            .get_vocab()
+            .get(token)
+            .copied()
+            .or_else(|| self.text.token_to_id(token))
+    }
+
+    /// A token as the vocabulary spells it.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.added
+            .simple_id_to_token(id)
+            .or_else(|| self.text.id_to_token(id))
+    }
+
+    /// The id of `<|endoftext|>`.
+    pub fn end_of_text_id(&self) -> Option<u32> {
+        self.token_to_id(END_OF_TEXT)
+    }
+
+    /// The largest id, which must be below the embedding's rows; 0 for an empty vocabulary.
+    pub fn largest_id(&self) -> u32 {
+        let model = self.text.get_vocab(false).into_values().max();
+        let added = self.added.get_added_tokens_decoder().keys().copied().max();
+        model.max(added).unwrap_or(0)
+    }
+
+    /// The contents of a `tokenizer.json`; the same bytes for the same tokenizer.
+    ///
+    /// # Errors
+    /// [`EncodeError::Tokenizer`] where the library cannot write it.
+    pub fn to_json(&self) -> Result<Vec<u8>, EncodeError> {
+        let mut whole = self.text.clone();
+        whole.with_added_vocabulary(self.added.clone());
+        whole
+            .to_string(false)
+            .map(String::into_bytes)
+            .map_err(|error| EncodeError::Tokenizer(error.to_string()))
+    }
+}
+
+/// Reads the tokenizer of a folder in Hugging Face's layout: `tokenizer.json`, or else `vocab.json` and `merges.txt`.
+///
+/// # Errors
+/// [`DataError`] where they are missing, larger than 64 MiB, not what they should be, or not a byte-level BPE.
+pub fn load_tokenizer(folder: impl AsRef<Path>) -> Result<Tokenizer, DataError> {
+    let folder = folder.as_ref();
+    let one = folder.join("tokenizer.json");
+    if one.exists() {
+        return tokenizer_from_bytes(&read_whole(&one)?, &one);
+    }
+    let (vocab_path, merges_path) = (folder.join("vocab.json"), folder.join("merges.txt"));
+    if !vocab_path.exists() || !merges_path.exists() {
+        return Err(DataError::file(
+            folder,
+            "has no tokenizer, expected tokenizer.json, or vocab.json and merges.txt",
+            "copy the tokenizer's files from where the model came from",
+        ));
+    }
+    let vocab: Map<String, Value> =
+        serde_json::from_slice(&read_whole(&vocab_path)?).map_err(|error| {
+            refuse(
+                &vocab_path,
+                &format!("is not a JSON object of tokens and ids: {error}"),
+            )
+        })?;
+    let merges = String::from_utf8(read_whole(&merges_path)?)
+        .map_err(|error| refuse(&merges_path, &format!("is not UTF-8: {error}")))?;
+    let mut pairs = Vec::new();
+    for (index, line) in merges.lines().enumerate() {
+        if line.is_empty() || (index == 0 && line.starts_with("#version")) {
+            continue;
+        }
+        match line.split_once(' ') {
+            Some((left, right))
+                if !left.is_empty() && !right.is_empty() && !right.contains(' ') =>
+            {
+                pairs.push(json!([left, right]));
+            }
+            _ => {
+                return Err(DataError {
+                    line: Some(index + 1),
+                    ..refuse(&merges_path, "expected two tokens and a space between")
+                });
+            }
+        }
+    }
+    let added: Vec<Value> = vocab
+        .get(END_OF_TEXT)
+        .map(|id| {
+            json!({ "id": id, "content": END_OF_TEXT, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true })
+        })
+        .into_iter()
+        .collect();
+    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let whole = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab, "merges": pairs }
+    });
+    tokenizer_from_bytes(whole.to_string().as_bytes(), &vocab_path)
+}
+
+/// Reads a tokenizer from the contents of a `tokenizer.json`; `path` is what errors name.
+///
+/// # Errors
+/// [`DataError`] for contents that are not a tokenizer, that make the parser panic, or that are not a byte-level BPE.
+pub fn tokenizer_from_bytes(bytes: &[u8], path: &Path) -> Result<Tokenizer, DataError> {
+    match caught(|| tokenizers::Tokenizer::from_bytes(bytes)) {
+        Ok(Ok(whole)) => Tokenizer::new(whole).map_err(|problem| refuse(path, &problem)),
+        Ok(Err(error)) => Err(refuse(
+            path,
+            &format!("is not a tokenizer: {}", one_line(&error.to_string())),
+        )),
+        Err(panic) => Err(refuse(
+            path,
+            &format!("is not a tokenizer: {}", one_line(&panic)),
+        )),
+    }
+}
+
+fn refuse(path: &Path, problem: &str) -> DataError {
+    DataError::file(
+        path,
+        problem,
+        "use a GPT-2 tokenizer (byte-level BPE), copied whole from where the model came from",
+    )
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn read_whole(path: &Path) -> Result<Vec<u8>, DataError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| refuse(path, &format!("cannot be read: {error}")))?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(refuse(path, "is larger than 64 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// Trains a byte-level BPE tokenizer whose ids are all below `vocab_size`: the 256 bytes, then merges of pairs that
+/// occur at least twice, most frequent first, and `<|endoftext|>` last, as in GPT-2. Fewer tokens come out where the
+/// texts have fewer pairs. The same texts give the same tokenizer.
+///
+/// # Errors
+/// [`EncodeError::VocabularyTooSmall`] below 257 tokens; [`EncodeError::Tokenizer`] where training fails.
+pub fn train_bpe<'text>(
+    texts: impl IntoIterator<Item = &'text str>,
+    vocab_size: usize,
+) -> Result<Tokenizer, EncodeError> {
+    const SMALLEST: usize = 257;
+    if vocab_size < SMALLEST {
+        return Err(EncodeError::VocabularyTooSmall {
+            vocab_size,
+            smallest: SMALLEST,
+        });
+    }
+    let texts: Vec<&str> = texts.into_iter().collect();
+    let mut trainer = TrainerWrapper::from(
+        BpeTrainer::builder()
+            .show_progress(false)
+            .vocab_size(vocab_size - 1)
+            .min_frequency(2)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build(),
+    );
+    let byte_level = ByteLevel::default().add_prefix_space(false);
+    let mut whole = tokenizers::Tokenizer::new(BPE::default());
+    whole
+        .with_pre_tokenizer(Some(byte_level))
+        .with_decoder(Some(byte_level));
+    let failed = |error: tokenizers::Error| EncodeError::Tokenizer(error.to_string());
+    caught(|| whole.train(&mut trainer, texts.into_iter()).map(|_| ()))
+        .map_err(EncodeError::Tokenizer)?
+        .map_err(failed)?;
+    whole.add_special_tokens(&[AddedToken::from(END_OF_TEXT, true)]);
+    Tokenizer::new(whole).map_err(EncodeError::Tokenizer)
+}
+
+/// Writes a tokenizer as a `tokenizer.json` at `path`.
+///
+/// # Errors
+/// [`DataError`] where it cannot be written.
+pub fn save_tokenizer(tokenizer: &Tokenizer, path: impl AsRef<Path>) -> Result<(), DataError> {
+    let path = path.as_ref();
+    let remedy = "check that the folder exists and has room";
+    let json = tokenizer
+        .to_json()
+        .map_err(|error| DataError::file(path, error.to_string(), remedy))?;
+    std::fs::write(path, json)
+        .map_err(|error| DataError::file(path, format!("cannot be written: {error}"), remedy))
+}
+
+/// Turns ids into text one by one, never giving half a character.
+#[derive(Debug, Clone)]
+pub struct StreamDecoder {
+    tokenizer: Arc<Tokenizer>,
+    bytes: Vec<u8>,
+}
+
+impl StreamDecoder {
+    /// A decoder at the beginning of a text.
+    pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
+        Self {
+            tokenizer,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Takes the next id and gives the text that it completes, if any. All that `push` and `finish` give is what
+    /// [`Tokenizer::decode`] gives for all ids.
+    pub fn push(&mut self, id: u32) -> Option<String> {
+        self.tokenizer.append_bytes(id, &mut self.bytes);
+        let mut piece = String::new();
+        loop {
+            let (valid, invalid) = match std::str::from_utf8(&self.bytes) {
+                Ok(text) => {
+                    piece.push_str(text);
+                    self.bytes.clear();
+                    break;
+                }
+                Err(error) => (error.valid_up_to(), error.error_len()),
+            };
+            piece.push_str(&String::from_utf8_lossy(&self.bytes[..valid]));
+            let Some(invalid) = invalid else {
+                self.bytes.drain(..valid);
+                break;
+            };
+            piece.push(char::REPLACEMENT_CHARACTER);
+            self.bytes.drain(..valid + invalid);
+        }
+        (!piece.is_empty()).then_some(piece)
+    }
+
+    /// Ends the text and gives what is left of it: U+FFFD for a character that was never completed.
+    pub fn finish(&mut self) -> Option<String> {
+        let rest = std::mem::take(&mut self.bytes);
+        (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned())
+    }
+}
