@@ -1,0 +1,92 @@
+//! SHA-256 of files and of tensors.
+
+use std::io::{self, Read, Write};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::config::Gpt2Config;
+use crate::params::{self, Tensors};
+
+/// SHA-256 (FIPS 180-4) as 64 lower-case hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// The SHA-256 and the length of all that `reader` gives.
+///
+/// # Errors
+/// What reading says.
+pub fn sha256_reader(reader: &mut impl Read) -> io::Result<(String, u64)> {
+    let mut hasher = HashingWriter::new(io::sink());
+    let bytes = io::copy(reader, &mut io::BufWriter::with_capacity(1 << 18, &mut hasher))?;
+    Ok((hasher.digest(), bytes))
+}
+
+/// The digest that says which frozen parameters φ something belongs to: over the configuration and, in the order of the
+/// parameter table, each tensor's name, shape and values as little-endian f32. It does not depend on how a file stores them.
+pub fn base_sha256(config: &Gpt2Config, base: &Tensors) -> String {
+    let mut hasher = HashingWriter::new(io::sink());
+    // Writing to a sink cannot fail.
+    let _ = serde_json::to_writer(&mut hasher, config);
+    for spec in params::base_table(config) {
+        let Some(tensor) = base.get(&spec.name) else { continue };
+        let _ = write!(hasher, "\n{} {:?}\n", spec.name, tensor.shape);
+        let _ = tensor.write_le(&mut hasher);
+    }
+    hasher.digest()
+}
+
+/// A writer that passes everything on and knows its SHA-256.
+pub struct HashingWriter<W> {
+    inner: W,
+    hasher: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> HashingWriter<W> {
+    /// Wraps `inner`.
+    pub fn new(inner: W) -> Self {
+        Self { inner, hasher: Sha256::new(), bytes: 0 }
+    }
+
+    /// The digest of what was written so far.
+    pub fn digest(&self) -> String {
+        hex(&self.hasher.clone().finalize())
+    }
+
+    /// How many bytes were written so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What it wraps.
+    pub fn get_ref(&self) -> &W {
+        &self.inner
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.hasher.update(&buffer[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sha256_of_abc_is_fips_180_4_appendix_b1() {
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(super::sha256(b"abc"), expected);
+        assert_eq!(super::sha256_reader(&mut &b"abc"[..]).unwrap(), (expected.to_owned(), 3));
+    }
+}

@@ -1,0 +1,108 @@
+//! The run directory, as far as others than the trainer read it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{AdapterConfig, InnerLoop};
+use crate::error::{FileError, Result};
+use crate::files;
+
+/// The resolved configuration of a run.
+pub const CONFIG_TOML: &str = "config.toml";
+/// Holds the checkpoints, `step-N` each.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// Φ within a checkpoint.
+pub const ADAPTERS: &str = "adapters.safetensors";
+/// What libtorch computed, for the parity check on the device.
+pub const PROBE: &str = "probe.safetensors";
+
+/// The part of a run's `config.toml` that says what model came out of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunModel {
+    /// The folder of the pre-trained model, absolute.
+    pub base: PathBuf,
+    /// The digest of its configuration and tensors ([`crate::digest::base_sha256`]).
+    pub base_sha256: String,
+    /// The method, as on the command line.
+    pub method: String,
+    /// Whether persona sentences were put in front of each dialogue.
+    pub persona_text: bool,
+    /// The adapters' shape.
+    pub adapter: AdapterConfig,
+    /// The inner loop that the adapters were meta-learned for.
+    pub inner_loop: InnerLoop,
+}
+
+impl RunModel {
+    /// Reads it from `RUN/config.toml`; what else is in the file is the trainer's.
+    ///
+    /// # Errors
+    /// The file is missing or wrong.
+    pub fn read(run: &Path) -> Result<Self> {
+        let path = run.join(CONFIG_TOML);
+        let bytes = files::read_limited(&path, 1 << 20)?;
+        let text = str::from_utf8(&bytes).map_err(|_| FileError::new(&path, "is not UTF-8"))?;
+        let model: Self = toml::from_str(text).map_err(|error| {
+            let error = FileError::new(&path, error.message()).remedy("expected the config.toml that `marionette-train run` wrote");
+            error
+        })?;
+        if model.adapter.bottleneck == 0 || model.adapter.bottleneck > 1 << 16 {
+            return Err(FileError::new(&path, "expected 1 to 65536").at("adapter.bottleneck"));
+        }
+        Ok(model)
+    }
+}
+
+/// Which checkpoint of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one with the lowest validation loss.
+    Best,
+    /// The newest.
+    Last,
+}
+
+impl Which {
+    /// The file in the run directory whose one line names the checkpoint.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Self::Best => "best",
+            Self::Last => "last",
+        }
+    }
+}
+
+/// The folder of a checkpoint of `run`.
+///
+/// # Errors
+/// The run has no such checkpoint, or the file that names it is wrong.
+pub fn checkpoint(run: &Path, which: Which) -> Result<PathBuf> {
+    let path = run.join(which.file_name());
+    let bytes = files::read_limited(&path, 100)
+        .map_err(|error| error.remedy("the run has no checkpoint yet, or is no run directory"))?;
+    let name = String::from_utf8_lossy(&bytes).trim().to_owned();
+    let steps = name.strip_prefix("step-").unwrap_or("");
+    if steps.is_empty() || !steps.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(FileError::new(&path, format!("says \"{name}\", expected a line such as step-120")));
+    }
+    let folder = run.join(CHECKPOINTS).join(name);
+    if !folder.is_dir() {
+        return Err(FileError::new(&folder, "is missing").remedy(format!("{} names it", path.display())));
+    }
+    Ok(folder)
+}
+
+/// Makes `name` (a `step-N`) the run's best or last checkpoint, atomically.
+///
+/// # Errors
+/// Writing fails.
+pub fn set_checkpoint(run: &Path, which: Which, name: &str) -> Result<()> {
+    files::write_atomic(&run.join(which.file_name()), |writer| writeln!(writer, "{name}"))
+}
+
+/// Whether a folder is a run directory.
+pub fn is_run(dir: &Path) -> bool {
+    fs::metadata(dir.join(CONFIG_TOML)).is_ok_and(|metadata| metadata.is_file())
+}
