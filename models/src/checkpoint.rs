@@ -63,7 +63,9 @@ pub fn read_base(dir: &Path) -> Result<Base> {
     if let Some(head) = found.remove(LM_HEAD)
         && found.get(names::WTE) != Some(&head)
     {
-        return Err(FileError::new(&path, format!("differs from {}: an untied head is not supported", names::WTE)).at(LM_HEAD));
+        return Err(
+            FileError::new(&path, format!("differs from {}: an untied head is not supported", names::WTE)).at(LM_HEAD)
+        );
     }
     check_against(&path, &params::base_table(&config), &found)?;
     Ok(Base { config, tensors: found })

@@ -61,7 +61,9 @@ impl Gpt2Config {
         let field = |name: &'static str| value.get(name).filter(|value| !value.is_null());
         match field("model_type").map(|v| v.as_str()) {
             Some(Some("gpt2")) | None => {}
-            other => return Err(("model_type", format!("is {}, expected \"gpt2\"", other.flatten().unwrap_or("no text")))),
+            other => {
+                return Err(("model_type", format!("is {}, expected \"gpt2\"", other.flatten().unwrap_or("no text"))));
+            }
         }
         let count = |name: &'static str| match field(name) {
             None => Err((name, "is missing, expected a positive integer".to_owned())),
@@ -83,7 +85,12 @@ impl Gpt2Config {
         }
         let activation_function = match field("activation_function").map(|v| v.as_str()) {
             None | Some(Some("gelu_new" | "gelu_pytorch_tanh")) => Activation::GeluNew,
-            _ => return Err(("activation_function", format!("is {}, expected \"gelu_new\"", value["activation_function"]))),
+            _ => {
+                return Err((
+                    "activation_function",
+                    format!("is {}, expected \"gelu_new\"", value["activation_function"]),
+                ));
+            }
         };
         let layer_norm_epsilon = match field("layer_norm_epsilon") {
             None => 1e-5,
@@ -130,14 +137,17 @@ impl Gpt2Config {
                 return Err((name, format!("is {value}, expected 1 to {most}")));
             }
         }
-        if self.n_embd % self.n_head != 0 {
+        if !self.n_embd.is_multiple_of(self.n_head) {
             return Err(("n_head", format!("is {}, which does not divide n_embd = {}", self.n_head, self.n_embd)));
         }
         if self.eos_token_id as usize >= self.vocab_size {
             return Err(("eos_token_id", format!("is {}, beyond vocab_size = {}", self.eos_token_id, self.vocab_size)));
         }
         if !(self.layer_norm_epsilon > 0.0 && self.layer_norm_epsilon < 1.0) {
-            return Err(("layer_norm_epsilon", format!("is {}, expected a small positive number", self.layer_norm_epsilon)));
+            return Err((
+                "layer_norm_epsilon",
+                format!("is {}, expected a small positive number", self.layer_norm_epsilon),
+            ));
         }
         Ok(())
     }

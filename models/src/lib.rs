@@ -1,7 +1,7 @@
 //! What a model is, for trainer, exporter and runtime alike: the configuration, the one table of tensors, the files that
 //! hold them and the bundle's manifest. Neither libtorch nor ONNX Runtime is named here.
 
-//pub mod bundle;
+pub mod bundle;
 pub mod checkpoint;
 pub mod config;
 pub mod digest;

@@ -40,9 +40,7 @@ impl Probe {
     /// The file is wrong, or does not fit the model.
     pub fn read(path: &Path, config: &Gpt2Config, adapter: &AdapterConfig) -> Result<Self> {
         let (mut raw, _) = safetensors_file::read(path)?;
-        let mut take = |name: &str| {
-            raw.remove(name).ok_or_else(|| FileError::new(path, "is missing").at(name))
-        };
+        let mut take = |name: &str| raw.remove(name).ok_or_else(|| FileError::new(path, "is missing").at(name));
         let wrong = |name: &str| {
             let name = name.to_owned();
             move |problem: String| FileError::new(path, problem).at(name)
@@ -50,7 +48,10 @@ impl Probe {
         let ids = take("input_ids")?;
         let (batch, length) = match ids.shape[..] {
             [batch, length] if batch > 0 && length > 1 && length <= config.n_positions => (batch, length),
-            _ => return Err(FileError::new(path, format!("has shape {:?}, expected [batch, tokens]", ids.shape)).at("input_ids")),
+            _ => {
+                return Err(FileError::new(path, format!("has shape {:?}, expected [batch, tokens]", ids.shape))
+                    .at("input_ids"));
+            }
         };
         let input_ids = ids.to_i64().map_err(wrong("input_ids"))?;
         if input_ids.iter().any(|&id| id < 0 || id >= config.vocab_size as i64) {
@@ -58,14 +59,16 @@ impl Probe {
         }
         let mask = take("loss_mask")?;
         if mask.shape != [batch, length] {
-            return Err(FileError::new(path, format!("has shape {:?}, expected {:?}", mask.shape, [batch, length])).at("loss_mask"));
+            return Err(FileError::new(path, format!("has shape {:?}, expected {:?}", mask.shape, [batch, length]))
+                .at("loss_mask"));
         }
         let loss_mask = mask.to_i64().map_err(wrong("loss_mask"))?.into_iter().map(|value| value != 0).collect();
         let mut floats = |name: &str, expected: Option<usize>| {
             let tensor = take(name)?.to_f32().map_err(wrong(name))?;
             match expected {
                 Some(expected) if tensor.values.len() != expected => {
-                    Err(FileError::new(path, format!("has {} values, expected {expected}", tensor.values.len())).at(name))
+                    Err(FileError::new(path, format!("has {} values, expected {expected}", tensor.values.len()))
+                        .at(name))
                 }
                 _ => Ok(tensor.values),
             }
@@ -78,7 +81,9 @@ impl Probe {
             let name = format!("{AFTER}{}", spec.name);
             let tensor = take(&name)?.to_f32().map_err(wrong(&name))?;
             if tensor.shape != spec.shape {
-                return Err(FileError::new(path, format!("has shape {:?}, expected {:?}", tensor.shape, spec.shape)).at(name));
+                return Err(
+                    FileError::new(path, format!("has shape {:?}, expected {:?}", tensor.shape, spec.shape)).at(name)
+                );
             }
             adapters_after.insert(spec.name, tensor);
         }

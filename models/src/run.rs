@@ -45,8 +45,7 @@ impl RunModel {
         let bytes = files::read_limited(&path, 1 << 20)?;
         let text = str::from_utf8(&bytes).map_err(|_| FileError::new(&path, "is not UTF-8"))?;
         let model: Self = toml::from_str(text).map_err(|error| {
-            let error = FileError::new(&path, error.message()).remedy("expected the config.toml that `marionette-train run` wrote");
-            error
+            FileError::new(&path, error.message()).remedy("expected the config.toml that `marionette-train run` wrote")
         })?;
         if model.adapter.bottleneck == 0 || model.adapter.bottleneck > 1 << 16 {
             return Err(FileError::new(&path, "expected 1 to 65536").at("adapter.bottleneck"));

@@ -58,9 +58,7 @@ impl RawTensor {
     /// Another type, or a value that is NaN or infinite.
     pub fn to_f32(&self) -> Result<HostTensor, String> {
         let values: Vec<f32> = match self.dtype {
-            Dtype::F32 => {
-                self.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-            }
+            Dtype::F32 => self.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
             Dtype::F16 => {
                 self.bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()
             }

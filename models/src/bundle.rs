@@ -1,0 +1,32 @@
+//! The bundle: what the exporter ships and the runtime opens. A folder of exactly the files its manifest lists.
+
+mod audit;
+mod manifest;
+mod open;
+mod writer;
+
+pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators, Precision, ValueInfo};
+pub use open::Bundle;
+pub use writer::BundleWriter;
+
+/// The format version that this code writes and the newest it reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// The manifest.
+pub const MANIFEST: &str = "manifest.json";
+/// Generation: logits of the last position, KV cache.
+pub const GENERATE: &str = "generate.onnx";
+/// Scoring: log-probabilities of given tokens.
+pub const SCORE: &str = "score.onnx";
+/// Adaptation: one SGD step of the adapters.
+pub const ADAPT: &str = "adapt.onnx";
+/// The frozen weights, external data of all three graphs.
+pub const WEIGHTS: &str = "weights.bin";
+/// Φ, the meta-learned adapters.
+pub const ADAPTERS: &str = "adapters.safetensors";
+/// The tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// What the trainer computed on a small batch; absent where no run made the bundle.
+pub const PROBE: &str = "probe.safetensors";
+
+/// The graphs by the names that the manifest gives them.
+pub const GRAPHS: [(&str, &str); 3] = [("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT)];

@@ -1,0 +1,140 @@
+//! What a graph may not contain, checked before ONNX Runtime parses it. Digests prove that a file is the manifest's; they
+//! do not prove that whoever wrote both meant well.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use prost::Message as _;
+
+use super::WEIGHTS;
+use super::manifest::{Dim, GraphInterface, ValueInfo};
+use crate::error::{FileError, Result};
+use crate::files;
+use crate::onnx::{DATA_EXTERNAL, Dimension, ModelProto, TensorProto, ValueInfoProto};
+
+/// A graph of more than this many bytes is refused: weights lie outside, GPT-2 XL's graphs have a few MB.
+const MAX_GRAPH: u64 = 256 << 20;
+/// The newest version of ONNX's operators that our graphs are written in, and the one of ONNX Runtime's.
+const MAX_OPSET: i64 = 21;
+const MICROSOFT: &str = "com.microsoft";
+
+/// Checks one graph: known operator sets, no control flow or functions, no external data but within the first `weights`
+/// bytes of `weights.bin`, and the inputs and outputs of the manifest.
+pub(super) fn graph(path: &Path, interface: &GraphInterface, weights: u64) -> Result<()> {
+    let bytes = files::read_limited(path, MAX_GRAPH)?;
+    let model =
+        ModelProto::decode(&bytes[..]).map_err(|error| FileError::new(path, format!("is no ONNX model: {error}")))?;
+    let refuse = |place: &str, problem: String| Err(FileError::new(path, problem).at(place));
+    let mut domains = BTreeSet::new();
+    for set in &model.opset_import {
+        let known = match set.domain.as_str() {
+            "" | "ai.onnx" => (1..=MAX_OPSET).contains(&set.version),
+            MICROSOFT => set.version == 1,
+            _ => false,
+        };
+        if !known {
+            return refuse("opset_import", format!("\"{}\" version {} is not known", set.domain, set.version));
+        }
+        domains.insert(set.domain.as_str());
+    }
+    if !model.functions.is_empty() || !model.training_info.is_empty() {
+        return refuse("model", "holds functions or training information, which no bundle has".into());
+    }
+    let Some(graph) = &model.graph else { return refuse("graph", "is missing".into()) };
+    if !graph.sparse_initializer.is_empty() {
+        return refuse("sparse_initializer", "holds sparse tensors, which no bundle has".into());
+    }
+    for tensor in &graph.initializer {
+        check_tensor(tensor, weights).or_else(|problem| refuse(&format!("initializer {}", tensor.name), problem))?;
+    }
+    for node in &graph.node {
+        let place = format!("node {} ({})", node.name, node.op_type);
+        if !domains.contains(node.domain.as_str()) {
+            return refuse(&place, format!("is of the domain \"{}\", which is not imported", node.domain));
+        }
+        for attribute in &node.attribute {
+            let nested = attribute.g.is_some()
+                || !attribute.graphs.is_empty()
+                || attribute.sparse_tensor.is_some()
+                || !attribute.sparse_tensors.is_empty()
+                || !attribute.tensors.is_empty();
+            let external = attribute.t.as_ref().is_some_and(is_external);
+            if nested || external {
+                return refuse(&place, format!("attribute {} holds a graph or outside data", attribute.name));
+            }
+        }
+    }
+    check_values(&graph.input, &interface.inputs).or_else(|problem| refuse("inputs", problem))?;
+    check_values(&graph.output, &interface.outputs).or_else(|problem| refuse("outputs", problem))
+}
+
+fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location == DATA_EXTERNAL || !tensor.external_data.is_empty()
+}
+
+fn check_tensor(tensor: &TensorProto, weights: u64) -> Result<(), String> {
+    if !is_external(tensor) {
+        return Ok(());
+    }
+    let (mut offset, mut length, mut location) = (Some(0), None, None);
+    for entry in &tensor.external_data {
+        match entry.key.as_str() {
+            "location" => location = Some(entry.value.as_str()),
+            "offset" => offset = entry.value.parse::<u64>().ok(),
+            "length" => length = entry.value.parse::<u64>().ok(),
+            other => return Err(format!("external data has the unknown field \"{other}\"")),
+        }
+    }
+    match location {
+        Some(WEIGHTS) => {}
+        other => return Err(format!("external data lies in \"{}\", expected {WEIGHTS}", other.unwrap_or(""))),
+    }
+    let expected = tensor
+        .dims
+        .iter()
+        .try_fold(element_size(tensor.data_type)?, |size, &dim| size.checked_mul(u64::try_from(dim).ok()?))
+        .ok_or_else(|| format!("has the impossible shape {:?}", tensor.dims))?;
+    match (offset, length) {
+        (Some(offset), Some(length))
+            if length == expected && offset.checked_add(length).is_some_and(|end| end <= weights) =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("external data does not lie within {WEIGHTS} with the {expected} bytes of its shape")),
+    }
+}
+
+fn element_size(data_type: i32) -> Result<u64, String> {
+    use crate::onnx::data_type::{BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8};
+    match data_type {
+        BOOL | INT8 | UINT8 => Ok(1),
+        FLOAT16 => Ok(2),
+        FLOAT | INT32 => Ok(4),
+        DOUBLE | INT64 => Ok(8),
+        other => Err(format!("has the unknown type {other}")),
+    }
+}
+
+fn check_values(found: &[ValueInfoProto], expected: &[ValueInfo]) -> Result<(), String> {
+    if found.len() != expected.len() {
+        return Err(format!("are {}, the manifest says {}", found.len(), expected.len()));
+    }
+    for (found, expected) in found.iter().zip(expected) {
+        let tensor = found.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        let shape: Option<Vec<Dim>> = tensor.and_then(|t| t.shape.as_ref()).map(|shape| {
+            let dim = |value: &Option<Dimension>| match value {
+                Some(Dimension::Value(value)) => Dim::Fixed(u64::try_from(*value).unwrap_or(u64::MAX)),
+                Some(Dimension::Parameter(name)) => Dim::Symbol(name.clone()),
+                None => Dim::Symbol(String::new()),
+            };
+            shape.dim.iter().map(|d| dim(&d.value)).collect()
+        });
+        let same = found.name == expected.name
+            && tensor.is_some_and(|t| t.elem_type == expected.dtype.onnx())
+            && shape.as_ref() == Some(&expected.shape);
+        if !same {
+            return Err(format!("\"{}\" differs from \"{}\" of the manifest", found.name, expected.name));
+        }
+    }
+    Ok(())
+}

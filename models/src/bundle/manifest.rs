@@ -1,0 +1,125 @@
+//! What a bundle says about itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{AdapterConfig, Gpt2Config, InnerLoop};
+use crate::onnx::data_type;
+
+/// `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The version of the bundle's format.
+    pub format_version: u32,
+    /// The program that wrote it, with its version.
+    pub producer: String,
+    /// The hyper-parameters of GPT-2.
+    pub model: Gpt2Config,
+    /// The adapters' shape.
+    pub adapter: AdapterConfig,
+    /// The digest of φ ([`crate::digest::base_sha256`]), to which persona files belong.
+    pub base_sha256: String,
+    /// How the frozen weights are stored.
+    pub precision: Precision,
+    /// Which operators the graphs use.
+    pub operators: Operators,
+    /// The inner loop that a device follows unless told otherwise.
+    pub inner_loop: InnerLoop,
+    /// Whether persona sentences are put in front of each dialogue.
+    pub persona_text: bool,
+    /// Every file of the bundle except the manifest.
+    pub files: BTreeMap<String, FileEntry>,
+    /// What each graph takes and gives.
+    pub graphs: BTreeMap<String, GraphInterface>,
+}
+
+/// How the frozen weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floating point.
+    Fp32,
+}
+
+/// Which operators the graphs use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operators {
+    /// ONNX's own and ONNX Runtime's (`com.microsoft`).
+    Ort,
+}
+
+/// One file of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+/// What a graph takes and gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GraphInterface {
+    /// The file of the graph.
+    pub file: String,
+    /// What it takes.
+    pub inputs: Vec<ValueInfo>,
+    /// What it gives.
+    pub outputs: Vec<ValueInfo>,
+}
+
+/// An input or output of a graph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValueInfo {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: DataType,
+    /// Its shape.
+    pub shape: Vec<Dim>,
+}
+
+/// The type of a value's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataType {
+    /// 32-bit floating point.
+    F32,
+    /// 64-bit floating point.
+    F64,
+    /// 32-bit integers.
+    I32,
+    /// 64-bit integers.
+    I64,
+    /// Truth values.
+    Bool,
+}
+
+impl DataType {
+    /// ONNX's number for it.
+    pub fn onnx(self) -> i32 {
+        match self {
+            Self::F32 => data_type::FLOAT,
+            Self::F64 => data_type::DOUBLE,
+            Self::I32 => data_type::INT32,
+            Self::I64 => data_type::INT64,
+            Self::Bool => data_type::BOOL,
+        }
+    }
+}
+
+/// One dimension of a shape: a number, or the name of one that is known when the graph runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Dim {
+    /// Known.
+    Fixed(u64),
+    /// Known by name.
+    Symbol(String),
+}

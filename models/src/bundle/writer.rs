@@ -1,0 +1,99 @@
+//! Writing a bundle: all of it or nothing.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::MANIFEST;
+use super::manifest::{FileEntry, Manifest};
+use crate::digest::HashingWriter;
+use crate::error::{FileError, Result};
+use crate::files;
+
+/// A bundle being written, in a temporary folder beside its place.
+pub struct BundleWriter {
+    target: PathBuf,
+    staging: tempfile::TempDir,
+    files: BTreeMap<String, FileEntry>,
+}
+
+impl BundleWriter {
+    /// Begins a bundle that will be `target`.
+    ///
+    /// # Errors
+    /// `target` exists and is no bundle, or its parent folder cannot be written.
+    pub fn create(target: &Path) -> Result<Self> {
+        if target.exists() && !target.join(MANIFEST).is_file() {
+            let empty = fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+            if !empty {
+                return Err(FileError::new(target, "exists and is no bundle: it is not overwritten")
+                    .remedy("give another --out, or remove it yourself"));
+            }
+        }
+        let parent = files::parent(target);
+        let failed = |error| FileError::new(target, format!("cannot be made: {error}"));
+        fs::create_dir_all(parent).map_err(failed)?;
+        files::remove_stale_temporaries(parent);
+        let staging = tempfile::Builder::new().prefix(files::TEMPORARY_PREFIX).tempdir_in(parent).map_err(failed)?;
+        Ok(Self { target: target.to_owned(), staging, files: BTreeMap::new() })
+    }
+
+    /// Writes one file of the bundle.
+    ///
+    /// # Errors
+    /// What `write` or the system says.
+    pub fn file(&mut self, name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        let path = self.staging.path().join(name);
+        let failed = |error| FileError::new(&self.target.join(name), format!("cannot be written: {error}"));
+        let file = File::create(&path).map_err(failed)?;
+        let mut writer = BufWriter::with_capacity(1 << 18, HashingWriter::new(file));
+        write(&mut writer).and_then(|()| writer.flush()).map_err(failed)?;
+        writer.get_ref().get_ref().sync_all().map_err(failed)?;
+        let hashed = writer.get_ref();
+        self.files.insert(name.to_owned(), FileEntry { bytes: hashed.bytes(), sha256: hashed.digest() });
+        Ok(())
+    }
+
+    /// The files written so far.
+    pub fn files(&self) -> &BTreeMap<String, FileEntry> {
+        &self.files
+    }
+
+    /// Writes the manifest, whose `files` is filled in here, and puts the bundle into its place.
+    ///
+    /// # Errors
+    /// Writing or renaming fails; an old bundle then stays as it was.
+    pub fn finish(self, mut manifest: Manifest) -> Result<Manifest> {
+        manifest.files = self.files;
+        let failed = |error: io::Error| FileError::new(&self.target, format!("cannot be put into place: {error}"));
+        let path = self.staging.path().join(MANIFEST);
+        let mut file = File::create(&path).map_err(failed)?;
+        let text = serde_json::to_string_pretty(&manifest).map_err(|error| FileError::new(&self.target, error))?;
+        writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(failed)?;
+        files::sync_folder(self.staging.path())?;
+        // mkdtemp makes folders for their owner alone; a bundle is as readable as what the user makes.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let _ = fs::set_permissions(self.staging.path(), fs::Permissions::from_mode(0o755));
+        }
+        let parent = files::parent(&self.target);
+        if self.target.exists() {
+            // A folder cannot be renamed over another that holds files: the old one steps aside first.
+            let aside = tempfile::Builder::new().prefix(files::TEMPORARY_PREFIX).tempdir_in(parent).map_err(failed)?;
+            let old = aside.path().join("old");
+            fs::rename(&self.target, &old).map_err(failed)?;
+            if let Err(error) = fs::rename(self.staging.path(), &self.target) {
+                let _ = fs::rename(&old, &self.target);
+                return Err(failed(error));
+            }
+        } else {
+            fs::rename(self.staging.path(), &self.target).map_err(failed)?;
+        }
+        // What was renamed away is no longer there to be removed.
+        let _ = self.staging.keep();
+        files::sync_folder(parent)?;
+        Ok(manifest)
+    }
+}
