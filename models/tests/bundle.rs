@@ -1,0 +1,288 @@
+//! Bundles: written whole, opened only when everything is what the manifest says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use marionette_models::bundle::{
+    self, Bundle, BundleWriter, DataType, Dim, GraphInterface, Manifest, Operators, Precision, ValueInfo,
+};
+use marionette_models::checkpoint;
+use marionette_models::digest;
+use marionette_models::onnx::{self, ModelProto};
+use marionette_models::params::adapter_table;
+use marionette_models::safetensors_file::{self, FileMetadata};
+use marionette_models::{Activation, AdapterConfig, Gpt2Config, HostTensor, InnerLoop, LearningRate, Tensors};
+use prost::Message as _;
+
+fn manifest() -> Manifest {
+    let interface = |file: &str| GraphInterface {
+        file: file.to_owned(),
+        inputs: vec![ValueInfo {
+            name: "x".into(),
+            dtype: DataType::F32,
+            shape: vec![Dim::Symbol("batch".into()), Dim::Fixed(4)],
+        }],
+        outputs: vec![],
+    };
+    Manifest {
+        format_version: bundle::FORMAT_VERSION,
+        producer: "test".into(),
+        model: Gpt2Config {
+            vocab_size: 7,
+            n_positions: 5,
+            n_embd: 4,
+            n_layer: 1,
+            n_head: 2,
+            n_inner: 8,
+            activation_function: Activation::GeluNew,
+            layer_norm_epsilon: 1e-5,
+            eos_token_id: 6,
+        },
+        adapter: AdapterConfig { bottleneck: 2 },
+        base_sha256: "0".repeat(64),
+        precision: Precision::Fp32,
+        operators: Operators::Ort,
+        inner_loop: InnerLoop { steps: 5, dialogues_per_step: 5, learning_rate: LearningRate::Shared(0.1) },
+        persona_text: false,
+        files: BTreeMap::new(),
+        graphs: bundle::GRAPHS.iter().map(|(name, file)| ((*name).to_owned(), interface(file))).collect(),
+    }
+}
+
+/// A graph with the manifest's interface: one addition of one external weight.
+fn graph() -> ModelProto {
+    let dim = |value| onnx::DimensionProto { value: Some(value) };
+    let entry = |key: &str, value: &str| onnx::StringStringEntryProto { key: key.into(), value: value.into() };
+    let shape = vec![dim(onnx::Dimension::Parameter("batch".into())), dim(onnx::Dimension::Value(4))];
+    ModelProto {
+        ir_version: 10,
+        opset_import: vec![onnx::OperatorSetIdProto { domain: String::new(), version: 20 }],
+        graph: Some(onnx::GraphProto {
+            input: vec![onnx::ValueInfoProto {
+                name: "x".into(),
+                r#type: Some(onnx::TypeProto {
+                    tensor_type: Some(onnx::TensorTypeProto {
+                        elem_type: onnx::data_type::FLOAT,
+                        shape: Some(onnx::TensorShapeProto { dim: shape }),
+                    }),
+                }),
+            }],
+            node: vec![onnx::NodeProto {
+                op_type: "Add".into(),
+                attribute: vec![onnx::AttributeProto::default()],
+                ..Default::default()
+            }],
+            initializer: vec![onnx::TensorProto {
+                dims: vec![4],
+                data_type: onnx::data_type::FLOAT,
+                name: "w".into(),
+                external_data: vec![entry("location", "weights.bin"), entry("offset", "16"), entry("length", "16")],
+                data_location: onnx::DATA_EXTERNAL,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn write(dir: &Path, graph: &ModelProto, manifest: Manifest) -> Result<Manifest, marionette_models::FileError> {
+    let mut writer = BundleWriter::create(dir)?;
+    for (_, file) in bundle::GRAPHS {
+        writer.file(file, |w| w.write_all(&graph.encode_to_vec()))?;
+    }
+    writer.file(bundle::WEIGHTS, |w| w.write_all(&[0; 32]))?;
+    let adapters: Tensors = adapter_table(&manifest.model, &manifest.adapter)
+        .into_iter()
+        .map(|spec| (spec.name.clone(), HostTensor { values: vec![0.5; spec.len()], shape: spec.shape }))
+        .collect();
+    let raw = checkpoint::adapters_to_raw(&adapters).unwrap();
+    let bytes = safetensors_file::to_bytes(&raw, FileMetadata::Ours(&BTreeMap::new())).unwrap();
+    writer.file(bundle::ADAPTERS, |w| w.write_all(&bytes))?;
+    writer.file(bundle::TOKENIZER, |w| w.write_all(b"{}"))?;
+    writer.finish(manifest)
+}
+
+fn bundle() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("bundle");
+    write(&dir, &graph(), manifest()).unwrap();
+    (folder, dir)
+}
+
+/// The error of opening a bundle after `change`.
+fn refusal(change: impl FnOnce(&Path)) -> String {
+    let (_folder, dir) = bundle();
+    change(&dir);
+    let error = Bundle::open(&dir).unwrap_err().to_string();
+    assert!(!error.contains('\n') && error.contains(dir.to_str().unwrap()), "{error}");
+    error
+}
+
+/// The error of opening a bundle whose graphs were changed by `change`, with digests that fit.
+fn graph_refusal(change: impl FnOnce(&mut ModelProto)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut graph = graph();
+    change(&mut graph);
+    write(&folder.path().join("b"), &graph, manifest()).unwrap();
+    Bundle::open(&folder.path().join("b")).unwrap_err().to_string()
+}
+
+fn edit_manifest(dir: &Path, from: &str, to: &str) {
+    let path = dir.join(bundle::MANIFEST);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn a_bundle_round_trips() {
+    let (folder, dir) = bundle();
+    let opened = Bundle::open(&dir).unwrap();
+    assert_eq!(opened.manifest().model, manifest().model);
+    assert_eq!(opened.adapters().unwrap().len(), 8);
+    assert!(opened.probe().unwrap().is_none());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    // Over an old bundle, the same again.
+    write(&dir, &graph(), manifest()).unwrap();
+    assert_eq!(Bundle::open(&dir).unwrap().manifest(), opened.manifest());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_failed_write_leaves_nothing_and_foreign_folders_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("b");
+    let mut writer = BundleWriter::create(&dir).unwrap();
+    assert!(writer.file(bundle::WEIGHTS, |_| Err(std::io::Error::other("disk full"))).is_err());
+    drop(writer);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("thesis.txt"), "mine").unwrap();
+    assert!(write(&dir, &graph(), manifest()).unwrap_err().to_string().contains("no bundle"));
+    assert_eq!(fs::read_to_string(dir.join("thesis.txt")).unwrap(), "mine");
+}
+
+#[test]
+fn cut_changed_missing_and_extra_files_are_refused() {
+    let (_folder, dir) = bundle();
+    let names: Vec<String> = Bundle::open(&dir).unwrap().manifest().files.keys().cloned().collect();
+    for name in names {
+        let cut = refusal(|dir| {
+            let bytes = fs::read(dir.join(&name)).unwrap();
+            fs::write(dir.join(&name), &bytes[..bytes.len() - 1]).unwrap();
+        });
+        assert!(cut.contains(&name) && cut.contains("the manifest says"), "{cut}");
+        let flipped = refusal(|dir| {
+            let mut bytes = fs::read(dir.join(&name)).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(dir.join(&name), bytes).unwrap();
+        });
+        assert!(flipped.contains(&name) && flipped.contains("SHA-256"), "{flipped}");
+        let missing = refusal(|dir| fs::remove_file(dir.join(&name)).unwrap());
+        assert!(missing.contains(&name) && missing.contains("is missing"), "{missing}");
+    }
+    let extra = refusal(|dir| fs::write(dir.join("extra"), "").unwrap());
+    assert!(extra.contains("extra") && extra.contains("not in the manifest"), "{extra}");
+    let whole = fs::read(dir.join(bundle::MANIFEST)).unwrap();
+    for length in (0..whole.len() - 2).step_by(41) {
+        refusal(|dir| fs::write(dir.join(bundle::MANIFEST), &whole[..length]).unwrap());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_and_folders_are_refused() {
+    let name = bundle::WEIGHTS;
+    let symbolic = refusal(|dir| {
+        fs::rename(dir.join(name), dir.with_extension("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(dir.with_extension("elsewhere"), dir.join(name)).unwrap();
+    });
+    assert!(symbolic.contains("links are refused"), "{symbolic}");
+    let hard = refusal(|dir| fs::hard_link(dir.join(name), dir.with_extension("elsewhere")).unwrap());
+    assert!(hard.contains("hard links are refused"), "{hard}");
+    let folder = refusal(|dir| {
+        fs::remove_file(dir.join(name)).unwrap();
+        fs::create_dir(dir.join(name)).unwrap();
+    });
+    assert!(folder.contains("regular file"), "{folder}");
+}
+
+#[test]
+fn wrong_manifests_are_refused_by_field() {
+    for (from, to, expected) in [
+        ("\"format_version\": 1", "\"format_version\": 2", "format_version: is 2, this program reads up to 1"),
+        ("\"format_version\": 1", "\"format_version\": \"x\"", "format_version: expected 1"),
+        ("\"producer\"", "\"format_version\": 1, \"producer\"", "is there twice"),
+        ("\"producer\"", "\"surprise\": 1, \"producer\"", "surprise"),
+        ("\"n_head\": 2", "\"n_head\": 3", "model.n_head"),
+        ("\"weights.bin\": {", "\"../weights.bin\": {", "no plain file name"),
+        ("\"weights.bin\": {", "\"/weights.bin\": {", "no plain file name"),
+        ("\"weights.bin\": {", "\"C:weights.bin\": {", "no plain file name"),
+        ("\"weights.bin\": {", "\"w.bin\": {", "weights.bin is not listed"),
+        ("\"file\": \"adapt.onnx\"", "\"file\": \"score.onnx\"", "\"adapt\" is missing or does not name"),
+        ("\"learning_rate\": 0.1", "\"learning_rate\": [0.1]", "inner_loop.learning_rate: has 1 values"),
+        ("\"bottleneck\": 2", "\"bottleneck\": 0", "adapter.bottleneck"),
+    ] {
+        let error = refusal(|dir| edit_manifest(dir, from, to));
+        assert!(error.contains(expected), "{to}: {error}");
+    }
+}
+
+#[test]
+fn hostile_graphs_are_refused_although_their_digests_fit() {
+    fn weight(graph: &mut ModelProto) -> &mut onnx::TensorProto {
+        &mut graph.graph.as_mut().unwrap().initializer[0]
+    }
+    fn node(graph: &mut ModelProto) -> &mut onnx::NodeProto {
+        &mut graph.graph.as_mut().unwrap().node[0]
+    }
+    fn external(key: &str, value: &str) -> impl FnOnce(&mut ModelProto) {
+        move |graph| {
+            let entry = weight(graph).external_data.iter_mut().find(|entry| entry.key == key).unwrap();
+            entry.value = value.to_owned();
+        }
+    }
+    for path in ["../weights.bin", "/etc/passwd", "C:\\weights.bin", "adapters.safetensors", ""] {
+        let error = graph_refusal(external("location", path));
+        assert!(error.contains("initializer w: external data lies in"), "{error}");
+    }
+    for (key, value) in [("offset", "-1"), ("offset", "17"), ("offset", "18446744073709551615"), ("length", "15")] {
+        let error = graph_refusal(external(key, value));
+        assert!(error.contains("does not lie within weights.bin"), "{key} {value}: {error}");
+    }
+    for (error, expected) in [
+        (graph_refusal(|g| weight(g).dims = vec![-4]), "impossible shape"),
+        (graph_refusal(|g| weight(g).dims = vec![i64::MAX, i64::MAX]), "impossible shape"),
+        (graph_refusal(|g| weight(g).data_type = onnx::data_type::INT64), "does not lie within"),
+        (graph_refusal(|g| g.opset_import[0].version = 99), "version 99 is not known"),
+        (graph_refusal(|g| g.opset_import[0].domain = "evil.ops".into()), "\"evil.ops\" version 20 is not known"),
+        (graph_refusal(|g| node(g).domain = "com.microsoft".into()), "is not imported"),
+        (graph_refusal(|g| node(g).attribute[0].g = Some(onnx::Opaque {})), "holds a graph"),
+        (graph_refusal(|g| g.functions.push(onnx::Opaque {})), "functions"),
+        (graph_refusal(|g| g.graph.as_mut().unwrap().input[0].name = "y".into()), "\"y\" differs from \"x\""),
+        (graph_refusal(|g| g.graph.as_mut().unwrap().input.clear()), "are 0, the manifest says 1"),
+        (graph_refusal(|g| g.graph = None), "graph: is missing"),
+    ] {
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_graph_is_refused_although_its_digest_fits() {
+    let (_folder, dir) = bundle();
+    let path = dir.join(bundle::SCORE);
+    let old = fs::read(&path).unwrap();
+    fs::write(&path, vec![0xff; old.len()]).unwrap();
+    let text = fs::read_to_string(dir.join(bundle::MANIFEST)).unwrap();
+    // All three graphs are the same file here, so only the third digest, score.onnx's, is replaced.
+    let digest = digest::sha256(&old);
+    let at = text.find(bundle::SCORE).unwrap();
+    let (head, tail) = text.split_at(at);
+    let text = head.to_owned() + &tail.replacen(&digest, &digest::sha256(&vec![0xff; old.len()]), 1);
+    fs::write(dir.join(bundle::MANIFEST), text).unwrap();
+    let error = Bundle::open(&dir).unwrap_err().to_string();
+    assert!(error.contains("is no ONNX model"), "{error}");
+}
