@@ -1,0 +1,37 @@
+# Set-up happens by itself: each target fetches and builds what it misses, a second run fetches nothing.
+#
+#   make demo    meta-train, export, adapt to a persona, chat     (build/, then at most 4 minutes)
+#   make test    every test
+#   make build   the three binaries in target/release
+#   make check   format, lints, licences, documentation
+#   make bench   criterion benches
+#   make tiny    makes models/tiny again (about an hour on two cores)
+
+.PHONY: demo test build check bench tiny deps
+.DEFAULT_GOAL := build
+
+deps:
+	@scripts/prerequisites.sh
+	@scripts/native-deps.sh
+
+build: deps
+	cargo build --release --locked --workspace --bins
+
+demo: build
+	@scripts/demo.sh
+
+test: deps
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace
+
+check: deps
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@scripts/cargo-deny.sh check bans licenses sources
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+bench: build
+	cargo bench --locked -p marionette-benches
+
+tiny: build
+	@models/tiny/make.sh
