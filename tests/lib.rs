@@ -1,1 +1,138 @@
-//! Whole-program and parity tests.
+//! What the whole-program tests share: a scratch directory, a way to run the three programs, and where the data lies.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The root of the workspace.
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The bundled pre-trained model.
+pub fn tiny() -> PathBuf {
+    root().join("models/tiny")
+}
+
+/// One of the bundled files of dialogues: train, valid or test.
+pub fn dialogues(split: &str) -> PathBuf {
+    root().join(format!("models/tiny/dialogues/{split}.txt"))
+}
+
+/// A file of data that is not part of the project; a test that wants it is skipped, with a message, where it is missing.
+pub fn shared(file: &str) -> Option<PathBuf> {
+    let path = root().join("../shared/data").join(file);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is missing", path.display());
+    None
+}
+
+/// A directory that goes when it is dropped, in which programs run.
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    /// A new empty directory.
+    #[allow(clippy::new_without_default, clippy::expect_used)]
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file in it and gives its path.
+    #[allow(clippy::expect_used)]
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).expect("the scratch directory can be written");
+        path
+    }
+
+    /// The names in it, sorted.
+    #[allow(clippy::expect_used)]
+    pub fn listing(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.0.path()).expect("the scratch directory can be read");
+        let mut names: Vec<_> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Runs one of the three programs here, with personas under `home` here.
+    pub fn run<S: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = S>) -> Run {
+        self.run_with(program, arguments, &[])
+    }
+
+    /// As [`Scratch::run`], with environment variables.
+    #[allow(clippy::expect_used)]
+    pub fn run_with<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+        environment: &[(&str, &str)],
+    ) -> Run {
+        let path = binary(program);
+        assert!(path.exists(), "{} is missing: `make test` builds it (cargo build --workspace --bins)", path.display());
+        let output = Command::new(path)
+            .args(arguments)
+            .current_dir(self.0.path())
+            .env("XDG_DATA_HOME", self.path("home"))
+            .envs(environment.iter().copied())
+            .output()
+            .expect("the program starts");
+        Run(output)
+    }
+}
+
+/// A program of this build: the test's own executable is in `deps` beside it.
+#[allow(clippy::expect_used)]
+fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test knows where it is");
+    let folder = test.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps");
+    folder.join(name).with_extension(std::env::consts::EXE_EXTENSION)
+}
+
+/// What a program did.
+pub struct Run(Output);
+
+impl Run {
+    /// Its exit code.
+    pub fn code(&self) -> Option<i32> {
+        self.0.status.code()
+    }
+
+    /// What it wrote to standard output.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    /// What it wrote to standard error.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+
+    /// Its standard output, after it ended with 0.
+    #[track_caller]
+    pub fn done(&self) -> String {
+        assert_eq!(self.code(), Some(0), "{}\n{}", self.stdout(), self.stderr());
+        self.stdout()
+    }
+
+    /// Checks that it ended with `code`, that its last line on standard error is the one error and that this holds every
+    /// one of `parts`, and that no panic or backtrace reached the user.
+    #[track_caller]
+    pub fn refused(&self, code: i32, parts: &[&str]) {
+        let stderr = self.stderr();
+        assert_eq!(self.code(), Some(code), "{}\n{stderr}", self.stdout());
+        assert!(!stderr.contains("panicked") && !stderr.contains("RUST_BACKTRACE"), "{stderr}");
+        let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error")).collect();
+        assert_eq!(errors.len(), 1, "expected one line of error:\n{stderr}");
+        for part in parts {
+            assert!(errors[0].contains(part), "expected \"{part}\" in: {}", errors[0]);
+        }
+    }
+}
