@@ -9,189 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{DataError, Dialogue, Exchange, StreamDecoder, Tokenizer, load_tokenizer};
-
-/// Why something cannot be encoded.
-#[derive(Debug, thiserror::Error)]
-pub enum EncodeError {
-    /// A tokenizer that could not be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The tokenizer failed on a text.
-    #[error("the tokenizer failed: {0}; use the tokenizer that the model came with")]
-    Tokenizer(String),
-    /// A vocabulary that the embedding cannot hold.
-    #[error(
-        "the tokenizer has ids up to {largest}, the model's embedding has {vocab_size} rows; use the tokenizer that the model came with"
-    )]
-    VocabularyTooLarge {
-        /// The tokenizer's largest id.
-        largest: u32,
-        /// Rows of the embedding.
-        vocab_size: usize,
-    },
-    /// A vocabulary too small to train.
-    #[error(
-        "a vocabulary of {vocab_size} tokens is too small; ask for {smallest} or more: the bytes and <|endoftext|>"
-    )]
-    VocabularyTooSmall {
-        /// What was asked for.
-        vocab_size: usize,
-        /// What is needed.
-        smallest: usize,
-    },
-    /// An end-of-text id that the tokenizer does not have.
-    #[error(
-        "the tokenizer has no token {id}, which the model names as its end of text; use the tokenizer that the model came with"
-    )]
-    NoEndOfText {
-        /// The id that is missing.
-        id: u32,
-    },
-    /// A tokenizer that makes a control token of text.
-    #[error(
-        "the tokenizer encodes the text {text:?} as the end-of-text token; use a tokenizer that keeps control tokens apart"
-    )]
-    TextAsControl {
-        /// The text.
-        text: String,
-    },
-    /// A context that holds nothing.
-    #[error("a context of {n_positions} positions leaves no room for {wanted}; ask for less")]
-    NoRoom {
-        /// The model's context.
-        n_positions: usize,
-        /// What was to fit.
-        wanted: String,
-    },
-    /// An exchange that does not exist, or has no candidates to rank.
-    #[error(
-        "exchange {exchange} of the dialogue on line {line} has no candidates to rank; use data with candidates"
-    )]
-    NoCandidates {
-        /// The exchange, from 0.
-        exchange: usize,
-        /// The line on which the dialogue begins.
-        line: usize,
-    },
-    /// A batch in which nothing is a target.
-    #[error(
-        "the batch has no target token, so there is nothing to learn from; give dialogues with replies"
-    )]
-    NoTargets,
-}
-
-/// A dialogue as one sequence of T tokens.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Sequence {
-    /// Token ids \[T\].
-    pub ids: Vec<u32>,
-    /// \[T\]: whether token t is a target, predicted from position t-1; never true at position 0.
-    pub target: Vec<bool>,
-    /// White-space words of the replies that have targets.
-    pub words: usize,
-    /// Replies that have targets.
-    pub replies: usize,
-    /// Utterances cut, whole or in part, because the context was too short.
-    pub cut: usize,
-}
-
-impl Sequence {
-    /// The number of targets.
-    pub fn targets(&self) -> usize {
-        self.target.iter().filter(|target| **target).count()
-    }
-}
-
-/// A history of h tokens and all candidates after it in one row of T tokens, so that one pass scores every candidate:
-/// token j sees token i iff i <= j and (`branch[i] == 0` or `branch[i] == branch[j]`).
-///
-/// A candidate's tokens and its closing `<eot>` are targets; that `<eot>` predicts nothing, so it is not in the row.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ranking {
-    /// Token ids \[T\].
-    pub ids: Vec<u32>,
-    /// Positions \[T\]: 0.. for the history, h.. for each candidate.
-    pub positions: Vec<u32>,
-    /// Branches \[T\]: 0 for the history, c+1 for candidate c.
-    pub branch: Vec<u32>,
-    /// \[N\]: the token of the row from which target n is predicted.
-    pub rows: Vec<u32>,
-    /// \[N\]: target ids.
-    pub targets: Vec<u32>,
-    /// \[N\]: the candidate to which target n belongs.
-    pub candidate: Vec<u32>,
-    /// The number of candidates.
-    pub candidates: usize,
-    /// Utterances cut, whole or in part, because the context was too short.
-    pub cut: usize,
-}
-
-/// A history to be continued by a reply.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Prompt {
-    /// Token ids; never empty.
-    pub ids: Vec<u32>,
-    /// Utterances cut, whole or in part, because the context was too short.
-    pub cut: usize,
-}
-
-/// Sequences padded on the right to a common length; B rows of T tokens, row after row.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Batch {
-    /// Token ids \[B, T\]; 0 where padded.
-    pub ids: Vec<i64>,
-    /// Loss mask \[B, T\]: whether token t is a target, predicted from position t-1; false where padded.
-    pub mask: Vec<bool>,
-    /// B.
-    pub rows: usize,
-    /// T, the longest sequence.
-    pub length: usize,
-}
-
-impl Batch {
-    /// Pads sequences to a batch.
-    ///
-    /// # Errors
-    /// [`EncodeError::NoTargets`] where no sequence has a target.
-    pub fn new<'sequence>(
-        sequences: impl IntoIterator<Item = &'sequence Sequence>,
-    ) -> Result<Self, EncodeError> {
-        let sequences: Vec<&Sequence> = sequences.into_iter().collect();
-        let (rows, length) = (
-            sequences.len(),
-            sequences
-                .iter()
-                .map(|sequence| sequence.ids.len())
-                .max()
-                .unwrap_or(0),
-        );
-        let mut batch = Self {
-            ids: Vec::with_capacity(rows * length),
-            mask: Vec::with_capacity(rows * length),
-            rows,
-            length,
-        };
-        for sequence in sequences {
-            let end = batch.ids.len() + length;
-            batch
-                .ids
-                .extend(sequence.ids.iter().map(|&id| i64::from(id)));
-            batch.ids.resize(end, 0);
-            batch.mask.extend_from_slice(&sequence.target);
-            batch.mask.resize(end, false);
-        }
-        if batch.targets() == 0 {
-            return Err(EncodeError::NoTargets);
-        }
-        Ok(batch)
-    }
-
-    /// The number of targets.
-    pub fn targets(&self) -> usize {
-        self.mask.iter().filter(|target| **target).count()
-    }
-}
+use crate::{Dialogue, EncodeError, Exchange, Prompt, Ranking, Sequence, StreamDecoder, Tokenizer, load_tokenizer};
 
 /// What turns dialogues into token ids for one model.
 #[derive(Debug, Clone)]
@@ -223,26 +41,16 @@ impl Encoder {
     ) -> Result<Self, EncodeError> {
         let largest = tokenizer.largest_id();
         if largest as usize >= vocab_size {
-            return Err(EncodeError::VocabularyTooLarge {
-                largest,
-                vocab_size,
-            });
+            return Err(EncodeError::VocabularyTooLarge { largest, vocab_size });
         }
         let Some(spelled) = tokenizer.id_to_token(end_of_text_id) else {
             return Err(EncodeError::NoEndOfText { id: end_of_text_id });
         };
         if n_positions < 2 {
-            return Err(EncodeError::NoRoom {
-                n_positions,
-                wanted: "a token and its target".into(),
-            });
+            return Err(EncodeError::NoRoom { n_positions, wanted: "a token and its target".into() });
         }
-        let encoder = Self {
-            tokenizer: Arc::new(tokenizer),
-            end_of_text: end_of_text_id,
-            n_positions,
-            persona_text: false,
-        };
+        let encoder =
+            Self { tokenizer: Arc::new(tokenizer), end_of_text: end_of_text_id, n_positions, persona_text: false };
         encoder.text(&spelled)?;
         Ok(encoder)
     }
@@ -257,12 +65,7 @@ impl Encoder {
         n_positions: usize,
         vocab_size: usize,
     ) -> Result<Self, EncodeError> {
-        Self::new(
-            load_tokenizer(folder)?,
-            end_of_text_id,
-            n_positions,
-            vocab_size,
-        )
+        Self::new(load_tokenizer(folder)?, end_of_text_id, n_positions, vocab_size)
     }
 
     /// Whether the persona's sentences, joined by spaces, stand in front of every dialogue as an utterance that is
@@ -295,14 +98,8 @@ impl Encoder {
     pub fn sequence(&self, dialogue: &Dialogue) -> Result<Sequence, EncodeError> {
         let mut utterances = Vec::with_capacity(2 * dialogue.exchanges.len());
         for Exchange { partner, reply, .. } in &dialogue.exchanges {
-            utterances.push(Utterance {
-                ids: self.utterance(partner)?,
-                reply: false,
-            });
-            utterances.push(Utterance {
-                ids: self.utterance(reply)?,
-                reply: true,
-            });
+            utterances.push(Utterance { ids: self.utterance(partner)?, reply: false });
+            utterances.push(Utterance { ids: self.utterance(reply)?, reply: true });
         }
         let (persona, persona_cut) = self.persona(&dialogue.persona)?;
         let (kept, cut) = self.fit(utterances, self.n_positions - persona.len());
@@ -319,8 +116,7 @@ impl Encoder {
                 sequence.replies += 1;
                 sequence.words += self.decode(&utterance.ids).split_whitespace().count();
             }
-            let target =
-                (0..utterance.ids.len()).map(|token| utterance.reply && token >= unpredicted);
+            let target = (0..utterance.ids.len()).map(|token| utterance.reply && token >= unpredicted);
             sequence.target.extend(target);
             sequence.ids.extend(utterance.ids);
         }
@@ -333,25 +129,14 @@ impl Encoder {
     /// # Errors
     /// [`EncodeError::NoCandidates`] where there is no such exchange or it has no candidates; where the tokenizer fails.
     pub fn ranking(&self, dialogue: &Dialogue, exchange: usize) -> Result<Ranking, EncodeError> {
-        let none = EncodeError::NoCandidates {
-            exchange,
-            line: dialogue.line,
-        };
-        let Some(asked) = dialogue
-            .exchanges
-            .get(exchange)
-            .filter(|asked| !asked.candidates.is_empty())
-        else {
+        let none = EncodeError::NoCandidates { exchange, line: dialogue.line };
+        let Some(asked) = dialogue.exchanges.get(exchange).filter(|asked| !asked.candidates.is_empty()) else {
             return Err(none);
         };
         let (persona, persona_cut) = self.persona(&dialogue.persona)?;
         // At least one position is the history's; the closing `<eot>` of a candidate takes none.
         let room = self.n_positions - persona.len() - 1;
-        let mut ranking = Ranking {
-            candidates: asked.candidates.len(),
-            cut: persona_cut,
-            ..Ranking::default()
-        };
+        let mut ranking = Ranking { candidates: asked.candidates.len(), cut: persona_cut, ..Ranking::default() };
         let mut candidates = Vec::with_capacity(asked.candidates.len());
         for candidate in &asked.candidates {
             let mut ids = self.utterance(candidate)?;
@@ -361,23 +146,13 @@ impl Encoder {
             }
             candidates.push(ids);
         }
-        let longest = candidates
-            .iter()
-            .map(|ids| ids.len() - 1)
-            .max()
-            .unwrap_or(0);
-        let history = dialogue
-            .exchanges
-            .iter()
-            .take(exchange)
-            .flat_map(|past| [&past.partner, &past.reply]);
+        let longest = candidates.iter().map(|ids| ids.len() - 1).max().unwrap_or(0);
+        let history = dialogue.exchanges.iter().take(exchange).flat_map(|past| [&past.partner, &past.reply]);
         let utterances = self.utterances(history.chain([&asked.partner]))?;
         let (kept, cut) = self.fit(utterances, self.n_positions - persona.len() - longest);
         ranking.cut += cut;
         ranking.ids = persona;
-        ranking
-            .ids
-            .extend(kept.into_iter().flat_map(|utterance| utterance.ids));
+        ranking.ids.extend(kept.into_iter().flat_map(|utterance| utterance.ids));
         let history = ranking.ids.len() as u32;
         ranking.positions = (0..history).collect();
         ranking.branch = vec![0; ranking.ids.len()];
@@ -410,11 +185,7 @@ impl Encoder {
         max_new: usize,
     ) -> Result<Prompt, EncodeError> {
         let (mut ids, persona_cut) = self.persona(persona)?;
-        let Some(room) = self
-            .n_positions
-            .checked_sub(ids.len() + max_new)
-            .filter(|room| *room > 0)
-        else {
+        let Some(room) = self.n_positions.checked_sub(ids.len() + max_new).filter(|room| *room > 0) else {
             return Err(EncodeError::NoRoom {
                 n_positions: self.n_positions,
                 wanted: format!("a history and {max_new} new tokens"),
@@ -422,17 +193,11 @@ impl Encoder {
         };
         let mut utterances = self.utterances(history)?;
         if utterances.is_empty() {
-            utterances.push(Utterance {
-                ids: self.utterance("")?,
-                reply: false,
-            });
+            utterances.push(Utterance { ids: self.utterance("")?, reply: false });
         }
         let (kept, cut) = self.fit(utterances, room);
         ids.extend(kept.into_iter().flat_map(|utterance| utterance.ids));
-        Ok(Prompt {
-            ids,
-            cut: cut + persona_cut,
-        })
+        Ok(Prompt { ids, cut: cut + persona_cut })
     }
 
     /// The text of ids, without control tokens; bytes that are not UTF-8 become U+FFFD.
@@ -449,9 +214,7 @@ impl Encoder {
     fn text(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
         let ids = self.tokenizer.encode(text)?;
         if ids.contains(&self.end_of_text) {
-            return Err(EncodeError::TextAsControl {
-                text: text.to_owned(),
-            });
+            return Err(EncodeError::TextAsControl { text: text.to_owned() });
         }
         Ok(ids)
     }
@@ -466,12 +229,7 @@ impl Encoder {
         &self,
         texts: impl IntoIterator<Item = Text>,
     ) -> Result<Vec<Utterance>, EncodeError> {
-        let encode = |text: Text| {
-            Ok(Utterance {
-                ids: self.utterance(text.as_ref())?,
-                reply: false,
-            })
-        };
+        let encode = |text: Text| Ok(Utterance { ids: self.utterance(text.as_ref())?, reply: false });
         texts.into_iter().map(encode).collect()
     }
 

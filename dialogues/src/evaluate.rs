@@ -59,12 +59,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            shots: vec![0, 1, 5, 10],
-            personas: None,
-            folds: None,
-            max_new_tokens: 32,
-        }
+        Self { shots: vec![0, 1, 5, 10], personas: None, folds: None, max_new_tokens: 32 }
     }
 }
 
@@ -141,91 +136,55 @@ where
     if personas == 0 {
         return Err(EvaluateError::Nothing("no persona was given"));
     }
+    if options.folds == Some(0) {
+        return Err(EvaluateError::Nothing("no fold was asked for"));
+    }
     if options.shots.is_empty() {
         return Err(EvaluateError::Nothing("no number of shots was given"));
     }
     let mut tallies = vec![Tally::default(); options.shots.len()];
     for (persona, task) in tasks.iter().take(personas).enumerate() {
-        let encoded = task
-            .dialogues
-            .iter()
-            .map(|dialogue| encoder.sequence(dialogue))
-            .collect::<Result<Vec<_>, _>>()?;
-        let folds_of: Vec<Vec<Fold>> = options
-            .shots
-            .iter()
-            .map(|&shots| leave_one_out(task, shots))
-            .collect();
-        let folds = options
-            .folds
-            .unwrap_or(usize::MAX)
-            .min(task.dialogues.len());
+        let encoded =
+            task.dialogues.iter().map(|dialogue| encoder.sequence(dialogue)).collect::<Result<Vec<_>, _>>()?;
+        let folds_of: Vec<Vec<Fold>> = options.shots.iter().map(|&shots| leave_one_out(task, shots)).collect();
+        let folds = options.folds.unwrap_or(usize::MAX).min(task.dialogues.len());
         for fold in 0..folds {
             let mut known: Vec<(&[usize], Tally)> = Vec::new();
-            for ((&shots, of_shots), tally) in options.shots.iter().zip(&folds_of).zip(&mut tallies)
-            {
+            for ((&shots, of_shots), tally) in options.shots.iter().zip(&folds_of).zip(&mut tallies) {
                 let Some(Fold { held_out, support }) = of_shots.get(fold) else {
                     continue;
                 };
-                if let Some((_, same)) =
-                    known.iter().find(|(other, _)| *other == support.as_slice())
-                {
+                if let Some((_, same)) = known.iter().find(|(other, _)| *other == support.as_slice()) {
                     tally.merge(same);
                     continue;
                 }
-                if progress(Progress {
-                    persona,
-                    personas,
-                    fold,
-                    folds,
-                    shots,
-                })
-                .is_break()
-                {
+                if progress(Progress { persona, personas, fold, folds, shots }).is_break() {
                     return Err(EvaluateError::Interrupted);
                 }
-                let (Some(dialogue), Some(sequence)) =
-                    (task.dialogues.get(*held_out), encoded.get(*held_out))
-                else {
+                let (Some(dialogue), Some(sequence)) = (task.dialogues.get(*held_out), encoded.get(*held_out)) else {
                     continue;
                 };
                 learner.reset().map_err(EvaluateError::Learner)?;
                 if !support.is_empty() {
-                    let support: Vec<Sequence> = support
-                        .iter()
-                        .filter_map(|&one| encoded.get(one))
-                        .cloned()
-                        .collect();
+                    let support: Vec<Sequence> = support.iter().filter_map(|&one| encoded.get(one)).cloned().collect();
                     learner.adapt(&support).map_err(EvaluateError::Learner)?;
                 }
-                let tested = test(learner, encoder, dialogue, sequence, options.max_new_tokens)
-                    .map_err(|error| match error {
-                        Failure::Learner(error) => EvaluateError::Learner(error),
-                        Failure::Encode(error) => EvaluateError::Encode(error),
-                        Failure::Diverged(problem) => EvaluateError::Diverged {
-                            persona,
-                            fold,
-                            shots,
-                            problem,
+                let tested =
+                    test(learner, encoder, dialogue, sequence, options.max_new_tokens).map_err(
+                        |error| match error {
+                            Failure::Learner(error) => EvaluateError::Learner(error),
+                            Failure::Encode(error) => EvaluateError::Encode(error),
+                            Failure::Diverged(problem) => EvaluateError::Diverged { persona, fold, shots, problem },
                         },
-                    })?;
+                    )?;
                 tally.merge(&tested);
                 known.push((support, tested));
             }
         }
     }
-    let results = options
-        .shots
-        .iter()
-        .zip(&tallies)
-        .map(|(&k, tally)| ShotResult::new(k, tally, personas));
-    let shots = results
-        .collect::<Option<Vec<_>>>()
-        .ok_or(EvaluateError::Nothing("no reply has a word to predict"))?;
-    Ok(Evaluation {
-        shots,
-        seconds: started.elapsed().as_secs_f64(),
-    })
+    let results = options.shots.iter().zip(&tallies).map(|(&k, tally)| ShotResult::new(k, tally, personas));
+    let shots = results.collect::<Option<Vec<_>>>().ok_or(EvaluateError::Nothing("no reply has a word to predict"))?;
+    Ok(Evaluation { shots, seconds: started.elapsed().as_secs_f64() })
 }
 
 enum Failure<E> {
@@ -242,30 +201,19 @@ fn test<L: Learner>(
     sequence: &Sequence,
     max_new_tokens: usize,
 ) -> Result<Tally, Failure<L::Error>> {
-    let nll = learner
-        .negative_log_likelihood(sequence)
-        .map_err(Failure::Learner)?;
+    let nll = learner.negative_log_likelihood(sequence).map_err(Failure::Learner)?;
     if !nll.is_finite() {
-        return Err(Failure::Diverged(format!(
-            "the negative log-likelihood is {nll}"
-        )));
+        return Err(Failure::Diverged(format!("the negative log-likelihood is {nll}")));
     }
-    let mut tally = Tally {
-        nll,
-        tokens: sequence.targets(),
-        words: sequence.words,
-        replies: sequence.replies,
-        ..Tally::default()
-    };
+    let mut tally =
+        Tally { nll, tokens: sequence.targets(), words: sequence.words, replies: sequence.replies, ..Tally::default() };
     let mut history: Vec<&str> = Vec::with_capacity(2 * dialogue.exchanges.len());
     for (index, exchange) in dialogue.exchanges.iter().enumerate() {
         history.push(&exchange.partner);
         if !exchange.candidates.is_empty() {
             let ranking = encoder.ranking(dialogue, index).map_err(Failure::Encode)?;
             let log_probs = learner.rank(&ranking).map_err(Failure::Learner)?;
-            if log_probs.len() != ranking.targets.len()
-                || log_probs.iter().any(|value| value.is_nan())
-            {
+            if log_probs.len() != ranking.targets.len() || log_probs.iter().any(|value| value.is_nan()) {
                 return Err(Failure::Diverged(format!(
                     "ranking gave {} numbers for {} targets, or not-a-number among them",
                     log_probs.len(),
@@ -278,20 +226,10 @@ fn test<L: Learner>(
             tally.ranked += 1;
         }
         if max_new_tokens > 0 {
-            let prompt = encoder
-                .prompt(&dialogue.persona, &history, max_new_tokens)
-                .map_err(Failure::Encode)?;
-            let ids = learner
-                .reply(&prompt.ids, max_new_tokens)
-                .map_err(Failure::Learner)?;
-            let end = ids
-                .iter()
-                .position(|&id| id == encoder.end_of_text_id())
-                .unwrap_or(ids.len());
-            tally.f1_sum += f1(
-                &encoder.decode(ids.get(..end).unwrap_or_default()),
-                &exchange.reply,
-            );
+            let prompt = encoder.prompt(&dialogue.persona, &history, max_new_tokens).map_err(Failure::Encode)?;
+            let ids = learner.reply(&prompt.ids, max_new_tokens).map_err(Failure::Learner)?;
+            let end = ids.iter().position(|&id| id == encoder.end_of_text_id()).unwrap_or(ids.len());
+            tally.f1_sum += f1(&encoder.decode(ids.get(..end).unwrap_or_default()), &exchange.reply);
             tally.generated += 1;
         }
         history.push(&exchange.reply);

@@ -1,0 +1,100 @@
+//! What encoding gives: sequences, rankings, prompts, and batches of sequences.
+
+use crate::EncodeError;
+
+/// A dialogue as one sequence of T tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sequence {
+    /// Token ids \[T\].
+    pub ids: Vec<u32>,
+    /// \[T\]: whether token t is a target, predicted from position t-1; never true at position 0.
+    pub target: Vec<bool>,
+    /// White-space words of the replies that have targets.
+    pub words: usize,
+    /// Replies that have targets.
+    pub replies: usize,
+    /// Utterances cut, whole or in part, because the context was too short.
+    pub cut: usize,
+}
+
+impl Sequence {
+    /// The number of targets.
+    pub fn targets(&self) -> usize {
+        self.target.iter().filter(|target| **target).count()
+    }
+}
+
+/// A history of h tokens and all candidates after it in one row of T tokens, so that one pass scores every candidate:
+/// token j sees token i iff i <= j and (`branch[i] == 0` or `branch[i] == branch[j]`).
+///
+/// A candidate's tokens and its closing `<eot>` are targets; that `<eot>` predicts nothing, so it is not in the row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ranking {
+    /// Token ids \[T\].
+    pub ids: Vec<u32>,
+    /// Positions \[T\]: 0.. for the history, h.. for each candidate.
+    pub positions: Vec<u32>,
+    /// Branches \[T\]: 0 for the history, c+1 for candidate c.
+    pub branch: Vec<u32>,
+    /// \[N\]: the token of the row from which target n is predicted.
+    pub rows: Vec<u32>,
+    /// \[N\]: target ids.
+    pub targets: Vec<u32>,
+    /// \[N\]: the candidate to which target n belongs.
+    pub candidate: Vec<u32>,
+    /// The number of candidates.
+    pub candidates: usize,
+    /// Utterances cut, whole or in part, because the context was too short.
+    pub cut: usize,
+}
+
+/// A history to be continued by a reply.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Prompt {
+    /// Token ids; never empty.
+    pub ids: Vec<u32>,
+    /// Utterances cut, whole or in part, because the context was too short.
+    pub cut: usize,
+}
+
+/// Sequences padded on the right to a common length; B rows of T tokens, row after row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// Token ids \[B, T\]; 0 where padded.
+    pub ids: Vec<i64>,
+    /// Loss mask \[B, T\]: whether token t is a target, predicted from position t-1; false where padded.
+    pub mask: Vec<bool>,
+    /// B.
+    pub rows: usize,
+    /// T, the longest sequence.
+    pub length: usize,
+}
+
+impl Batch {
+    /// Pads sequences to a batch.
+    ///
+    /// # Errors
+    /// [`EncodeError::NoTargets`] where no sequence has a target.
+    pub fn new<'sequence>(sequences: impl IntoIterator<Item = &'sequence Sequence>) -> Result<Self, EncodeError> {
+        let sequences: Vec<&Sequence> = sequences.into_iter().collect();
+        let (rows, length) = (sequences.len(), sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0));
+        let mut batch =
+            Self { ids: Vec::with_capacity(rows * length), mask: Vec::with_capacity(rows * length), rows, length };
+        for sequence in sequences {
+            let end = batch.ids.len() + length;
+            batch.ids.extend(sequence.ids.iter().map(|&id| i64::from(id)));
+            batch.ids.resize(end, 0);
+            batch.mask.extend_from_slice(&sequence.target);
+            batch.mask.resize(end, false);
+        }
+        if batch.targets() == 0 {
+            return Err(EncodeError::NoTargets);
+        }
+        Ok(batch)
+    }
+
+    /// The number of targets.
+    pub fn targets(&self) -> usize {
+        self.mask.iter().filter(|target| **target).count()
+    }
+}

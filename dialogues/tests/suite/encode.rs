@@ -1,0 +1,162 @@
+use marionette_dialogues::{Batch, Dialogue, EncodeError, Encoder, group_by_persona, read_dialogues};
+
+use crate::helpers::{dialogue, shared, tiny_encoder, tiny_tokenizer};
+
+/// `ab <eot> a c <eot> b <eot> c <eot>` = 4 5 | 0 3 2 5 | 1 5 | 2 5.
+fn two_exchanges() -> Dialogue {
+    let mut dialogue = dialogue(&["ba", "c"], &[("ab", "a c"), ("b", "c")]);
+    dialogue.exchanges[1].candidates = vec!["ab a".into(), "c".into()];
+    dialogue
+}
+
+fn bits(mask: &[bool]) -> Vec<u8> {
+    mask.iter().map(|&target| u8::from(target)).collect()
+}
+
+#[test]
+fn a_dialogue_is_one_sequence_whose_targets_are_the_replies() {
+    let sequence = tiny_encoder(10).sequence(&two_exchanges()).unwrap();
+    assert_eq!(sequence.ids, [4, 5, 0, 3, 2, 5, 1, 5, 2, 5]);
+    assert_eq!(bits(&sequence.target), [0, 0, 1, 1, 1, 1, 0, 0, 1, 1]);
+    assert_eq!((sequence.words, sequence.replies, sequence.cut, sequence.targets()), (3, 2, 0, 6));
+}
+
+#[test]
+fn an_empty_partner_is_its_end_of_text() {
+    let sequence = tiny_encoder(10).sequence(&dialogue(&[], &[("", "a")])).unwrap();
+    assert_eq!(sequence.ids, [5, 0, 5]);
+    assert_eq!(bits(&sequence.target), [0, 1, 1]);
+}
+
+#[test]
+fn the_oldest_utterances_are_cut_whole() {
+    // One too many: the first utterance goes, and nothing predicts the first token of what is now first.
+    for positions in [8, 9] {
+        let sequence = tiny_encoder(positions).sequence(&two_exchanges()).unwrap();
+        assert_eq!(sequence.ids, [0, 3, 2, 5, 1, 5, 2, 5]);
+        assert_eq!(bits(&sequence.target), [0, 1, 1, 1, 0, 0, 1, 1]);
+        assert_eq!((sequence.words, sequence.replies, sequence.cut), (3, 2, 1));
+    }
+    // The first reply fits the context, but not beside the rest: it goes whole.
+    let sequence = tiny_encoder(7).sequence(&two_exchanges()).unwrap();
+    assert_eq!(sequence.ids, [1, 5, 2, 5]);
+    assert_eq!(bits(&sequence.target), [0, 0, 1, 1]);
+    assert_eq!((sequence.words, sequence.replies, sequence.cut), (1, 1, 2));
+}
+
+#[test]
+fn an_utterance_longer_than_the_context_is_cut_within() {
+    // The newest: its last tokens. `a c<eot>` of 4 tokens in 3; the partner's goes whole.
+    let sequence = tiny_encoder(3).sequence(&dialogue(&[], &[("ab", "a c")])).unwrap();
+    assert_eq!(sequence.ids, [3, 2, 5]);
+    assert_eq!(bits(&sequence.target), [0, 1, 1]);
+    assert_eq!((sequence.words, sequence.replies, sequence.cut), (1, 1, 2));
+    // An older one that no context could hold: what fits of it, so that the reply has a history.
+    let sequence = tiny_encoder(5).sequence(&dialogue(&[], &[("b", "b"), ("cbcbcbc", "a")])).unwrap();
+    assert_eq!(sequence.ids, [1, 2, 5, 0, 5]);
+    assert_eq!(bits(&sequence.target), [0, 0, 0, 1, 1]);
+    assert_eq!((sequence.words, sequence.replies, sequence.cut), (1, 1, 3));
+}
+
+#[test]
+fn persona_text_stands_in_front_and_is_never_cut_away() {
+    // `ba c<eot>` = 1 0 3 2 5.
+    let encoder = tiny_encoder(15).with_persona_text(true);
+    let sequence = encoder.sequence(&two_exchanges()).unwrap();
+    assert_eq!(sequence.ids, [1, 0, 3, 2, 5, 4, 5, 0, 3, 2, 5, 1, 5, 2, 5]);
+    assert_eq!(bits(&sequence.target), [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]);
+    let encoder = tiny_encoder(13).with_persona_text(true);
+    let sequence = encoder.sequence(&two_exchanges()).unwrap();
+    assert_eq!(sequence.ids, [1, 0, 3, 2, 5, 0, 3, 2, 5, 1, 5, 2, 5]);
+    assert_eq!(bits(&sequence.target), [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]);
+    assert_eq!(sequence.cut, 1);
+    // Half of 6 at most.
+    let encoder = tiny_encoder(6).with_persona_text(true);
+    assert_eq!(encoder.sequence(&two_exchanges()).unwrap().ids, [3, 2, 5, 2, 5]);
+    let prompt = encoder.prompt(&["ba".into(), "c".into()], &["b"], 1).unwrap();
+    assert_eq!((prompt.ids, prompt.cut), (vec![3, 2, 5, 1, 5], 1));
+    assert_eq!(encoder.prompt(&[], &["b"], 1).unwrap().ids, [1, 5]);
+}
+
+#[test]
+fn a_ranking_is_the_history_and_all_candidates_after_it() {
+    let ranking = tiny_encoder(11).ranking(&two_exchanges(), 1).unwrap();
+    // History 4 5 0 3 2 5 1 5; `ab a` = 4 3 0, `c` = 2.
+    assert_eq!(ranking.ids, [4, 5, 0, 3, 2, 5, 1, 5, 4, 3, 0, 2]);
+    assert_eq!(ranking.positions, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 8]);
+    assert_eq!(ranking.branch, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2]);
+    assert_eq!(ranking.rows, [7, 8, 9, 10, 7, 11]);
+    assert_eq!(ranking.targets, [4, 3, 0, 5, 2, 5]);
+    assert_eq!(ranking.candidate, [0, 0, 0, 0, 1, 1]);
+    assert_eq!((ranking.candidates, ranking.cut), (2, 0));
+}
+
+#[test]
+fn a_rankings_history_leaves_room_for_the_longest_candidate() {
+    let ranking = tiny_encoder(10).ranking(&two_exchanges(), 1).unwrap();
+    assert_eq!(ranking.ids, [0, 3, 2, 5, 1, 5, 4, 3, 0, 2]);
+    assert_eq!(ranking.positions.iter().max(), Some(&8));
+    assert_eq!((ranking.rows[0], ranking.cut), (5, 1));
+    // `ab a<eot>` cannot follow a history in 3 positions: its oldest token goes, and of the history all but one.
+    let ranking = tiny_encoder(3).ranking(&two_exchanges(), 1).unwrap();
+    assert_eq!(ranking.ids, [5, 3, 0, 2]);
+    assert_eq!(ranking.positions, [0, 1, 2, 1]);
+    assert_eq!(ranking.targets, [3, 0, 5, 2, 5]);
+    assert_eq!(ranking.rows, [0, 1, 2, 0, 3]);
+    assert_eq!(ranking.cut, 4);
+}
+
+#[test]
+fn only_candidates_can_be_ranked() {
+    for exchange in [0, 2] {
+        let error = tiny_encoder(9).ranking(&two_exchanges(), exchange).unwrap_err();
+        assert!(matches!(error, EncodeError::NoCandidates { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_prompt_leaves_room_for_the_reply() {
+    let prompt = |positions, max_new| tiny_encoder(positions).prompt(&[], &["ab", "a c", "b"], max_new);
+    assert_eq!(prompt(10, 2).unwrap().ids, [4, 5, 0, 3, 2, 5, 1, 5]);
+    let cut = prompt(10, 3).unwrap();
+    assert_eq!((cut.ids, cut.cut), (vec![0, 3, 2, 5, 1, 5], 1));
+    assert_eq!(prompt(10, 9).unwrap().ids, [5]);
+    assert!(matches!(prompt(10, 10), Err(EncodeError::NoRoom { .. })));
+    assert_eq!(tiny_encoder(9).prompt::<&str>(&[], &[], 2).unwrap().ids, [5]);
+}
+
+#[test]
+fn a_batch_is_padded_on_the_right() {
+    let encoder = tiny_encoder(10);
+    let long = encoder.sequence(&dialogue(&[], &[("ab", "a c")])).unwrap();
+    let short = encoder.sequence(&dialogue(&[], &[("b", "c")])).unwrap();
+    let batch = Batch::new([&short, &long]).unwrap();
+    assert_eq!((batch.rows, batch.length, batch.targets()), (2, 6, 6));
+    assert_eq!(batch.ids, [1, 5, 2, 5, 0, 0, 4, 5, 0, 3, 2, 5]);
+    assert_eq!(bits(&batch.mask), [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]);
+    let mut silent = short;
+    silent.target.fill(false);
+    assert!(matches!(Batch::new([&silent]), Err(EncodeError::NoTargets)));
+    assert!(matches!(Batch::new([]), Err(EncodeError::NoTargets)));
+}
+
+#[test]
+fn real_dialogues_have_the_lengths_that_their_description_gives() {
+    let (Some(path), Some(folder)) = (shared("convai2/dialogues.txt"), shared("gpt2-tokenizer")) else { return };
+    let encoder = Encoder::from_folder(folder, 50256, 1024, 50257).unwrap();
+    let tasks = group_by_persona(read_dialogues(path).unwrap()).unwrap().tasks;
+    let dialogues: Vec<&Dialogue> = tasks.iter().flat_map(|task| &task.dialogues).collect();
+    let lengths: Vec<usize> = dialogues.iter().map(|dialogue| encoder.sequence(dialogue).unwrap().ids.len()).collect();
+    assert_eq!(lengths.iter().max(), Some(&336));
+    assert_eq!((lengths.iter().sum::<usize>() as f64 / 691.0).round(), 210.0);
+}
+
+#[test]
+fn encoders_share_their_tokenizer_with_streams() {
+    let encoder = tiny_encoder(4);
+    let mut stream = encoder.stream();
+    assert_eq!(stream.push(4).as_deref(), Some("ab"));
+    assert_eq!(encoder.decode(&[4, 3, 2, 5]), "ab c");
+    assert_eq!(encoder.tokenizer().largest_id(), tiny_tokenizer().largest_id());
+    assert_eq!((encoder.end_of_text_id(), encoder.n_positions()), (5, 4));
+}

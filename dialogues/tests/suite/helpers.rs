@@ -1,0 +1,44 @@
+//! What several modules need.
+
+use std::path::{Path, PathBuf};
+
+use marionette_dialogues::{Dialogue, Encoder, Exchange, Tokenizer, tokenizer_from_bytes};
+
+/// A path under the data that only developers have, or `None` and a message.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
+    if !path.exists() {
+        eprintln!("skipped: {} is not there", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+pub fn dialogue(persona: &[&str], turns: &[(&str, &str)]) -> Dialogue {
+    let exchange = |(partner, reply): &(&str, &str)| Exchange {
+        partner: (*partner).into(),
+        reply: (*reply).into(),
+        candidates: Vec::new(),
+    };
+    Dialogue {
+        persona: persona.iter().map(|sentence| (*sentence).into()).collect(),
+        partner_persona: Vec::new(),
+        exchanges: turns.iter().map(exchange).collect(),
+        line: 1,
+    }
+}
+
+/// `a` 0, `b` 1, `c` 2, space 3, `ab` 4, `<|endoftext|>` 5.
+pub fn tiny_tokenizer() -> Tokenizer {
+    let json = r#"{"version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [{"id": 5, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "Ġ": 3, "ab": 4}, "merges": [["a", "b"]]}}"#;
+    tokenizer_from_bytes(json.as_bytes(), Path::new("tiny.json")).unwrap()
+}
+
+pub fn tiny_encoder(n_positions: usize) -> Encoder {
+    Encoder::new(tiny_tokenizer(), 5, n_positions, 6).unwrap()
+}
