@@ -92,7 +92,7 @@ pub enum EvaluateError<E: fmt::Display> {
     Nothing(&'static str),
     /// The learner gave something that cannot be counted.
     #[error(
-        "persona {persona}, fold {fold}, {shots} shots: {problem}; lower the inner learning rate or take fewer steps"
+        "persona {persona}, fold {fold}, {shots}-shot: {problem}; lower the inner learning rate or take fewer steps"
     )]
     Diverged {
         /// The persona, from 0.

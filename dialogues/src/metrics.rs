@@ -12,27 +12,15 @@ pub fn normalise(text: &str) -> String {
     let spaced: String = text
         .to_lowercase()
         .chars()
-        .map(|character| {
-            if character.is_ascii_punctuation() {
-                ' '
-            } else {
-                character
-            }
-        })
+        .map(|character| if character.is_ascii_punctuation() { ' ' } else { character })
         .collect();
     // `\b(a|an|the)\b`: a run of word characters that is exactly an article, whatever non-word characters surround it.
     let mut bare = String::with_capacity(spaced.len());
     let mut rest = spaced.as_str();
     while !rest.is_empty() {
-        let word_end = rest
-            .find(|character: char| !character.is_alphanumeric())
-            .unwrap_or(rest.len());
+        let word_end = rest.find(|character: char| !character.is_alphanumeric()).unwrap_or(rest.len());
         let (word, after) = rest.split_at(word_end);
-        bare.push_str(if matches!(word, "a" | "an" | "the") {
-            " "
-        } else {
-            word
-        });
+        bare.push_str(if matches!(word, "a" | "an" | "the") { " " } else { word });
         let next_word = after.find(char::is_alphanumeric).unwrap_or(after.len());
         let (gap, after) = after.split_at(next_word);
         bare.push_str(gap);
@@ -203,9 +191,7 @@ impl fmt::Display for Evaluation {
             "{:>5}  {:>10}  {:>12}  {:>7}  {:>6}  {:>7}  {:>8}",
             "shots", "perplexity", "ppl per word", "Hits@1", "F1", "replies", "personas"
         )?;
-        let or_dash = |value: Option<f64>| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
-        };
+        let or_dash = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
         for shot in &self.shots {
             writeln!(
                 out,

@@ -29,11 +29,7 @@ pub use convai2::{SILENCE, write_convai2};
 pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError> {
     let path = path.as_ref();
     let file = File::open(path).map_err(|error| {
-        DataError::file(
-            path,
-            format!("cannot be opened: {error}"),
-            "check the name of the dialogue file",
-        )
+        DataError::file(path, format!("cannot be opened: {error}"), "check the name of the dialogue file")
     })?;
     convai2::read(path, BufReader::new(file))
 }

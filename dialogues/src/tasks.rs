@@ -67,9 +67,7 @@ pub fn group_by_persona(dialogues: Vec<Dialogue>) -> Result<Grouping, TaskError>
     let mut first_with: HashMap<&str, usize> = HashMap::new();
     for (index, dialogue) in dialogues.iter().enumerate() {
         if dialogue.persona.is_empty() {
-            return Err(TaskError::NoPersona {
-                line: dialogue.line,
-            });
+            return Err(TaskError::NoPersona { line: dialogue.line });
         }
         for sentence in &dialogue.persona {
             let first = *first_with.entry(sentence).or_insert(index);
@@ -79,9 +77,7 @@ pub fn group_by_persona(dialogues: Vec<Dialogue>) -> Result<Grouping, TaskError>
     let mut tasks: Vec<Task> = Vec::new();
     let mut task_of_root: HashMap<usize, usize> = HashMap::new();
     for (index, dialogue) in dialogues.into_iter().enumerate() {
-        let place = *task_of_root
-            .entry(groups.root(index))
-            .or_insert(tasks.len());
+        let place = *task_of_root.entry(groups.root(index)).or_insert(tasks.len());
         match tasks.get_mut(place) {
             Some(task) => {
                 for sentence in &dialogue.persona {
@@ -91,24 +87,16 @@ pub fn group_by_persona(dialogues: Vec<Dialogue>) -> Result<Grouping, TaskError>
                 }
                 task.dialogues.push(dialogue);
             }
-            None => tasks.push(Task {
-                persona: dialogue.persona.clone(),
-                dialogues: vec![dialogue],
-            }),
+            None => tasks.push(Task { persona: dialogue.persona.clone(), dialogues: vec![dialogue] }),
         }
     }
     let found = tasks.len();
     tasks.retain(|task| task.dialogues.len() > 1);
     let dropped_single = found - tasks.len();
     if tasks.is_empty() {
-        return Err(TaskError::NoTasks {
-            dropped: dropped_single,
-        });
+        return Err(TaskError::NoTasks { dropped: dropped_single });
     }
-    Ok(Grouping {
-        tasks,
-        dropped_single,
-    })
+    Ok(Grouping { tasks, dropped_single })
 }
 
 /// Union-find over indices; the root of a set is its smallest member.
@@ -118,9 +106,7 @@ struct DisjointSets {
 
 impl DisjointSets {
     fn new(count: usize) -> Self {
-        Self {
-            parent: (0..count).collect(),
-        }
+        Self { parent: (0..count).collect() }
     }
 
     fn root(&mut self, mut member: usize) -> usize {
@@ -151,11 +137,7 @@ pub enum Share {
 ///
 /// # Errors
 /// [`TaskError::HoldOut`] where nothing would be left to train on, or the fraction is not between 0 and 1.
-pub fn hold_out(
-    tasks: Vec<Task>,
-    share: Share,
-    seed: u64,
-) -> Result<(Vec<Task>, Vec<Task>), TaskError> {
+pub fn hold_out(tasks: Vec<Task>, share: Share, seed: u64) -> Result<(Vec<Task>, Vec<Task>), TaskError> {
     let personas = tasks.len();
     let refuse = |wanted: String| TaskError::HoldOut { wanted, personas };
     let count = match share {
@@ -175,8 +157,7 @@ pub fn hold_out(
     for &index in order.iter().take(count) {
         is_held[index] = true;
     }
-    let (held, train): (Vec<_>, Vec<_>) =
-        tasks.into_iter().zip(is_held).partition(|(_, held)| *held);
+    let (held, train): (Vec<_>, Vec<_>) = tasks.into_iter().zip(is_held).partition(|(_, held)| *held);
     let bare = |pairs: Vec<(Task, bool)>| pairs.into_iter().map(|(task, _)| task).collect();
     Ok((bare(train), bare(held)))
 }
@@ -195,12 +176,6 @@ pub struct Fold {
 pub fn leave_one_out(task: &Task, shots: usize) -> Vec<Fold> {
     let count = task.dialogues.len();
     (0..count)
-        .map(|held_out| Fold {
-            held_out,
-            support: (0..count)
-                .filter(|&index| index != held_out)
-                .take(shots)
-                .collect(),
-        })
+        .map(|held_out| Fold { held_out, support: (0..count).filter(|&index| index != held_out).take(shots).collect() })
         .collect()
 }

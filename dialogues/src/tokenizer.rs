@@ -33,9 +33,7 @@ pub struct Tokenizer {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Tokenizer")
-            .field("largest_id", &self.largest_id())
-            .finish_non_exhaustive()
+        out.debug_struct("Tokenizer").field("largest_id", &self.largest_id()).finish_non_exhaustive()
     }
 }
 
@@ -51,9 +49,7 @@ impl Tokenizer {
         if !matches!(whole.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
             return Err("its decoder is not ByteLevel".into());
         }
-        whole
-            .with_truncation(None)
-            .map_err(|error| error.to_string())?;
+        whole.with_truncation(None).map_err(|error| error.to_string())?;
         whole.with_padding(None);
         let added = whole.get_added_vocabulary().clone();
         whole.with_added_vocabulary(AddedVocabulary::new());
@@ -101,18 +97,12 @@ impl Tokenizer {
 
     /// The id of a token given as the vocabulary spells it.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.added
-            .get_vocab()
-            .get(token)
-            .copied()
-            .or_else(|| self.text.token_to_id(token))
+        self.added.get_vocab().get(token).copied().or_else(|| self.text.token_to_id(token))
     }
 
     /// A token as the vocabulary spells it.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
-        self.added
-            .simple_id_to_token(id)
-            .or_else(|| self.text.id_to_token(id))
+        self.added.simple_id_to_token(id).or_else(|| self.text.id_to_token(id))
     }
 
     /// The id of `<|endoftext|>`.
@@ -134,10 +124,7 @@ impl Tokenizer {
     pub fn to_json(&self) -> Result<Vec<u8>, EncodeError> {
         let mut whole = self.text.clone();
         whole.with_added_vocabulary(self.added.clone());
-        whole
-            .to_string(false)
-            .map(String::into_bytes)
-            .map_err(|error| EncodeError::Tokenizer(error.to_string()))
+        whole.to_string(false).map(String::into_bytes).map_err(|error| EncodeError::Tokenizer(error.to_string()))
     }
 }
 
@@ -159,13 +146,8 @@ pub fn load_tokenizer(folder: impl AsRef<Path>) -> Result<Tokenizer, DataError> 
             "copy the tokenizer's files from where the model came from",
         ));
     }
-    let vocab: Map<String, Value> =
-        serde_json::from_slice(&read_whole(&vocab_path)?).map_err(|error| {
-            refuse(
-                &vocab_path,
-                &format!("is not a JSON object of tokens and ids: {error}"),
-            )
-        })?;
+    let vocab: Map<String, Value> = serde_json::from_slice(&read_whole(&vocab_path)?)
+        .map_err(|error| refuse(&vocab_path, &format!("is not a JSON object of tokens and ids: {error}")))?;
     let merges = String::from_utf8(read_whole(&merges_path)?)
         .map_err(|error| refuse(&merges_path, &format!("is not UTF-8: {error}")))?;
     let mut pairs = Vec::new();
@@ -174,9 +156,7 @@ pub fn load_tokenizer(folder: impl AsRef<Path>) -> Result<Tokenizer, DataError> 
             continue;
         }
         match line.split_once(' ') {
-            Some((left, right))
-                if !left.is_empty() && !right.is_empty() && !right.contains(' ') =>
-            {
+            Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => {
                 pairs.push(json!([left, right]));
             }
             _ => {
@@ -213,14 +193,8 @@ pub fn load_tokenizer(folder: impl AsRef<Path>) -> Result<Tokenizer, DataError> 
 pub fn tokenizer_from_bytes(bytes: &[u8], path: &Path) -> Result<Tokenizer, DataError> {
     match caught(|| tokenizers::Tokenizer::from_bytes(bytes)) {
         Ok(Ok(whole)) => Tokenizer::new(whole).map_err(|problem| refuse(path, &problem)),
-        Ok(Err(error)) => Err(refuse(
-            path,
-            &format!("is not a tokenizer: {}", one_line(&error.to_string())),
-        )),
-        Err(panic) => Err(refuse(
-            path,
-            &format!("is not a tokenizer: {}", one_line(&panic)),
-        )),
+        Ok(Err(error)) => Err(refuse(path, &format!("is not a tokenizer: {}", one_line(&error.to_string())))),
+        Err(panic) => Err(refuse(path, &format!("is not a tokenizer: {}", one_line(&panic)))),
     }
 }
 
@@ -259,10 +233,7 @@ pub fn train_bpe<'text>(
 ) -> Result<Tokenizer, EncodeError> {
     const SMALLEST: usize = 257;
     if vocab_size < SMALLEST {
-        return Err(EncodeError::VocabularyTooSmall {
-            vocab_size,
-            smallest: SMALLEST,
-        });
+        return Err(EncodeError::VocabularyTooSmall { vocab_size, smallest: SMALLEST });
     }
     let texts: Vec<&str> = texts.into_iter().collect();
     let mut trainer = TrainerWrapper::from(
@@ -275,9 +246,7 @@ pub fn train_bpe<'text>(
     );
     let byte_level = ByteLevel::default().add_prefix_space(false);
     let mut whole = tokenizers::Tokenizer::new(BPE::default());
-    whole
-        .with_pre_tokenizer(Some(byte_level))
-        .with_decoder(Some(byte_level));
+    whole.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level));
     let failed = |error: tokenizers::Error| EncodeError::Tokenizer(error.to_string());
     caught(|| whole.train(&mut trainer, texts.into_iter()).map(|_| ()))
         .map_err(EncodeError::Tokenizer)?
@@ -293,11 +262,8 @@ pub fn train_bpe<'text>(
 pub fn save_tokenizer(tokenizer: &Tokenizer, path: impl AsRef<Path>) -> Result<(), DataError> {
     let path = path.as_ref();
     let remedy = "check that the folder exists and has room";
-    let json = tokenizer
-        .to_json()
-        .map_err(|error| DataError::file(path, error.to_string(), remedy))?;
-    std::fs::write(path, json)
-        .map_err(|error| DataError::file(path, format!("cannot be written: {error}"), remedy))
+    let json = tokenizer.to_json().map_err(|error| DataError::file(path, error.to_string(), remedy))?;
+    std::fs::write(path, json).map_err(|error| DataError::file(path, format!("cannot be written: {error}"), remedy))
 }
 
 /// Turns ids into text one by one, never giving half a character.
@@ -310,10 +276,7 @@ pub struct StreamDecoder {
 impl StreamDecoder {
     /// A decoder at the beginning of a text.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self {
-            tokenizer,
-            bytes: Vec::new(),
-        }
+        Self { tokenizer, bytes: Vec::new() }
     }
 
     /// Takes the next id and gives the text that it completes, if any. All that `push` and `finish` give is what

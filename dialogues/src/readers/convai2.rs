@@ -25,8 +25,7 @@ pub(super) fn read(path: &Path, reader: impl BufRead) -> Result<Vec<Dialogue>, D
     let mut dialogues: Vec<Dialogue> = Vec::new();
     let mut previous = 0;
     while let Some((line, text)) = lines.next()? {
-        let refuse =
-            |(problem, remedy): (String, &str)| DataError::line(path, line, problem, remedy);
+        let refuse = |(problem, remedy): (String, &str)| DataError::line(path, line, problem, remedy);
         let (number, text) = numbered(text).map_err(refuse)?;
         match (number, dialogues.last()) {
             (1, last) => {
@@ -48,10 +47,7 @@ pub(super) fn read(path: &Path, reader: impl BufRead) -> Result<Vec<Dialogue>, D
             }
             (_, Some(_)) if number != previous + 1 => {
                 return Err(refuse((
-                    format!(
-                        "number {number} follows {previous}, expected {} or 1",
-                        previous + 1
-                    ),
+                    format!("number {number} follows {previous}, expected {} or 1", previous + 1),
                     "number a dialogue's lines from 1 without gaps",
                 )));
             }
@@ -103,17 +99,12 @@ fn with_exchanges(path: &Path, dialogue: &Dialogue) -> Result<(), DataError> {
 /// Splits `N text`.
 fn numbered(line: &str) -> Result<(u32, &str), (String, &'static str)> {
     line.split_once(' ')
-        .filter(|(number, _)| {
-            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-        })
+        .filter(|(number, _)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|(number, text)| Some((number.parse().ok()?, text)))
         .filter(|(number, _)| *number > 0)
         .ok_or_else(|| {
             (
-                format!(
-                    "{} is not ConvAI2 text, expected a line number, a space and text",
-                    excerpt(line)
-                ),
+                format!("{} is not ConvAI2 text, expected a line number, a space and text", excerpt(line)),
                 "write each line as `N text`, numbered from 1 in every dialogue",
             )
         })
@@ -123,11 +114,7 @@ fn content(text: &str) -> Result<Content, (String, &'static str)> {
     let mut fields = text.split('\t');
     let partner = fields.next().unwrap_or_default();
     let Some(reply) = fields.next() else {
-        let sentence = |prefix| {
-            text.strip_prefix(prefix)
-                .map(str::trim)
-                .filter(|sentence: &&str| !sentence.is_empty())
-        };
+        let sentence = |prefix| text.strip_prefix(prefix).map(str::trim).filter(|sentence: &&str| !sentence.is_empty());
         if let Some(sentence) = sentence(YOURS) {
             return Ok(Content::Persona(sentence.to_owned()));
         }
@@ -135,10 +122,7 @@ fn content(text: &str) -> Result<Content, (String, &'static str)> {
             return Ok(Content::PartnerPersona(sentence.to_owned()));
         }
         return Err((
-            format!(
-                "{} is an exchange without a reply, expected a tab and the persona's reply",
-                excerpt(text)
-            ),
+            format!("{} is an exchange without a reply, expected a tab and the persona's reply", excerpt(text)),
             "write an exchange as partner, tab, reply",
         ));
     };
@@ -149,10 +133,7 @@ fn content(text: &str) -> Result<Content, (String, &'static str)> {
         ));
     }
     if reply.trim().is_empty() {
-        return Err((
-            "the reply after the tab is empty".into(),
-            "write an exchange as partner, tab, reply",
-        ));
+        return Err(("the reply after the tab is empty".into(), "write an exchange as partner, tab, reply"));
     }
     let _reward = fields.next();
     let candidates: Vec<String> = match fields.next() {
@@ -161,8 +142,7 @@ fn content(text: &str) -> Result<Content, (String, &'static str)> {
     };
     if fields.next().is_some() {
         return Err((
-            "the exchange has more than four fields, expected partner, reply, reward, candidates"
-                .into(),
+            "the exchange has more than four fields, expected partner, reply, reward, candidates".into(),
             "remove the tabs that are not between fields",
         ));
     }
@@ -173,11 +153,7 @@ fn content(text: &str) -> Result<Content, (String, &'static str)> {
         ));
     }
     let partner = if partner == SILENCE { "" } else { partner };
-    Ok(Content::Exchange(Exchange {
-        partner: partner.to_owned(),
-        reply: reply.to_owned(),
-        candidates,
-    }))
+    Ok(Content::Exchange(Exchange { partner: partner.to_owned(), reply: reply.to_owned(), candidates }))
 }
 
 /// Writes dialogues in ConvAI2's text format, so that [`crate::read_dialogues`] gives them back.
@@ -192,42 +168,24 @@ pub fn write_convai2(writer: &mut impl Write, dialogues: &[Dialogue]) -> std::io
         }
         let mut number = 0;
         let personas = dialogue.persona.iter().map(|sentence| (YOURS, sentence));
-        let partners = dialogue
-            .partner_persona
-            .iter()
-            .map(|sentence| (PARTNERS, sentence));
+        let partners = dialogue.partner_persona.iter().map(|sentence| (PARTNERS, sentence));
         for (prefix, sentence) in personas.chain(partners) {
             number += 1;
             writeln!(writer, "{number} {prefix}{}", plain(sentence.trim())?)?;
         }
         for exchange in &dialogue.exchanges {
             number += 1;
-            let partner = if exchange.partner.is_empty() {
-                SILENCE
-            } else {
-                &exchange.partner
-            };
-            write!(
-                writer,
-                "{number} {}\t{}",
-                plain(partner)?,
-                plain(&exchange.reply)?
-            )?;
+            let partner = if exchange.partner.is_empty() { SILENCE } else { &exchange.partner };
+            write!(writer, "{number} {}\t{}", plain(partner)?, plain(&exchange.reply)?)?;
             if !exchange.candidates.is_empty() {
                 if !exchange.candidates.contains(&exchange.reply) {
                     return Err(unwritable("a reply is not among its candidates"));
                 }
                 for (index, candidate) in exchange.candidates.iter().enumerate() {
                     if candidate.contains(['\t', '\n', '\r', '\0', '|']) {
-                        return Err(unwritable(
-                            "a candidate has a tab, a line break, a NUL or `|`",
-                        ));
+                        return Err(unwritable("a candidate has a tab, a line break, a NUL or `|`"));
                     }
-                    write!(
-                        writer,
-                        "{}{candidate}",
-                        if index == 0 { "\t\t" } else { "|" }
-                    )?;
+                    write!(writer, "{}{candidate}", if index == 0 { "\t\t" } else { "|" })?;
                 }
             }
             writeln!(writer)?;
@@ -238,16 +196,11 @@ pub fn write_convai2(writer: &mut impl Write, dialogues: &[Dialogue]) -> std::io
 
 fn plain(text: &str) -> std::io::Result<&str> {
     if text.trim().is_empty() || text.contains(['\t', '\n', '\r', '\0']) {
-        return Err(unwritable(
-            "a text is empty or has a tab, a line break or a NUL",
-        ));
+        return Err(unwritable("a text is empty or has a tab, a line break or a NUL"));
     }
     Ok(text)
 }
 
 fn unwritable(problem: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidInput,
-        format!("ConvAI2's text format cannot hold this: {problem}"),
-    )
+    Error::new(ErrorKind::InvalidInput, format!("ConvAI2's text format cannot hold this: {problem}"))
 }

@@ -18,12 +18,7 @@ pub(super) struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     pub(super) fn new(path: &Path, reader: R) -> Self {
-        Self {
-            path: path.to_path_buf(),
-            reader,
-            buffer: Vec::new(),
-            number: 0,
-        }
+        Self { path: path.to_path_buf(), reader, buffer: Vec::new(), number: 0 }
     }
 
     /// The next line with its number from 1, or `None` at the end of the text.
@@ -36,12 +31,7 @@ impl<R: BufRead> Lines<R> {
         let read = (&mut self.reader)
             .take(LONGEST_LINE as u64 + 2)
             .read_until(b'\n', &mut self.buffer)
-            .map_err(|error| {
-                refuse(
-                    format!("cannot be read: {error}"),
-                    "check that it is a readable file",
-                )
-            })?;
+            .map_err(|error| refuse(format!("cannot be read: {error}"), "check that it is a readable file"))?;
         if read == 0 {
             return Ok(None);
         }
@@ -60,24 +50,29 @@ impl<R: BufRead> Lines<R> {
                 return Err(refuse("the text is UTF-16, expected UTF-8".into(), AS_UTF8));
             }
             if line.starts_with(b"\xEF\xBB\xBF") {
-                return Err(refuse(
-                    "the text begins with a byte-order mark".into(),
-                    AS_UTF8,
-                ));
+                return Err(refuse("the text begins with a byte-order mark".into(), AS_UTF8));
             }
         }
         if line.contains(&0) {
-            return Err(refuse(
-                "the line has a NUL byte, expected UTF-8 text".into(),
-                AS_UTF8,
-            ));
+            return Err(refuse("the line has a NUL byte, expected UTF-8 text".into(), AS_UTF8));
         }
         match std::str::from_utf8(line) {
             Ok(text) => Ok(Some((number, text))),
-            Err(error) => Err(refuse(
-                format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1),
-                AS_UTF8,
-            )),
+            Err(error) => Err(refuse(format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1), AS_UTF8)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufReader, repeat};
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_100_mb_takes_little_memory() {
+        let mut lines = Lines::new(Path::new("x"), BufReader::new(repeat(b'x').take(100_000_000)));
+        assert!(lines.next().is_err());
+        assert!(lines.buffer.capacity() <= 4 * LONGEST_LINE, "{}", lines.buffer.capacity());
     }
 }

@@ -125,7 +125,7 @@ fn failures_name_their_place() {
     let error = |fake: &mut Fake, tasks: &[Task], options: &Options| run(fake, tasks, options).unwrap_err().to_string();
     let mut diverging = Fake { nll: Some(f64::NAN), ..Fake::default() };
     let message = error(&mut diverging, &[task(2)], &options(&[1]));
-    assert!(message.starts_with("persona 0, fold 0, 1 shots: the negative log-likelihood is NaN"), "{message}");
+    assert!(message.starts_with("persona 0, fold 0, 1-shot: the negative log-likelihood is NaN"), "{message}");
     let mut forgetful = Fake { forget_a_target: true, ..Fake::default() };
     let message = error(&mut forgetful, &[task(2)], &options(&[1]));
     assert!(message.contains("ranking gave 3 numbers for 4 targets"), "{message}");
