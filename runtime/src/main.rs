@@ -1,1 +1,323 @@
-fn main() {}
+//! `marionette`: parses the command line and prints.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::anyhow;
+use clap::Parser as _;
+use marionette_dialogues::{Dialogue, EvaluateError, group_by_persona, read_dialogues};
+use marionette_models::bundle::Bundle;
+use marionette_runtime::adapt::{self, Recipe};
+use marionette_runtime::bench::{self, Shape};
+use marionette_runtime::chat::{Conversation, Said};
+use marionette_runtime::cli::{
+    AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, EvaluateArgs, GenerateArgs, InspectArgs,
+};
+use marionette_runtime::engine::{self, Engine};
+use marionette_runtime::evaluate::DeviceLearner;
+use marionette_runtime::generate::{Finish, Go};
+use marionette_runtime::interrupt::{self, Work};
+use marionette_runtime::persona_name::PersonaName;
+use marionette_runtime::personas::Store;
+use marionette_runtime::sampling::Sampler;
+use marionette_runtime::{Error, inspect, progress};
+
+/// The longest line that `chat` takes, in bytes.
+const LONGEST_LINE: u64 = 1 << 16;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Adapt(args) => adapt(&args),
+        Command::Generate(args) => generate(&args),
+        Command::Chat(args) => chat(&args),
+        Command::Evaluate(args) => evaluate(&args),
+        Command::Inspect(args) => inspect(&args),
+        Command::Bench(args) => bench(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "marionette: {error}");
+            match error.downcast_ref::<Error>() {
+                Some(Error::Interrupted) => ExitCode::from(interrupt::EXIT_CODE as u8),
+                Some(Error::Sampling(_)) if is_usage(&error) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io_error = match error.downcast_ref::<Error>() {
+        Some(Error::Output(error)) => Some(error),
+        _ => error.downcast_ref::<io::Error>(),
+    };
+    io_error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    use marionette_runtime::sampling::SamplingError;
+    matches!(error.downcast_ref(), Some(Error::Sampling(SamplingError::Option { .. })))
+}
+
+fn hint(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Opens the bundle on its device, with a persona where one is named; gives the persona's sentences too.
+fn open(common: &Common, persona: Option<&PersonaName>) -> Result<(Bundle, Engine, Vec<String>), Error> {
+    let bundle = Bundle::open(&common.bundle)?;
+    let mut engine = Engine::open(&bundle, common.options())?;
+    let mut sentences = Vec::new();
+    if let Some(name) = persona {
+        let persona = Store::new(common.home.as_deref())?.load(name, engine.manifest())?;
+        engine.set_adapters(&persona.adapters)?;
+        sentences = persona.record.persona;
+    }
+    Ok((bundle, engine, sentences))
+}
+
+fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
+    let dialogues = read_dialogues(&args.dialogues).map_err(Error::from)?;
+    let support = adapt::support(&dialogues, args.shots.map(Into::into))
+        .map_err(|error| anyhow!("{}: {error}", args.dialogues.display()))?;
+    let store = Store::new(args.common.home.as_deref()).map_err(Error::from)?;
+    let lock = store.lock(&args.persona).map_err(Error::from)?;
+    let (bundle, mut engine, _) = open(&args.common, None)?;
+    let encoder = engine::encoder(&bundle)?;
+    warn_about(support, &adapt::encode(&encoder, support)?, args);
+    let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
+    let inner = recipe.inner_loop(&engine.manifest().inner_loop, support.len())?;
+
+    interrupt::take_over()?;
+    let work = Work::begin();
+    let started = Instant::now();
+    let bar = progress::bar(&format!("adapting {}", args.persona), inner.steps);
+    let adapted = adapt::adapt(&mut engine, &encoder, support, &inner, |heard| {
+        bar.set_message(format!("loss {:.4}", heard.loss));
+        bar.set_position(heard.step as u64);
+        if work.is_interrupted() { Go::Stop } else { Go::On }
+    });
+    bar.finish_and_clear();
+    let adapted = adapted?;
+    if work.is_interrupted() {
+        return Err(Error::Interrupted.into());
+    }
+    let path = lock.save(&adapted, engine.manifest()).map_err(Error::from)?;
+    let (before, after) = (adapted.record.losses.first().copied().unwrap_or(f32::NAN), adapted.record.loss_after);
+    writeln!(
+        io::stdout(),
+        "{}: loss {before:.4} -> {after:.4} on {}, {} steps, {:.1} s ({})\nsaved in {}",
+        args.persona,
+        count(support.len(), "dialogue"),
+        inner.steps,
+        started.elapsed().as_secs_f64(),
+        engine.provider(),
+        path.display()
+    )?;
+    if after > before {
+        hint("the loss went up: a smaller --inner-lr may learn more");
+    }
+    Ok(())
+}
+
+fn warn_about(support: &[Dialogue], sequences: &[marionette_dialogues::Sequence], args: &AdaptArgs) {
+    let personas = adapt::personas_in(support);
+    if personas > 1 {
+        let file = args.dialogues.display();
+        hint(&format!("{file}: these dialogues are of {personas} personas; all are learned as {}", args.persona));
+    }
+    let cut: usize = sequences.iter().map(|sequence| sequence.cut).sum();
+    if cut > 0 {
+        hint(&format!("{} cut, the oldest of dialogues longer than the context", count(cut, "utterance")));
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Prints a reply piece by piece and ends its line.
+fn answer(
+    conversation: &mut Conversation<'_>,
+    engine: &mut Engine,
+    sampler: &mut Sampler,
+    words: &str,
+    mut go: impl FnMut() -> Go,
+) -> Result<Said, Error> {
+    let mut out = io::stdout().lock();
+    let said = conversation.say(engine, sampler, words, |piece| {
+        out.write_all(piece.as_bytes())?;
+        out.flush()?;
+        Ok(go())
+    })?;
+    writeln!(out)?;
+    out.flush()?;
+    Ok(said)
+}
+
+fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
+    // Options first: a wrong one is not worth loading a model for.
+    Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
+    let (bundle, mut engine, sentences) = open(&args.common, args.persona.as_ref())?;
+    let encoder = engine::encoder(&bundle)?;
+    for prompt in &args.prompt {
+        let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
+        let mut conversation = Conversation::new(&encoder, sentences.clone(), args.sampling.max_tokens);
+        answer(&mut conversation, &mut engine, &mut sampler, prompt, || Go::On)?;
+    }
+    Ok(())
+}
+
+fn chat(args: &ChatArgs) -> anyhow::Result<()> {
+    let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
+    let (bundle, mut engine, sentences) = open(&args.common, args.persona.as_ref())?;
+    let encoder = engine::encoder(&bundle)?;
+    let mut conversation = Conversation::new(&encoder, sentences, args.sampling.max_tokens);
+    interrupt::take_over()?;
+    let name = args.persona.as_ref().map_or("marionette", PersonaName::as_str);
+    let interactive = io::stdin().is_terminal();
+    let show = |prompt: &str| {
+        if interactive {
+            let _ = write!(io::stderr(), "{prompt}> ");
+        }
+    };
+    if interactive {
+        hint(&format!("{name} listens ({}). /help lists the commands; Ctrl-D ends.", engine.provider()));
+    }
+    loop {
+        show("you");
+        let Some(line) = read_line()? else {
+            if interactive {
+                hint("");
+            }
+            return Ok(());
+        };
+        match line.trim() {
+            "" => {}
+            "/quit" => return Ok(()),
+            "/reset" => {
+                conversation.reset();
+                hint("the conversation begins anew");
+            }
+            "/help" => hint("/reset  begin anew\n/quit   end (as Ctrl-D does)\nCtrl-C  cut a reply short"),
+            command if command.starts_with('/') => hint(&format!("{command} is no command; /help lists them")),
+            words => {
+                show(name);
+                let work = Work::begin();
+                let said = answer(&mut conversation, &mut engine, &mut sampler, words, || {
+                    if work.is_interrupted() { Go::Stop } else { Go::On }
+                })?;
+                if said.finish == Finish::Context {
+                    hint("(the context is full)");
+                }
+            }
+        }
+    }
+}
+
+/// The next line of standard input, without its end; `None` at the end of the input.
+fn read_line() -> anyhow::Result<Option<String>> {
+    let mut line = Vec::new();
+    let read = io::stdin().lock().take(LONGEST_LINE + 1).read_until(b'\n', &mut line)?;
+    if read as u64 > LONGEST_LINE {
+        return Err(anyhow!("standard input: a line is longer than {LONGEST_LINE} bytes"));
+    }
+    let text = String::from_utf8(line).map_err(|_| anyhow!("standard input: a line is not UTF-8"))?;
+    Ok((read > 0).then(|| text.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
+    let in_file = |error: &dyn std::fmt::Display| anyhow!("{}: {error}", args.dialogues.display());
+    let dialogues = read_dialogues(&args.dialogues).map_err(Error::from)?;
+    let grouping = group_by_persona(dialogues).map_err(|error| in_file(&error))?;
+    if grouping.dropped_single > 0 {
+        hint(&format!("{} with one dialogue left out", count(grouping.dropped_single, "persona")));
+    }
+    let (bundle, mut engine, _) = open(&args.common, None)?;
+    let encoder = engine::encoder(&bundle)?;
+    let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
+    let options = marionette_dialogues::Options {
+        shots: args.shots.clone(),
+        personas: args.personas.map(Into::into),
+        folds: args.folds.map(Into::into),
+        max_new_tokens: args.max_tokens,
+    };
+    let personas = options.personas.unwrap_or(usize::MAX).min(grouping.tasks.len());
+    let bar = progress::bar("evaluating", personas);
+    let provider = engine.provider();
+    let mut learner = DeviceLearner::new(&mut engine, recipe);
+    let result = marionette_dialogues::evaluate(&mut learner, &encoder, &grouping.tasks, &options, |at| {
+        bar.set_position(at.persona as u64);
+        bar.set_message(format!("persona {}, fold {}/{}, {} shots", at.persona + 1, at.fold + 1, at.folds, at.shots));
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    let evaluation = result.map_err(|error| match error {
+        EvaluateError::Learner(error) => anyhow::Error::from(error),
+        other => in_file(&other),
+    })?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&evaluation)?)?;
+    } else {
+        write!(out, "{evaluation}")?;
+        writeln!(out, "{:.1} s ({provider})", evaluation.seconds)?;
+    }
+    Ok(())
+}
+
+fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    let bundle = Bundle::open(&args.common.bundle).map_err(Error::from)?;
+    let mut out = io::stdout().lock();
+    if !args.check {
+        write!(out, "{}", inspect::describe(&bundle))?;
+    }
+    let mut engine = Engine::open(&bundle, args.common.options())?;
+    let runtime = engine.runtime();
+    let providers: Vec<&str> = runtime.providers().iter().map(|provider| provider.name()).collect();
+    let (version, library) = (runtime.version(), runtime.library().display());
+    let provider = engine.provider();
+    writeln!(out, "ONNX Runtime {version}, provider {provider} (it has {}), {library}", providers.join(", "))?;
+    if args.check {
+        let parity = inspect::check(&mut engine, &bundle)?;
+        write!(out, "{parity}")?;
+        if !parity.is_good() {
+            let dir = bundle.dir().display();
+            return Err(anyhow!("{dir}: this device does not compute what the trainer did; export again or report it"));
+        }
+    }
+    Ok(())
+}
+
+fn bench(args: &BenchArgs) -> anyhow::Result<()> {
+    let BenchArgs { prompt_tokens, new_tokens, batch, length, .. } = *args;
+    let shape = Shape { prompt_tokens, new_tokens, batch, length };
+    let (_, mut engine, _) = open(&args.common, None)?;
+    let bar = progress::bar("measuring", 2);
+    let measured = bench::measure(&mut engine, shape, |part| {
+        bar.set_message(part.to_owned());
+        bar.inc(1);
+    });
+    bar.finish_and_clear();
+    let measured = measured?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&measured)?)?;
+        return Ok(());
+    }
+    writeln!(out, "prefill    {:>10.1} tokens/s   {prompt_tokens} tokens", measured.prefill_tokens_per_s)?;
+    writeln!(out, "first token{:>10.1} ms", measured.first_token_ms)?;
+    writeln!(out, "decode     {:>10.1} tokens/s   {new_tokens} tokens", measured.decode_tokens_per_s)?;
+    writeln!(out, "adapt      {:>10.1} tokens/s   a step of {batch} rows of {length} tokens", measured.adapt_tokens_per_s)?;
+    writeln!(out, "adapt step {:>10.1} ms", measured.adapt_step_ms)?;
+    if let Some(peak) = measured.peak_rss_mib {
+        writeln!(out, "peak memory{peak:>10.0} MiB")?;
+    }
+    writeln!(out, "medians of {} ({})", bench::REPETITIONS, engine.provider())?;
+    Ok(())
+}

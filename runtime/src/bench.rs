@@ -1,0 +1,185 @@
+//! How fast a bundle is on this machine.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use marionette_dialogues::Batch;
+use serde::Serialize;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::generate::{self, Go, LanguageModel};
+use crate::sampling::{Sampler, Sampling};
+
+/// Each part is run once to warm up and then so many times; the median is given.
+pub const REPETITIONS: usize = 5;
+
+/// The shapes of the measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens to generate.
+    pub new_tokens: usize,
+    /// B, rows of a step's batch.
+    pub batch: usize,
+    /// T, tokens of a row.
+    pub length: usize,
+}
+
+impl Shape {
+    /// Checks the shapes against the model.
+    ///
+    /// # Errors
+    /// One is zero or does not fit the context.
+    pub fn check(&self, context: usize) -> Result<()> {
+        let wrong = |what: String| Err(Error::Impossible(what));
+        if self.prompt_tokens == 0 || self.new_tokens == 0 || self.prompt_tokens + self.new_tokens > context {
+            let (prompt, new) = (self.prompt_tokens, self.new_tokens);
+            return wrong(format!(
+                "--prompt-tokens {prompt} and --new-tokens {new}: expected at least 1 each and at most {context} together"
+            ));
+        }
+        if self.batch == 0 || self.length < 2 || self.length > context {
+            let (batch, length) = (self.batch, self.length);
+            return wrong(format!(
+                "--batch {batch} and --length {length}: expected at least 1, and 2 to {context} (the model's context)"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What `bench --json` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Measured {
+    /// Tokens of the prompt read a second.
+    pub prefill_tokens_per_s: f64,
+    /// Tokens generated a second, after the first, greedy.
+    pub decode_tokens_per_s: f64,
+    /// Tokens (B · T) learned from a second: forward, backward and update.
+    pub adapt_tokens_per_s: f64,
+    /// Milliseconds of one step: B rows of T tokens with the loss on each row's last quarter.
+    pub adapt_step_ms: f64,
+    /// Milliseconds from the prompt to the first token.
+    pub first_token_ms: f64,
+    /// The most memory that the process held, in MiB; absent where the system does not say.
+    pub peak_rss_mib: Option<f64>,
+}
+
+/// Measures. `heard` hears each part before it begins.
+///
+/// # Errors
+/// The shapes do not fit; a graph fails.
+pub fn measure(engine: &mut Engine, shape: Shape, mut heard: impl FnMut(&str)) -> Result<Measured> {
+    shape.check(engine.context())?;
+    heard("generate");
+    let (first_token, decode) = measure_generation(engine, shape)?;
+    // Each graph's memory is its own: the peak is the larger one's, as when one command does one thing.
+    engine.close_graphs();
+    heard("adapt");
+    let step = measure_adaptation(engine, shape)?;
+    let per_second = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64();
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    Ok(Measured {
+        prefill_tokens_per_s: per_second(shape.prompt_tokens, first_token),
+        decode_tokens_per_s: per_second(shape.new_tokens - 1, decode).max(0.0),
+        adapt_tokens_per_s: per_second(shape.batch * shape.length, step),
+        adapt_step_ms: ms(step),
+        first_token_ms: ms(first_token),
+        peak_rss_mib: peak_rss_mib(),
+    })
+}
+
+/// Token ids that are different enough from each other, the same every time.
+fn token(index: usize, vocabulary: usize) -> usize {
+    index.wrapping_mul(7919) % vocabulary
+}
+
+/// The median times to the first token (prefill and one draw) and of all others.
+fn measure_generation(engine: &mut Engine, shape: Shape) -> Result<(Duration, Duration)> {
+    let model = &engine.manifest().model;
+    let prompt: Vec<u32> = (0..shape.prompt_tokens).map(|index| token(index, model.vocab_size) as u32).collect();
+    // No token is the end: the reply is as long as asked for.
+    let no_end = u32::MAX;
+    let (mut firsts, mut decodes) = (Vec::new(), Vec::new());
+    for _ in 0..=REPETITIONS {
+        engine.truncate(0);
+        let mut sampler = Sampler::new(Sampling::GREEDY)?;
+        let started = Instant::now();
+        let mut first = None;
+        generate::generate(engine, &mut sampler, &prompt, no_end, shape.new_tokens, |_| {
+            first.get_or_insert_with(|| started.elapsed());
+            Ok(Go::On)
+        })?;
+        let first = first.unwrap_or_default();
+        firsts.push(first);
+        decodes.push(started.elapsed().saturating_sub(first));
+    }
+    Ok((median(&firsts), median(&decodes)))
+}
+
+fn measure_adaptation(engine: &mut Engine, shape: Shape) -> Result<Duration> {
+    let vocabulary = engine.manifest().model.vocab_size;
+    let quarter = (shape.length / 4).max(1);
+    let Shape { batch: rows, length, .. } = shape;
+    let batch = Batch {
+        ids: (0..rows * length).map(|index| token(index, vocabulary) as i64).collect(),
+        mask: (0..rows * length).map(|index| index % length >= length - quarter).collect(),
+        rows,
+        length,
+    };
+    let manifest = engine.manifest();
+    // The steps change nothing, so that none of them diverges however many there are; the work is the same.
+    let rates = vec![0.0; marionette_models::params::adapter_table(&manifest.model, &manifest.adapter).len()];
+    let mut times = Vec::new();
+    for _ in 0..=REPETITIONS {
+        let started = Instant::now();
+        engine.adapt_step(&batch, &rates)?;
+        times.push(started.elapsed());
+    }
+    Ok(median(&times))
+}
+
+/// The median of all but the first, which warmed up.
+fn median(times: &[Duration]) -> Duration {
+    let mut times = times.get(1..).unwrap_or_default().to_vec();
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// `VmHWM` of Linux's `/proc/self/status`.
+pub fn peak_rss_mib() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_leaves_the_first_out() {
+        let ms = |values: &[u64]| values.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
+        assert_eq!(median(&ms(&[900, 3, 1, 2, 5, 4])), Duration::from_millis(3));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_the_context_are_refused() {
+        let shape = Shape { prompt_tokens: 64, new_tokens: 128, batch: 4, length: 128 };
+        assert!(shape.check(192).is_ok());
+        assert!(shape.check(191).is_err());
+        assert!(Shape { length: 193, ..shape }.check(192).is_err());
+        assert!(Shape { batch: 0, ..shape }.check(192).is_err());
+        assert!(Shape { prompt_tokens: 0, ..shape }.check(192).is_err());
+    }
+
+    #[test]
+    fn linux_says_the_peak() {
+        if cfg!(target_os = "linux") {
+            assert!(peak_rss_mib().unwrap() > 1.0);
+        }
+    }
+}

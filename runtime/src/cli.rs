@@ -1,0 +1,268 @@
+//! The command line of `marionette`, parsed; nothing is done here.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::PossibleValue;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::engine::Options;
+use crate::persona_name::PersonaName;
+use crate::sampling::Sampling;
+use crate::session::Provider;
+
+/// Adapts a language model to a persona on this device, and talks with it.
+#[derive(Debug, Parser)]
+#[command(name = "marionette", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Learn a persona from its dialogues, and save it
+    Adapt(AdaptArgs),
+    /// Reply to a prompt
+    Generate(GenerateArgs),
+    /// Talk with a persona
+    Chat(ChatArgs),
+    /// Adapt to the personas of a file and test on dialogues that were held out
+    Evaluate(EvaluateArgs),
+    /// Say what is in a bundle, and check that this device computes what the trainer did
+    Inspect(InspectArgs),
+    /// Measure the speed and memory of a bundle on this device
+    Bench(BenchArgs),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The bundle, a folder that marionette-export wrote
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// The execution provider
+    #[arg(long, value_name = "PROVIDER", default_value = "cpu", help_heading = "Device")]
+    pub ep: Provider,
+    /// Threads within an operator [default: ONNX Runtime's choice, one a core]
+    #[arg(long, value_name = "N", help_heading = "Device")]
+    pub threads: Option<NonZeroUsize>,
+    /// The folder where personas live [default: $XDG_DATA_HOME/marionette or ~/.local/share/marionette]
+    #[arg(long, value_name = "DIR", help_heading = "Device")]
+    pub home: Option<PathBuf>,
+}
+
+impl Common {
+    /// How the engine runs.
+    pub fn options(&self) -> Options {
+        Options { provider: self.ep, threads: self.threads }
+    }
+}
+
+impl ValueEnum for Provider {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+/// How tokens are drawn.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// Divides the logits: lower is more predictable, 0 always takes the most probable token
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, help_heading = "Sampling")]
+    pub temperature: f32,
+    /// Draw from the fewest tokens whose probabilities add up to P (nucleus); 1 for all
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, help_heading = "Sampling")]
+    pub top_p: f32,
+    /// Draw from the K most probable tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k, help_heading = "Sampling")]
+    pub top_k: usize,
+    /// Makes tokens that were there before less probable; 1 for not
+    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, help_heading = "Sampling")]
+    pub repetition_penalty: f32,
+    /// The seed of the random numbers: the same seed gives the same words
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    pub seed: u64,
+    /// The longest reply, in tokens
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
+    pub max_tokens: usize,
+}
+
+impl SamplingArgs {
+    /// How tokens are drawn.
+    pub fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        }
+    }
+}
+
+/// `adapt`.
+#[derive(Debug, Args)]
+pub struct AdaptArgs {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The persona's name; one that is there already is replaced
+    #[arg(long, value_name = "NAME")]
+    pub persona: PersonaName,
+    /// The persona's dialogues in ConvAI2's text format; all of them are taken as this persona's
+    #[arg(long, value_name = "FILE")]
+    pub dialogues: PathBuf,
+    /// Learn from the first K dialogues only
+    #[arg(long, value_name = "K")]
+    pub shots: Option<NonZeroUsize>,
+    /// Passes over the dialogues [default: as many steps as the bundle's inner loop has]
+    #[arg(long, value_name = "E")]
+    pub epochs: Option<NonZeroUsize>,
+    /// The learning rate [default: the bundle's]
+    #[arg(long, value_name = "A", value_parser = learning_rate)]
+    pub inner_lr: Option<f32>,
+}
+
+fn learning_rate(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("expected a number above 0".into()),
+    }
+}
+
+/// `generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The persona that replies [default: none, the bundle as it was trained]
+    #[arg(long, value_name = "NAME")]
+    pub persona: Option<PersonaName>,
+    /// What is said to it; several are answered one after the other, each as the beginning of a conversation
+    #[arg(long, value_name = "TEXT", required = true, num_args = 1.., allow_hyphen_values = true)]
+    pub prompt: Vec<String>,
+    /// How tokens are drawn.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The persona to talk with [default: none, the bundle as it was trained]
+    #[arg(long, value_name = "NAME")]
+    pub persona: Option<PersonaName>,
+    /// How tokens are drawn.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// `evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// Dialogues in ConvAI2's text format, grouped into personas by their persona sentences
+    #[arg(long, value_name = "FILE")]
+    pub dialogues: PathBuf,
+    /// The numbers of dialogues to adapt on
+    #[arg(long, value_name = "K,K,…", value_delimiter = ',', default_value = "0,1,5,10")]
+    pub shots: Vec<usize>,
+    /// Only the first N personas
+    #[arg(long, value_name = "N")]
+    pub personas: Option<NonZeroUsize>,
+    /// Only the first N folds of each persona
+    #[arg(long, value_name = "N")]
+    pub folds: Option<NonZeroUsize>,
+    /// The longest reply to generate for F1, in tokens, greedy; 0 leaves F1 out
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub max_tokens: usize,
+    /// Passes over the dialogues [default: as many steps as the bundle's inner loop has]
+    #[arg(long, value_name = "E")]
+    pub epochs: Option<NonZeroUsize>,
+    /// The learning rate [default: the bundle's]
+    #[arg(long, value_name = "A", value_parser = learning_rate)]
+    pub inner_lr: Option<f32>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// Compare all three graphs with what the trainer recorded; exit code 1 where one differs too much
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub prompt_tokens: usize,
+    /// Tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub new_tokens: usize,
+    /// Rows of a step's batch
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub batch: usize,
+    /// Tokens of a row
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub length: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn impossible_options_are_usage_errors() {
+        for line in [
+            "adapt B --persona ../x --dialogues f",
+            "adapt B --persona CON --dialogues f",
+            "adapt B --persona a --dialogues f --shots 0",
+            "adapt B --persona a --dialogues f --inner-lr nan",
+            "adapt B --persona a --dialogues f --inner-lr -1",
+            "adapt B --persona a",
+            "generate B",
+            "generate B --prompt x --ep tpu",
+            "generate B --prompt x --threads 0",
+            "evaluate B --dialogues f --shots 1,x",
+            "bench",
+            "dance B",
+        ] {
+            let words = std::iter::once("marionette").chain(line.split(' '));
+            let error = Cli::try_parse_from(words).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Evaluating on the device: the dialogues crate's one evaluation, with ONNX Runtime as the learner.
+
+use marionette_dialogues::{Learner, Ranking, Sequence};
+use marionette_models::Tensors;
+
+use crate::adapt::{self, Recipe};
+use crate::engine::{Engine, Scored};
+use crate::error::{Error, Result};
+use crate::generate::{self, Go};
+use crate::sampling::{Sampler, Sampling};
+
+/// An engine that adapts and is tested. Replies are greedy.
+pub struct DeviceLearner<'e> {
+    engine: &'e mut Engine,
+    start: Tensors,
+    recipe: Recipe,
+}
+
+impl<'e> DeviceLearner<'e> {
+    /// A learner that begins at the engine's present adapters and follows the bundle's inner loop, changed by `recipe`.
+    pub fn new(engine: &'e mut Engine, recipe: Recipe) -> Self {
+        let start = engine.adapters();
+        Self { engine, start, recipe }
+    }
+}
+
+impl Learner for DeviceLearner<'_> {
+    type Error = Error;
+
+    fn reset(&mut self) -> Result<()> {
+        self.engine.set_adapters(&self.start)
+    }
+
+    fn adapt(&mut self, support: &[Sequence]) -> Result<()> {
+        let inner = self.recipe.inner_loop(&self.engine.manifest().inner_loop, support.len())?;
+        adapt::follow(self.engine, support, &inner, |_| Go::On).map(drop)
+    }
+
+    fn negative_log_likelihood(&mut self, sequence: &Sequence) -> Result<f64> {
+        let log_probs = self.engine.score(&Scored::targets_of(sequence))?;
+        Ok(-log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum::<f64>())
+    }
+
+    fn rank(&mut self, ranking: &Ranking) -> Result<Vec<f32>> {
+        self.engine.score(&Scored::candidates_of(ranking))
+    }
+
+    fn reply(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>> {
+        let mut sampler = Sampler::new(Sampling::GREEDY)?;
+        let end = self.engine.manifest().model.eos_token_id;
+        Ok(generate::generate(self.engine, &mut sampler, prompt, end, max_new, |_| Ok(Go::On))?.tokens)
+    }
+}

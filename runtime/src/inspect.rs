@@ -1,0 +1,289 @@
+//! What is in a bundle, and whether this device computes what the trainer computed.
+
+use std::fmt::{self, Write as _};
+
+use marionette_dialogues::Batch;
+use marionette_models::bundle::{Bundle, Dim, GraphInterface, ValueInfo};
+use marionette_models::probe::Probe;
+use marionette_models::{LearningRate, TensorSpec, Tensors, params};
+
+use crate::engine::{Engine, Scored};
+use crate::error::{Error, Result};
+use crate::generate::LanguageModel;
+
+/// The most that a value may differ from libtorch's.
+pub const TOLERANCE: f64 = 1e-4;
+
+/// A description of a bundle, several lines.
+pub fn describe(bundle: &Bundle) -> String {
+    let manifest = bundle.manifest();
+    let model = &manifest.model;
+    let base = params::base_table(model);
+    let table = params::adapter_table(model, &manifest.adapter);
+    let count = |table: &[TensorSpec]| grouped(table.iter().map(TensorSpec::len).sum());
+    let inner = &manifest.inner_loop;
+    let rate = match &inner.learning_rate {
+        LearningRate::Shared(rate) => format!("{rate}"),
+        LearningRate::PerTensor(rates) => {
+            let (low, high) = rates.iter().fold((f32::MAX, f32::MIN), |(low, high), &rate| (low.min(rate), high.max(rate)));
+            format!("{low} to {high}, one a tensor")
+        }
+    };
+    let precision = name_of(&manifest.precision);
+    let mut lines = String::new();
+    let mut line = |key: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(lines, "{key:<12}{value}");
+    };
+    line("bundle", format!("{} (format {}, by {})", bundle.dir().display(), manifest.format_version, manifest.producer));
+    line(
+        "model",
+        format!(
+            "GPT-2: {} blocks, width {}, {} heads, MLP {}, context {}, vocabulary {}",
+            model.n_layer, model.n_embd, model.n_head, model.n_inner, model.n_positions, model.vocab_size
+        ),
+    );
+    line(
+        "parameters",
+        format!(
+            "{} frozen ({precision}); {} in {} adapters with bottleneck {}",
+            count(&base),
+            count(&table),
+            table.len() / 4,
+            manifest.adapter.bottleneck
+        ),
+    );
+    line("operators", name_of(&manifest.operators));
+    line("base", format!("SHA-256 {}", manifest.base_sha256));
+    line(
+        "inner loop",
+        format!("{} steps, up to {} dialogues a step, learning rate {rate}", inner.steps, inner.dialogues_per_step),
+    );
+    line("persona", if manifest.persona_text { "its sentences stand in front of each dialogue" } else { "no text in front" }.into());
+    for (index, (name, entry)) in manifest.files.iter().enumerate() {
+        line(if index == 0 { "files" } else { "" }, format!("{name:<22}{:>13} bytes", grouped(entry.bytes as usize)));
+    }
+    for interface in manifest.graphs.values() {
+        describe_graph(&mut lines, interface, &table);
+    }
+    lines
+}
+
+/// A value as its manifest spells it.
+fn name_of(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn describe_graph(lines: &mut String, interface: &GraphInterface, table: &[TensorSpec]) {
+    let _ = writeln!(lines, "{}", interface.file);
+    for (way, values) in [("takes", &interface.inputs), ("gives", &interface.outputs)] {
+        let mut rest = values.as_slice();
+        while let Some(first) = rest.first() {
+            let run = rest.iter().take_while(|value| family(&value.name, table) == family(&first.name, table)).count();
+            let _ = writeln!(lines, "  {way}  {}", describe_values(first, run, table));
+            rest = rest.get(run..).unwrap_or_default();
+        }
+    }
+}
+
+/// What values belong together: the caches, the adapters, and each other one alone.
+fn family(name: &str, table: &[TensorSpec]) -> String {
+    let is_adapter = |name: &str| table.iter().any(|spec| spec.name == name);
+    match name.split_once('.') {
+        _ if is_adapter(name) => "adapters".to_owned(),
+        Some(("updated", rest)) if is_adapter(rest) => "updated adapters".to_owned(),
+        Some((side @ ("past" | "present"), _)) => format!("{side} keys and values"),
+        _ => name.to_owned(),
+    }
+}
+
+fn describe_values(first: &ValueInfo, run: usize, table: &[TensorSpec]) -> String {
+    let shape: Vec<String> = first
+        .shape
+        .iter()
+        .map(|dim| match dim {
+            Dim::Fixed(size) => size.to_string(),
+            Dim::Symbol(name) => name.clone(),
+        })
+        .collect();
+    let (dtype, family) = (name_of(&first.dtype), family(&first.name, table));
+    if family.ends_with("adapters") {
+        return format!("{family:<24}{dtype} {run} tensors");
+    }
+    let times = if run > 1 { format!("{run} of ") } else { String::new() };
+    format!("{family:<24}{dtype} {times}[{}]", shape.join(", "))
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// One thing compared with libtorch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// What.
+    pub what: String,
+    /// The worst error, absolute or relative.
+    pub error: f64,
+    /// Whether the error is relative to the largest value (of a tensor, where there are several).
+    pub relative: bool,
+}
+
+impl Check {
+    /// Whether it is within [`TOLERANCE`]. NaN is not.
+    pub fn is_good(&self) -> bool {
+        self.error <= TOLERANCE
+    }
+}
+
+/// How the device compares with what the trainer recorded; `Display` prints it as a table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parity {
+    /// One row each.
+    pub checks: Vec<Check>,
+}
+
+impl Parity {
+    /// Whether all are within the tolerance.
+    pub fn is_good(&self) -> bool {
+        self.checks.iter().all(Check::is_good)
+    }
+}
+
+impl fmt::Display for Parity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.checks.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
+        writeln!(f, "{:<width$}  {:>11}  {:<8}  {:>7}", "device against libtorch", "worst error", "kind", "at most")?;
+        for check in &self.checks {
+            let kind = if check.relative { "relative" } else { "absolute" };
+            let verdict = if check.is_good() { "ok" } else { "TOO LARGE" };
+            writeln!(f, "{:<width$}  {:>11.1e}  {kind}  {TOLERANCE:>7.0e}  {verdict}", check.what, check.error)?;
+        }
+        Ok(())
+    }
+}
+
+/// Replays the bundle's probe through all three graphs. The engine must hold the bundle's adapters; afterwards it holds those
+/// after the probe's steps.
+///
+/// # Errors
+/// The bundle has no probe; a graph fails.
+pub fn check(engine: &mut Engine, bundle: &Bundle) -> Result<Parity> {
+    let Some(probe) = bundle.probe()? else {
+        let problem = "has no probe.safetensors: only a bundle exported from a training run can be checked";
+        return Err(Error::Impossible(format!("{}: {problem}", bundle.dir().display())));
+    };
+    let row = probe.input_ids.get(..probe.length).unwrap_or_default();
+    let mut checks = check_logits(engine, &probe, row)?;
+    checks.push(Check {
+        what: format!("score: log-probabilities of {} tokens", probe.log_probs.len()),
+        error: worst(&engine.score(&Scored::all(row))?, &probe.log_probs),
+        relative: false,
+    });
+    checks.extend(check_steps(engine, &probe)?);
+    Ok(Parity { checks })
+}
+
+/// The logits after one pass, and after reading the second half of the row token by token.
+fn check_logits(engine: &mut Engine, probe: &Probe, row: &[i64]) -> Result<Vec<Check>> {
+    let tokens: Vec<u32> = row.iter().map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect();
+    let check = |what: &str, logits: &[f32]| Check { what: what.to_owned(), error: worst(logits, &probe.logits), relative: false };
+    engine.truncate(0);
+    let whole = check("generate: logits, one pass", engine.advance(&tokens)?);
+    engine.truncate(0);
+    let (prompt, rest) = tokens.split_at(tokens.len() / 2);
+    engine.advance(prompt)?;
+    let mut stepwise = None;
+    for token in rest {
+        stepwise = Some(check("generate: logits, token by token", engine.advance(&[*token])?));
+    }
+    engine.truncate(0);
+    Ok([Some(whole), stepwise].into_iter().flatten().collect())
+}
+
+fn check_steps(engine: &mut Engine, probe: &Probe) -> Result<Vec<Check>> {
+    let Probe { batch: rows, length, .. } = *probe;
+    let batch = Batch { ids: probe.input_ids.clone(), mask: probe.loss_mask.clone(), rows, length };
+    let manifest = engine.manifest();
+    let table = params::adapter_table(&manifest.model, &manifest.adapter);
+    let rates = manifest.inner_loop.learning_rate.per_tensor(table.len()).map_err(Error::Impossible)?;
+    let mut losses = Vec::with_capacity(probe.losses.len());
+    for _ in &probe.losses {
+        losses.push(engine.adapt_step(&batch, &rates)?.loss);
+    }
+    let steps = losses.len();
+    let relative = losses.iter().zip(&probe.losses).map(|(got, expected)| f64::from((got - expected).abs() / expected.abs()));
+    let losses = Check { what: format!("adapt: losses of {steps} steps"), error: largest(relative), relative: true };
+    let adapters = Check {
+        what: format!("adapt: {} adapter tensors after them", table.len()),
+        error: worst_tensor(&engine.adapters(), &probe.adapters_after),
+        relative: true,
+    };
+    Ok(vec![losses, adapters])
+}
+
+/// The largest absolute difference; infinite where there are not as many values.
+fn worst(got: &[f32], expected: &[f32]) -> f64 {
+    if got.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    largest(got.iter().zip(expected).map(|(got, expected)| f64::from(got - expected).abs()))
+}
+
+/// Over all tensors, the largest difference relative to the tensor's largest value.
+fn worst_tensor(got: &Tensors, expected: &Tensors) -> f64 {
+    largest(expected.iter().map(|(name, expected)| {
+        let scale = largest(expected.values.iter().map(|value| f64::from(value.abs())));
+        let error = got.get(name).map_or(f64::INFINITY, |got| worst(&got.values, &expected.values));
+        if error == 0.0 { 0.0 } else { error / scale }
+    }))
+}
+
+/// The maximum, NaN where there is one: an error that is not a number must not look small.
+fn largest(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, |largest: f64, value| if largest.is_nan() || value.is_nan() { f64::NAN } else { largest.max(value) })
+}
+
+#[cfg(test)]
+mod tests {
+    use marionette_models::HostTensor;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!(["0", "999", "1,000", "124,439,808"], [0, 999, 1000, 124_439_808].map(grouped).each_ref().map(String::as_str));
+    }
+
+    #[test]
+    fn an_error_is_never_smaller_than_it_is() {
+        assert_eq!(worst(&[1.0, 2.0], &[1.0, 2.5]), 0.5);
+        assert_eq!(worst(&[1.0], &[1.0, 2.5]), f64::INFINITY);
+        assert!(worst(&[f32::NAN, 1.0], &[1.0, 1.0]).is_nan());
+        let check = |error| Check { what: String::new(), error, relative: false };
+        assert!(check(1e-4).is_good());
+        assert!(!check(1.1e-4).is_good());
+        assert!(!check(f64::NAN).is_good());
+    }
+
+    #[test]
+    fn tensors_are_compared_each_to_its_own_scale() {
+        let tensors = |small: f32, large: f32| {
+            let tensor = |value| HostTensor { shape: vec![2], values: vec![value, 0.0] };
+            Tensors::from([("small".into(), tensor(small)), ("large".into(), tensor(large))])
+        };
+        let error = worst_tensor(&tensors(0.011, 100.0), &tensors(0.01, 100.0));
+        assert!((error - 0.1).abs() < 1e-4, "{error}");
+        assert_eq!(worst_tensor(&tensors(1.0, 1.0), &tensors(1.0, 1.0)), 0.0);
+        assert_eq!(worst_tensor(&Tensors::new(), &tensors(1.0, 1.0)), f64::INFINITY);
+    }
+}

@@ -1,0 +1,399 @@
+//! ONNX Runtime: how it is found and loaded, and how a graph is opened, bound and run. The only file that names `ort`.
+
+use std::env;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use ort::environment::Environment;
+use ort::ep::ExecutionProvider as _;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{IoBinding, Session};
+use ort::value::{PrimitiveTensorElementType, Tensor};
+use ort::{LoadDynamicError, ep, logging::LogLevel};
+
+use crate::error::one_line;
+
+/// The oldest ONNX Runtime that is used: since 1.24 it checks the paths of external data itself.
+const OLDEST: &str = "1.24";
+/// Names the library, where it is set.
+const VARIABLE: &str = "ORT_DYLIB_PATH";
+/// What to do where there is no library.
+const REMEDY: &str = "run `scripts/native-deps.sh onnxruntime`, or `pip install onnxruntime` and set ORT_DYLIB_PATH to its \
+                      capi/libonnxruntime.so.*";
+
+/// Why ONNX Runtime cannot do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// There is no library.
+    #[error("ONNX Runtime {OLDEST} or newer is not found (looked {looked}); {REMEDY}")]
+    Missing {
+        /// Where it was looked for.
+        looked: String,
+    },
+    /// A library was found and cannot be used.
+    #[error("{library}: {problem}; {remedy}")]
+    Unusable {
+        /// The library.
+        library: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// An execution provider cannot be had.
+    #[error("the execution provider \"{wanted}\" cannot be had ({problem}); what can: {available}")]
+    Provider {
+        /// What was asked for.
+        wanted: Provider,
+        /// Why not.
+        problem: String,
+        /// What this ONNX Runtime has, of those that marionette knows.
+        available: String,
+    },
+    /// A graph cannot be opened or run.
+    #[error("{graph}: ONNX Runtime {action}: {message}")]
+    Graph {
+        /// The graph's file.
+        graph: String,
+        /// What it could not do.
+        action: String,
+        /// What ONNX Runtime says.
+        message: String,
+    },
+}
+
+/// What the graphs run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provider {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+impl Provider {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Cpu, Self::Cuda];
+
+    /// As the command line spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+
+    /// Whether this ONNX Runtime was built with it.
+    fn is_built_in(self) -> bool {
+        match self {
+            Self::Cpu => ep::CPU::is_available(),
+            Self::Cuda => ep::CUDA::is_available(),
+        }
+        .unwrap_or(false)
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A loaded ONNX Runtime; one a process.
+pub struct OnnxRuntime {
+    environment: Environment,
+    library: PathBuf,
+    version: String,
+}
+
+static LOADED: OnceLock<OnnxRuntime> = OnceLock::new();
+static LOADING: Mutex<()> = Mutex::new(());
+
+impl OnnxRuntime {
+    /// Loads ONNX Runtime, or gives the one that was loaded before.
+    ///
+    /// `ORT_DYLIB_PATH`, where it is set, must name a library that works. Else the first that exists is taken: beside the
+    /// executable, in `lib` beside the executable's folder, in `.deps/onnxruntime/lib` of any folder above it, and last
+    /// whatever the system's loader finds.
+    ///
+    /// # Errors
+    /// [`SessionError::Missing`] and [`SessionError::Unusable`].
+    pub fn load() -> Result<&'static Self, SessionError> {
+        let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = LOADED.get() {
+            return Ok(loaded);
+        }
+        let loaded = Self::find()?;
+        Ok(LOADED.get_or_init(|| loaded))
+    }
+
+    fn find() -> Result<Self, SessionError> {
+        if let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+            let set = format!("{VARIABLE} names it: set it to a library of ONNX Runtime {OLDEST} or newer, or unset it");
+            return Self::open(Path::new(&path)).map_err(|problem| SessionError::Unusable {
+                library: one_line(&path.to_string_lossy()),
+                problem,
+                remedy: set,
+            });
+        }
+        let executable = env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
+        if let Some(path) = beside(&executable).into_iter().find(|path| path.is_file()) {
+            return Self::open(&path).map_err(|problem| SessionError::Unusable {
+                library: path.display().to_string(),
+                problem,
+                remedy: REMEDY.to_owned(),
+            });
+        }
+        // The system's loader is asked by bare names. One that it has but that is too old is worth saying.
+        let mut too_old = None;
+        for name in file_names() {
+            match ort::init_from(&name) {
+                Ok(_) => return Self::open(Path::new(&name)).map_err(|problem| unusable(&name, problem)),
+                Err(LoadDynamicError::Dlopen { .. }) => {}
+                Err(error) => too_old = too_old.or(Some(unusable(&name, describe(&error)))),
+            }
+        }
+        Err(too_old.unwrap_or(SessionError::Missing {
+            looked: "beside the program, in ../lib, in .deps/onnxruntime/lib above it and in the system's library folders".into(),
+        }))
+    }
+
+    fn open(path: &Path) -> Result<Self, String> {
+        if path.components().count() > 1 && !path.is_file() {
+            return Err("there is no such file".into());
+        }
+        let builder = ort::init_from(path).map_err(|error| describe(&error))?;
+        let environment =
+            builder.with_name("marionette").with_telemetry(false).build().map_err(|error| one_line(error.message()))?;
+        // What goes wrong comes back as an error; ONNX Runtime's own lines would stand beside it.
+        environment.set_log_level(LogLevel::Fatal);
+        Ok(Self { environment, library: path.to_owned(), version: version_of_build() })
+    }
+
+    /// The library that was loaded.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// Its version, such as `1.31.1`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The providers that this ONNX Runtime was built with, of those that marionette knows.
+    pub fn providers(&self) -> Vec<Provider> {
+        Provider::ALL.into_iter().filter(|provider| provider.is_built_in()).collect()
+    }
+
+    fn provider_error(&self, wanted: Provider, problem: String) -> SessionError {
+        let available = self.providers().iter().map(|provider| provider.name()).collect::<Vec<_>>().join(", ");
+        SessionError::Provider { wanted, problem, available }
+    }
+
+    /// Refuses a provider that this ONNX Runtime was not built with.
+    ///
+    /// # Errors
+    /// [`SessionError::Provider`].
+    pub fn require(&self, provider: Provider) -> Result<(), SessionError> {
+        if provider.is_built_in() {
+            return Ok(());
+        }
+        let problem = format!("ONNX Runtime {} at {} was built without it", self.version, self.library.display());
+        Err(self.provider_error(provider, problem))
+    }
+}
+
+/// Where the library may lie, relative to the executable.
+fn beside(executable: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    if let Some(folder) = executable.parent() {
+        folders.push(folder.to_owned());
+        folders.extend(folder.parent().map(|above| above.join("lib")));
+        folders.extend(folder.ancestors().map(|above| above.join(".deps/onnxruntime/lib")));
+    }
+    folders.iter().flat_map(|folder| file_names().map(|name| folder.join(name))).collect()
+}
+
+/// What the library's file is called.
+fn file_names() -> [String; 2] {
+    let name = format!("{}onnxruntime{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
+    let with_version = format!("{name}.1");
+    [name, with_version]
+}
+
+fn unusable(library: &str, problem: String) -> SessionError {
+    SessionError::Unusable { library: library.to_owned(), problem, remedy: REMEDY.to_owned() }
+}
+
+fn describe(error: &LoadDynamicError) -> String {
+    match error {
+        LoadDynamicError::Dlopen { error, .. } => format!("cannot be loaded: {}", one_line(&error.to_string())),
+        LoadDynamicError::MissingApi { .. } => "is a library, but not ONNX Runtime's (it has no OrtGetApiBase)".into(),
+        LoadDynamicError::InvalidVersionString => "does not say its version".into(),
+        LoadDynamicError::BadVersion { version_str, .. } => {
+            format!("is ONNX Runtime {}, too old: {OLDEST} or newer is needed", one_line(version_str))
+        }
+    }
+}
+
+/// The version, from the base of the API: the build information names none.
+fn version_of_build() -> String {
+    let info = ort::info();
+    let tag = info.split("git-branch=").nth(1).and_then(|rest| rest.split([',', ' ']).next()).unwrap_or_default();
+    tag.trim_start_matches("rel-").trim_start_matches('v').to_owned()
+}
+
+/// How a graph is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GraphOptions {
+    /// What it runs on.
+    pub provider: Provider,
+    /// Threads within an operator; ONNX Runtime's choice (one a physical core) where none is given.
+    pub threads: Option<NonZeroUsize>,
+    /// Whether ONNX Runtime plans one block of memory for all intermediate values of a run.
+    pub memory_pattern: bool,
+}
+
+/// An open graph with its bindings.
+pub struct Graph {
+    name: String,
+    session: Session,
+    binding: IoBinding,
+}
+
+impl Graph {
+    /// Opens a graph at the highest optimisation level.
+    ///
+    /// # Errors
+    /// [`SessionError::Provider`] where the provider fails to start; [`SessionError::Graph`].
+    pub fn open(runtime: &OnnxRuntime, path: &Path, options: GraphOptions) -> Result<Self, SessionError> {
+        runtime.require(options.provider)?;
+        let name = path.display().to_string();
+        let failed = |error: ort::Error| failure(&name, "cannot open it", &error);
+        let mut builder = Session::builder(&runtime.environment).map_err(failed)?;
+        builder = configure(builder, options).map_err(|error| failure(&name, "refuses the session's options", &error))?;
+        if options.provider == Provider::Cuda {
+            // Registering loads the CUDA libraries; a failure must not fall back to the processor unseen.
+            builder = builder
+                .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
+                .map_err(|error| runtime.provider_error(options.provider, one_line(error.message())))?;
+        }
+        let session = builder.commit_from_file(path).map_err(failed)?;
+        let binding = session.create_binding().map_err(failed)?;
+        Ok(Self { name, session, binding })
+    }
+
+    /// Binds values to an input. They are copied.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`] for an unknown name or values that do not fill the shape.
+    pub fn input<T>(&mut self, name: &str, shape: &[usize], values: &[T]) -> Result<(), SessionError>
+    where
+        T: PrimitiveTensorElementType + Clone + fmt::Debug + 'static,
+    {
+        let failed = |error| failure(&self.name, &format!("cannot take the input {name}"), &error);
+        let tensor = Tensor::from_array((shape.to_vec(), values.to_vec())).map_err(failed)?;
+        self.binding.bind_input(name, &tensor).map_err(failed)
+    }
+
+    /// Binds a buffer to an input: where the graph runs on the processor, later writes to the buffer are seen by later runs.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`].
+    pub fn input_buffer(&mut self, name: &str, buffer: &Buffer) -> Result<(), SessionError> {
+        let failed = |error| failure(&self.name, &format!("cannot take the input {name}"), &error);
+        self.binding.bind_input(name, &buffer.0).map_err(failed)
+    }
+
+    /// Binds a buffer to an output: every run writes there.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`].
+    pub fn output_buffer(&mut self, name: &str, buffer: &mut Buffer) -> Result<(), SessionError> {
+        let failed = |error| failure(&self.name, &format!("cannot give the output {name}"), &error);
+        self.binding.bind_output(name, &mut buffer.0).map_err(failed)
+    }
+
+    /// Lets each run allocate an output, whose shape is not known before.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`].
+    pub fn output_any_shape(&mut self, name: &str) -> Result<(), SessionError> {
+        let failed = |error| failure(&self.name, &format!("cannot give the output {name}"), &error);
+        MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
+            .and_then(|memory| self.binding.bind_output_to_device(name, &memory))
+            .map_err(failed)
+    }
+
+    /// Runs the graph; the bound outputs hold the results.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`].
+    pub fn run(&mut self) -> Result<(), SessionError> {
+        let failed = |error| failure(&self.name, "failed", &error);
+        self.session.run_binding(&self.binding).map(drop).map_err(failed)
+    }
+
+    /// Runs the graph and gives the values of one output.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`].
+    pub fn run_for(&mut self, output: &str) -> Result<Vec<f32>, SessionError> {
+        let failed = |error| failure(&self.name, "failed", &error);
+        let outputs = self.session.run_binding(&self.binding).map_err(failed)?;
+        let value = outputs.get(output).ok_or_else(|| SessionError::Graph {
+            graph: self.name.clone(),
+            action: "failed".into(),
+            message: format!("there is no output {output}"),
+        })?;
+        let (_, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
+        Ok(values.to_vec())
+    }
+}
+
+fn configure(
+    builder: ort::session::builder::SessionBuilder,
+    options: GraphOptions,
+) -> ort::Result<ort::session::builder::SessionBuilder> {
+    let mut builder = builder
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_log_level(LogLevel::Fatal)?
+        .with_memory_pattern(options.memory_pattern)?;
+    if let Some(threads) = options.threads {
+        builder = builder.with_intra_threads(threads.get())?;
+    }
+    Ok(builder)
+}
+
+fn failure(graph: &str, action: &str, error: &ort::Error) -> SessionError {
+    SessionError::Graph { graph: graph.to_owned(), action: action.to_owned(), message: one_line(error.message()) }
+}
+
+/// An f32 tensor in ONNX Runtime's memory that graphs read and write without copies.
+pub struct Buffer(Tensor<f32>);
+
+impl Buffer {
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`] where there is no memory for it.
+    pub fn zeros(shape: &[usize]) -> Result<Self, SessionError> {
+        Tensor::new(&Allocator::default(), shape.to_vec())
+            .map(Self)
+            .map_err(|error| failure("a tensor", &format!("cannot allocate {shape:?}"), &error))
+    }
+
+    /// The values, row-major.
+    pub fn values(&self) -> &[f32] {
+        self.0.extract_tensor().1
+    }
+
+    /// The values, to be written.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.0.extract_tensor_mut().1
+    }
+}
