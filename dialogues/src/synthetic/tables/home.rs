@@ -32,7 +32,7 @@ pub(super) const NAME: Table = Table {
     follow_ups: &[
         FollowUp {
             question: "do you like your name ?",
-            replies: &["i do , {x} is a good name", "yes , i am happy with {x}", "yes , {x} suits me well"],
+            replies: &["i do , {x} is a good name", "yes , {x} is just right for me", "yes , {x} suits me well"],
         },
         FollowUp {
             question: "who picked that name for you ?",

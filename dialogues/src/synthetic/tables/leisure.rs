@@ -130,8 +130,8 @@ pub(super) const SPORT: Table = Table {
              squash, water polo=play water polo, swimming=go swimming, running=go running, skiing=go skiing, \
              surfing=go surfing, bowling=go bowling, cycling=go cycling, rowing=go rowing, sailing=go sailing, \
              climbing=go climbing, skating=go skating, hiking=go hiking, jogging=go jogging, yoga=do yoga, karate=do \
-             karate, judo=do judo, boxing=do boxing, gymnastics=do gymnastics, ballet=do ballet, archery=do archery, \
-             fencing=do fencing, wrestling=do wrestling",
+             karate, judo=do judo, boxing=practice boxing, gymnastics=do gymnastics, ballet=dance ballet, archery=practice archery, \
+             fencing=practice fencing, wrestling=practice wrestling",
     short: &["i {v}", "my sport is {x}", "i {v} every week"],
     questions: &[
         "do you play any sports ?",

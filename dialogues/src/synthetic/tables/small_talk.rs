@@ -4,7 +4,7 @@ use super::Table;
 
 pub(super) const MOOD: Table = Table {
     values: "great, tired, happy, sleepy, relaxed, cheerful, excited, wonderful, hungry, bored, calm, fantastic, lazy, \
-             good, fine, curious, grumpy, dizzy, full of energy, a bit sick, very well, worn out",
+             good, fine, rested, grumpy, content, full of energy, a bit sick, very well, worn out",
     short: &["i am {x}", "i feel {x} today"],
     questions: &[
         "how are you ?",
@@ -17,7 +17,7 @@ pub(super) const MOOD: Table = Table {
         "are you well today ?",
     ],
     replies: &["i am {x} today", "i feel {x} right now", "i am {x} , thanks for asking", "i am feeling {x} today"],
-    reactions: &["me too .", "i know that feeling ."],
+    reactions: &["i know that feeling .", "i hear you .", "oh , i see ."],
     related: &[],
     follow_ups: &[],
 };
