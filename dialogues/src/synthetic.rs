@@ -62,7 +62,8 @@ impl Generator {
     /// `dialogues_each` dialogues of each of `personas` new personas, persona after persona. With `candidates` above 1,
     /// each reply comes with so many, all different in ConvAI2's normal form and the gold reply last: a third of the
     /// wrong ones answer the same question with another value, the rest answer other questions. They are said by
-    /// personas that occur in no corpus of this generator.
+    /// personas that occur in no corpus of this generator. (Meant for some tens: there is no end to a search for more
+    /// different answers than there are.)
     pub fn corpus(&mut self, personas: usize, dialogues_each: usize, candidates: usize) -> Vec<Dialogue> {
         let strangers: Vec<Persona> =
             if candidates > 1 { (0..STRANGERS).map(|_| self.persona()).collect() } else { Vec::new() };
