@@ -1,0 +1,337 @@
+//! The forward pass of GPT-2 with adapters, as a function of the tensors. Everything in it can be differentiated twice.
+
+use marionette_models::params::names;
+use marionette_models::{FileError, Gpt2Config};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Result;
+use crate::tensors::{NamedTensors, TokenBatch};
+
+/// How attention is computed; the result is the same but for rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// Product by product: can be differentiated twice.
+    Explicit,
+    /// libtorch's fused kernel: faster, can be differentiated once.
+    Fused,
+}
+
+/// y = x W + b, with W [inputs, outputs].
+struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    fn new(tensors: &NamedTensors, pair: &names::Pair) -> Result<Self> {
+        Ok(Self { weight: take(tensors, &pair.weight)?, bias: take(tensors, &pair.bias)? })
+    }
+
+    /// [N, inputs] to [N, outputs].
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.bias.f_addmm(x, &self.weight)?)
+    }
+}
+
+/// Layer normalisation (Ba et al. 2016) over the last dimension.
+struct Norm {
+    scale: Tensor,
+    shift: Tensor,
+    epsilon: f64,
+}
+
+impl Norm {
+    fn new(tensors: &NamedTensors, weight: &str, bias: &str, config: &Gpt2Config) -> Result<Self> {
+        Ok(Self {
+            scale: take(tensors, weight)?,
+            shift: take(tensors, bias)?,
+            epsilon: f64::from(config.layer_norm_epsilon),
+        })
+    }
+
+    /// [N, D] to [N, D].
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_layer_norm(self.scale.size(), Some(&self.scale), Some(&self.shift), self.epsilon, false)?)
+    }
+}
+
+struct Block {
+    ln_1: Norm,
+    attn_qkv: Linear,
+    attn_proj: Linear,
+    ln_2: Norm,
+    mlp_fc: Linear,
+    mlp_proj: Linear,
+}
+
+/// The tensor with a name of the table.
+fn take(tensors: &NamedTensors, name: &str) -> Result<Tensor> {
+    match tensors.get(name) {
+        Some(tensor) => Ok(tensor.shallow_clone()),
+        None => Err(FileError::new("the model".as_ref(), "is missing").at(name).into()),
+    }
+}
+
+/// The tanh approximation of GELU ([`marionette_models::Activation::GeluNew`]).
+fn gelu(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_gelu("tanh")?)
+}
+
+/// Φ: the adapters' tensors in the order of [`marionette_models::params::adapter_table`], eight a block.
+#[derive(Debug)]
+pub struct Adapters {
+    /// The tensors.
+    pub tensors: Vec<Tensor>,
+}
+
+impl Adapters {
+    /// The four tensors of adapter `index`, counted over all blocks: down-projection and up-projection, each a weight
+    /// and a bias.
+    fn get(&self, index: usize) -> Option<&[Tensor]> {
+        self.tensors.get(4 * index..4 * index + 4)
+    }
+}
+
+/// y = x + up(gelu(down(x))) (Houlsby et al. 2019, figure 2), [N, D] to [N, D]; x itself where there is no adapter.
+fn adapt(x: Tensor, adapter: Option<&[Tensor]>) -> Result<Tensor> {
+    match adapter {
+        Some([down_weight, down_bias, up_weight, up_bias]) => {
+            let bottleneck = gelu(&down_bias.f_addmm(&x, down_weight)?)?;
+            Ok(x.f_add(&up_bias.f_addmm(&bottleneck, up_weight)?)?)
+        }
+        _ => Ok(x),
+    }
+}
+
+/// Who sees whom.
+enum Mask {
+    /// Each token itself and all before it, in a sequence without a past.
+    Causal,
+    /// Everyone sees all: one new token after a past.
+    Open,
+    /// 0 where the token of the row sees the one of the column, −∞ elsewhere; broadcasts to [B, H, T, S].
+    Additive(Tensor),
+}
+
+impl Mask {
+    /// −∞ where `sees` is false.
+    fn additive(sees: &Tensor, kind: Kind) -> Result<Self> {
+        let hidden = sees.f_logical_not()?;
+        let zeros = Tensor::f_zeros(sees.size(), (kind, sees.device()))?;
+        Ok(Self::Additive(zeros.f_masked_fill(&hidden, f64::NEG_INFINITY)?))
+    }
+
+    /// [T, past + T]: row j sees the past and the new tokens up to j.
+    fn causal_after(past: i64, length: i64, kind: Kind, device: Device) -> Result<Self> {
+        Self::additive(&Tensor::f_ones([length, past + length], (Kind::Bool, device))?.f_tril(past)?, kind)
+    }
+
+    /// [B, 1, T, T]: token j sees token i where i ≤ j and i is of branch 0 or of j's branch. `branch` is i64 [B, T].
+    fn branches(branch: &Tensor, kind: Kind) -> Result<Self> {
+        let (batch, length) = branch.size2()?;
+        let column = branch.f_reshape([batch, 1, length])?;
+        let same = column.f_eq_tensor(&branch.f_reshape([batch, length, 1])?)?;
+        let sees = column.f_eq(0)?.f_logical_or(&same)?.f_tril(0)?;
+        Self::additive(&sees.f_unsqueeze(1)?, kind)
+    }
+}
+
+/// Keys and values of the tokens so far, [B, H, S, D / H] each, one pair a block.
+#[derive(Debug, Default)]
+pub struct Cache {
+    blocks: Vec<(Tensor, Tensor)>,
+}
+
+impl Cache {
+    /// S, the number of tokens so far.
+    pub fn length(&self) -> i64 {
+        self.blocks.first().and_then(|(keys, _)| keys.size().get(2).copied()).unwrap_or(0)
+    }
+}
+
+/// What a sequence is beside its tokens.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Layout<'a> {
+    /// Positions, i64 [B, T]; counted on from the cache (from 0 without one) where there are none.
+    pub positions: Option<&'a Tensor>,
+    /// Branches, i64 [B, T]: token j sees token i where i ≤ j and i is of branch 0 or of j's branch. Ordinary text,
+    /// branch 0 everywhere, where there are none.
+    pub branch: Option<&'a Tensor>,
+}
+
+/// GPT-2 (Radford et al. 2019). It holds handles to its tensors, so that gradients reach the caller's.
+pub struct Gpt2 {
+    wte: Tensor,
+    wpe: Tensor,
+    blocks: Vec<Block>,
+    ln_f: Norm,
+    heads: i64,
+    attention: Attention,
+}
+
+impl Gpt2 {
+    /// A model over the tensors of [`marionette_models::params::base_table`].
+    ///
+    /// # Errors
+    /// A tensor is missing.
+    pub fn new(config: &Gpt2Config, tensors: &NamedTensors, attention: Attention) -> Result<Self> {
+        let block = |layer| {
+            let names = names::Block::new(layer);
+            Ok(Block {
+                ln_1: Norm::new(tensors, &names.ln_1.weight, &names.ln_1.bias, config)?,
+                attn_qkv: Linear::new(tensors, &names.attn_qkv)?,
+                attn_proj: Linear::new(tensors, &names.attn_proj)?,
+                ln_2: Norm::new(tensors, &names.ln_2.weight, &names.ln_2.bias, config)?,
+                mlp_fc: Linear::new(tensors, &names.mlp_fc)?,
+                mlp_proj: Linear::new(tensors, &names.mlp_proj)?,
+            })
+        };
+        Ok(Self {
+            wte: take(tensors, names::WTE)?,
+            wpe: take(tensors, names::WPE)?,
+            blocks: (0..config.n_layer).map(block).collect::<Result<_>>()?,
+            ln_f: Norm::new(tensors, names::LN_F_WEIGHT, names::LN_F_BIAS, config)?,
+            heads: config.n_head as i64,
+            attention,
+        })
+    }
+
+    /// The device of the tensors.
+    pub fn device(&self) -> Device {
+        self.wte.device()
+    }
+
+    /// Logits [N, V] at the tokens `rows` (i64 [N], indices into the flattened [B · T] tokens) of ids (i64 [B, T]), or
+    /// at all of them. The language-model head is computed nowhere else.
+    ///
+    /// # Errors
+    /// What libtorch says, for a token or position beyond the embedding too.
+    pub fn forward(
+        &self,
+        adapters: Option<&Adapters>,
+        ids: &Tensor,
+        layout: Layout,
+        rows: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let mask = match layout.branch {
+            Some(branch) => Mask::branches(branch, self.wte.kind())?,
+            None => Mask::Causal,
+        };
+        let hidden = self.hidden(adapters, ids, layout.positions, mask, None)?;
+        self.head(&match rows {
+            Some(rows) => hidden.f_index_select(0, rows)?,
+            None => hidden,
+        })
+    }
+
+    /// Feeds tokens (i64 [B, T]) after those in the cache, and gives the logits [B, V] after the last one.
+    ///
+    /// # Errors
+    /// What libtorch says, for a position beyond the context too.
+    pub fn step(&self, adapters: Option<&Adapters>, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let (batch, length) = ids.size2()?;
+        let mask = match (cache.length(), length) {
+            (0, _) => Mask::Causal,
+            (_, 1) => Mask::Open,
+            (past, _) => Mask::causal_after(past, length, self.wte.kind(), self.device())?,
+        };
+        let hidden = self.hidden(adapters, ids, None, mask, Some(cache))?;
+        self.head(&hidden.f_reshape([batch, length, -1])?.f_select(1, length - 1)?)
+    }
+
+    /// The mean negative log-likelihood of the targets, a scalar.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn loss(&self, adapters: Option<&Adapters>, batch: &TokenBatch) -> Result<Tensor> {
+        let layout = Layout { positions: batch.positions.as_ref(), branch: None };
+        let logits = self.forward(adapters, &batch.ids, layout, Some(&batch.rows))?;
+        Ok(logits.f_cross_entropy_loss::<Tensor>(&batch.targets, None, tch::Reduction::Mean, -100, 0.0)?)
+    }
+
+    /// [N, D] to logits [N, V].
+    fn head(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.ln_f.forward(hidden)?.f_matmul(&self.wte.f_transpose(0, 1)?)?)
+    }
+
+    /// The residual stream after the last block, [B · T, D].
+    fn hidden(
+        &self,
+        adapters: Option<&Adapters>,
+        ids: &Tensor,
+        positions: Option<&Tensor>,
+        mask: Mask,
+        mut cache: Option<&mut Cache>,
+    ) -> Result<Tensor> {
+        let (batch, length) = ids.size2()?;
+        let mask = match (mask, self.attention) {
+            // Made once, not once a block.
+            (Mask::Causal, Attention::Explicit) => Mask::causal_after(0, length, self.wte.kind(), self.device())?,
+            (mask, _) => mask,
+        };
+        let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
+        let positions = match positions {
+            Some(positions) => embed(&self.wpe, positions)?,
+            None => {
+                let first = cache.as_ref().map_or(0, |cache| cache.length());
+                embed(&self.wpe, &Tensor::f_arange_start(first, first + length, (Kind::Int64, self.device()))?)?
+            }
+        };
+        let mut x = embed(&self.wte, ids)?.f_add(&positions)?.f_reshape([batch * length, -1])?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let [query, key, value] =
+                self.split_heads(&block.attn_qkv.forward(&block.ln_1.forward(&x)?)?, batch, length)?;
+            let (key, value) = match cache.as_deref_mut() {
+                None => (key, value),
+                Some(cache) => {
+                    let so_far = match cache.blocks.get(layer) {
+                        None => (key, value),
+                        Some((keys, values)) => {
+                            (Tensor::f_cat(&[keys, &key], 2)?, Tensor::f_cat(&[values, &value], 2)?)
+                        }
+                    };
+                    let handles = (so_far.0.shallow_clone(), so_far.1.shallow_clone());
+                    match cache.blocks.get_mut(layer) {
+                        None => cache.blocks.push(handles),
+                        Some(old) => *old = handles,
+                    }
+                    so_far
+                }
+            };
+            let attended = attention(self.attention, &query, &key, &value, &mask)?;
+            let attended = attended.f_transpose(1, 2)?.f_reshape([batch * length, -1])?;
+            let attended = block.attn_proj.forward(&attended)?;
+            x = x.f_add(&adapt(attended, adapters.and_then(|adapters| adapters.get(2 * layer)))?)?;
+            let inner = gelu(&block.mlp_fc.forward(&block.ln_2.forward(&x)?)?)?;
+            let mlp = block.mlp_proj.forward(&inner)?;
+            x = x.f_add(&adapt(mlp, adapters.and_then(|adapters| adapters.get(2 * layer + 1)))?)?;
+        }
+        Ok(x)
+    }
+
+    /// [B · T, 3 D] to queries, keys and values [B, H, T, D / H].
+    fn split_heads(&self, qkv: &Tensor, batch: i64, length: i64) -> Result<[Tensor; 3]> {
+        let heads = qkv.f_reshape([batch, length, 3, self.heads, -1])?.f_permute([2, 0, 3, 1, 4])?;
+        Ok([heads.f_select(0, 0)?, heads.f_select(0, 1)?, heads.f_select(0, 2)?])
+    }
+}
+
+/// softmax(q kᵀ / √dh + mask) v (Vaswani et al. 2017, section 3.2.1): q [B, H, T, dh], k and v [B, H, S, dh], to
+/// [B, H, T, dh].
+fn attention(how: Attention, query: &Tensor, key: &Tensor, value: &Tensor, mask: &Mask) -> Result<Tensor> {
+    let additive = match mask {
+        Mask::Additive(mask) => Some(mask),
+        Mask::Causal | Mask::Open => None,
+    };
+    if how == Attention::Fused {
+        let causal = matches!(mask, Mask::Causal);
+        return Ok(Tensor::f_scaled_dot_product_attention(query, key, value, additive, 0.0, causal, None, false)?);
+    }
+    let width = query.size().last().copied().unwrap_or(1) as f64;
+    let scores = query.f_mul_scalar(1.0 / width.sqrt())?.f_matmul(&key.f_transpose(-2, -1)?)?;
+    let scores = match additive {
+        Some(mask) => scores.f_add(mask)?,
+        None => scores,
+    };
+    Ok(scores.f_softmax(-1, None)?.f_matmul(value)?)
+}

@@ -1,0 +1,51 @@
+//! Initial values of the tensors of a table.
+
+use marionette_models::params::{Init, TensorSpec};
+use marionette_models::{HostTensor, Tensors};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+/// Fresh tensors, drawn in the order of the table.
+pub fn initialise(table: &[TensorSpec], rng: &mut ChaCha8Rng) -> Tensors {
+    let fresh = |spec: &TensorSpec, rng: &mut ChaCha8Rng| {
+        let values = match spec.init {
+            Init::Zeros => vec![0.0; spec.len()],
+            Init::Ones => vec![1.0; spec.len()],
+            Init::Normal { std } => normal(spec.len(), std, rng),
+        };
+        HostTensor { shape: spec.shape.clone(), values }
+    };
+    table.iter().map(|spec| (spec.name.clone(), fresh(spec, rng))).collect()
+}
+
+/// `count` normal values with mean zero, two at a time from two uniform ones (Box & Muller 1958).
+fn normal(count: usize, std: f32, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        // 1 − u lies in (0, 1], so that its logarithm is finite.
+        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt() * f64::from(std);
+        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
+        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+    }
+    values.truncate(count);
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn normal_values_have_their_moments_and_repeat() {
+        let draw = || normal(100_001, 0.5, &mut ChaCha8Rng::seed_from_u64(7));
+        let values = draw();
+        assert_eq!(values, draw());
+        let moment = |power: i32| values.iter().map(|&v| f64::from(v).powi(power)).sum::<f64>() / values.len() as f64;
+        // The mean, variance and fourth moment (3 σ⁴) of a normal distribution, within some five standard errors.
+        assert!(moment(1).abs() < 0.01, "{}", moment(1));
+        assert!((moment(2) - 0.25).abs() < 0.006, "{}", moment(2));
+        assert!((moment(4) - 3.0 * 0.0625).abs() < 0.01, "{}", moment(4));
+    }
+}

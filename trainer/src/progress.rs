@@ -1,0 +1,46 @@
+//! Progress on standard error: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The progress of one loop.
+#[derive(Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl Progress {
+    /// A loop of `length` steps; `unit` is what one is called.
+    pub fn new(length: u64, unit: &str) -> Self {
+        let bar = ProgressBar::new(length);
+        let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}  {{msg}}  {{elapsed}} (ETA {{eta}})");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style);
+        }
+        Self { bar, terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// One step more; `message` says how it went.
+    pub fn step(&self, message: impl FnOnce() -> String) {
+        if self.terminal {
+            self.bar.set_message(message());
+        }
+        self.bar.inc(1);
+    }
+
+    /// A line that stays.
+    pub fn note(&self, line: &str) {
+        if self.terminal {
+            self.bar.println(line);
+        } else {
+            eprintln!("{}/{}  {line}", self.bar.position(), self.bar.length().unwrap_or(0));
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
