@@ -41,7 +41,7 @@ impl Recipe {
 ///
 /// # Errors
 /// There are fewer.
-pub fn support<'d>(dialogues: &'d [Dialogue], shots: Option<usize>) -> Result<&'d [Dialogue]> {
+pub fn support(dialogues: &[Dialogue], shots: Option<usize>) -> Result<&[Dialogue]> {
     let shots = shots.unwrap_or(dialogues.len());
     dialogues
         .get(..shots)

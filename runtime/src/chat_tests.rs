@@ -41,15 +41,14 @@ impl LanguageModel for Parrot {
 
 /// Bytes alone: every letter is a token.
 fn letters() -> Tokenizer {
-    train_bpe([""].into_iter(), 257).unwrap()
+    train_bpe([""], 257).unwrap()
 }
 
 fn setting(context: usize, times: usize) -> (Encoder, Parrot, Sampler) {
     let tokenizer = letters();
     let (letter, end) = (tokenizer.encode("b").unwrap()[0], tokenizer.end_of_text_id().unwrap());
     let encoder = Encoder::new(tokenizer, end, context, 257).unwrap();
-    let parrot =
-        Parrot { letter, end, times, said: 0, cached: vec![], logits: vec![0.0; 257], context, reads: vec![] };
+    let parrot = Parrot { letter, end, times, said: 0, cached: vec![], logits: vec![0.0; 257], context, reads: vec![] };
     (encoder, parrot, Sampler::new(Sampling::GREEDY).unwrap())
 }
 
@@ -78,7 +77,7 @@ fn a_full_context_forgets_the_oldest_and_reads_the_rest_once() {
     for _ in 0..20 {
         let said = chat.say(&mut model, &mut sampler, "abc", |_| Ok(Go::On)).unwrap();
         assert_eq!(said.text, "bbb");
-        assert!(said.forgotten % 2 == 0);
+        assert!(said.forgotten.is_multiple_of(2));
         full_reads += usize::from(said.forgotten > 0);
     }
     // An exchange takes 8 of 32 tokens, and forgetting leaves at most 16: not every turn may read everything anew.

@@ -146,7 +146,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "NAME")]
     pub persona: Option<PersonaName>,
     /// What is said to it; several are answered one after the other, each as the beginning of a conversation
-    #[arg(long, value_name = "TEXT", required = true, num_args = 1.., allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]
     pub prompt: Vec<String>,
     /// How tokens are drawn.
     #[command(flatten)]

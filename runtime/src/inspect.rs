@@ -25,7 +25,8 @@ pub fn describe(bundle: &Bundle) -> String {
     let rate = match &inner.learning_rate {
         LearningRate::Shared(rate) => format!("{rate}"),
         LearningRate::PerTensor(rates) => {
-            let (low, high) = rates.iter().fold((f32::MAX, f32::MIN), |(low, high), &rate| (low.min(rate), high.max(rate)));
+            let (low, high) =
+                rates.iter().fold((f32::MAX, f32::MIN), |(low, high), &rate| (low.min(rate), high.max(rate)));
             format!("{low} to {high}, one a tensor")
         }
     };
@@ -35,7 +36,10 @@ pub fn describe(bundle: &Bundle) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(lines, "{key:<12}{value}");
     };
-    line("bundle", format!("{} (format {}, by {})", bundle.dir().display(), manifest.format_version, manifest.producer));
+    line(
+        "bundle",
+        format!("{} (format {}, by {})", bundle.dir().display(), manifest.format_version, manifest.producer),
+    );
     line(
         "model",
         format!(
@@ -59,7 +63,10 @@ pub fn describe(bundle: &Bundle) -> String {
         "inner loop",
         format!("{} steps, up to {} dialogues a step, learning rate {rate}", inner.steps, inner.dialogues_per_step),
     );
-    line("persona", if manifest.persona_text { "its sentences stand in front of each dialogue" } else { "no text in front" }.into());
+    line(
+        "persona",
+        if manifest.persona_text { "its sentences stand in front of each dialogue" } else { "no text in front" }.into(),
+    );
     for (index, (name, entry)) in manifest.files.iter().enumerate() {
         line(if index == 0 { "files" } else { "" }, format!("{name:<22}{:>13} bytes", grouped(entry.bytes as usize)));
     }
@@ -119,7 +126,7 @@ fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -196,7 +203,11 @@ pub fn check(engine: &mut Engine, bundle: &Bundle) -> Result<Parity> {
 /// The logits after one pass, and after reading the second half of the row token by token.
 fn check_logits(engine: &mut Engine, probe: &Probe, row: &[i64]) -> Result<Vec<Check>> {
     let tokens: Vec<u32> = row.iter().map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect();
-    let check = |what: &str, logits: &[f32]| Check { what: what.to_owned(), error: worst(logits, &probe.logits), relative: false };
+    let check = |what: &str, logits: &[f32]| Check {
+        what: what.to_owned(),
+        error: worst(logits, &probe.logits),
+        relative: false,
+    };
     engine.truncate(0);
     let whole = check("generate: logits, one pass", engine.advance(&tokens)?);
     engine.truncate(0);
@@ -221,7 +232,8 @@ fn check_steps(engine: &mut Engine, probe: &Probe) -> Result<Vec<Check>> {
         losses.push(engine.adapt_step(&batch, &rates)?.loss);
     }
     let steps = losses.len();
-    let relative = losses.iter().zip(&probe.losses).map(|(got, expected)| f64::from((got - expected).abs() / expected.abs()));
+    let relative =
+        losses.iter().zip(&probe.losses).map(|(got, expected)| f64::from((got - expected).abs() / expected.abs()));
     let losses = Check { what: format!("adapt: losses of {steps} steps"), error: largest(relative), relative: true };
     let adapters = Check {
         what: format!("adapt: {} adapter tensors after them", table.len()),
@@ -250,7 +262,8 @@ fn worst_tensor(got: &Tensors, expected: &Tensors) -> f64 {
 
 /// The maximum, NaN where there is one: an error that is not a number must not look small.
 fn largest(values: impl Iterator<Item = f64>) -> f64 {
-    values.fold(0.0, |largest: f64, value| if largest.is_nan() || value.is_nan() { f64::NAN } else { largest.max(value) })
+    values
+        .fold(0.0, |largest: f64, value| if largest.is_nan() || value.is_nan() { f64::NAN } else { largest.max(value) })
 }
 
 #[cfg(test)]
@@ -261,7 +274,10 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_by_thousands() {
-        assert_eq!(["0", "999", "1,000", "124,439,808"], [0, 999, 1000, 124_439_808].map(grouped).each_ref().map(String::as_str));
+        assert_eq!(
+            ["0", "999", "1,000", "124,439,808"],
+            [0, 999, 1000, 124_439_808].map(grouped).each_ref().map(String::as_str)
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ use marionette_runtime::interrupt::{self, Work};
 use marionette_runtime::persona_name::PersonaName;
 use marionette_runtime::personas::Store;
 use marionette_runtime::sampling::Sampler;
+use marionette_runtime::session::OnnxRuntime;
 use marionette_runtime::{Error, inspect, progress};
 
 /// The longest line that `chat` takes, in bytes.
@@ -70,6 +71,8 @@ fn hint(text: &str) {
 
 /// Opens the bundle on its device, with a persona where one is named; gives the persona's sentences too.
 fn open(common: &Common, persona: Option<&PersonaName>) -> Result<(Bundle, Engine, Vec<String>), Error> {
+    // The device first: that it is missing is known at once, and the bundle may be large.
+    OnnxRuntime::load()?.require(common.ep)?;
     let bundle = Bundle::open(&common.bundle)?;
     let mut engine = Engine::open(&bundle, common.options())?;
     let mut sentences = Vec::new();
@@ -313,7 +316,11 @@ fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     writeln!(out, "prefill    {:>10.1} tokens/s   {prompt_tokens} tokens", measured.prefill_tokens_per_s)?;
     writeln!(out, "first token{:>10.1} ms", measured.first_token_ms)?;
     writeln!(out, "decode     {:>10.1} tokens/s   {new_tokens} tokens", measured.decode_tokens_per_s)?;
-    writeln!(out, "adapt      {:>10.1} tokens/s   a step of {batch} rows of {length} tokens", measured.adapt_tokens_per_s)?;
+    writeln!(
+        out,
+        "adapt      {:>10.1} tokens/s   a step of {batch} rows of {length} tokens",
+        measured.adapt_tokens_per_s
+    )?;
     writeln!(out, "adapt step {:>10.1} ms", measured.adapt_step_ms)?;
     if let Some(peak) = measured.peak_rss_mib {
         writeln!(out, "peak memory{peak:>10.0} MiB")?;

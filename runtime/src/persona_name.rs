@@ -71,7 +71,9 @@ fn problem(name: &str) -> Option<&'static str> {
 /// CON, PRN, AUX, NUL, COM0–COM9, LPT0–LPT9, also with an extension (Microsoft, "Naming Files, Paths, and Namespaces").
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().to_ascii_uppercase();
-    let numbered = |prefix| stem.strip_prefix(prefix).is_some_and(|rest| rest.len() == 1 && rest.bytes().all(|b| b.is_ascii_digit()));
+    let numbered = |prefix| {
+        stem.strip_prefix(prefix).is_some_and(|rest| rest.len() == 1 && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
     matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || numbered("COM") || numbered("LPT")
 }
 
@@ -90,8 +92,31 @@ mod tests {
     fn all_others_are_refused_in_one_line() {
         let long = "x".repeat(65);
         for name in [
-            "", "../x", "a/b", "a\\b", ".", "..", ".hidden", "-rf", "_a", "a.", "a b", "a\0b", "a\nb", "CON", "con", "nul.txt",
-            "Com1", "lpt9.x.y", "AUX", "prn", "C:", "zoë", "a\u{202e}b", "*", long.as_str(),
+            "",
+            "../x",
+            "a/b",
+            "a\\b",
+            ".",
+            "..",
+            ".hidden",
+            "-rf",
+            "_a",
+            "a.",
+            "a b",
+            "a\0b",
+            "a\nb",
+            "CON",
+            "con",
+            "nul.txt",
+            "Com1",
+            "lpt9.x.y",
+            "AUX",
+            "prn",
+            "C:",
+            "zoë",
+            "a\u{202e}b",
+            "*",
+            long.as_str(),
         ] {
             let error = name.parse::<PersonaName>().unwrap_err().to_string();
             assert!(!error.contains(['\n', '\0']), "{error}");

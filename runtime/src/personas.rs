@@ -44,7 +44,9 @@ pub enum PersonaError {
         other: String,
     },
     /// It was learned on another base model.
-    #[error("{path}: was adapted on another base model (SHA-256 {found}…, the bundle's is {expected}…); adapt it again with this bundle")]
+    #[error(
+        "{path}: was adapted on another base model (SHA-256 {found}…, the bundle's is {expected}…); adapt it again with this bundle"
+    )]
     OtherBase {
         /// The persona's file.
         path: String,
@@ -135,19 +137,17 @@ impl Store {
     pub fn lock(&self, name: &PersonaName) -> Result<Lock<'_>, PersonaError> {
         let failed = |what: &str, error| FileError::new(&self.folder, format!("{what}: {error}"));
         fs::create_dir_all(&self.folder).map_err(|error| failed("the folder cannot be made", error))?;
-        let clash = self.names().into_iter().find(|other| other != name.as_str() && other.eq_ignore_ascii_case(name.as_str()));
+        let clash =
+            self.names().into_iter().find(|other| other != name.as_str() && other.eq_ignore_ascii_case(name.as_str()));
         if let Some(other) = clash {
             return Err(PersonaError::Case { name: name.clone(), other });
         }
         // The lock is a file of its own: the persona's is replaced by renaming. It stays, as removing it would let a third
         // process lock a new file of that name while a second one still waits on the old.
         let path = self.folder.join(format!(".{name}.lock"));
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|error| FileError::new(&path, format!("cannot be made: {error}")).remedy("check the folder's permissions"))?;
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| {
+            FileError::new(&path, format!("cannot be made: {error}")).remedy("check the folder's permissions")
+        })?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(PersonaError::Busy { name: name.clone() }),
@@ -168,7 +168,8 @@ impl Store {
         // By listing, not by opening: some file systems would open `ann` for `Ann`.
         let names = self.names();
         if !names.iter().any(|there| there == name.as_str()) {
-            let there = if names.is_empty() { "there are none".to_owned() } else { format!("there are: {}", names.join(", ")) };
+            let there =
+                if names.is_empty() { "there are none".to_owned() } else { format!("there are: {}", names.join(", ")) };
             return Err(PersonaError::Unknown { name: name.clone(), folder: self.folder.display().to_string(), there });
         }
         check_belongs(&path, manifest)?;
@@ -184,7 +185,10 @@ fn check_belongs(path: &Path, manifest: &Manifest) -> Result<(), PersonaError> {
     let version: u32 = metadata.json("format_version")?;
     if version != FORMAT_VERSION {
         let problem = format!("is {version}, this program reads {FORMAT_VERSION}");
-        return Err(metadata.wrong("format_version", problem).remedy("use the marionette that wrote it, or adapt again").into());
+        return Err(metadata
+            .wrong("format_version", problem)
+            .remedy("use the marionette that wrote it, or adapt again")
+            .into());
     }
     let found = metadata.text("base_sha256")?;
     if found != manifest.base_sha256 {
@@ -268,3 +272,7 @@ impl Metadata<'_> {
         serde_json::from_str(text).map_err(|error| self.wrong(key, format!("is wrong: {error}")))
     }
 }
+
+#[cfg(test)]
+#[path = "personas_tests.rs"]
+mod tests;

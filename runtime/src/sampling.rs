@@ -46,7 +46,9 @@ pub enum SamplingError {
         expected: &'static str,
     },
     /// The model gave something that is no distribution.
-    #[error("the model's logit of token {token} is {value}: the adapters do not fit or have diverged; adapt the persona again")]
+    #[error(
+        "the model's logit of token {token} is {value}: the adapters do not fit or have diverged; adapt the persona again"
+    )]
     Logit {
         /// The token.
         token: usize,

@@ -1,6 +1,7 @@
 //! ONNX Runtime: how it is found and loaded, and how a graph is opened, bound and run. The only file that names `ort`.
 
 use std::env;
+use std::ffi::CStr;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -12,12 +13,13 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{IoBinding, Session};
 use ort::value::{PrimitiveTensorElementType, Tensor};
-use ort::{LoadDynamicError, ep, logging::LogLevel};
+use ort::{ep, logging::LogLevel};
 
 use crate::error::one_line;
 
 /// The oldest ONNX Runtime that is used: since 1.24 it checks the paths of external data itself.
 const OLDEST: &str = "1.24";
+const OLDEST_MINOR: u32 = 24;
 /// Names the library, where it is set.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// What to do where there is no library.
@@ -133,45 +135,41 @@ impl OnnxRuntime {
 
     fn find() -> Result<Self, SessionError> {
         if let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
-            let set = format!("{VARIABLE} names it: set it to a library of ONNX Runtime {OLDEST} or newer, or unset it");
-            return Self::open(Path::new(&path)).map_err(|problem| SessionError::Unusable {
-                library: one_line(&path.to_string_lossy()),
-                problem,
-                remedy: set,
-            });
+            let set =
+                format!("{VARIABLE} names it: set it to a library of ONNX Runtime {OLDEST} or newer, or unset it");
+            // `ort` takes a relative path as relative to the program first.
+            let path = std::path::absolute(&path).ok().filter(|path| path.exists()).unwrap_or(PathBuf::from(path));
+            return Self::open(&path).map_err(|problem| problem.with(&path.to_string_lossy(), &set));
         }
         let executable = env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
         if let Some(path) = beside(&executable).into_iter().find(|path| path.is_file()) {
-            return Self::open(&path).map_err(|problem| SessionError::Unusable {
-                library: path.display().to_string(),
-                problem,
-                remedy: REMEDY.to_owned(),
-            });
+            return Self::open(&path).map_err(|problem| problem.with(&path.to_string_lossy(), REMEDY));
         }
-        // The system's loader is asked by bare names. One that it has but that is too old is worth saying.
-        let mut too_old = None;
+        // The system's loader is asked by bare names. One that it has but that cannot be used is worth saying.
+        let mut unusable = None;
         for name in file_names() {
-            match ort::init_from(&name) {
-                Ok(_) => return Self::open(Path::new(&name)).map_err(|problem| unusable(&name, problem)),
-                Err(LoadDynamicError::Dlopen { .. }) => {}
-                Err(error) => too_old = too_old.or(Some(unusable(&name, describe(&error)))),
+            match Self::open(Path::new(&name)) {
+                Ok(found) => return Ok(found),
+                Err(Problem::NotLoaded(_)) => {}
+                Err(problem) => unusable = unusable.or(Some(problem.with(&name, REMEDY))),
             }
         }
-        Err(too_old.unwrap_or(SessionError::Missing {
-            looked: "beside the program, in ../lib, in .deps/onnxruntime/lib above it and in the system's library folders".into(),
+        Err(unusable.unwrap_or(SessionError::Missing {
+            looked:
+                "beside the program, in ../lib, in .deps/onnxruntime/lib above it and in the system's library folders"
+                    .into(),
         }))
     }
 
-    fn open(path: &Path) -> Result<Self, String> {
-        if path.components().count() > 1 && !path.is_file() {
-            return Err("there is no such file".into());
-        }
-        let builder = ort::init_from(path).map_err(|error| describe(&error))?;
-        let environment =
-            builder.with_name("marionette").with_telemetry(false).build().map_err(|error| one_line(error.message()))?;
+    fn open(path: &Path) -> Result<Self, Problem> {
+        let version = version_of(path)?;
+        // What is checked here, `ort` would meet with a panic later.
+        let builder = ort::init_from(path).map_err(|error| Problem::Wrong(one_line(&error.to_string())))?;
+        let built = builder.with_name("marionette").with_telemetry(false).build();
+        let environment = built.map_err(|error| Problem::Wrong(one_line(error.message())))?;
         // What goes wrong comes back as an error; ONNX Runtime's own lines would stand beside it.
         environment.set_log_level(LogLevel::Fatal);
-        Ok(Self { environment, library: path.to_owned(), version: version_of_build() })
+        Ok(Self { environment, library: path.to_owned(), version })
     }
 
     /// The library that was loaded.
@@ -225,26 +223,45 @@ fn file_names() -> [String; 2] {
     [name, with_version]
 }
 
-fn unusable(library: &str, problem: String) -> SessionError {
-    SessionError::Unusable { library: library.to_owned(), problem, remedy: REMEDY.to_owned() }
+/// What is wrong with a library.
+enum Problem {
+    /// The system cannot load it, which is what it says where there is none.
+    NotLoaded(String),
+    /// It is loaded and of no use.
+    Wrong(String),
 }
 
-fn describe(error: &LoadDynamicError) -> String {
-    match error {
-        LoadDynamicError::Dlopen { error, .. } => format!("cannot be loaded: {}", one_line(&error.to_string())),
-        LoadDynamicError::MissingApi { .. } => "is a library, but not ONNX Runtime's (it has no OrtGetApiBase)".into(),
-        LoadDynamicError::InvalidVersionString => "does not say its version".into(),
-        LoadDynamicError::BadVersion { version_str, .. } => {
-            format!("is ONNX Runtime {}, too old: {OLDEST} or newer is needed", one_line(version_str))
-        }
+impl Problem {
+    fn with(self, library: &str, remedy: &str) -> SessionError {
+        let problem = match self {
+            Self::NotLoaded(message) => format!("cannot be loaded: {message}"),
+            Self::Wrong(problem) => problem,
+        };
+        SessionError::Unusable { library: one_line(library), problem, remedy: remedy.to_owned() }
     }
 }
 
-/// The version, from the base of the API: the build information names none.
-fn version_of_build() -> String {
-    let info = ort::info();
-    let tag = info.split("git-branch=").nth(1).and_then(|rest| rest.split([',', ' ']).next()).unwrap_or_default();
-    tag.trim_start_matches("rel-").trim_start_matches('v').to_owned()
+/// The version of a library, where it is ONNX Runtime's and new enough.
+fn version_of(path: &Path) -> Result<String, Problem> {
+    let wrong = |problem: &str| Problem::Wrong(problem.to_owned());
+    // SAFETY: loading a library runs its initialisers; that is what the user names one for.
+    let library =
+        unsafe { libloading::Library::new(path) }.map_err(|error| Problem::NotLoaded(one_line(&error.to_string())))?;
+    // SAFETY: a symbol of this name is the C API's entry point (onnxruntime_c_api.h), which takes nothing.
+    let entry = unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0") }
+        .map_err(|_| wrong("is a library, but not ONNX Runtime's (it has no OrtGetApiBase)"))?;
+    // SAFETY: as above; the structure is static, and so is the version string that it gives.
+    let version = unsafe {
+        let base = entry().as_ref().ok_or_else(|| wrong("gives no API"))?;
+        CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned()
+    };
+    let version = one_line(&version);
+    let number = |part: Option<&str>| part.and_then(|part| part.parse::<u32>().ok());
+    let mut parts = version.split('.');
+    if number(parts.next()) != Some(1) || number(parts.next()).is_none_or(|minor| minor < OLDEST_MINOR) {
+        return Err(Problem::Wrong(format!("is ONNX Runtime {version}, expected {OLDEST} or newer of version 1")));
+    }
+    Ok(version)
 }
 
 /// How a graph is opened.
@@ -275,7 +292,8 @@ impl Graph {
         let name = path.display().to_string();
         let failed = |error: ort::Error| failure(&name, "cannot open it", &error);
         let mut builder = Session::builder(&runtime.environment).map_err(failed)?;
-        builder = configure(builder, options).map_err(|error| failure(&name, "refuses the session's options", &error))?;
+        builder =
+            configure(builder, options).map_err(|error| failure(&name, "refuses the session's options", &error))?;
         if options.provider == Provider::Cuda {
             // Registering loads the CUDA libraries; a failure must not fall back to the processor unseen.
             builder = builder
