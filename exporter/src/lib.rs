@@ -1,1 +1,26 @@
-//! exporter.
+//! From a frozen GPT-2 and its adapters to the three ONNX graphs of a bundle: generation, scoring and adaptation. The
+//! backward pass of adaptation is made of ordinary ONNX operators, so any inference runtime can fine-tune with it.
+//!
+//! - [`graph`], [`ops`], [`autodiff`]: a typed graph builder, its operators, and reverse-mode differentiation over it;
+//! - [`gpt2`], [`graphs`]: the forward pass, and the three graphs made of it;
+//! - [`weights`], [`onnx`]: how the frozen weights are stored, and how a graph becomes a file;
+//! - [`source`], [`export`]: what is exported, and the bundle.
+
+pub mod autodiff;
+pub mod error;
+pub mod export;
+pub mod gpt2;
+pub mod graph;
+pub mod graphs;
+pub mod onnx;
+pub mod ops;
+pub mod shape;
+pub mod source;
+pub mod weights;
+
+#[cfg(test)]
+mod testing;
+
+pub use error::{ExportError, GraphError};
+pub use export::{Exported, export};
+pub use source::{FreshAdapters, Source};

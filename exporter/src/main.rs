@@ -1,1 +1,81 @@
-fn main() {}
+//! `marionette-export`: parses the command line and prints.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export};
+use marionette_models::bundle::Precision;
+
+/// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// A run directory of marionette-train (its best checkpoint is taken), or a Hugging Face GPT-2 folder
+    source: PathBuf,
+    /// The bundle: a new folder, or an older bundle to be replaced
+    #[arg(long)]
+    out: PathBuf,
+    /// How the frozen weights are stored
+    #[arg(long, value_enum, default_value_t = PrecisionArg::Fp32)]
+    precision: PrecisionArg,
+    /// Width of fresh adapters, for a model folder [default: 64]
+    #[arg(long)]
+    bottleneck: Option<usize>,
+    /// Seed of fresh adapters, for a model folder [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrecisionArg {
+    /// 32-bit floating point
+    Fp32,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::Fp32 => Self::Fp32,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("marionette-export: {error:#}");
+            let usage = matches!(error.downcast_ref(), Some(ExportError::Usage(_)));
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let fresh = FreshAdapters { bottleneck: args.bottleneck, seed: args.seed };
+    let source = Source::read(&args.source, fresh)?;
+    let exported = export(&source, args.precision.into(), &args.out)?;
+    print(&exported).context("the bundle is written, but its table cannot be printed")
+}
+
+fn print(exported: &Exported) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    for (name, entry) in &exported.manifest.files {
+        let content = match exported.nodes.get(name.as_str()) {
+            Some(nodes) => format!("{nodes} nodes"),
+            None if name == marionette_models::bundle::WEIGHTS => {
+                format!("{} frozen parameters", exported.frozen_parameters)
+            }
+            None if name == marionette_models::bundle::ADAPTERS => {
+                format!("{} adapter parameters", exported.adapter_parameters)
+            }
+            None => String::new(),
+        };
+        writeln!(out, "{}", format!("{name:<22}{:>14} bytes   {content}", entry.bytes).trim_end())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! What can go wrong while a graph is built and exported.
+
+use marionette_dialogues::{DataError, EncodeError};
+use marionette_models::FileError;
+
+/// A graph that does not fit together: a fault of whoever builds it, with what is needed to find it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GraphError {
+    /// An operator refuses its inputs.
+    #[error("{operator} in \"{scope}\" of ({inputs}): {problem}")]
+    Invalid {
+        /// The operator.
+        operator: &'static str,
+        /// The part of the model being built.
+        scope: String,
+        /// The types of the inputs.
+        inputs: String,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// The gradient has to go through an operator that has none.
+    #[error("{operator} in \"{scope}\" has no gradient: {problem}")]
+    NoGradient {
+        /// The operator.
+        operator: &'static str,
+        /// The part of the model it is in.
+        scope: String,
+        /// Why not.
+        problem: String,
+    },
+    /// The loss is no scalar of f32.
+    #[error("the loss is {0}, expected a scalar of f32")]
+    NotALoss(String),
+    /// The loss does not depend on what it is to be differentiated by.
+    #[error("the loss does not depend on \"{0}\"")]
+    Unreached(String),
+    /// A name is used for two values.
+    #[error("the name \"{0}\" is there twice")]
+    DuplicateName(String),
+    /// A size that no value of the graph has.
+    #[error("no value of the graph has the dimension {0}")]
+    UnknownDimension(String),
+    /// The weights have no tensor of that name, or not of that shape.
+    #[error("the weights have no tensor \"{0}\"")]
+    UnknownWeight(String),
+}
+
+/// Why nothing was exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A file that is not what it should be.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A tokenizer that is not what it should be.
+    #[error(transparent)]
+    Tokenizer(#[from] DataError),
+    /// A tokenizer that cannot be written.
+    #[error("the tokenizer cannot be written: {0}")]
+    Encode(#[from] EncodeError),
+    /// Options that do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// The graph of this model cannot be built.
+    #[error("the graph cannot be built: {0}")]
+    Graph(#[from] GraphError),
+}

@@ -1,0 +1,248 @@
+//! GPT-2 with adapters: the one forward pass that all three graphs are made of (Radford et al. 2019; Houlsby et al. 2019,
+//! figure 2). Activations are \[positions, D\], positions = batch · tokens; the graphs differ only in how attention sees
+//! other positions, and in which positions they want the next token's logits of.
+
+use std::collections::BTreeMap;
+
+use marionette_models::params::names::{self, Block};
+use marionette_models::{AdapterConfig, Gpt2Config, params};
+
+use crate::error::GraphError;
+use crate::graph::{Graph, Value};
+use crate::ops::Transposed;
+use crate::shape::{Dim, TensorType};
+use crate::weights::Weights;
+
+/// B.
+pub const BATCH: Dim = Dim::Symbol("batch");
+/// T.
+pub const TOKENS: Dim = Dim::Symbol("tokens");
+/// B · T.
+pub const POSITIONS: Dim = Dim::Product("batch", "tokens");
+/// C, how many positions the key-value cache has room for.
+pub const CAPACITY: Dim = Dim::Symbol("capacity");
+
+/// What a masked score becomes: softmax makes exactly 0 of it, and no infinity takes part in any arithmetic.
+const MASKED: f32 = -1e30;
+
+/// How positions see each other.
+pub trait Attention {
+    /// Attention of block `layer` over queries, keys and values \[positions, D\], to \[positions, D\].
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: [Value; 3]) -> Result<Value, GraphError>;
+}
+
+/// GPT-2 in a graph: frozen weights by name, adapters as inputs.
+#[derive(Debug)]
+pub struct Gpt2<'a> {
+    /// The hyper-parameters.
+    pub config: &'a Gpt2Config,
+    weights: &'a Weights,
+    /// In the order of the adapter table.
+    adapters: Vec<(String, Value)>,
+    by_name: BTreeMap<String, Value>,
+}
+
+impl<'a> Gpt2<'a> {
+    /// Adds the adapters to the graph's inputs, in the order of the adapter table.
+    pub fn new(graph: &mut Graph, config: &'a Gpt2Config, adapter: &AdapterConfig, weights: &'a Weights) -> Self {
+        let adapters: Vec<(String, Value)> = params::adapter_table(config, adapter)
+            .into_iter()
+            .map(|spec| {
+                let shape: Vec<Dim> = spec.shape.iter().map(|&dim| dim.into()).collect();
+                let value = graph.input(&spec.name, TensorType::f32(shape));
+                (spec.name, value)
+            })
+            .collect();
+        let by_name = adapters.iter().cloned().collect();
+        Self { config, weights, adapters, by_name }
+    }
+
+    /// The adapters, in the order of the adapter table.
+    pub fn adapters(&self) -> &[(String, Value)] {
+        &self.adapters
+    }
+
+    /// The logits of the token after each of `rows` (i64\[N\], indices of positions): \[N, V\]. `input_ids` is i64\[B, T\],
+    /// `positions` i64\[B, T\] or i64\[T\].
+    ///
+    /// All that comes after the last block's attention works on each position alone, so it is computed for `rows` only.
+    ///
+    /// # Errors
+    /// The graph does not fit together.
+    pub fn logits(
+        &self,
+        graph: &mut Graph,
+        input_ids: Value,
+        positions: Value,
+        rows: Value,
+        attention: &mut dyn Attention,
+    ) -> Result<Value, GraphError> {
+        graph.set_scope("embedding");
+        let tokens = self.weights.tensor(graph, names::WTE)?;
+        let tokens = graph.gather(tokens, input_ids)?;
+        let places = self.weights.tensor(graph, names::WPE)?;
+        let places = graph.gather(places, positions)?;
+        let embedded = graph.add(tokens, places)?;
+        let mut x = graph.reshape(embedded, &[POSITIONS, self.config.n_embd.into()])?;
+
+        for layer in 0..self.config.n_layer {
+            let block = Block::new(layer);
+            graph.set_scope(format!("h.{layer}.attn"));
+            let normal = self.layer_norm(graph, x, &block.ln_1)?;
+            let qkv = self.weights.linear(graph, normal, &block.attn_qkv)?;
+            let qkv = graph.split(qkv, -1, 3)?;
+            let mut attended = attention.attend(graph, layer, [qkv[0], qkv[1], qkv[2]])?;
+            if layer + 1 == self.config.n_layer {
+                attended = graph.gather(attended, rows)?;
+                x = graph.gather(x, rows)?;
+            }
+            let projected = self.weights.linear(graph, attended, &block.attn_proj)?;
+            let adapted = self.adapter(graph, projected, &block.attn_adapter)?;
+            x = graph.add(x, adapted)?;
+
+            graph.set_scope(format!("h.{layer}.mlp"));
+            let normal = self.layer_norm(graph, x, &block.ln_2)?;
+            let hidden = self.weights.linear(graph, normal, &block.mlp_fc)?;
+            let hidden = graph.gelu(hidden)?;
+            let projected = self.weights.linear(graph, hidden, &block.mlp_proj)?;
+            let adapted = self.adapter(graph, projected, &block.mlp_adapter)?;
+            x = graph.add(x, adapted)?;
+        }
+
+        graph.set_scope("head");
+        let ln_f = names::Pair { weight: names::LN_F_WEIGHT.into(), bias: names::LN_F_BIAS.into() };
+        let normal = self.layer_norm(graph, x, &ln_f)?;
+        self.weights.head(graph, normal)
+    }
+
+    fn layer_norm(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
+        let (scale, shift) = (self.weights.tensor(graph, &layer.weight)?, self.weights.tensor(graph, &layer.bias)?);
+        graph.layer_normalization(x, scale, shift, self.config.layer_norm_epsilon)
+    }
+
+    /// x + up(gelu(down(x))), x \[N, D\].
+    fn adapter(&self, graph: &mut Graph, x: Value, adapter: &names::Adapter) -> Result<Value, GraphError> {
+        let down = self.trained(graph, x, &adapter.down)?;
+        let hidden = graph.gelu(down)?;
+        let up = self.trained(graph, hidden, &adapter.up)?;
+        graph.add(x, up)
+    }
+
+    fn trained(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
+        let value =
+            |name: &str| self.by_name.get(name).copied().ok_or_else(|| GraphError::UnknownWeight(name.to_owned()));
+        graph.gemm(x, value(&layer.weight)?, Some(value(&layer.bias)?), Transposed::default())
+    }
+}
+
+/// Attention over the positions of one call, under a mask that all blocks share.
+#[derive(Debug)]
+pub struct Masked<'a> {
+    config: &'a Gpt2Config,
+    /// 0 where a position (second last dimension) sees another (last), [`MASKED`] where it does not; broadcasts to
+    /// \[B, H, T, T\].
+    mask: Value,
+}
+
+impl<'a> Masked<'a> {
+    /// A position sees itself and those before it.
+    ///
+    /// # Errors
+    /// The graph has no tokens yet.
+    pub fn causal(graph: &mut Graph, config: &'a Gpt2Config) -> Result<Self, GraphError> {
+        let visible = causal(graph)?;
+        Self::new(graph, config, visible)
+    }
+
+    /// A position sees itself and those before it that are of its own branch or of branch 0; `branch` is i64\[B, T\].
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn branched(graph: &mut Graph, config: &'a Gpt2Config, branch: Value) -> Result<Self, GraphError> {
+        let before = causal(graph)?;
+        let seeing = graph.reshape(branch, &[BATCH, TOKENS, 1.into()])?;
+        let seen = graph.reshape(branch, &[BATCH, 1.into(), TOKENS])?;
+        let trunk = graph.integer(0);
+        let (same, common) = (graph.equal(seeing, seen)?, graph.equal(seen, trunk)?);
+        let related = graph.or(same, common)?;
+        let visible = graph.and(related, before)?;
+        let visible = graph.reshape(visible, &[BATCH, 1.into(), TOKENS, TOKENS])?;
+        Self::new(graph, config, visible)
+    }
+
+    fn new(graph: &mut Graph, config: &'a Gpt2Config, visible: Value) -> Result<Self, GraphError> {
+        let (zero, masked) = (graph.scalar(0.0), graph.scalar(MASKED));
+        Ok(Self { config, mask: graph.choose(visible, zero, masked)? })
+    }
+}
+
+/// bool\[T, T\]: whether the position of the row sees that of the column.
+fn causal(graph: &mut Graph) -> Result<Value, GraphError> {
+    graph.set_scope("mask");
+    let index = token_index(graph)?;
+    let row = graph.reshape(index, &[TOKENS, 1.into()])?;
+    graph.less_or_equal(index, row)
+}
+
+/// 0, 1, … T − 1.
+///
+/// # Errors
+/// The graph has no tokens yet.
+pub fn token_index(graph: &mut Graph) -> Result<Value, GraphError> {
+    let tokens = graph.size(TOKENS)?;
+    let (zero, one, limit) = (graph.integer(0), graph.integer(1), graph.reshape(tokens, &[])?);
+    graph.range(zero, limit, one, TOKENS)
+}
+
+impl Attention for Masked<'_> {
+    /// softmax(q Kᵀ / √dh + mask) V for each head (Vaswani et al. 2017, equation 1).
+    fn attend(&mut self, graph: &mut Graph, _: usize, [q, k, v]: [Value; 3]) -> Result<Value, GraphError> {
+        let (heads, head_dim) = (self.config.n_head, self.config.head_dim());
+        let split_heads = |graph: &mut Graph, x: Value| {
+            let x = graph.reshape(x, &[BATCH, TOKENS, heads.into(), head_dim.into()])?;
+            graph.transpose(x, &[0, 2, 1, 3])
+        };
+        let [q, k, v] = [split_heads(graph, q)?, split_heads(graph, k)?, split_heads(graph, v)?];
+        let scale = graph.scalar(1.0 / (head_dim as f32).sqrt());
+        let q = graph.mul(q, scale)?;
+        let k = graph.matrix_transpose(k)?;
+        let scores = graph.mat_mul(q, k)?;
+        let scores = graph.add(scores, self.mask)?;
+        let shares = graph.softmax(scores)?;
+        let mixed = graph.mat_mul(shares, v)?;
+        let mixed = graph.transpose(mixed, &[0, 2, 1, 3])?;
+        graph.reshape(mixed, &[POSITIONS, self.config.n_embd.into()])
+    }
+}
+
+/// Attention over a cache of all positions so far, which it extends.
+#[derive(Debug)]
+pub struct Cached<'a> {
+    config: &'a Gpt2Config,
+    lengths: [Value; 2],
+    /// Each block's cached keys and values, \[B, H, C, dh\].
+    past: Vec<[Value; 2]>,
+    /// The same after this call.
+    pub present: Vec<[Value; 2]>,
+}
+
+impl<'a> Cached<'a> {
+    /// Attention over what `past` holds of each block, \[B, H, C, dh\]; `last` is each row's last position, i32\[B\], and
+    /// `total` the number of positions after this call, i32\[1\].
+    pub fn new(config: &'a Gpt2Config, last: Value, total: Value, past: Vec<[Value; 2]>) -> Self {
+        Self { config, lengths: [last, total], past, present: Vec::new() }
+    }
+}
+
+impl Attention for Cached<'_> {
+    fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: [Value; 3]) -> Result<Value, GraphError> {
+        let width = Dim::Fixed(self.config.n_embd);
+        let [q, k, v] = qkv.map(|x| graph.reshape(x, &[BATCH, TOKENS, width]));
+        let cached = graph.group_query_attention(self.config.n_head, [q?, k?, v?], self.past[layer], self.lengths)?;
+        self.present.push([cached.present_key, cached.present_value]);
+        graph.reshape(cached.output, &[POSITIONS, width])
+    }
+}

@@ -1,0 +1,278 @@
+//! A typed graph builder: every value knows its type, and an operator whose inputs do not fit is refused where it is added.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use marionette_models::bundle::DataType;
+
+use crate::error::GraphError;
+use crate::ops::Op;
+use crate::shape::{Dim, Shape, TensorType, elements};
+
+/// A handle to a value of the one graph that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Value(usize);
+
+impl Value {
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Origin {
+    Input,
+    /// A frozen weight, kept outside of the graph under the value's name.
+    Weight,
+    Constant(Vec<u8>),
+    /// A node's output.
+    Node,
+}
+
+#[derive(Debug)]
+pub(crate) struct ValueData {
+    pub name: String,
+    pub tensor: TensorType,
+    pub origin: Origin,
+}
+
+/// An operator's application.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub op: Rc<dyn Op>,
+    pub name: String,
+    pub scope: String,
+    pub inputs: Vec<Value>,
+    pub outputs: Vec<Value>,
+}
+
+/// A graph being built. Nodes are in topological order by construction: an operator can only be given values that exist.
+#[derive(Debug, Default)]
+pub struct Graph {
+    pub(crate) values: Vec<ValueData>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) inputs: Vec<Value>,
+    pub(crate) outputs: Vec<Value>,
+    scope: String,
+    /// Equal constants are one; so are uses of one weight.
+    constants: BTreeMap<(i32, Vec<usize>, Vec<u8>), Value>,
+    weights: BTreeMap<String, Value>,
+    /// For every symbolic dimension, the first value that has it, and where: what tells its number when the graph runs.
+    dimensions: BTreeMap<Dim, (Value, usize)>,
+    /// The same, read out into an i64 tensor of one element.
+    sizes: BTreeMap<Dim, Value>,
+    shapes: BTreeMap<Vec<Option<Dim>>, Value>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says which part of the model the following nodes belong to; their names begin with it.
+    pub fn set_scope(&mut self, scope: impl Into<String>) {
+        self.scope = scope.into();
+    }
+
+    /// Adds an input of the graph.
+    pub fn input(&mut self, name: &str, tensor: TensorType) -> Value {
+        let value = self.push(name.to_owned(), tensor, Origin::Input);
+        self.inputs.push(value);
+        value
+    }
+
+    /// Makes a node's output an output of the graph, under the given name.
+    ///
+    /// # Errors
+    /// The value has a name already: it is an input, a constant or another output.
+    pub fn output(&mut self, value: Value, name: &str) -> Result<(), GraphError> {
+        if self.values[value.0].origin != Origin::Node || self.outputs.contains(&value) {
+            return Err(GraphError::DuplicateName(name.to_owned()));
+        }
+        name.clone_into(&mut self.values[value.0].name);
+        self.outputs.push(value);
+        Ok(())
+    }
+
+    /// A frozen weight of f32, kept outside of the graph under its name.
+    pub fn weight(&mut self, name: &str, shape: &[usize]) -> Value {
+        if let Some(&value) = self.weights.get(name) {
+            return value;
+        }
+        let shape: Shape = shape.iter().map(|&dim| dim.into()).collect();
+        let value = self.push(name.to_owned(), TensorType::f32(shape), Origin::Weight);
+        self.weights.insert(name.to_owned(), value);
+        value
+    }
+
+    /// A scalar of f32.
+    pub fn scalar(&mut self, value: f32) -> Value {
+        self.constant(DataType::F32, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// A scalar of i64.
+    pub fn integer(&mut self, value: i64) -> Value {
+        self.constant(DataType::I64, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// A list of i64.
+    pub fn integers(&mut self, values: &[i64]) -> Value {
+        self.constant(DataType::I64, &[values.len()], values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn constant(&mut self, dtype: DataType, shape: &[usize], bytes: Vec<u8>) -> Value {
+        let key = (dtype.onnx(), shape.to_vec(), bytes);
+        if let Some(&value) = self.constants.get(&key) {
+            return value;
+        }
+        let tensor = TensorType { dtype, shape: shape.iter().map(|&dim| dim.into()).collect() };
+        let name = format!("constant_{}", self.constants.len());
+        let value = self.push(name, tensor, Origin::Constant(key.2.clone()));
+        self.constants.insert(key, value);
+        value
+    }
+
+    /// Adds an operator.
+    ///
+    /// # Errors
+    /// Its inputs' number, types or shapes do not fit.
+    pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        let types: Vec<&TensorType> = inputs.iter().map(|&value| self.tensor(value)).collect();
+        let outputs = op.infer(&types).map_err(|problem| GraphError::Invalid {
+            operator: op.name(),
+            scope: self.scope.clone(),
+            inputs: types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            problem,
+        })?;
+        let separator = if self.scope.is_empty() { "" } else { "/" };
+        let name = format!("{}{separator}{}_{}", self.scope, op.name(), self.nodes.len());
+        let single = outputs.len() == 1;
+        let outputs: Vec<Value> = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(i, tensor)| {
+                self.push(if single { name.clone() } else { format!("{name}.{i}") }, tensor, Origin::Node)
+            })
+            .collect();
+        let scope = self.scope.clone();
+        self.nodes.push(Node { op: Rc::new(op), name, scope, inputs: inputs.to_vec(), outputs: outputs.clone() });
+        Ok(outputs)
+    }
+
+    /// Adds an operator of one output.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn apply_one(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Result<Value, GraphError> {
+        Ok(self.apply(op, inputs)?[0])
+    }
+
+    fn push(&mut self, name: String, tensor: TensorType, origin: Origin) -> Value {
+        let value = Value(self.values.len());
+        for (axis, &dim) in tensor.shape.iter().enumerate() {
+            if !matches!(dim, Dim::Fixed(_)) {
+                self.dimensions.entry(dim).or_insert((value, axis));
+            }
+        }
+        self.values.push(ValueData { name, tensor, origin });
+        value
+    }
+
+    /// The type of a value.
+    pub fn tensor(&self, value: Value) -> &TensorType {
+        &self.values[value.0].tensor
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, value: Value) -> &[Dim] {
+        &self.values[value.0].tensor.shape
+    }
+
+    /// The name of a value.
+    pub fn name(&self, value: Value) -> &str {
+        &self.values[value.0].name
+    }
+
+    pub(crate) fn handles(&self) -> impl Iterator<Item = Value> + use<> {
+        (0..self.values.len()).map(Value)
+    }
+
+    pub(crate) fn data(&self, value: Value) -> &ValueData {
+        &self.values[value.0]
+    }
+
+    /// A dimension's number when the graph runs, i64[1].
+    ///
+    /// # Errors
+    /// No value has the dimension.
+    pub fn size(&mut self, dim: Dim) -> Result<Value, GraphError> {
+        if let Dim::Fixed(value) = dim {
+            return Ok(self.integers(&[value as i64]));
+        }
+        if let Some(&size) = self.sizes.get(&dim) {
+            return Ok(size);
+        }
+        let &(value, axis) = self.dimensions.get(&dim).ok_or_else(|| GraphError::UnknownDimension(dim.to_string()))?;
+        let size = self.length(value, axis)?;
+        self.sizes.insert(dim, size);
+        Ok(size)
+    }
+
+    /// A shape's numbers when the graph runs, i64[rank]; one node a graph for each different shape.
+    ///
+    /// # Errors
+    /// No value has one of the dimensions.
+    pub fn shape_tensor(&mut self, shape: &[Dim]) -> Result<Value, GraphError> {
+        self.shape_with_gap(&shape.iter().copied().map(Some).collect::<Vec<_>>())
+    }
+
+    /// What `Reshape` is told to get from one shape to another of as many elements: the number that is not fixed is left
+    /// to it, so that nothing has to be computed where there is only one.
+    pub(crate) fn reshape_target(&mut self, to: &[Dim]) -> Result<Value, GraphError> {
+        let mut target: Vec<Option<Dim>> = to.iter().copied().map(Some).collect();
+        let gap = |product: bool| {
+            to.iter().rposition(|dim| match dim {
+                Dim::Fixed(_) => false,
+                Dim::Symbol(_) => !product,
+                Dim::Product(..) => product,
+            })
+        };
+        // A product is the harder one to know.
+        if let Some(index) = gap(true).or_else(|| gap(false)) {
+            // Zero elements would leave the gap undetermined.
+            if elements(to).0 > 0 {
+                target[index] = None;
+            }
+        }
+        self.shape_with_gap(&target)
+    }
+
+    fn shape_with_gap(&mut self, shape: &[Option<Dim>]) -> Result<Value, GraphError> {
+        let known: Option<Vec<i64>> = shape
+            .iter()
+            .map(|dim| match dim {
+                None => Some(-1),
+                Some(Dim::Fixed(value)) => Some(*value as i64),
+                Some(_) => None,
+            })
+            .collect();
+        if let Some(values) = known {
+            return Ok(self.integers(&values));
+        }
+        if let Some(&tensor) = self.shapes.get(shape) {
+            return Ok(tensor);
+        }
+        let mut parts = Vec::with_capacity(shape.len());
+        for dim in shape {
+            parts.push(match dim {
+                None => self.integers(&[-1]),
+                Some(dim) => self.size(*dim)?,
+            });
+        }
+        let tensor = if let [only] = parts[..] { only } else { self.concat(&parts, 0)? };
+        self.shapes.insert(shape.to_vec(), tensor);
+        Ok(tensor)
+    }
+}

@@ -1,0 +1,170 @@
+//! The three graphs of a bundle. Names, types and shapes of what they take and give are the bundle's contract with the
+//! runtime.
+
+use marionette_models::bundle::DataType;
+use marionette_models::{AdapterConfig, Gpt2Config};
+
+use crate::autodiff::gradients;
+use crate::error::GraphError;
+use crate::gpt2::{BATCH, CAPACITY, Cached, Gpt2, Masked, POSITIONS, TOKENS, token_index};
+use crate::graph::{Graph, Value};
+use crate::shape::{Dim, TensorType};
+use crate::weights::Weights;
+
+/// Which positions are asked for, in `score`.
+const ROWS: &str = "rows";
+/// How many positions have a target, in `adapt`.
+const TARGETS: &str = "targets";
+
+/// Generation, with H heads, dh = D / H, C the capacity of the cache.
+///
+/// - takes `input_ids` and `positions` i64\[B, T\], `past.{l}.key` and `past.{l}.value` f32\[B, H, C, dh\] a block, the
+///   adapters;
+/// - gives `logits` f32\[B, V\] after each row's last token, `present.{l}.key` and `present.{l}.value` f32\[B, H, C, dh\], which
+///   may be the very buffers of `past`.
+///
+/// A call either begins (positions from 0, rows of one length) or continues what the cache holds; a call that continues
+/// with more than one token has one row (ONNX Runtime's limit).
+///
+/// # Errors
+/// The model is of a shape that ONNX Runtime's attention does not take: a head's width is not a multiple of 8.
+pub fn generate(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+    let graph = &mut Graph::new();
+    let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
+    let positions = graph.input("positions", TensorType::i64([BATCH, TOKENS]));
+    let cache = TensorType::f32([BATCH, config.n_head.into(), CAPACITY, config.head_dim().into()]);
+    let past = (0..config.n_layer)
+        .map(|layer| ["key", "value"].map(|part| graph.input(&format!("past.{layer}.{part}"), cache.clone())))
+        .collect();
+    let model = Gpt2::new(graph, config, adapter, weights);
+
+    graph.set_scope("last");
+    let flat = graph.reshape(positions, &[POSITIONS])?;
+    let rows = last_of_each_row(graph)?;
+    let last = graph.gather(flat, rows)?;
+    let last = graph.cast(last, DataType::I32)?;
+    let longest = graph.reduce_max(last, &[0], true)?;
+    let one = graph.integers(&[1]);
+    let one = graph.cast(one, DataType::I32)?;
+    let total = graph.add(longest, one)?;
+
+    let mut attention = Cached::new(config, last, total, past);
+    let logits = model.logits(graph, input_ids, positions, rows, &mut attention)?;
+    graph.output(logits, "logits")?;
+    for (layer, present) in attention.present.into_iter().enumerate() {
+        for (part, value) in ["key", "value"].into_iter().zip(present) {
+            graph.output(value, &format!("present.{layer}.{part}"))?;
+        }
+    }
+    Ok(std::mem::take(graph))
+}
+
+/// The index of each row's last position among all: T − 1, 2 T − 1, …, i64\[B\].
+fn last_of_each_row(graph: &mut Graph) -> Result<Value, GraphError> {
+    let (tokens, positions, one) = (graph.size(TOKENS)?, graph.size(POSITIONS)?, graph.integers(&[1]));
+    let first = graph.sub(tokens, one)?;
+    let [first, limit, step] = [first, positions, tokens].map(|size| graph.reshape(size, &[]));
+    graph.range(first?, limit?, step?, BATCH)
+}
+
+/// Scoring.
+///
+/// - takes `input_ids`, `positions` and `branch` i64\[B, T\], `rows` and `targets` i64\[N\], the adapters;
+/// - gives `log_probs` f32\[N\]: the log-probability that `targets[n]` follows what position `rows[n]` (of the B · T) sees,
+///   which is itself and what is before it in its row, of its own branch or of branch 0.
+///
+/// # Errors
+/// The graph does not fit together.
+pub fn score(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+    let graph = &mut Graph::new();
+    let [input_ids, positions, branch] =
+        ["input_ids", "positions", "branch"].map(|name| graph.input(name, TensorType::i64([BATCH, TOKENS])));
+    let [rows, targets] = ["rows", "targets"].map(|name| graph.input(name, TensorType::i64([Dim::Symbol(ROWS)])));
+    let model = Gpt2::new(graph, config, adapter, weights);
+    let mut attention = Masked::branched(graph, config, branch)?;
+    let logits = model.logits(graph, input_ids, positions, rows, &mut attention)?;
+    let log_probs = log_probs(graph, logits, targets)?;
+    let log_probs = graph.reshape(log_probs, &[Dim::Symbol(ROWS)])?;
+    graph.output(log_probs, "log_probs")?;
+    Ok(std::mem::take(graph))
+}
+
+/// The log-probability of each row's target, \[N, 1\], from logits \[N, V\] and targets i64\[N\].
+fn log_probs(graph: &mut Graph, logits: Value, targets: Value) -> Result<Value, GraphError> {
+    let all = graph.log_softmax(logits)?;
+    let column = [graph.shape(targets), &[Dim::Fixed(1)]].concat();
+    let targets = graph.reshape(targets, &column)?;
+    graph.gather_elements(all, targets)
+}
+
+/// One step of adaptation: plain gradient descent on the adapters.
+///
+/// - takes `input_ids` i64\[B, T\], `loss_mask` bool\[B, T\], `learning_rate` f32\[A\] (one a tensor, in the order of the adapter
+///   table), the adapters;
+/// - gives `loss` f32\[\], the mean of −log p(token | those before it) over the tokens where the mask is set (a row's first
+///   token has none before it and does not count), `gradient_norm` f32\[\], the Euclidean norm of the loss's gradient with
+///   respect to all adapters, and `updated.{name}`, each adapter less its learning rate times its gradient.
+///
+/// Without any token to predict the loss is NaN, a mean of nothing, and the adapters stay.
+///
+/// # Errors
+/// The graph does not fit together.
+pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+    let graph = &mut Graph::new();
+    let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
+    let loss_mask = graph.input("loss_mask", TensorType { dtype: DataType::Bool, shape: vec![BATCH, TOKENS] });
+    let tensors = marionette_models::params::adapter_table(config, adapter).len();
+    let learning_rate = graph.input("learning_rate", TensorType::f32([tensors.into()]));
+    let model = Gpt2::new(graph, config, adapter, weights);
+    let loss = loss(graph, &model, input_ids, loss_mask)?;
+    graph.output(loss, "loss")?;
+
+    let adapters: Vec<Value> = model.adapters().iter().map(|(_, value)| *value).collect();
+    let gradients = gradients(graph, loss, &adapters)?;
+    graph.set_scope("gradient_norm");
+    let mut squares = Vec::with_capacity(gradients.len());
+    for &gradient in &gradients {
+        let axes: Vec<i64> = (0..graph.shape(gradient).len() as i64).collect();
+        let square = graph.reduce_sum_square(gradient, &axes, false)?;
+        squares.push(graph.reshape(square, &[1.into()])?);
+    }
+    let squares = graph.concat(&squares, 0)?;
+    let sum = graph.reduce_sum(squares, &[0], false)?;
+    let norm = graph.sqrt(sum)?;
+    graph.output(norm, "gradient_norm")?;
+
+    graph.set_scope("update");
+    let rates = graph.split(learning_rate, 0, tensors)?;
+    for (((name, value), gradient), rate) in model.adapters().iter().zip(gradients).zip(rates) {
+        let step = graph.mul(gradient, rate)?;
+        let updated = graph.sub(*value, step)?;
+        graph.output(updated, &format!("updated.{name}"))?;
+    }
+    Ok(std::mem::take(graph))
+}
+
+/// The loss that [`adapt`] describes. Only the positions before a target are given to the head.
+fn loss(graph: &mut Graph, model: &Gpt2<'_>, input_ids: Value, loss_mask: Value) -> Result<Value, GraphError> {
+    graph.set_scope("targets");
+    let index = token_index(graph)?;
+    let one = graph.integer(1);
+    let has_prefix = graph.less_or_equal(one, index)?;
+    let is_target = graph.and(loss_mask, has_prefix)?;
+    let is_target = graph.reshape(is_target, &[POSITIONS])?;
+    let places = graph.non_zero(is_target, TARGETS)?;
+    let ids = graph.reshape(input_ids, &[POSITIONS])?;
+    let targets = graph.gather(ids, places)?;
+    let rows = graph.sub(places, one)?;
+
+    let mut attention = Masked::causal(graph, model.config)?;
+    let logits = model.logits(graph, input_ids, index, rows, &mut attention)?;
+    graph.set_scope("loss");
+    let log_probs = log_probs(graph, logits, targets)?;
+    let sum = graph.reduce_sum(log_probs, &[0, 1], false)?;
+    let count = graph.size(Dim::Symbol(TARGETS))?;
+    let count = graph.reshape(count, &[])?;
+    let count = graph.cast(count, DataType::F32)?;
+    let minus_one = graph.scalar(-1.0);
+    let scale = graph.div(minus_one, count)?;
+    graph.mul(sum, scale)
+}

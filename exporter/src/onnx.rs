@@ -1,0 +1,218 @@
+//! A graph as an ONNX model.
+
+use marionette_models::bundle::{self, GraphInterface, ValueInfo, WEIGHTS};
+use marionette_models::onnx::{
+    AttributeProto, DATA_EXTERNAL, Dimension, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type,
+};
+
+use crate::error::GraphError;
+use crate::graph::{Graph, Node, Origin, Value};
+use crate::ops::{Attribute, Domain, OPSET};
+use crate::shape::{Dim, TensorType};
+use crate::weights::Weights;
+
+/// The version of the format that goes with [`OPSET`] (ONNX `docs/Versioning.md`).
+const IR_VERSION: i64 = 9;
+/// Who writes it.
+const PRODUCER: &str = "marionette-export";
+
+/// The model of a graph: its nodes in the order they were added, without those that no output needs. The same graph gives
+/// the same model.
+///
+/// # Errors
+/// The graph uses a weight that `weights` does not have, or one name for two values.
+pub fn model(graph: &Graph, name: &str, doc: &str, weights: &Weights) -> Result<ModelProto, GraphError> {
+    let used = Used::of(graph);
+    let mut domains: Vec<Domain> = used.nodes.iter().map(|node| node.op.domain()).collect();
+    domains.push(Domain::Onnx);
+    domains.sort_unstable();
+    domains.dedup();
+    let mut initializer = Vec::new();
+    for value in used.values() {
+        let data = graph.data(value);
+        match &data.origin {
+            Origin::Constant(bytes) => {
+                initializer.push(TensorProto { raw_data: Some(bytes.clone()), ..tensor(&data.name, &data.tensor) })
+            }
+            Origin::Weight => initializer.push(external(&data.name, &data.tensor, weights)?),
+            Origin::Input | Origin::Node => {}
+        }
+    }
+    let between =
+        used.values().filter(|value| graph.data(*value).origin == Origin::Node && !graph.outputs.contains(value));
+    let graph_proto = GraphProto {
+        node: used.nodes.iter().map(|node| node_proto(graph, node, &used)).collect(),
+        name: name.to_owned(),
+        initializer,
+        doc_string: doc.to_owned(),
+        input: graph.inputs.iter().map(|value| value_info(graph, *value)).collect(),
+        output: graph.outputs.iter().map(|value| value_info(graph, *value)).collect(),
+        value_info: between.map(|value| value_info(graph, value)).collect(),
+        sparse_initializer: Vec::new(),
+    };
+    refuse_duplicates(&graph_proto)?;
+    Ok(ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: PRODUCER.to_owned(),
+        producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+        doc_string: doc.to_owned(),
+        graph: Some(graph_proto),
+        opset_import: domains.into_iter().map(operator_set).collect(),
+        ..ModelProto::default()
+    })
+}
+
+/// What a graph takes and gives, for the manifest.
+pub fn interface(graph: &Graph, file: &str) -> GraphInterface {
+    let info = |value: &Value| ValueInfo {
+        name: graph.name(*value).to_owned(),
+        dtype: graph.tensor(*value).dtype,
+        shape: graph.shape(*value).iter().map(|&dim| bundle::Dim::from(dim)).collect(),
+    };
+    GraphInterface {
+        file: file.to_owned(),
+        inputs: graph.inputs.iter().map(info).collect(),
+        outputs: graph.outputs.iter().map(info).collect(),
+    }
+}
+
+/// What the outputs need.
+struct Used<'a> {
+    nodes: Vec<&'a Node>,
+    /// By the value's index: whether a node or the graph's outputs read it.
+    read: Vec<bool>,
+    /// By the value's index: whether it is in the model at all.
+    present: Vec<bool>,
+    handles: Vec<Value>,
+}
+
+impl<'a> Used<'a> {
+    fn of(graph: &'a Graph) -> Self {
+        let mut read = vec![false; graph.values.len()];
+        for output in &graph.outputs {
+            read[output.index()] = true;
+        }
+        let mut nodes = Vec::new();
+        for node in graph.nodes.iter().rev() {
+            if node.outputs.iter().any(|output| read[output.index()]) {
+                for input in &node.inputs {
+                    read[input.index()] = true;
+                }
+                nodes.push(node);
+            }
+        }
+        nodes.reverse();
+        let mut present = read.clone();
+        for node in &nodes {
+            for output in named_outputs(node, &read) {
+                present[output.index()] = true;
+            }
+        }
+        Self { nodes, read, present, handles: graph.handles().collect() }
+    }
+
+    fn values(&self) -> impl Iterator<Item = Value> {
+        self.handles.iter().copied().filter(|value| self.present[value.index()])
+    }
+}
+
+/// A node's outputs without the last ones that nothing reads and that may be left out.
+fn named_outputs<'a>(node: &'a Node, read: &[bool]) -> &'a [Value] {
+    let last_read = node.outputs.iter().rposition(|output| read[output.index()]).map_or(0, |index| index + 1);
+    let count = last_read.max(node.op.required_outputs().min(node.outputs.len()));
+    &node.outputs[..count]
+}
+
+fn node_proto(graph: &Graph, node: &Node, used: &Used<'_>) -> NodeProto {
+    let names = |values: &[Value]| values.iter().map(|&value| graph.name(value).to_owned()).collect();
+    NodeProto {
+        input: names(&node.inputs),
+        output: names(named_outputs(node, &used.read)),
+        name: node.name.clone(),
+        op_type: node.op.name().to_owned(),
+        attribute: node.op.attributes().into_iter().map(|(name, value)| attribute(name, value)).collect(),
+        domain: domain(node.op.domain()).to_owned(),
+    }
+}
+
+fn attribute(name: &str, value: Attribute) -> AttributeProto {
+    let mut proto = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
+    proto.r#type = match value {
+        Attribute::Float(value) => {
+            proto.f = value;
+            attribute_type::FLOAT
+        }
+        Attribute::Int(value) => {
+            proto.i = value;
+            attribute_type::INT
+        }
+        Attribute::Ints(values) => {
+            proto.ints = values;
+            attribute_type::INTS
+        }
+        Attribute::Text(text) => {
+            proto.s = text.as_bytes().to_vec();
+            attribute_type::STRING
+        }
+    };
+    proto
+}
+
+fn domain(domain: Domain) -> &'static str {
+    match domain {
+        Domain::Onnx => "",
+        Domain::Microsoft => "com.microsoft",
+    }
+}
+
+fn operator_set(of: Domain) -> OperatorSetIdProto {
+    let version = match of {
+        Domain::Onnx => OPSET,
+        Domain::Microsoft => 1,
+    };
+    OperatorSetIdProto { domain: domain(of).to_owned(), version }
+}
+
+fn tensor(name: &str, tensor: &TensorType) -> TensorProto {
+    let dims = tensor.shape.iter().map(|dim| if let Dim::Fixed(value) = dim { *value as i64 } else { -1 }).collect();
+    TensorProto { dims, data_type: tensor.dtype.onnx(), name: name.to_owned(), ..TensorProto::default() }
+}
+
+fn external(name: &str, of: &TensorType, weights: &Weights) -> Result<TensorProto, GraphError> {
+    let entry = weights.entry(name)?;
+    let place =
+        [("location", WEIGHTS.to_owned()), ("offset", entry.offset.to_string()), ("length", entry.length.to_string())];
+    Ok(TensorProto {
+        data_location: DATA_EXTERNAL,
+        external_data: place
+            .into_iter()
+            .map(|(key, value)| StringStringEntryProto { key: key.to_owned(), value })
+            .collect(),
+        ..tensor(name, of)
+    })
+}
+
+fn value_info(graph: &Graph, value: Value) -> ValueInfoProto {
+    let tensor = graph.tensor(value);
+    let dimension = |dim: &Dim| match dim {
+        Dim::Fixed(value) => Dimension::Value(*value as i64),
+        symbolic => Dimension::Parameter(symbolic.to_string()),
+    };
+    let dim = tensor.shape.iter().map(|dim| DimensionProto { value: Some(dimension(dim)) }).collect();
+    let tensor_type = TensorTypeProto { elem_type: tensor.dtype.onnx(), shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto { name: graph.name(value).to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+}
+
+/// Inputs, initializers and nodes' outputs share one space of names.
+fn refuse_duplicates(graph: &GraphProto) -> Result<(), GraphError> {
+    let inputs = graph.input.iter().map(|value| &value.name);
+    let initializers = graph.initializer.iter().map(|tensor| &tensor.name);
+    let mut names: Vec<&String> =
+        inputs.chain(initializers).chain(graph.node.iter().flat_map(|node| &node.output)).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(GraphError::DuplicateName(pair[0].clone())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,128 @@
+//! The operators, one file each: formula, shapes, gradient, and the specification it follows. Adding one is adding its file
+//! and its line below.
+
+use std::fmt::Debug;
+
+use crate::autodiff::Backward;
+use crate::error::GraphError;
+use crate::graph::{Graph, Value};
+use crate::shape::TensorType;
+
+mod elementwise;
+mod reduction;
+
+mod add;
+mod and;
+mod cast;
+mod concat;
+mod constant_of_shape;
+mod div;
+mod equal;
+mod exp;
+mod expand;
+mod gather;
+mod gather_elements;
+mod gelu;
+mod gemm;
+mod group_query_attention;
+mod layer_normalization;
+mod less_or_equal;
+mod log_softmax;
+mod mat_mul;
+mod mul;
+mod non_zero;
+mod or;
+mod range;
+mod reduce_max;
+mod reduce_mean;
+mod reduce_sum;
+mod reduce_sum_square;
+mod reshape;
+mod scatter_elements;
+mod scatter_nd;
+mod shape_of;
+mod sigmoid;
+mod softmax;
+mod split;
+mod sqrt;
+mod sub;
+mod transpose;
+mod where_;
+
+pub use gemm::Transposed;
+pub use group_query_attention::Cached;
+
+/// The operator set of the standard operators, <https://onnx.ai/onnx/operators>: the first with the tanh form of `Gelu`.
+pub const OPSET: i64 = 20;
+
+/// Where an operator is specified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Domain {
+    /// By ONNX, in [`OPSET`].
+    Onnx,
+    /// By ONNX Runtime, <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
+    Microsoft,
+}
+
+/// The value of an attribute.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Attribute {
+    /// A number.
+    Float(f32),
+    /// An integer.
+    Int(i64),
+    /// Integers.
+    Ints(Vec<i64>),
+    /// A text.
+    Text(&'static str),
+}
+
+/// An operator with its attributes.
+pub trait Op: Debug {
+    /// Its name in ONNX (`op_type`).
+    fn name(&self) -> &'static str;
+
+    /// Who specifies it.
+    fn domain(&self) -> Domain {
+        Domain::Onnx
+    }
+
+    /// Its attributes.
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        Vec::new()
+    }
+
+    /// How many of its outputs have to be named; those after may be left out where nothing reads them.
+    fn required_outputs(&self) -> usize {
+        usize::MAX
+    }
+
+    /// The types of the outputs.
+    ///
+    /// # Errors
+    /// What is wrong with the inputs.
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String>;
+
+    /// Adds the nodes that compute the gradient with respect to each wanted input; `None` for the others. Called only
+    /// where the loss depends on at least one output.
+    ///
+    /// # Errors
+    /// The operator has no gradient.
+    fn gradient(&self, graph: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
+        let _ = (graph, node);
+        Err(no_gradient(self.name(), "the operator is not used in a forward pass that is differentiated"))
+    }
+
+    /// The outputs in f64: what gradients are checked against.
+    #[cfg(test)]
+    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array>;
+}
+
+fn no_gradient(operator: &'static str, problem: impl Into<String>) -> GraphError {
+    GraphError::NoGradient { operator, scope: String::new(), problem: problem.into() }
+}
+
+/// Takes an operator's inputs apart, which must be as many as it has.
+fn arity<'a, const N: usize>(inputs: &[&'a TensorType]) -> Result<[&'a TensorType; N], String> {
+    inputs.try_into().map_err(|_| format!("{} inputs, expected {N}", inputs.len()))
+}

@@ -1,0 +1,35 @@
+//! a ∨ b, element by element, with broadcasting. <https://onnx.ai/onnx/operators/onnx__Or.html>
+
+use super::{Op, elementwise};
+use crate::error::GraphError;
+use crate::graph::{Graph, Value};
+use crate::shape::TensorType;
+
+/// y = a ∨ b.
+#[derive(Debug, Clone, Copy)]
+struct Or;
+
+impl Op for Or {
+    fn name(&self) -> &'static str {
+        "Or"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        elementwise::logic(inputs)
+    }
+
+    #[cfg(test)]
+    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+        elementwise::zip(inputs, |a, b| a.max(b))
+    }
+}
+
+impl Graph {
+    /// a ∨ b, broadcast: truth values.
+    ///
+    /// # Errors
+    /// The types do not fit or the shapes do not broadcast.
+    pub fn or(&mut self, a: Value, b: Value) -> Result<Value, GraphError> {
+        self.apply_one(Or, &[a, b])
+    }
+}

@@ -1,0 +1,42 @@
+//! The sum of squares over some axes. <https://onnx.ai/onnx/operators/onnx__ReduceSumSquare.html>
+
+use super::reduction::Axes;
+use super::{Attribute, Op};
+use crate::error::GraphError;
+use crate::graph::{Graph, Value};
+use crate::shape::TensorType;
+
+/// The sum of squares over some axes.
+#[derive(Debug, Clone)]
+struct ReduceSumSquare(Axes);
+
+impl Op for ReduceSumSquare {
+    fn name(&self) -> &'static str {
+        "ReduceSumSquare"
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        self.0.attributes()
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        self.0.infer(inputs)
+    }
+
+    #[cfg(test)]
+    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+        vec![self.0.fold(&inputs[0].mapv(|x| x * x), 0.0, |a, b| a + b)]
+    }
+}
+
+impl Graph {
+    /// The sum of squares over some axes; with `keep`, the axes stay as dimensions of 1.
+    ///
+    /// # Errors
+    /// x has no such axis.
+    pub fn reduce_sum_square(&mut self, x: Value, axes: &[i64], keep: bool) -> Result<Value, GraphError> {
+        let axes = Axes::new(axes, keep);
+        let inputs = axes.inputs(self, x);
+        self.apply_one(ReduceSumSquare(axes), &inputs)
+    }
+}

@@ -1,0 +1,190 @@
+//! What tests of operators and graphs share: evaluation in f64, and gradients against central differences.
+
+use std::collections::BTreeMap;
+
+use marionette_models::bundle::DataType;
+use ndarray::{ArrayD, IxDyn};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use crate::autodiff::gradients;
+use crate::graph::{Graph, Origin, Value};
+use crate::ops::Op;
+use crate::shape::{Shape, TensorType};
+
+/// Every type's values in tests: integers and truth values are f64 too.
+pub type Array = ArrayD<f64>;
+
+/// An input of an operator under test.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    dtype: DataType,
+    array: Array,
+}
+
+/// Random values, uniform in ±1.5; the same for the same shape.
+pub fn float(shape: &[usize]) -> Sample {
+    let seed = shape.iter().fold(shape.len() as u64, |seed, &dim| seed * 31 + dim as u64);
+    Sample { dtype: DataType::F32, array: random(shape, &mut ChaCha8Rng::seed_from_u64(seed)) }
+}
+
+pub fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Array {
+    Array::from_shape_simple_fn(IxDyn(shape), || rng.random_range(-1.5..1.5))
+}
+
+/// A list of given values.
+pub fn values(values: &[f64]) -> Sample {
+    Sample { dtype: DataType::F32, array: ndarray::arr1(values).into_dyn() }
+}
+
+/// A list of integers.
+pub fn indices(values: &[i64]) -> Sample {
+    indices_of(&[values.len()], values)
+}
+
+/// Integers of a shape.
+pub fn indices_of(shape: &[usize], values: &[i64]) -> Sample {
+    let array = Array::from_shape_vec(IxDyn(shape), values.iter().map(|&value| value as f64).collect()).unwrap();
+    Sample { dtype: DataType::I64, array }
+}
+
+pub fn to_shape(tensor: &Array) -> Vec<usize> {
+    tensor.iter().map(|&dim| dim as usize).collect()
+}
+
+/// The shape that arrays broadcast to.
+pub fn broadcast_shape(arrays: &[&Array]) -> Vec<usize> {
+    let rank = arrays.iter().map(|array| array.ndim()).max().unwrap_or(0);
+    let mut shape = vec![1; rank];
+    for array in arrays {
+        for (i, &dim) in array.shape().iter().enumerate() {
+            let at = rank - array.ndim() + i;
+            shape[at] = if dim == 1 { shape[at] } else { dim };
+        }
+    }
+    shape
+}
+
+/// Computes a graph in f64. `feeds` holds its inputs and weights by name; gives the values asked for.
+pub fn evaluate(graph: &Graph, feeds: &BTreeMap<String, Array>, wanted: &[Value]) -> Vec<Array> {
+    let mut arrays: Vec<Option<Array>> = graph
+        .handles()
+        .map(|value| {
+            let data = graph.data(value);
+            match &data.origin {
+                Origin::Input | Origin::Weight => {
+                    Some(feeds.get(&data.name).unwrap_or_else(|| panic!("no {}", data.name)).clone())
+                }
+                Origin::Constant(bytes) => Some(constant(&data.tensor, bytes)),
+                Origin::Node => None,
+            }
+        })
+        .collect();
+    for node in &graph.nodes {
+        let inputs: Vec<&Array> = node.inputs.iter().map(|input| arrays[input.index()].as_ref().unwrap()).collect();
+        let outputs = node.op.evaluate(&inputs);
+        for (&output, array) in node.outputs.iter().zip(outputs) {
+            // What runs must be of the shape that was inferred.
+            assert_eq!(array.ndim(), graph.shape(output).len(), "{}", node.name);
+            for (&found, dim) in array.shape().iter().zip(graph.shape(output)) {
+                if let crate::shape::Dim::Fixed(expected) = dim {
+                    assert_eq!(found, *expected, "{}: {}", node.name, graph.tensor(output));
+                }
+            }
+            arrays[output.index()] = Some(array);
+        }
+    }
+    wanted.iter().map(|value| arrays[value.index()].clone().unwrap()).collect()
+}
+
+fn constant(tensor: &TensorType, bytes: &[u8]) -> Array {
+    let values: Vec<f64> = match tensor.dtype {
+        DataType::F32 => bytes.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
+        DataType::I64 => bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+        other => panic!("no constants of {other:?}"),
+    };
+    let shape: Vec<usize> = tensor.shape.iter().map(|dim| dim.to_string().parse().unwrap()).collect();
+    Array::from_shape_vec(IxDyn(&shape), values).unwrap()
+}
+
+/// The worst relative error of a gradient: the largest absolute difference from central differences of `loss` around each
+/// element of `at`, over the largest element of either.
+pub fn worst_error(at: &Array, gradient: &Array, loss: impl Fn(&Array) -> f64) -> f64 {
+    // Truncation is of the order h², rounding of ε/h: both are below 1e-9 here.
+    const H: f64 = 1e-5;
+    let mut difference: f64 = 0.0;
+    let mut scale = gradient.iter().fold(1e-12, |most: f64, value| most.max(value.abs()));
+    let mut point = at.clone();
+    for (index, &computed) in gradient.indexed_iter() {
+        let middle = point[&index];
+        point[&index] = middle + H;
+        let above = loss(&point);
+        point[&index] = middle - H;
+        let below = loss(&point);
+        point[&index] = middle;
+        let central = (above - below) / (2.0 * H);
+        difference = difference.max((central - computed).abs());
+        scale = scale.max(central.abs());
+    }
+    difference / scale
+}
+
+/// The most that a gradient may be off, relative.
+pub const TOLERANCE: f64 = 1e-4;
+
+/// Checks the gradient of a random weighted sum of all outputs, with respect to every input of f32.
+pub fn check_gradient(op: impl Op + Clone + 'static, inputs: &[Sample]) {
+    check_gradient_of(op, inputs, usize::MAX);
+}
+
+/// As [`check_gradient`], with only the first `outputs` outputs in the loss.
+pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outputs: usize) {
+    let name = op.name();
+    let mut graph = Graph::new();
+    let mut feeds = BTreeMap::new();
+    let mut handles = Vec::new();
+    for (i, sample) in inputs.iter().enumerate() {
+        handles.push(graph.input(&format!("input{i}"), tensor_type(sample)));
+        feeds.insert(format!("input{i}"), sample.array.clone());
+    }
+    let results = graph.apply(op, &handles).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut loss = graph.scalar(0.0);
+    for (i, &result) in results.iter().take(outputs).enumerate() {
+        let weight = graph.input(&format!("weight{i}"), graph.tensor(result).clone());
+        let shape: Vec<usize> = graph.shape(result).iter().map(|dim| dim.to_string().parse().unwrap()).collect();
+        feeds.insert(format!("weight{i}"), random(&shape, &mut rng));
+        let product = graph.mul(result, weight).unwrap();
+        let axes: Vec<i64> = (0..shape.len() as i64).collect();
+        let sum = if axes.is_empty() { product } else { graph.reduce_sum(product, &axes, false).unwrap() };
+        loss = graph.add(loss, sum).unwrap();
+    }
+    let wrt: Vec<usize> = (0..inputs.len()).filter(|&i| inputs[i].dtype == DataType::F32).collect();
+    let values: Vec<Value> = wrt.iter().map(|&i| handles[i]).collect();
+    let found = gradients(&mut graph, loss, &values).unwrap();
+    let found = evaluate(&graph, &feeds, &found);
+    let mut worst: f64 = 0.0;
+    for (&i, gradient) in wrt.iter().zip(&found) {
+        assert_eq!(gradient.shape(), inputs[i].array.shape(), "{name}: gradient of input {i}");
+        worst = worst.max(worst_error(&inputs[i].array, gradient, |at| {
+            let mut feeds = feeds.clone();
+            feeds.insert(format!("input{i}"), at.clone());
+            evaluate(&graph, &feeds, &[loss])[0].sum()
+        }));
+    }
+    let shapes: Vec<&[usize]> = inputs.iter().map(|sample| sample.array.shape()).collect();
+    println!("{name} {shapes:?}: worst relative error {worst:.1e}");
+    assert!(worst <= TOLERANCE, "{name} {shapes:?}: {worst:e}");
+}
+
+/// The message with which an operator refuses inputs.
+pub fn refused(op: impl Op + 'static, inputs: &[Sample]) -> String {
+    let mut graph = Graph::new();
+    let inputs: Vec<Value> = inputs.iter().map(|sample| graph.input("x", tensor_type(sample))).collect();
+    graph.apply(op, &inputs).unwrap_err().to_string()
+}
+
+fn tensor_type(sample: &Sample) -> TensorType {
+    let shape: Shape = sample.array.shape().iter().map(|&dim| dim.into()).collect();
+    TensorType { dtype: sample.dtype, shape }
+}
