@@ -59,6 +59,9 @@ pub enum TrainError {
     /// What libtorch says, its first line.
     #[error("libtorch: {0}")]
     Torch(String),
+    /// An evaluation without a result.
+    #[error("{0}")]
+    Evaluation(String),
     /// Ctrl-C before there was anything to save.
     #[error("interrupted")]
     Interrupted,

@@ -7,15 +7,6 @@ use tch::{Device, Kind, Tensor};
 use crate::error::Result;
 use crate::tensors::{NamedTensors, TokenBatch};
 
-/// How attention is computed; the result is the same but for rounding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attention {
-    /// Product by product: can be differentiated twice.
-    Explicit,
-    /// libtorch's fused kernel: faster, can be differentiated once.
-    Fused,
-}
-
 /// y = x W + b, with W [inputs, outputs].
 struct Linear {
     weight: Tensor,
@@ -103,37 +94,23 @@ fn adapt(x: Tensor, adapter: Option<&[Tensor]>) -> Result<Tensor> {
     }
 }
 
-/// Who sees whom.
-enum Mask {
-    /// Each token itself and all before it, in a sequence without a past.
-    Causal,
-    /// Everyone sees all: one new token after a past.
-    Open,
-    /// 0 where the token of the row sees the one of the column, −∞ elsewhere; broadcasts to [B, H, T, S].
-    Additive(Tensor),
+/// Who sees whom: 0 where the token of the row sees the one of the column, −∞ elsewhere; broadcasts to [B, H, T, S].
+fn mask(sees: &Tensor, kind: Kind) -> Result<Tensor> {
+    let zeros = Tensor::f_zeros(sees.size(), (kind, sees.device()))?;
+    Ok(zeros.f_masked_fill(&sees.f_logical_not()?, f64::NEG_INFINITY)?)
 }
 
-impl Mask {
-    /// −∞ where `sees` is false.
-    fn additive(sees: &Tensor, kind: Kind) -> Result<Self> {
-        let hidden = sees.f_logical_not()?;
-        let zeros = Tensor::f_zeros(sees.size(), (kind, sees.device()))?;
-        Ok(Self::Additive(zeros.f_masked_fill(&hidden, f64::NEG_INFINITY)?))
-    }
+/// [T, past + T]: row j sees the past and the new tokens up to j.
+fn causal_mask(past: i64, length: i64, kind: Kind, device: Device) -> Result<Tensor> {
+    mask(&Tensor::f_ones([length, past + length], (Kind::Bool, device))?.f_tril(past)?, kind)
+}
 
-    /// [T, past + T]: row j sees the past and the new tokens up to j.
-    fn causal_after(past: i64, length: i64, kind: Kind, device: Device) -> Result<Self> {
-        Self::additive(&Tensor::f_ones([length, past + length], (Kind::Bool, device))?.f_tril(past)?, kind)
-    }
-
-    /// [B, 1, T, T]: token j sees token i where i ≤ j and i is of branch 0 or of j's branch. `branch` is i64 [B, T].
-    fn branches(branch: &Tensor, kind: Kind) -> Result<Self> {
-        let (batch, length) = branch.size2()?;
-        let column = branch.f_reshape([batch, 1, length])?;
-        let same = column.f_eq_tensor(&branch.f_reshape([batch, length, 1])?)?;
-        let sees = column.f_eq(0)?.f_logical_or(&same)?.f_tril(0)?;
-        Self::additive(&sees.f_unsqueeze(1)?, kind)
-    }
+/// [B, 1, T, T]: token j sees token i where i ≤ j and i is of branch 0 or of j's branch. `branch` is i64 [B, T].
+fn branch_mask(branch: &Tensor, kind: Kind) -> Result<Tensor> {
+    let (batch, length) = branch.size2()?;
+    let column = branch.f_reshape([batch, 1, length])?;
+    let same = column.f_eq_tensor(&branch.f_reshape([batch, length, 1])?)?;
+    mask(&column.f_eq(0)?.f_logical_or(&same)?.f_tril(0)?.f_unsqueeze(1)?, kind)
 }
 
 /// Keys and values of the tokens so far, [B, H, S, D / H] each, one pair a block.
@@ -166,7 +143,6 @@ pub struct Gpt2 {
     blocks: Vec<Block>,
     ln_f: Norm,
     heads: i64,
-    attention: Attention,
 }
 
 impl Gpt2 {
@@ -174,7 +150,7 @@ impl Gpt2 {
     ///
     /// # Errors
     /// A tensor is missing.
-    pub fn new(config: &Gpt2Config, tensors: &NamedTensors, attention: Attention) -> Result<Self> {
+    pub fn new(config: &Gpt2Config, tensors: &NamedTensors) -> Result<Self> {
         let block = |layer| {
             let names = names::Block::new(layer);
             Ok(Block {
@@ -192,7 +168,6 @@ impl Gpt2 {
             blocks: (0..config.n_layer).map(block).collect::<Result<_>>()?,
             ln_f: Norm::new(tensors, names::LN_F_WEIGHT, names::LN_F_BIAS, config)?,
             heads: config.n_head as i64,
-            attention,
         })
     }
 
@@ -213,11 +188,7 @@ impl Gpt2 {
         layout: Layout,
         rows: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let mask = match layout.branch {
-            Some(branch) => Mask::branches(branch, self.wte.kind())?,
-            None => Mask::Causal,
-        };
-        let hidden = self.hidden(adapters, ids, layout.positions, mask, None)?;
+        let hidden = self.hidden(adapters, ids, layout, None)?;
         self.head(&match rows {
             Some(rows) => hidden.f_index_select(0, rows)?,
             None => hidden,
@@ -230,12 +201,7 @@ impl Gpt2 {
     /// What libtorch says, for a position beyond the context too.
     pub fn step(&self, adapters: Option<&Adapters>, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         let (batch, length) = ids.size2()?;
-        let mask = match (cache.length(), length) {
-            (0, _) => Mask::Causal,
-            (_, 1) => Mask::Open,
-            (past, _) => Mask::causal_after(past, length, self.wte.kind(), self.device())?,
-        };
-        let hidden = self.hidden(adapters, ids, None, mask, Some(cache))?;
+        let hidden = self.hidden(adapters, ids, Layout::default(), Some(cache))?;
         self.head(&hidden.f_reshape([batch, length, -1])?.f_select(1, length - 1)?)
     }
 
@@ -259,23 +225,20 @@ impl Gpt2 {
         &self,
         adapters: Option<&Adapters>,
         ids: &Tensor,
-        positions: Option<&Tensor>,
-        mask: Mask,
+        layout: Layout,
         mut cache: Option<&mut Cache>,
     ) -> Result<Tensor> {
         let (batch, length) = ids.size2()?;
-        let mask = match (mask, self.attention) {
-            // Made once, not once a block.
-            (Mask::Causal, Attention::Explicit) => Mask::causal_after(0, length, self.wte.kind(), self.device())?,
-            (mask, _) => mask,
+        let (kind, device) = (self.wte.kind(), self.device());
+        let past = cache.as_ref().map_or(0, |cache| cache.length());
+        let mask = match layout.branch {
+            Some(branch) => branch_mask(branch, kind)?,
+            None => causal_mask(past, length, kind, device)?,
         };
         let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
-        let positions = match positions {
+        let positions = match layout.positions {
             Some(positions) => embed(&self.wpe, positions)?,
-            None => {
-                let first = cache.as_ref().map_or(0, |cache| cache.length());
-                embed(&self.wpe, &Tensor::f_arange_start(first, first + length, (Kind::Int64, self.device()))?)?
-            }
+            None => embed(&self.wpe, &Tensor::f_arange_start(past, past + length, (Kind::Int64, device))?)?,
         };
         let mut x = embed(&self.wte, ids)?.f_add(&positions)?.f_reshape([batch * length, -1])?;
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -298,7 +261,7 @@ impl Gpt2 {
                     so_far
                 }
             };
-            let attended = attention(self.attention, &query, &key, &value, &mask)?;
+            let attended = attention(&query, &key, &value, &mask)?;
             let attended = attended.f_transpose(1, 2)?.f_reshape([batch * length, -1])?;
             let attended = block.attn_proj.forward(&attended)?;
             x = x.f_add(&adapt(attended, adapters.and_then(|adapters| adapters.get(2 * layer)))?)?;
@@ -317,21 +280,10 @@ impl Gpt2 {
 }
 
 /// softmax(q kᵀ / √dh + mask) v (Vaswani et al. 2017, section 3.2.1): q [B, H, T, dh], k and v [B, H, S, dh], to
-/// [B, H, T, dh].
-fn attention(how: Attention, query: &Tensor, key: &Tensor, value: &Tensor, mask: &Mask) -> Result<Tensor> {
-    let additive = match mask {
-        Mask::Additive(mask) => Some(mask),
-        Mask::Causal | Mask::Open => None,
-    };
-    if how == Attention::Fused {
-        let causal = matches!(mask, Mask::Causal);
-        return Ok(Tensor::f_scaled_dot_product_attention(query, key, value, additive, 0.0, causal, None, false)?);
-    }
+/// [B, H, T, dh]. Product by product, because the fused kernel of libtorch cannot be differentiated twice (and was no
+/// faster for dialogues of a hundred tokens).
+fn attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let width = query.size().last().copied().unwrap_or(1) as f64;
-    let scores = query.f_mul_scalar(1.0 / width.sqrt())?.f_matmul(&key.f_transpose(-2, -1)?)?;
-    let scores = match additive {
-        Some(mask) => scores.f_add(mask)?,
-        None => scores,
-    };
+    let scores = query.f_mul_scalar(1.0 / width.sqrt())?.f_matmul(&key.f_transpose(-2, -1)?)?.f_add(mask)?;
     Ok(scores.f_softmax(-1, None)?.f_matmul(value)?)
 }

@@ -1,18 +1,22 @@
 //! `marionette-train`: reads the command line, calls the library, prints the result.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use marionette_trainer::{Result, TrainError, interrupt, pretrain};
-use tch::Device;
+use marionette_trainer::device::DeviceName;
+use marionette_trainer::{Result, TrainError, evaluate, interrupt, pretrain, train};
 
 /// Meta-trains persona adapters for a GPT-2 (MAMLviaPP).
 #[derive(Parser)]
 #[command(name = "marionette-train", version)]
 struct Arguments {
     /// Threads of libtorch; all cores unless told
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
+    /// The device that computes
+    #[arg(long, global = true, value_enum, default_value_t)]
+    device: DeviceName,
     #[command(subcommand)]
     command: Command,
 }
@@ -21,6 +25,22 @@ struct Arguments {
 enum Command {
     /// Pre-train a small GPT-2 from scratch
     Pretrain(pretrain::Options),
+    /// Meta-train adapters on personas
+    Run(Run),
+    /// Evaluate a run on personas that it has not seen
+    Evaluate(evaluate::Options),
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// The run directory to make
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Do again what the config.toml of a former run says
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "Outer"])]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: train::Settings,
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -31,31 +51,42 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         other => other.unwrap_or(cores),
     };
+    let device = arguments.device.open()?;
     tch::set_num_threads(threads as i32);
     interrupt::listen();
     match arguments.command {
         Command::Pretrain(options) => {
-            let report = pretrain::pretrain(&options, Device::Cpu)?;
-            println!(
-                "{} parameters, {} steps, {} tokens in {:.0} s ({:.0} tok/s), loss {:.4}{}",
-                report.parameters,
-                report.steps,
-                report.tokens,
-                report.seconds,
-                report.tokens as f64 / report.seconds.max(1e-9),
-                report.train_loss,
-                report.valid_loss.map_or_else(String::new, |loss| format!(
-                    ", validation {loss:.4} (perplexity {:.2})",
-                    loss.exp()
-                )),
-            );
-            if report.interrupted {
-                eprintln!("marionette-train: interrupted; the model as it is now is in {}", options.out.display());
-                return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            let report = pretrain::pretrain(&options, device)?;
+            println!("{report}");
+            Ok(ended(report.interrupted, &options.out))
+        }
+        Command::Run(Run { out, config, settings }) => {
+            let (config, base) = match config {
+                Some(path) => train::Config::read(&path)?,
+                None => settings.resolve()?,
+            };
+            let report = train::run(&config, &base, &out, device)?;
+            println!("{report}");
+            Ok(ended(report.interrupted, &out))
+        }
+        Command::Evaluate(options) => {
+            let evaluation = evaluate::evaluate(&options, device)?;
+            match options.json {
+                true => println!("{}", serde_json::json!(evaluation)),
+                false => println!("{evaluation}"),
             }
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The exit code of a program that saved its result.
+fn ended(interrupted: bool, out: &std::path::Path) -> ExitCode {
+    if interrupted {
+        eprintln!("marionette-train: interrupted; what was learned so far is in {}", out.display());
+        return ExitCode::from(interrupt::EXIT_CODE);
+    }
+    ExitCode::SUCCESS
 }
 
 fn main() -> ExitCode {

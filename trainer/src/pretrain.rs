@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::error::{Result, TrainError};
-use crate::gpt2::{Attention, Gpt2};
+use crate::gpt2::Gpt2;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
 use crate::{folder, init, interrupt, tensors};
@@ -113,6 +113,19 @@ pub struct Report {
     pub interrupted: bool,
 }
 
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { parameters, steps, tokens, seconds, train_loss, .. } = self;
+        let speed = *tokens as f64 / seconds.max(1e-9);
+        write!(f, "{parameters} parameters, {steps} steps, {tokens} tokens in {seconds:.0} s ({speed:.0} tok/s), ")?;
+        write!(f, "loss {train_loss:.4}")?;
+        match self.valid_loss {
+            Some(loss) => write!(f, ", validation {loss:.4} (perplexity {:.2})", loss.exp()),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Options {
     fn check(&self) -> Result<()> {
         let positive = [
@@ -196,7 +209,7 @@ pub fn pretrain(options: &Options, device: Device) -> Result<Report> {
         *tensor = tensor.f_set_requires_grad(true)?;
     }
     let handles = table.iter().zip(&trained).map(|(spec, tensor)| (spec.name.clone(), tensor.shallow_clone()));
-    let model = Gpt2::new(&config, &handles.collect(), Attention::Fused)?;
+    let model = Gpt2::new(&config, &handles.collect())?;
     let report = train(options, &model, &mut trained, &corpus, &valid, &mut rng)?;
 
     let host = tensors::named_to_host(&table, &trained)?;
@@ -221,9 +234,9 @@ fn read_all(files: &[PathBuf]) -> Result<Vec<Dialogue>> {
 
 /// The configuration that fits the tokenizer, and what encodes for it.
 fn encoder(options: &Options, tokenizer: Tokenizer) -> Result<(Gpt2Config, Encoder)> {
-    let end_of_text = tokenizer.end_of_text_id().ok_or_else(|| {
-        FileError::new(Path::new(TOKENIZER_JSON), "the trained tokenizer has no <|endoftext|>")
-    })?;
+    let end_of_text = tokenizer
+        .end_of_text_id()
+        .ok_or_else(|| FileError::new(Path::new(TOKENIZER_JSON), "the trained tokenizer has no <|endoftext|>"))?;
     let config = options.config(tokenizer.largest_id() as usize + 1, end_of_text);
     let encoder = Encoder::new(tokenizer, end_of_text, config.n_positions, config.vocab_size)?;
     Ok((config, encoder))
@@ -255,7 +268,8 @@ fn train(
         valid_loss: None,
         interrupted: false,
     };
-    let mut smooth: Option<f64> = None;
+    // The mean over about the last 50 steps; dividing by the weights so far keeps the first steps from counting too much.
+    let (mut sum, mut weights) = (0.0, 0.0);
     for step in 0..steps {
         let rows = match epoch.next() {
             Some(rows) => rows,
@@ -275,11 +289,11 @@ fn train(
         clip(&mut gradients, CLIP)?;
         adam.step(trained, &gradients, options.rate(step, steps))?;
 
-        smooth = Some(smooth.map_or(value, |old| 0.98 * old + 0.02 * value));
+        (sum, weights) = (0.98 * sum + value, 0.98 * weights + 1.0);
         report.steps = step + 1;
         report.tokens += batch.targets();
         report.seconds = started.elapsed().as_secs_f64();
-        report.train_loss = smooth.unwrap_or(value);
+        report.train_loss = sum / weights;
         let speed = report.tokens as f64 / report.seconds;
         progress.step(|| format!("loss {:.3}, {speed:.0} tok/s", report.train_loss));
         report.interrupted = interrupt::asked();

@@ -1,0 +1,367 @@
+//! Meta-training, extra-place (MAMLviaPP, algorithm 2): the adapters' start Φ is learned so that a few inner steps on a
+//! persona's dialogues suffice; the pre-trained parameters φ are frozen.
+
+mod checkpoints;
+mod options;
+mod probe;
+mod sampler;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use marionette_dialogues::{Batch, Encoder, Share, hold_out};
+use marionette_models::checkpoint::Base;
+use marionette_models::params::{self, TensorSpec};
+use marionette_models::run::{ADAPTERS, CHECKPOINTS, PROBE, Which, checkpoint};
+use marionette_models::{FileError, checkpoint as checkpoint_file};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::data::{self, Persona};
+use crate::error::{Result, TrainError};
+use crate::gpt2::Gpt2;
+use crate::inner::{self, Support};
+use crate::meta::{Order, meta_gradient};
+use crate::optimiser::{Adam, AdamState, clip};
+use crate::progress::Progress;
+use crate::tensors::{self, TokenBatch};
+use crate::{folder, init, interrupt};
+
+pub use options::{Config, Data, Method, Outer, Settings, read_base};
+use sampler::{Sampler, Split};
+
+/// One line of `RUN/metrics.jsonl`. There is no time in it, so that the same command gives the same bytes.
+#[derive(Debug, Serialize)]
+struct Metrics {
+    /// The meta-iteration, from 1; 0 is the validation before the first.
+    iteration: usize,
+    /// The mean query loss of the meta-batch before the inner loop, in nats a token.
+    loss_before: Option<f64>,
+    /// And after it.
+    loss_after: Option<f64>,
+    /// The L2 norm of the meta-gradient before clipping.
+    gradient_norm: Option<f64>,
+    /// Tokens read by the inner loops and queries, padding included.
+    tokens: usize,
+    /// The validation, where there was one.
+    validation: Option<Validation>,
+}
+
+/// The mean losses over the query targets of the validation personas, in nats a token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Validation {
+    /// Before the inner loop.
+    pub loss_before: f64,
+    /// After it.
+    pub loss_after: f64,
+}
+
+/// What came out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Report {
+    /// Meta-iterations done.
+    pub iterations: usize,
+    /// The meta-iteration of the best validation.
+    pub best_iteration: usize,
+    /// The best validation.
+    pub best: Validation,
+    /// The validation before the first meta-iteration.
+    pub first: Validation,
+    /// Tokens read by the inner loops and queries, padding included.
+    pub tokens: usize,
+    /// Seconds of training, validations included.
+    pub seconds: f64,
+    /// Whether Ctrl-C ended it early.
+    pub interrupted: bool,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { iterations, best_iteration, best, first, tokens, seconds, .. } = self;
+        let speed = *tokens as f64 / seconds.max(1e-9);
+        write!(f, "{iterations} meta-iterations in {seconds:.0} s ({speed:.0} tok/s); ")?;
+        write!(f, "validation perplexity before -> after adaptation: {} at first, ", describe(*first))?;
+        write!(f, "{} at the best meta-iteration ({best_iteration})", describe(*best))
+    }
+}
+
+/// One persona to validate on.
+struct Held {
+    support: Support,
+    query: TokenBatch,
+}
+
+/// The model and everything about it that stays as it is during a run.
+struct Frozen<'a> {
+    config: &'a Config,
+    model: Gpt2,
+    table: Vec<TensorSpec>,
+    /// α, one a tensor.
+    rates: Vec<f32>,
+    personas: Vec<Persona>,
+    held: Vec<Held>,
+}
+
+/// Meta-trains and fills the run directory `out`.
+///
+/// # Errors
+/// Impossible options, files that cannot be read or written, a loss that is not finite: then the checkpoints written so
+/// far stay.
+pub fn run(config: &Config, base: &Base, out: &Path, device: Device) -> Result<Report> {
+    folder::must_be_new(out, "give --out another folder, or remove this one")?;
+    let encoder = Encoder::from_folder(
+        &config.model.base,
+        base.config.eos_token_id,
+        base.config.n_positions,
+        base.config.vocab_size,
+    )?
+    .with_persona_text(config.model.persona_text);
+    let (personas, held) = read_personas(config, &encoder)?;
+    let Config { model: recipe, data, outer } = config;
+    let cut = data::cut(&personas) + data::cut(&held);
+    if cut > 0 {
+        eprintln!("{cut} utterances were cut: the context holds {} tokens", base.config.n_positions);
+    }
+
+    let table = params::adapter_table(&base.config, &recipe.adapter);
+    let rates = recipe.inner_loop.learning_rate.per_tensor(table.len());
+    let rates = rates.map_err(|problem| TrainError::option("--inner-lr", problem))?;
+    let model = Gpt2::new(&base.config, &tensors::all_to_torch(&base.tensors, Kind::Float, device)?)?;
+    let to_held = |persona: &Persona| {
+        let order: Vec<usize> = (0..persona.dialogues.len()).collect();
+        let split = Split::new(persona, &order, data.shots, data.query_dialogues);
+        let query = TokenBatch::new(&Batch::new(split.query)?, device)?;
+        Ok(Held { support: Support::new(&recipe.inner_loop, &split.support, device)?, query })
+    };
+    let probed: Vec<_> = held.first().map(|persona| persona.dialogues.iter().take(2).collect()).unwrap_or_default();
+    let validated = held.iter().take(data.validation_personas);
+    let frozen = Frozen { config, model, rates, personas, held: validated.map(to_held).collect::<Result<_>>()?, table };
+
+    let mut rng = ChaCha8Rng::seed_from_u64(outer.seed);
+    let fresh = init::initialise(&frozen.table, &mut rng);
+    let fresh = frozen.table.iter().filter_map(|spec| fresh.get(&spec.name));
+    let mut adapters =
+        fresh.map(|tensor| tensors::to_torch(tensor, Kind::Float, device)).collect::<Result<Vec<_>>>()?;
+
+    // From here on there is something to keep.
+    let report = frozen.train(&mut adapters, out, &mut rng)?;
+    let path = checkpoint(out, Which::Best)?.join(ADAPTERS);
+    let (best, _) = checkpoint_file::read_adapters(&path, &base.config, &recipe.adapter)?;
+    let best = frozen.table.iter().filter_map(|spec| best.get(&spec.name));
+    let best = best.map(|tensor| tensors::to_torch(tensor, Kind::Float, device)).collect::<Result<Vec<_>>>()?;
+    probe::record(&frozen.model, &best, &frozen.table, &probed, &recipe.inner_loop, &frozen.rates)?
+        .write(&out.join(PROBE))?;
+    Ok(report)
+}
+
+/// The personas to train and to validate on.
+fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
+    let Config { data, outer, .. } = config;
+    let mut train = data::read_tasks(&data.train)?;
+    let held = if data.valid.is_empty() {
+        let share = Share::Fraction(data.hold_out);
+        let (rest, held) = hold_out(train, share, outer.seed).map_err(|error| data::tasks_error(&data.train, error))?;
+        train = rest;
+        held
+    } else {
+        data::read_tasks(&data.valid)?
+    };
+    let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
+    if data.shots >= most {
+        let problem = format!(
+            "is {}, but no training persona has more than {most} dialogues and one must be left to judge by; at most {}",
+            data.shots,
+            most.saturating_sub(1)
+        );
+        return Err(TrainError::option("--shots", problem));
+    }
+    Ok((data::encode(encoder, &train)?, data::encode(encoder, &held)?))
+}
+
+impl Frozen<'_> {
+    /// The outer loop. The best and the last adapters are in `out`.
+    fn train(&self, adapters: &mut [Tensor], out: &Path, rng: &mut ChaCha8Rng) -> Result<Report> {
+        let Config { model: recipe, outer, .. } = self.config;
+        let started = Instant::now();
+        let first = self.validate(adapters)?;
+        folder::create(out, |dir| {
+            self.config.write(dir)?;
+            let made = fs::create_dir(dir.join(CHECKPOINTS));
+            Ok(made
+                .map_err(|error| FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}")))?)
+        })?;
+        let metrics = MetricsFile::create(out)?;
+        let save = |iteration, adapters: &[Tensor], best| {
+            let host = tensors::named_to_host(&self.table, adapters)?;
+            checkpoints::save(out, iteration, &host, &recipe.base_sha256, best)
+        };
+        save(0, adapters, true)?;
+        metrics.append(&Metrics {
+            iteration: 0,
+            loss_before: None,
+            loss_after: None,
+            gradient_norm: None,
+            tokens: 0,
+            validation: Some(first),
+        })?;
+
+        let mut adam = AdamState::new(Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8 }, adapters, |_| 0.0)?;
+        let mut sampler = Sampler::new(self.personas.len());
+        let mut report = Report {
+            iterations: 0,
+            best_iteration: 0,
+            best: first,
+            first,
+            tokens: 0,
+            seconds: 0.0,
+            interrupted: false,
+        };
+        let mut waited = 0;
+        let mut newest = first;
+        let progress = Progress::new(outer.iterations as u64, "meta-iterations");
+        progress.note(&format!(
+            "{} training and {} validation personas; validation perplexity {}",
+            self.personas.len(),
+            self.held.len(),
+            describe(first)
+        ));
+        for iteration in 1..=outer.iterations {
+            let (mut gradient, mut line) = self.meta_batch(adapters, iteration, &mut sampler, rng)?;
+            let norm = clip(&mut gradient, outer.clip)?;
+            adam.step(adapters, &gradient, outer.learning_rate)?;
+            line.gradient_norm = Some(norm);
+
+            report.iterations = iteration;
+            report.tokens += line.tokens;
+            report.interrupted = interrupt::asked();
+            let last = iteration == outer.iterations || report.interrupted;
+            if last || iteration.is_multiple_of(outer.validate_every) {
+                newest = self.validate(adapters)?;
+                line.validation = Some(newest);
+                let best = newest.loss_after < report.best.loss_after;
+                waited = if best { 0 } else { waited + 1 };
+                if best {
+                    (report.best, report.best_iteration) = (newest, iteration);
+                }
+                save(iteration, adapters, best)?;
+            }
+            metrics.append(&line)?;
+            report.seconds = started.elapsed().as_secs_f64();
+            let message = || {
+                let (before, after) = (line.loss_before.unwrap_or(0.0), line.loss_after.unwrap_or(0.0));
+                let speed = report.tokens as f64 / report.seconds;
+                format!("loss {before:.3} -> {after:.3}, validation {}, {speed:.0} tok/s", describe(newest))
+            };
+            progress.step(message);
+            if line.validation.is_some() {
+                progress.note(&message());
+            }
+            if last || waited >= outer.patience {
+                break;
+            }
+        }
+        progress.finish();
+        Ok(report)
+    }
+
+    /// The mean meta-gradient of the next meta-batch.
+    fn meta_batch(
+        &self,
+        adapters: &[Tensor],
+        iteration: usize,
+        sampler: &mut Sampler,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<(Vec<Tensor>, Metrics)> {
+        let Config { model: recipe, data, outer } = self.config;
+        let order = if outer.first_order { Order::First } else { Order::Second };
+        let share = 1.0 / outer.meta_batch as f64;
+        let mut sum: Vec<Tensor> = adapters.iter().map(|tensor| Ok(tensor.f_zeros_like()?)).collect::<Result<_>>()?;
+        let (mut before, mut after, mut tokens) = (0.0, 0.0, 0);
+        for _ in 0..outer.meta_batch {
+            let index = sampler.persona(rng);
+            let Some(persona) = self.personas.get(index) else { continue };
+            let split =
+                Split::new(persona, &Sampler::order(persona.dialogues.len(), rng), data.shots, data.query_dialogues);
+            let support = Support::new(&recipe.inner_loop, &split.support, self.model.device())?;
+            let query = TokenBatch::new(&Batch::new(split.query)?, self.model.device())?;
+            let task =
+                meta_gradient(&self.model, adapters, &support, &query, &self.rates, order).map_err(
+                    |error| match error {
+                        TrainError::NotFinite { what, value, place, remedy } => {
+                            let place = format!("meta-iteration {iteration}, persona {}, {place}", index + 1);
+                            TrainError::NotFinite { what, value, place, remedy }
+                        }
+                        other => other,
+                    },
+                )?;
+            for (sum, gradient) in sum.iter_mut().zip(&task.gradient) {
+                let _ = sum.f_add_(&gradient.f_mul_scalar(share)?)?;
+            }
+            before += share * task.loss_before;
+            after += share * task.loss_after;
+            tokens += support.tokens() + query.tokens();
+        }
+        let line = Metrics {
+            iteration,
+            loss_before: Some(before),
+            loss_after: Some(after),
+            gradient_norm: None,
+            tokens,
+            validation: None,
+        };
+        Ok((sum, line))
+    }
+
+    /// The loss on the held-out personas' query dialogues, before and after the inner loop.
+    fn validate(&self, adapters: &[Tensor]) -> Result<Validation> {
+        let (mut before, mut after, mut targets) = (0.0, 0.0, 0.0);
+        for (index, held) in self.held.iter().enumerate() {
+            let trajectory = inner::adapt(&self.model, adapters, &held.support, &self.rates)?;
+            let count = held.query.targets() as f64;
+            before += count * inner::loss(&self.model, adapters, &held.query)?;
+            let value = inner::loss(&self.model, trajectory.last(), &held.query)?;
+            if !value.is_finite() {
+                let place = format!("validation persona {}", index + 1);
+                return Err(TrainError::NotFinite {
+                    what: "the loss after the inner loop",
+                    value,
+                    place,
+                    remedy: "--inner-lr",
+                });
+            }
+            after += count * value;
+            targets += count;
+        }
+        Ok(Validation { loss_before: before / targets, loss_after: after / targets })
+    }
+}
+
+/// Perplexity a token before and after the inner loop.
+fn describe(validation: Validation) -> String {
+    format!("{:.2} -> {:.2}", validation.loss_before.exp(), validation.loss_after.exp())
+}
+
+/// `RUN/metrics.jsonl`.
+struct MetricsFile {
+    file: File,
+    path: std::path::PathBuf,
+}
+
+impl MetricsFile {
+    fn create(run: &Path) -> Result<Self> {
+        let path = run.join("metrics.jsonl");
+        let file = File::create(&path).map_err(|error| FileError::new(&path, format!("cannot be made: {error}")))?;
+        Ok(Self { file, path })
+    }
+
+    fn append(&self, line: &Metrics) -> Result<()> {
+        let failed = |error: String| FileError::new(&self.path, format!("cannot be written: {error}"));
+        let mut text = serde_json::to_string(line).map_err(|error| failed(error.to_string()))?;
+        text.push('\n');
+        Ok((&self.file).write_all(text.as_bytes()).map_err(|error| failed(error.to_string()))?)
+    }
+}
