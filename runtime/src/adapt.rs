@@ -3,7 +3,7 @@
 use marionette_dialogues::{Batch, Dialogue, Encoder, Sequence, TaskError, group_by_persona, write_convai2};
 use marionette_models::{InnerLoop, LearningRate, digest};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Scored};
 use crate::error::{Error, Result};
 use crate::generate::Go;
 use crate::personas::{Persona, Record};
@@ -96,7 +96,7 @@ pub fn follow(
     let mut losses = Vec::with_capacity(inner.steps);
     for (index, (_, batch)) in batches.iter().cycle().take(inner.steps).enumerate() {
         let step = engine.adapt_step(batch, &rates)?;
-        check(index + 1, inner.steps, step)?;
+        check(index + 1, inner.steps, [("loss", step.loss), ("gradient", step.gradient_norm)])?;
         losses.push(step.loss);
         if heard(Heard { step: index + 1, steps: inner.steps, loss: step.loss }) == Go::Stop {
             return Err(Error::Interrupted);
@@ -111,12 +111,22 @@ fn learning_rates(engine: &Engine, inner: &InnerLoop) -> Result<Vec<f32>> {
     inner.learning_rate.per_tensor(tensors).map_err(|problem| Error::Impossible(format!("the learning rate {problem}")))
 }
 
-fn check(step: usize, steps: usize, got: crate::engine::Step) -> Result<()> {
-    let what = [("loss", got.loss), ("gradient", got.gradient_norm)];
-    match what.into_iter().find(|(_, value)| !value.is_finite()) {
+fn check<const N: usize>(step: usize, steps: usize, values: [(&'static str, f32); N]) -> Result<()> {
+    match values.into_iter().find(|(_, value)| !value.is_finite()) {
         Some((what, value)) => Err(Error::Diverged { step, steps, what, value }),
         None => Ok(()),
     }
+}
+
+/// The loss as a step sees it: the mean negative log-likelihood over all targets of the sequences, in nats.
+fn loss(engine: &mut Engine, sequences: &[Sequence]) -> Result<f32> {
+    let (mut sum, mut targets) = (0.0, 0);
+    for sequence in sequences {
+        let log_probs = engine.score(&Scored::targets_of(sequence))?;
+        sum -= log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum::<f64>();
+        targets += log_probs.len();
+    }
+    Ok((sum / targets as f64) as f32)
 }
 
 /// Adapts the engine to a persona's dialogues: the inner loop, then the loss on the first step's batch once more, so that
@@ -133,15 +143,11 @@ pub fn adapt(
 ) -> Result<Persona> {
     let support = encode(encoder, dialogues)?;
     let losses = follow(engine, &support, inner, heard)?;
-    let still = vec![0.0; learning_rates(engine, inner)?.len()];
-    let loss_after = match batches(&support, inner)?.first() {
-        Some((_, batch)) => {
-            let step = engine.adapt_step(batch, &still)?;
-            check(inner.steps + 1, inner.steps, step)?;
-            step.loss
-        }
-        None => f32::NAN,
-    };
+    // The score graph needs no gradient, so it is faster; and the memory of the one is free for the other.
+    engine.close_graphs();
+    let first = support.get(..inner.dialogues_per_step.min(support.len())).unwrap_or_default();
+    let loss_after = loss(engine, first)?;
+    check(inner.steps + 1, inner.steps, [("loss", loss_after)])?;
     let mut text = Vec::new();
     write_convai2(&mut text, dialogues)?;
     let mut sentences: Vec<String> = Vec::new();

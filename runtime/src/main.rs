@@ -268,8 +268,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&evaluation)?)?;
     } else {
-        write!(out, "{evaluation}")?;
-        writeln!(out, "{:.1} s ({provider})", evaluation.seconds)?;
+        writeln!(out, "{evaluation} ({provider})")?;
     }
     Ok(())
 }

@@ -101,8 +101,10 @@ impl Sampler {
         if logits.is_empty() {
             return Err(SamplingError::NoLogits);
         }
-        if let Some(token) = logits.iter().position(|&logit| logit.is_nan() || logit == f32::INFINITY) {
-            return Err(SamplingError::Logit { token, value: logits.get(token).copied().unwrap_or(f32::NAN) });
+        if let Some((token, &value)) =
+            logits.iter().enumerate().find(|(_, logit)| logit.is_nan() || **logit == f32::INFINITY)
+        {
+            return Err(SamplingError::Logit { token, value });
         }
         self.candidates.clear();
         self.candidates.extend(logits.iter().copied().zip(0..));

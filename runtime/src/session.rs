@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ort::environment::Environment;
 use ort::ep::ExecutionProvider as _;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::Allocator;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{IoBinding, Session};
 use ort::value::{PrimitiveTensorElementType, Tensor};
@@ -273,6 +273,8 @@ pub struct GraphOptions {
     pub threads: Option<NonZeroUsize>,
     /// Whether ONNX Runtime plans one block of memory for all intermediate values of a run.
     pub memory_pattern: bool,
+    /// Whether ONNX Runtime keeps a second copy of the weights, laid out for the processor.
+    pub prepacking: bool,
 }
 
 /// An open graph with its bindings.
@@ -336,17 +338,6 @@ impl Graph {
         self.binding.bind_output(name, &mut buffer.0).map_err(failed)
     }
 
-    /// Lets each run allocate an output, whose shape is not known before.
-    ///
-    /// # Errors
-    /// [`SessionError::Graph`].
-    pub fn output_any_shape(&mut self, name: &str) -> Result<(), SessionError> {
-        let failed = |error| failure(&self.name, &format!("cannot give the output {name}"), &error);
-        MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
-            .and_then(|memory| self.binding.bind_output_to_device(name, &memory))
-            .map_err(failed)
-    }
-
     /// Runs the graph; the bound outputs hold the results.
     ///
     /// # Errors
@@ -354,22 +345,6 @@ impl Graph {
     pub fn run(&mut self) -> Result<(), SessionError> {
         let failed = |error| failure(&self.name, "failed", &error);
         self.session.run_binding(&self.binding).map(drop).map_err(failed)
-    }
-
-    /// Runs the graph and gives the values of one output.
-    ///
-    /// # Errors
-    /// [`SessionError::Graph`].
-    pub fn run_for(&mut self, output: &str) -> Result<Vec<f32>, SessionError> {
-        let failed = |error| failure(&self.name, "failed", &error);
-        let outputs = self.session.run_binding(&self.binding).map_err(failed)?;
-        let value = outputs.get(output).ok_or_else(|| SessionError::Graph {
-            graph: self.name.clone(),
-            action: "failed".into(),
-            message: format!("there is no output {output}"),
-        })?;
-        let (_, values) = value.try_extract_tensor::<f32>().map_err(failed)?;
-        Ok(values.to_vec())
     }
 }
 
@@ -380,7 +355,8 @@ fn configure(
     let mut builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_log_level(LogLevel::Fatal)?
-        .with_memory_pattern(options.memory_pattern)?;
+        .with_memory_pattern(options.memory_pattern)?
+        .with_prepacking(options.prepacking)?;
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads.get())?;
     }

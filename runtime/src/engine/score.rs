@@ -5,7 +5,7 @@ use marionette_models::bundle;
 
 use super::{Bound, Engine};
 use crate::error::Result;
-use crate::session::Graph;
+use crate::session::Buffer;
 
 /// One row of tokens and what is asked of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Engine {
         }
         let opened = match self.score.take() {
             Some(opened) => opened,
-            None => open(self.open_graph(bundle::SCORE)?)?,
+            None => Bound::new(self.open_graph(bundle::SCORE)?),
         };
         let score = self.score.insert(opened);
         score.bind_adapters(&self.table, &self.adapters, self.version)?;
@@ -93,11 +93,9 @@ impl Engine {
         score.graph.input("branch", &tokens, &scored.branch)?;
         score.graph.input("rows", &targets, &scored.rows)?;
         score.graph.input("targets", &targets, &scored.targets)?;
-        Ok(score.graph.run_for("log_probs")?)
+        let mut log_probs = Buffer::zeros(&targets)?;
+        score.graph.output_buffer("log_probs", &mut log_probs)?;
+        score.graph.run()?;
+        Ok(log_probs.values().to_vec())
     }
-}
-
-fn open(mut graph: Graph) -> Result<Bound> {
-    graph.output_any_shape("log_probs")?;
-    Ok(Bound::new(graph))
 }
