@@ -128,3 +128,6 @@ impl Graph {
         self.transpose(x, &permutation)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,3 +168,6 @@ fn loss(graph: &mut Graph, model: &Gpt2<'_>, input_ids: Value, loss_mask: Value)
     let scale = graph.div(minus_one, count)?;
     graph.mul(sum, scale)
 }
+
+#[cfg(test)]
+mod tests;

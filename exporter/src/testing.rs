@@ -10,31 +10,50 @@ use rand_chacha::ChaCha8Rng;
 use crate::autodiff::gradients;
 use crate::graph::{Graph, Origin, Value};
 use crate::ops::Op;
-use crate::shape::{Shape, TensorType};
+use crate::shape::TensorType;
+
+pub mod naive;
 
 /// Every type's values in tests: integers and truth values are f64 too.
 pub type Array = ArrayD<f64>;
 
 /// An input of an operator under test.
 #[derive(Debug, Clone)]
-pub struct Sample {
-    dtype: DataType,
-    array: Array,
+pub enum Sample {
+    /// Random values of a shape, other ones for each input.
+    Random(Vec<usize>),
+    /// Given values.
+    Given(DataType, Array),
 }
 
-/// Random values, uniform in ±1.5; the same for the same shape.
+impl Sample {
+    fn dtype(&self) -> DataType {
+        match self {
+            Self::Random(_) => DataType::F32,
+            Self::Given(dtype, _) => *dtype,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Random(shape) => shape,
+            Self::Given(_, array) => array.shape(),
+        }
+    }
+
+    fn tensor_type(&self) -> TensorType {
+        TensorType { dtype: self.dtype(), shape: self.shape().iter().map(|&dim| dim.into()).collect() }
+    }
+}
+
+/// Random values, uniform in ±1.5.
 pub fn float(shape: &[usize]) -> Sample {
-    let seed = shape.iter().fold(shape.len() as u64, |seed, &dim| seed * 31 + dim as u64);
-    Sample { dtype: DataType::F32, array: random(shape, &mut ChaCha8Rng::seed_from_u64(seed)) }
-}
-
-pub fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Array {
-    Array::from_shape_simple_fn(IxDyn(shape), || rng.random_range(-1.5..1.5))
+    Sample::Random(shape.to_vec())
 }
 
 /// A list of given values.
 pub fn values(values: &[f64]) -> Sample {
-    Sample { dtype: DataType::F32, array: ndarray::arr1(values).into_dyn() }
+    Sample::Given(DataType::F32, ndarray::arr1(values).into_dyn())
 }
 
 /// A list of integers.
@@ -44,8 +63,17 @@ pub fn indices(values: &[i64]) -> Sample {
 
 /// Integers of a shape.
 pub fn indices_of(shape: &[usize], values: &[i64]) -> Sample {
-    let array = Array::from_shape_vec(IxDyn(shape), values.iter().map(|&value| value as f64).collect()).unwrap();
-    Sample { dtype: DataType::I64, array }
+    Sample::Given(DataType::I64, integers(shape, values))
+}
+
+/// Integers of a shape, as an array.
+pub fn integers(shape: &[usize], values: &[i64]) -> Array {
+    Array::from_shape_vec(IxDyn(shape), values.iter().map(|&value| value as f64).collect()).unwrap()
+}
+
+/// Values uniform in ±1.5.
+pub fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Array {
+    Array::from_shape_simple_fn(IxDyn(shape), || rng.random_range(-1.5..1.5))
 }
 
 pub fn to_shape(tensor: &Array) -> Vec<usize> {
@@ -72,15 +100,16 @@ pub fn evaluate(graph: &Graph, feeds: &BTreeMap<String, Array>, wanted: &[Value]
         .map(|value| {
             let data = graph.data(value);
             match &data.origin {
-                Origin::Input | Origin::Weight => {
-                    Some(feeds.get(&data.name).unwrap_or_else(|| panic!("no {}", data.name)).clone())
-                }
+                Origin::Input | Origin::Weight => feeds.get(&data.name).cloned(),
                 Origin::Constant(bytes) => Some(constant(&data.tensor, bytes)),
                 Origin::Node => None,
             }
         })
         .collect();
     for node in &graph.nodes {
+        if wanted.iter().all(|value| arrays[value.index()].is_some()) {
+            break;
+        }
         let inputs: Vec<&Array> = node.inputs.iter().map(|input| arrays[input.index()].as_ref().unwrap()).collect();
         let outputs = node.op.evaluate(&inputs);
         for (&output, array) in node.outputs.iter().zip(outputs) {
@@ -143,12 +172,16 @@ pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outpu
     let mut graph = Graph::new();
     let mut feeds = BTreeMap::new();
     let mut handles = Vec::new();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
     for (i, sample) in inputs.iter().enumerate() {
-        handles.push(graph.input(&format!("input{i}"), tensor_type(sample)));
-        feeds.insert(format!("input{i}"), sample.array.clone());
+        handles.push(graph.input(&format!("input{i}"), sample.tensor_type()));
+        let array = match sample {
+            Sample::Random(shape) => random(shape, &mut rng),
+            Sample::Given(_, array) => array.clone(),
+        };
+        feeds.insert(format!("input{i}"), array);
     }
     let results = graph.apply(op, &handles).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut loss = graph.scalar(0.0);
     for (i, &result) in results.iter().take(outputs).enumerate() {
         let weight = graph.input(&format!("weight{i}"), graph.tensor(result).clone());
@@ -159,20 +192,21 @@ pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outpu
         let sum = if axes.is_empty() { product } else { graph.reduce_sum(product, &axes, false).unwrap() };
         loss = graph.add(loss, sum).unwrap();
     }
-    let wrt: Vec<usize> = (0..inputs.len()).filter(|&i| inputs[i].dtype == DataType::F32).collect();
+    let wrt: Vec<usize> = (0..inputs.len()).filter(|&i| inputs[i].dtype() == DataType::F32).collect();
     let values: Vec<Value> = wrt.iter().map(|&i| handles[i]).collect();
     let found = gradients(&mut graph, loss, &values).unwrap();
     let found = evaluate(&graph, &feeds, &found);
     let mut worst: f64 = 0.0;
     for (&i, gradient) in wrt.iter().zip(&found) {
-        assert_eq!(gradient.shape(), inputs[i].array.shape(), "{name}: gradient of input {i}");
-        worst = worst.max(worst_error(&inputs[i].array, gradient, |at| {
+        let middle = &feeds[&format!("input{i}")];
+        assert_eq!(gradient.shape(), middle.shape(), "{name}: gradient of input {i}");
+        worst = worst.max(worst_error(middle, gradient, |at| {
             let mut feeds = feeds.clone();
             feeds.insert(format!("input{i}"), at.clone());
             evaluate(&graph, &feeds, &[loss])[0].sum()
         }));
     }
-    let shapes: Vec<&[usize]> = inputs.iter().map(|sample| sample.array.shape()).collect();
+    let shapes: Vec<&[usize]> = inputs.iter().map(Sample::shape).collect();
     println!("{name} {shapes:?}: worst relative error {worst:.1e}");
     assert!(worst <= TOLERANCE, "{name} {shapes:?}: {worst:e}");
 }
@@ -180,11 +214,6 @@ pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outpu
 /// The message with which an operator refuses inputs.
 pub fn refused(op: impl Op + 'static, inputs: &[Sample]) -> String {
     let mut graph = Graph::new();
-    let inputs: Vec<Value> = inputs.iter().map(|sample| graph.input("x", tensor_type(sample))).collect();
+    let inputs: Vec<Value> = inputs.iter().map(|sample| graph.input("x", sample.tensor_type())).collect();
     graph.apply(op, &inputs).unwrap_err().to_string()
-}
-
-fn tensor_type(sample: &Sample) -> TensorType {
-    let shape: Shape = sample.array.shape().iter().map(|&dim| dim.into()).collect();
-    TensorType { dtype: sample.dtype, shape }
 }

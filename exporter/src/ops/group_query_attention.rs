@@ -64,8 +64,35 @@ impl Op for GroupQueryAttention {
     }
 
     #[cfg(test)]
-    fn evaluate(&self, _: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        unimplemented!("checked against the full forward pass by the runtime's tests")
+    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+        let [query, key, value] = [inputs[0], inputs[1], inputs[2]];
+        let (mut keys, mut values) = (inputs[3].clone(), inputs[4].clone());
+        let (batch, tokens, width) = (query.shape()[0], query.shape()[1], query.shape()[2]);
+        let head = width / self.heads;
+        let mut output = query.clone();
+        for b in 0..batch {
+            let first = inputs[5][[b]] as usize + 1 - tokens;
+            for h in 0..self.heads {
+                for t in 0..tokens {
+                    for i in 0..head {
+                        keys[[b, h, first + t, i]] = key[[b, t, h * head + i]];
+                        values[[b, h, first + t, i]] = value[[b, t, h * head + i]];
+                    }
+                }
+                for t in 0..tokens {
+                    let seen = 0..=first + t;
+                    let score = |s: usize| (0..head).map(|i| query[[b, t, h * head + i]] * keys[[b, h, s, i]]).sum();
+                    let shares: Vec<f64> =
+                        seen.clone().map(|s| -> f64 { score(s) }).map(|s| (s / (head as f64).sqrt()).exp()).collect();
+                    let total: f64 = shares.iter().sum();
+                    for i in 0..head {
+                        output[[b, t, h * head + i]] =
+                            seen.clone().map(|s| shares[s] / total * values[[b, h, s, i]]).sum();
+                    }
+                }
+            }
+        }
+        vec![output, keys, values]
     }
 }
 
@@ -85,5 +112,23 @@ impl Graph {
         let inputs = [query, key, value, past_key, past_value, last, longest];
         let outputs = self.apply(GroupQueryAttention { heads }, &inputs)?;
         Ok(Cached { output: outputs[0], present_key: outputs[1], present_value: outputs[2] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::GroupQueryAttention;
+    use crate::testing::{float, indices, refused};
+
+    #[test]
+    fn heads_that_onnx_runtime_refuses_are_refused_here() {
+        let query = || float(&[1, 2, 24]);
+        let cache = |heads: usize, head: usize| float(&[1, heads, 5, head]);
+        let attention = |heads: usize, cache: crate::testing::Sample| {
+            let op = GroupQueryAttention { heads };
+            refused(op, &[query(), query(), query(), cache.clone(), cache, indices(&[1]), indices(&[2])])
+        };
+        assert!(attention(2, cache(2, 12)).contains("multiple of 8"));
+        assert!(attention(3, cache(2, 12)).contains("does not fit 3 heads"));
     }
 }

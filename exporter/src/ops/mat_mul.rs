@@ -67,7 +67,7 @@ impl Op for MatMul {
         let (left, right) = (expand(a), expand(b));
         let products: Vec<ndarray::Array<f64, Ix2>> =
             left.axis_iter(Axis(0)).zip(right.axis_iter(Axis(0))).map(|(x, y)| x.dot(&y)).collect();
-        let views: Vec<_> = products.iter().map(ndarray::Array::view).collect();
+        let views: Vec<_> = products.iter().map(|product| product.view()).collect();
         let (m, n) = (a.shape()[a.ndim() - 2], b.shape()[b.ndim() - 1]);
         let y = ndarray::stack(Axis(0), &views).unwrap();
         vec![y.into_shape_with_order([&batch[..], &[m, n]].concat()).unwrap()]

@@ -1,0 +1,259 @@
+//! The program as a whole: what it writes, and what it refuses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use marionette_dialogues::{save_tokenizer, train_bpe};
+use marionette_models::bundle::{ADAPT, ADAPTERS, Bundle, GENERATE, SCORE, TOKENIZER, WEIGHTS};
+use marionette_models::checkpoint::{Storage, write_adapters, write_base};
+use marionette_models::{Activation, AdapterConfig, Gpt2Config, HostTensor, Tensors, digest, params};
+use tempfile::TempDir;
+
+fn config() -> Gpt2Config {
+    Gpt2Config {
+        vocab_size: 300,
+        n_positions: 16,
+        n_embd: 16,
+        n_layer: 2,
+        n_head: 2,
+        n_inner: 32,
+        activation_function: Activation::GeluNew,
+        layer_norm_epsilon: 1e-5,
+        eos_token_id: 256,
+    }
+}
+
+fn filled(table: Vec<params::TensorSpec>) -> Tensors {
+    table
+        .into_iter()
+        .enumerate()
+        .map(|(i, spec)| {
+            let values = (0..spec.len()).map(|j| ((i * 31 + j * 7) % 19) as f32 * 0.01).collect();
+            (spec.name, HostTensor { shape: spec.shape, values })
+        })
+        .collect()
+}
+
+/// A folder with a model, a run and room for bundles.
+struct Scratch(TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        let scratch = Self(tempfile::tempdir().unwrap());
+        let (config, model) = (config(), scratch.path("model"));
+        let base = filled(params::base_table(&config));
+        fs::create_dir(&model).unwrap();
+        write_base(&model, &config, &base, Storage::F32).unwrap();
+        // 256 bytes and <|endoftext|>: nothing occurs twice.
+        save_tokenizer(&train_bpe(["a"], 300).unwrap(), model.join("tokenizer.json")).unwrap();
+
+        let checkpoint = scratch.path("run/checkpoints/step-30");
+        fs::create_dir_all(&checkpoint).unwrap();
+        fs::write(scratch.path("run/best"), "step-30\n").unwrap();
+        let adapters = filled(params::adapter_table(&config, &AdapterConfig { bottleneck: 4 }));
+        write_adapters(&checkpoint.join("adapters.safetensors"), &adapters, &Default::default()).unwrap();
+        let toml = format!(
+            "base = {:?}\nbase_sha256 = \"{}\"\nmethod = \"extra-place\"\npersona_text = true\nseed = 1\n\
+             [adapter]\nbottleneck = 4\n[inner_loop]\nsteps = 3\ndialogues_per_step = 2\nlearning_rate = 0.05\n",
+            model,
+            digest::base_sha256(&config, &base)
+        );
+        fs::write(scratch.path("run/config.toml"), toml).unwrap();
+        scratch
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn export(&self, source: &str, out: &str, more: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_marionette-export"))
+            .args([self.path(source).as_os_str(), "--out".as_ref(), self.path(out).as_os_str()])
+            .args(more)
+            .output()
+            .unwrap()
+    }
+
+    /// The one line with which an export is refused, leaving nothing behind.
+    fn refused(&self, source: &str, more: &[&str], code: i32) -> String {
+        let before = listing(self.0.path());
+        let output = self.export(source, "bundle", more);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(output.stdout.is_empty());
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert_eq!(listing(self.0.path()), before);
+        error
+    }
+}
+
+fn listing(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_model_folder_becomes_a_bundle_with_fresh_adapters() {
+    let scratch = Scratch::new();
+    let output = scratch.export("model", "bundle", &["--bottleneck", "4", "--seed", "7"]);
+    succeeds(&output);
+    let table = String::from_utf8(output.stdout).unwrap();
+    for file in [GENERATE, SCORE, ADAPT, WEIGHTS, ADAPTERS, TOKENIZER] {
+        assert!(table.contains(file), "{table}");
+    }
+    let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
+    let adapters = bundle.adapters().unwrap();
+    assert!(adapters["h.1.mlp_adapter.up.weight"].values.iter().all(|&value| value == 0.0));
+    let down = &adapters["h.0.attn_adapter.down.weight"].values;
+    let variance = down.iter().map(|value| value * value).sum::<f32>() / down.len() as f32;
+    // 1/D = 1/16, from 64 values.
+    assert!((0.02..0.14).contains(&variance), "{variance}");
+}
+
+#[test]
+fn a_run_becomes_a_bundle_with_its_best_adapters_and_inner_loop() {
+    let scratch = Scratch::new();
+    succeeds(&scratch.export("run", "bundle", &[]));
+    let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
+    let expected = filled(params::adapter_table(&config(), &AdapterConfig { bottleneck: 4 }));
+    assert_eq!(bundle.adapters().unwrap(), expected);
+    assert_eq!(bundle.manifest().inner_loop.steps, 3);
+    assert!(bundle.manifest().persona_text);
+    assert!(bundle.probe().unwrap().is_none());
+}
+
+#[test]
+fn the_weights_file_holds_each_tensor_where_the_graphs_look_for_it() {
+    use marionette_models::onnx::ModelProto;
+    use prost::Message as _;
+    let scratch = Scratch::new();
+    succeeds(&scratch.export("run", "bundle", &[]));
+    let weights = fs::read(scratch.path("bundle").join(WEIGHTS)).unwrap();
+    let base = filled(params::base_table(&config()));
+    for graph in [GENERATE, SCORE, ADAPT] {
+        let model = ModelProto::decode(&fs::read(scratch.path("bundle").join(graph)).unwrap()[..]).unwrap();
+        let external: Vec<_> =
+            model.graph.unwrap().initializer.into_iter().filter(|tensor| tensor.data_location == 1).collect();
+        assert_eq!(external.len(), base.len());
+        for tensor in external {
+            let field = |key: &str| -> usize {
+                tensor.external_data.iter().find(|entry| entry.key == key).unwrap().value.parse().unwrap()
+            };
+            let (offset, length) = (field("offset"), field("length"));
+            assert_eq!(offset % 4096, 0);
+            let bytes: Vec<u8> = base[&tensor.name].values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!(weights[offset..offset + length], bytes[..], "{}", tensor.name);
+        }
+    }
+}
+
+#[test]
+fn the_same_source_gives_the_same_bytes_and_a_bundle_can_be_replaced() {
+    let scratch = Scratch::new();
+    let fresh = |seed: &'static str| ["--bottleneck", "4", "--seed", seed];
+    succeeds(&scratch.export("model", "one", &fresh("7")));
+    succeeds(&scratch.export("model", "two", &fresh("8")));
+    let content = |bundle: &str, file: &str| fs::read(scratch.path(bundle).join(file)).unwrap();
+    assert_ne!(content("one", ADAPTERS), content("two", ADAPTERS));
+    succeeds(&scratch.export("model", "two", &fresh("7")));
+    for file in listing(&scratch.path("one")) {
+        assert_eq!(content("one", &file), content("two", &file), "{file}");
+    }
+}
+
+#[test]
+fn wrong_options_are_refused() {
+    let scratch = Scratch::new();
+    assert!(scratch.refused("run", &["--bottleneck", "4"], 2).contains("brings its own"));
+    assert!(scratch.refused("model", &["--bottleneck", "0"], 2).contains("1 to 65536"));
+    let output = scratch.export("model", "bundle", &["--precision", "fp8"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn sources_that_are_none_are_refused() {
+    let scratch = Scratch::new();
+    assert!(scratch.refused("nowhere", &[], 1).contains("is not a folder"));
+    fs::create_dir(scratch.path("empty")).unwrap();
+    assert!(scratch.refused("empty", &[], 1).contains("config.json"));
+    fs::write(scratch.path("model/tokenizer.json"), "{").unwrap();
+    assert!(scratch.refused("model", &[], 1).contains("tokenizer.json"));
+    fs::remove_file(scratch.path("model/tokenizer.json")).unwrap();
+    assert!(scratch.refused("model", &[], 1).contains("has no tokenizer"));
+}
+
+#[test]
+fn a_tokenizer_that_does_not_fit_the_embedding_is_refused() {
+    let scratch = Scratch::new();
+    let train = |texts: &[&str], size: usize| {
+        let tokenizer = train_bpe(texts.iter().copied(), size).unwrap();
+        save_tokenizer(&tokenizer, scratch.path("model/tokenizer.json")).unwrap();
+    };
+    let text: String = (0..200).map(|i| format!("word{i} word{i} ")).collect();
+    train(&[&text], 340);
+    assert!(scratch.refused("model", &[], 1).contains("the embedding has only 300 rows"));
+    train(&[&text], 280);
+    let error = scratch.refused("model", &[], 1);
+    assert!(error.contains("eos_token_id 256"), "{error}");
+}
+
+#[test]
+fn heads_that_onnx_runtime_does_not_take_are_refused() {
+    let scratch = Scratch::new();
+    let config = Gpt2Config { n_head: 4, ..config() };
+    write_base(&scratch.path("model"), &config, &filled(params::base_table(&config)), Storage::F32).unwrap();
+    assert!(scratch.refused("model", &[], 1).contains("multiple of 8"));
+}
+
+#[test]
+fn a_run_whose_base_has_changed_is_refused() {
+    let scratch = Scratch::new();
+    let mut base = filled(params::base_table(&config()));
+    base.get_mut("wpe.weight").unwrap().values[5] += 1e-6;
+    write_base(&scratch.path("model"), &config(), &base, Storage::F32).unwrap();
+    let error = scratch.refused("run", &[], 1);
+    assert!(error.contains("is not the model that") && error.contains("train again"), "{error}");
+    fs::remove_dir_all(scratch.path("model")).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("model"));
+}
+
+#[test]
+fn a_run_without_its_checkpoint_is_refused() {
+    let scratch = Scratch::new();
+    let checkpoint = scratch.path("run/checkpoints/step-30/adapters.safetensors");
+    let whole = fs::read(&checkpoint).unwrap();
+    fs::write(&checkpoint, &whole[..whole.len() - 4]).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("adapters.safetensors"));
+    fs::write(&checkpoint, b"").unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("adapters.safetensors"));
+    fs::write(scratch.path("run/best"), "step-31\n").unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("step-31"));
+    fs::remove_file(scratch.path("run/best")).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("best"));
+    fs::write(scratch.path("run/config.toml"), "base = 1").unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("config.toml"));
+}
+
+#[test]
+fn a_foreign_probe_is_refused() {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("run/probe.safetensors"), b"foreign").unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("probe.safetensors"));
+}
+
+#[test]
+fn a_folder_that_is_no_bundle_is_not_overwritten() {
+    let scratch = Scratch::new();
+    let letters = scratch.path("bundle/letters.txt");
+    fs::create_dir(scratch.path("bundle")).unwrap();
+    fs::write(&letters, "dear").unwrap();
+    assert!(scratch.refused("model", &[], 1).contains("is no bundle"));
+    assert_eq!(fs::read_to_string(&letters).unwrap(), "dear");
+}
