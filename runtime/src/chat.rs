@@ -1,6 +1,6 @@
 //! A conversation: what was said so far, kept within the model's context.
 
-use marionette_dialogues::Encoder;
+use marionette_dialogues::{Encoder, Prompt};
 
 use crate::error::Result;
 use crate::generate::{self, Finish, Go, LanguageModel};
@@ -24,6 +24,8 @@ pub struct Said {
     pub finish: Finish,
     /// How many utterances were forgotten to make room.
     pub forgotten: usize,
+    /// Whether the words themselves are too long for the context, so that only their end was read.
+    pub cut: bool,
     /// How many tokens were read before the first word.
     pub prefilled: usize,
 }
@@ -66,7 +68,9 @@ impl<'e> Conversation<'e> {
         sampler: &mut Sampler,
         heard: &mut impl FnMut(&str) -> Result<Go>,
     ) -> Result<Said> {
-        let (prompt, forgotten) = self.prompt()?;
+        let before = self.history.len();
+        let prompt = self.prompt()?;
+        let forgotten = before - self.history.len();
         let mut stream = self.encoder.stream();
         let mut text = String::new();
         let mut hear = |piece: Option<String>| match piece {
@@ -79,25 +83,23 @@ impl<'e> Conversation<'e> {
         };
         let end = self.encoder.end_of_text_id();
         let reply =
-            generate::generate(model, sampler, &prompt, end, self.max_tokens, |token| hear(stream.push(token)))?;
+            generate::generate(model, sampler, &prompt.ids, end, self.max_tokens, |token| hear(stream.push(token)))?;
         hear(stream.finish())?;
-        Ok(Said { text, finish: reply.finish, forgotten, prefilled: reply.prefilled })
+        Ok(Said { text, finish: reply.finish, forgotten, cut: prompt.cut > 0, prefilled: reply.prefilled })
     }
 
     /// The history as tokens, with room for the reply. Once it is too long, the oldest exchanges are forgotten until it fills
     /// half the context: what is left is read anew, which should not happen with every reply.
-    fn prompt(&mut self) -> Result<(Vec<u32>, usize)> {
-        let prompt = self.encoder.prompt(&self.persona, &self.history, self.max_tokens)?;
-        if prompt.cut == 0 {
-            return Ok((prompt.ids, 0));
-        }
+    fn prompt(&mut self) -> Result<Prompt> {
         let reserve = self.max_tokens.max(self.encoder.n_positions() / 2);
-        let before = self.history.len();
-        while self.history.len() > 2 && self.encoder.prompt(&self.persona, &self.history, reserve)?.cut > 0 {
-            self.history.drain(..2);
+        let mut prompt = self.encoder.prompt(&self.persona, &self.history, self.max_tokens)?;
+        if prompt.cut > 0 {
+            while self.history.len() > 2 && self.encoder.prompt(&self.persona, &self.history, reserve)?.cut > 0 {
+                self.history.drain(..2);
+            }
+            prompt = self.encoder.prompt(&self.persona, &self.history, self.max_tokens)?;
         }
-        let prompt = self.encoder.prompt(&self.persona, &self.history, self.max_tokens)?;
-        Ok((prompt.ids, before - self.history.len()))
+        Ok(prompt)
     }
 }
 

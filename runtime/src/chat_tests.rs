@@ -77,13 +77,13 @@ fn a_full_context_forgets_the_oldest_and_reads_the_rest_once() {
     for _ in 0..20 {
         let said = chat.say(&mut model, &mut sampler, "abc", |_| Ok(Go::On)).unwrap();
         assert_eq!(said.text, "bbb");
-        assert!(said.forgotten.is_multiple_of(2));
+        assert!(said.forgotten.is_multiple_of(2) && !said.cut);
         full_reads += usize::from(said.forgotten > 0);
     }
     // An exchange takes 8 of 32 tokens, and forgetting leaves at most 16: not every turn may read everything anew.
     assert!((4..=10).contains(&full_reads), "{full_reads}");
     // Words longer than the context are cut, not refused.
-    chat.say(&mut model, &mut sampler, &"long".repeat(50), |_| Ok(Go::On)).unwrap();
+    assert!(chat.say(&mut model, &mut sampler, &"long".repeat(50), |_| Ok(Go::On)).unwrap().cut);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::session::Provider;
 
 /// Adapts a language model to a persona on this device, and talks with it.
 #[derive(Debug, Parser)]
-#[command(name = "marionette", version, about, max_term_width = 100)]
+#[command(name = "marionette", version, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -47,7 +47,7 @@ pub struct Common {
     #[arg(long, value_name = "PROVIDER", default_value = "cpu", help_heading = "Device")]
     pub ep: Provider,
     /// Threads within an operator [default: ONNX Runtime's choice, one a core]
-    #[arg(long, value_name = "N", help_heading = "Device")]
+    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Device")]
     pub threads: Option<NonZeroUsize>,
     /// The folder where personas live [default: $XDG_DATA_HOME/marionette or ~/.local/share/marionette]
     #[arg(long, value_name = "DIR", help_heading = "Device")]
@@ -89,8 +89,8 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
     /// The longest reply, in tokens
-    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
-    pub max_tokens: usize,
+    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one, help_heading = "Sampling")]
+    pub max_tokens: NonZeroUsize,
 }
 
 impl SamplingArgs {
@@ -119,14 +119,18 @@ pub struct AdaptArgs {
     #[arg(long, value_name = "FILE")]
     pub dialogues: PathBuf,
     /// Learn from the first K dialogues only
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = at_least_one)]
     pub shots: Option<NonZeroUsize>,
     /// Passes over the dialogues [default: as many steps as the bundle's inner loop has]
-    #[arg(long, value_name = "E")]
+    #[arg(long, value_name = "E", value_parser = at_least_one)]
     pub epochs: Option<NonZeroUsize>,
     /// The learning rate [default: the bundle's]
     #[arg(long, value_name = "A", value_parser = learning_rate)]
     pub inner_lr: Option<f32>,
+}
+
+fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a whole number from 1".into())
 }
 
 fn learning_rate(text: &str) -> Result<f32, String> {
@@ -180,16 +184,16 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "K,K,…", value_delimiter = ',', default_value = "0,1,5,10")]
     pub shots: Vec<usize>,
     /// Only the first N personas
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub personas: Option<NonZeroUsize>,
     /// Only the first N folds of each persona
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub folds: Option<NonZeroUsize>,
     /// The longest reply to generate for F1, in tokens, greedy; 0 leaves F1 out
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub max_tokens: usize,
     /// Passes over the dialogues [default: as many steps as the bundle's inner loop has]
-    #[arg(long, value_name = "E")]
+    #[arg(long, value_name = "E", value_parser = at_least_one)]
     pub epochs: Option<NonZeroUsize>,
     /// The learning rate [default: the bundle's]
     #[arg(long, value_name = "A", value_parser = learning_rate)]
@@ -256,6 +260,7 @@ mod tests {
             "generate B",
             "generate B --prompt x --ep tpu",
             "generate B --prompt x --threads 0",
+            "generate B --prompt x --max-tokens 0",
             "evaluate B --dialogues f --shots 1,x",
             "bench",
             "dance B",

@@ -200,25 +200,25 @@ pub fn check(engine: &mut Engine, bundle: &Bundle) -> Result<Parity> {
     Ok(Parity { checks })
 }
 
-/// The logits after one pass, and after reading the second half of the row token by token.
+/// The logits after one pass, after two (as a chat's later turns are read), and after reading the second half of the row
+/// token by token (as a reply is generated).
 fn check_logits(engine: &mut Engine, probe: &Probe, row: &[i64]) -> Result<Vec<Check>> {
     let tokens: Vec<u32> = row.iter().map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect();
-    let check = |what: &str, logits: &[f32]| Check {
-        what: what.to_owned(),
-        error: worst(logits, &probe.logits),
-        relative: false,
-    };
-    engine.truncate(0);
-    let whole = check("generate: logits, one pass", engine.advance(&tokens)?);
-    engine.truncate(0);
-    let (prompt, rest) = tokens.split_at(tokens.len() / 2);
-    engine.advance(prompt)?;
-    let mut stepwise = None;
-    for token in rest {
-        stepwise = Some(check("generate: logits, token by token", engine.advance(&[*token])?));
+    let (first, second) = tokens.split_at(tokens.len() / 2);
+    let one_by_one: Vec<&[u32]> = [first].into_iter().chain(second.chunks(1)).collect();
+    let mut checks = Vec::new();
+    for (how, passes) in
+        [("one pass", vec![tokens.as_slice()]), ("two passes", vec![first, second]), ("token by token", one_by_one)]
+    {
+        engine.truncate(0);
+        let mut error = f64::NAN;
+        for pass in passes {
+            error = worst(engine.advance(pass)?, &probe.logits);
+        }
+        checks.push(Check { what: format!("generate: logits, {how}"), error, relative: false });
     }
     engine.truncate(0);
-    Ok([Some(whole), stepwise].into_iter().flatten().collect())
+    Ok(checks)
 }
 
 fn check_steps(engine: &mut Engine, probe: &Probe) -> Result<Vec<Check>> {

@@ -42,7 +42,9 @@ fn main() -> ExitCode {
         // Whoever read the output has enough.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "marionette: {error}");
+            // Only standard output's errors come bare: every other one names its file.
+            let what = if error.is::<io::Error>() { "the output cannot be written: " } else { "" };
+            let _ = writeln!(io::stderr(), "marionette: {what}{error}");
             match error.downcast_ref::<Error>() {
                 Some(Error::Interrupted) => ExitCode::from(interrupt::EXIT_CODE as u8),
                 Some(Error::Sampling(_)) if is_usage(&error) => ExitCode::from(2),
@@ -88,10 +90,10 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
     let dialogues = read_dialogues(&args.dialogues).map_err(Error::from)?;
     let support = adapt::support(&dialogues, args.shots.map(Into::into))
         .map_err(|error| anyhow!("{}: {error}", args.dialogues.display()))?;
-    let store = Store::new(args.common.home.as_deref()).map_err(Error::from)?;
-    let lock = store.lock(&args.persona).map_err(Error::from)?;
     let (bundle, mut engine, _) = open(&args.common, None)?;
     let encoder = engine::encoder(&bundle)?;
+    let store = Store::new(args.common.home.as_deref()).map_err(Error::from)?;
+    let lock = store.lock(&args.persona).map_err(Error::from)?;
     warn_about(support, &adapt::encode(&encoder, support)?, args);
     let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
     let inner = recipe.inner_loop(&engine.manifest().inner_loop, support.len())?;
@@ -160,6 +162,12 @@ fn answer(
     })?;
     writeln!(out)?;
     out.flush()?;
+    if said.forgotten > 0 {
+        hint(&format!("(the context is full: the oldest {} forgotten)", count(said.forgotten, "utterance")));
+    }
+    if said.cut {
+        hint("(these words are longer than the context: only their end was read)");
+    }
     Ok(said)
 }
 
@@ -170,7 +178,7 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let encoder = engine::encoder(&bundle)?;
     for prompt in &args.prompt {
         let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
-        let mut conversation = Conversation::new(&encoder, sentences.clone(), args.sampling.max_tokens);
+        let mut conversation = Conversation::new(&encoder, sentences.clone(), args.sampling.max_tokens.get());
         answer(&mut conversation, &mut engine, &mut sampler, prompt, || Go::On)?;
     }
     Ok(())
@@ -180,7 +188,7 @@ fn chat(args: &ChatArgs) -> anyhow::Result<()> {
     let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
     let (bundle, mut engine, sentences) = open(&args.common, args.persona.as_ref())?;
     let encoder = engine::encoder(&bundle)?;
-    let mut conversation = Conversation::new(&encoder, sentences, args.sampling.max_tokens);
+    let mut conversation = Conversation::new(&encoder, sentences, args.sampling.max_tokens.get());
     interrupt::take_over()?;
     let name = args.persona.as_ref().map_or("marionette", PersonaName::as_str);
     let interactive = io::stdin().is_terminal();
@@ -226,7 +234,8 @@ fn chat(args: &ChatArgs) -> anyhow::Result<()> {
 /// The next line of standard input, without its end; `None` at the end of the input.
 fn read_line() -> anyhow::Result<Option<String>> {
     let mut line = Vec::new();
-    let read = io::stdin().lock().take(LONGEST_LINE + 1).read_until(b'\n', &mut line)?;
+    let read = io::stdin().lock().take(LONGEST_LINE + 1).read_until(b'\n', &mut line);
+    let read = read.map_err(|error| anyhow!("standard input: {error}"))?;
     if read as u64 > LONGEST_LINE {
         return Err(anyhow!("standard input: a line is longer than {LONGEST_LINE} bytes"));
     }
