@@ -72,6 +72,17 @@ impl TrainError {
     pub fn option(option: &'static str, problem: impl fmt::Display) -> Self {
         Self::Option { option, problem: problem.to_string() }
     }
+
+    /// The same error, with what the outer loop was at where the inner loop diverged; then either rate may be too high.
+    #[must_use]
+    pub fn during(self, outer: &str) -> Self {
+        match self {
+            Self::NotFinite { what, value, place, .. } => {
+                Self::NotFinite { what, value, place: format!("{outer}, {place}"), remedy: "--inner-lr or --outer-lr" }
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<TchError> for TrainError {

@@ -176,7 +176,7 @@ pub fn evaluate(options: &Options, device: Device) -> Result<Evaluation> {
         progress.step(|| format!("persona {}/{}, {} shots", at.persona + 1, at.personas, at.shots));
         if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    progress.finish();
+    drop(progress);
     result.map_err(|error| match error {
         EvaluateError::Learner(error) => error,
         EvaluateError::Encode(error) => error.into(),

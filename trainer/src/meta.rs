@@ -76,6 +76,3 @@ fn hessian_vector(model: &Gpt2, at: &[Tensor], batch: &TokenBatch, u: &[Tensor])
     let dot = Tensor::f_stack(&products.collect::<Result<Vec<_>>>()?, 0)?.f_sum(None)?;
     Ok(Tensor::f_run_backward(&[&dot], &adapters.tensors, false, false)?)
 }
-
-#[cfg(test)]
-mod tests;

@@ -66,13 +66,13 @@ pub struct Options {
     #[arg(long, default_value_t = 4096)]
     pub batch_tokens: usize,
     /// The learning rate at its peak
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 2e-3, allow_negative_numbers = true)]
     pub lr: f64,
     /// Steps over which the learning rate rises to its peak; then it falls along a cosine
     #[arg(long, default_value_t = 100)]
     pub warmup: usize,
     /// The weight decay of matrices
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     pub weight_decay: f64,
     /// Steps between validations
     #[arg(long, default_value_t = 200)]
@@ -307,7 +307,6 @@ fn train(
             break;
         }
     }
-    progress.finish();
     Ok(report)
 }
 

@@ -38,9 +38,11 @@ impl Progress {
             eprintln!("{}/{}  {line}", self.bar.position(), self.bar.length().unwrap_or(0));
         }
     }
+}
 
-    /// Removes the bar.
-    pub fn finish(&self) {
+impl Drop for Progress {
+    /// Removes the bar, so that the next line on standard error stands alone.
+    fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }

@@ -4,10 +4,10 @@
 mod checkpoints;
 mod options;
 mod probe;
+mod report;
 mod sampler;
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,7 +18,6 @@ use marionette_models::run::{ADAPTERS, CHECKPOINTS, PROBE, Which, checkpoint};
 use marionette_models::{FileError, checkpoint as checkpoint_file};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::{self, Persona};
@@ -32,62 +31,9 @@ use crate::tensors::{self, TokenBatch};
 use crate::{folder, init, interrupt};
 
 pub use options::{Config, Data, Method, Outer, Settings, read_base};
+use report::{Metrics, MetricsFile, describe};
+pub use report::{Report, Validation};
 use sampler::{Sampler, Split};
-
-/// One line of `RUN/metrics.jsonl`. There is no time in it, so that the same command gives the same bytes.
-#[derive(Debug, Serialize)]
-struct Metrics {
-    /// The meta-iteration, from 1; 0 is the validation before the first.
-    iteration: usize,
-    /// The mean query loss of the meta-batch before the inner loop, in nats a token.
-    loss_before: Option<f64>,
-    /// And after it.
-    loss_after: Option<f64>,
-    /// The L2 norm of the meta-gradient before clipping.
-    gradient_norm: Option<f64>,
-    /// Tokens read by the inner loops and queries, padding included.
-    tokens: usize,
-    /// The validation, where there was one.
-    validation: Option<Validation>,
-}
-
-/// The mean losses over the query targets of the validation personas, in nats a token.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Validation {
-    /// Before the inner loop.
-    pub loss_before: f64,
-    /// After it.
-    pub loss_after: f64,
-}
-
-/// What came out.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Report {
-    /// Meta-iterations done.
-    pub iterations: usize,
-    /// The meta-iteration of the best validation.
-    pub best_iteration: usize,
-    /// The best validation.
-    pub best: Validation,
-    /// The validation before the first meta-iteration.
-    pub first: Validation,
-    /// Tokens read by the inner loops and queries, padding included.
-    pub tokens: usize,
-    /// Seconds of training, validations included.
-    pub seconds: f64,
-    /// Whether Ctrl-C ended it early.
-    pub interrupted: bool,
-}
-
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { iterations, best_iteration, best, first, tokens, seconds, .. } = self;
-        let speed = *tokens as f64 / seconds.max(1e-9);
-        write!(f, "{iterations} meta-iterations in {seconds:.0} s ({speed:.0} tok/s); ")?;
-        write!(f, "validation perplexity before -> after adaptation: {} at first, ", describe(*first))?;
-        write!(f, "{} at the best meta-iteration ({best_iteration})", describe(*best))
-    }
-}
 
 /// One persona to validate on.
 struct Held {
@@ -264,7 +210,6 @@ impl Frozen<'_> {
                 break;
             }
         }
-        progress.finish();
         Ok(report)
     }
 
@@ -288,16 +233,8 @@ impl Frozen<'_> {
                 Split::new(persona, &Sampler::order(persona.dialogues.len(), rng), data.shots, data.query_dialogues);
             let support = Support::new(&recipe.inner_loop, &split.support, self.model.device())?;
             let query = TokenBatch::new(&Batch::new(split.query)?, self.model.device())?;
-            let task =
-                meta_gradient(&self.model, adapters, &support, &query, &self.rates, order).map_err(
-                    |error| match error {
-                        TrainError::NotFinite { what, value, place, remedy } => {
-                            let place = format!("meta-iteration {iteration}, persona {}, {place}", index + 1);
-                            TrainError::NotFinite { what, value, place, remedy }
-                        }
-                        other => other,
-                    },
-                )?;
+            let task = meta_gradient(&self.model, adapters, &support, &query, &self.rates, order)
+                .map_err(|error| error.during(&format!("meta-iteration {iteration}, persona {}", index + 1)))?;
             for (sum, gradient) in sum.iter_mut().zip(&task.gradient) {
                 let _ = sum.f_add_(&gradient.f_mul_scalar(share)?)?;
             }
@@ -320,48 +257,19 @@ impl Frozen<'_> {
     fn validate(&self, adapters: &[Tensor]) -> Result<Validation> {
         let (mut before, mut after, mut targets) = (0.0, 0.0, 0.0);
         for (index, held) in self.held.iter().enumerate() {
-            let trajectory = inner::adapt(&self.model, adapters, &held.support, &self.rates)?;
+            let place = format!("validation persona {}", index + 1);
+            let trajectory = inner::adapt(&self.model, adapters, &held.support, &self.rates)
+                .map_err(|error| error.during(&place))?;
             let count = held.query.targets() as f64;
             before += count * inner::loss(&self.model, adapters, &held.query)?;
             let value = inner::loss(&self.model, trajectory.last(), &held.query)?;
             if !value.is_finite() {
-                let place = format!("validation persona {}", index + 1);
-                return Err(TrainError::NotFinite {
-                    what: "the loss after the inner loop",
-                    value,
-                    place,
-                    remedy: "--inner-lr",
-                });
+                let what = "the loss after the inner loop";
+                return Err(TrainError::NotFinite { what, value, place, remedy: "--inner-lr" });
             }
             after += count * value;
             targets += count;
         }
         Ok(Validation { loss_before: before / targets, loss_after: after / targets })
-    }
-}
-
-/// Perplexity a token before and after the inner loop.
-fn describe(validation: Validation) -> String {
-    format!("{:.2} -> {:.2}", validation.loss_before.exp(), validation.loss_after.exp())
-}
-
-/// `RUN/metrics.jsonl`.
-struct MetricsFile {
-    file: File,
-    path: std::path::PathBuf,
-}
-
-impl MetricsFile {
-    fn create(run: &Path) -> Result<Self> {
-        let path = run.join("metrics.jsonl");
-        let file = File::create(&path).map_err(|error| FileError::new(&path, format!("cannot be made: {error}")))?;
-        Ok(Self { file, path })
-    }
-
-    fn append(&self, line: &Metrics) -> Result<()> {
-        let failed = |error: String| FileError::new(&self.path, format!("cannot be written: {error}"));
-        let mut text = serde_json::to_string(line).map_err(|error| failed(error.to_string()))?;
-        text.push('\n');
-        Ok((&self.file).write_all(text.as_bytes()).map_err(|error| failed(error.to_string()))?)
     }
 }

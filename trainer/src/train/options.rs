@@ -46,7 +46,7 @@ pub struct Settings {
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub inner_steps: usize,
     /// Inner learning rate, α
-    #[arg(long, default_value_t = 0.1, value_name = "A")]
+    #[arg(long, default_value_t = 0.1, value_name = "A", allow_negative_numbers = true)]
     pub inner_lr: f32,
     /// Support dialogues in the batch of one inner step
     #[arg(long, default_value_t = 5, value_name = "N")]
@@ -70,7 +70,7 @@ pub struct Data {
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub valid: Vec<PathBuf>,
     /// The part of the training personas to validate on instead, where there is no --valid
-    #[arg(long, default_value_t = 0.1, value_name = "PART")]
+    #[arg(long, default_value_t = 0.1, value_name = "PART", allow_negative_numbers = true)]
     pub hold_out: f64,
     /// Support dialogues of a persona, K
     #[arg(long, default_value_t = 5, value_name = "K")]
@@ -94,10 +94,10 @@ pub struct Outer {
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub meta_batch: usize,
     /// Outer learning rate, β
-    #[arg(long = "outer-lr", default_value_t = 3e-3, value_name = "B")]
+    #[arg(long = "outer-lr", default_value_t = 3e-3, value_name = "B", allow_negative_numbers = true)]
     pub learning_rate: f64,
     /// The global norm to which the meta-gradient is clipped
-    #[arg(long, default_value_t = 2.0, value_name = "NORM")]
+    #[arg(long, default_value_t = 2.0, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: f64,
     /// First-order meta-gradient instead of the exact one
     #[arg(long)]

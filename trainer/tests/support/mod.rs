@@ -1,0 +1,121 @@
+//! A small random model, a folder that holds it, and dialogues.
+
+#![allow(dead_code, clippy::unwrap_used)] // Each test file uses a part; what fails here fails a test.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use marionette_dialogues::{save_tokenizer, train_bpe};
+use marionette_models::checkpoint::{Storage, write_base};
+use marionette_models::params::{self, Init, TensorSpec};
+use marionette_models::{Activation, AdapterConfig, Gpt2Config, Tensors};
+use marionette_trainer::gpt2::{Adapters, Gpt2};
+use marionette_trainer::{init, tensors};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+/// A configuration that computes in no time.
+pub fn small_config() -> Gpt2Config {
+    Gpt2Config {
+        vocab_size: 50,
+        n_positions: 96,
+        n_embd: 16,
+        n_layer: 2,
+        n_head: 4,
+        n_inner: 32,
+        activation_function: Activation::GeluNew,
+        layer_norm_epsilon: 1e-5,
+        eos_token_id: 49,
+    }
+}
+
+pub const ADAPTER: AdapterConfig = AdapterConfig { bottleneck: 6 };
+
+/// Every tensor random, large enough that nothing is nearly linear or nearly zero.
+pub fn random(table: &[TensorSpec], std: f32, seed: u64) -> Tensors {
+    let spread: Vec<TensorSpec> =
+        table.iter().map(|spec| TensorSpec { init: Init::Normal { std }, ..spec.clone() }).collect();
+    let mut tensors = init::initialise(&spread, &mut ChaCha8Rng::seed_from_u64(seed));
+    for spec in table.iter().filter(|spec| spec.init == Init::Ones) {
+        tensors.get_mut(&spec.name).unwrap().values.iter_mut().for_each(|value| *value += 1.0);
+    }
+    tensors
+}
+
+pub fn model(config: &Gpt2Config, base: &Tensors, kind: Kind) -> Gpt2 {
+    // The tests run side by side, and their matrices are too small to share out among threads.
+    tch::set_num_threads(1);
+    Gpt2::new(config, &tensors::all_to_torch(base, kind, Device::Cpu).unwrap()).unwrap()
+}
+
+/// Adapters in the order of their table.
+pub fn adapters(config: &Gpt2Config, host: &Tensors, kind: Kind) -> Adapters {
+    let table = params::adapter_table(config, &ADAPTER);
+    let tensor = |spec: &TensorSpec| tensors::to_torch(&host[&spec.name], kind, Device::Cpu).unwrap();
+    Adapters { tensors: table.iter().map(tensor).collect() }
+}
+
+/// The largest difference of two tensors.
+pub fn worst(one: &Tensor, other: &Tensor) -> f64 {
+    assert_eq!(one.size(), other.size());
+    (one - other).abs().max().double_value(&[])
+}
+
+/// Dialogues of `personas` personas, `each` a persona, in ConvAI2's format with three candidates.
+pub fn dialogues(personas: usize, each: usize) -> String {
+    const PETS: [&str; 6] = ["cat", "dog", "fish", "horse", "snake", "hen"];
+    let mut text = String::new();
+    for persona in 0..personas {
+        let (pet, other) = (PETS[persona % PETS.len()], PETS[(persona + 1) % PETS.len()]);
+        for dialogue in 0..each {
+            writeln!(text, "1 your persona: i am number {persona} and i have a {pet} .").unwrap();
+            let replies = [
+                ("hello , who are you ?", format!("i am number {persona} .")),
+                ("what pet do you have ?", format!("my pet is a {pet} , number {dialogue} .")),
+            ];
+            for (line, (partner, reply)) in replies.into_iter().enumerate() {
+                writeln!(text, "{} {partner}\t{reply}\t\tno .|my pet is a {other} .|{reply}", line + 2).unwrap();
+            }
+        }
+    }
+    text
+}
+
+/// A folder with `train.txt`, `valid.txt` and `base/`, a random model with a tokenizer for these dialogues.
+pub fn workplace() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    std::fs::write(path.join("train.txt"), dialogues(5, 4)).unwrap();
+    std::fs::write(path.join("valid.txt"), dialogues(3, 3)).unwrap();
+    let base = path.join("base");
+    std::fs::create_dir(&base).unwrap();
+    let text = dialogues(6, 1);
+    let tokenizer = train_bpe(text.lines(), 300).unwrap();
+    save_tokenizer(&tokenizer, base.join("tokenizer.json")).unwrap();
+    let config = Gpt2Config {
+        vocab_size: tokenizer.largest_id() as usize + 1,
+        eos_token_id: tokenizer.end_of_text_id().unwrap(),
+        n_positions: 128,
+        ..small_config()
+    };
+    write_base(&base, &config, &random(&params::base_table(&config), 0.1, 5), Storage::F32).unwrap();
+    (folder, path)
+}
+
+/// The bytes of every file below a folder, by relative path.
+pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = std::collections::BTreeMap::new();
+    let mut waiting = vec![folder.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else {
+                found.insert(path.strip_prefix(folder).unwrap().to_owned(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
