@@ -91,7 +91,7 @@ impl Sampler {
         Ok(Self { options, random, candidates: Vec::new(), seen: Vec::new() })
     }
 
-    /// Draws a token. `logits` [V] are the model's; `history` is what the repetition penalty counts as there before.
+    /// Draws a token. `logits` \[V\] are the model's; `history` is what the repetition penalty counts as there before.
     ///
     /// Between tokens of equal probability the one with the lower id comes first.
     ///
