@@ -321,3 +321,54 @@ fn validate(model: &Gpt2, valid: &Corpus) -> Result<Option<f64>> {
     }
     Ok((count > 0).then(|| sum / count as f64))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(options: &str) -> Result<Options, clap::Error> {
+        let words = "pretrain --data train.txt --out target/never ".to_owned() + options;
+        Line::try_parse_from(words.split_whitespace()).map(|line| line.options)
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_the_name_of_their_option() {
+        for options in [
+            "--steps 0",
+            "--epochs 0",
+            "--batch-tokens 0",
+            "--validate-every 0",
+            "--lr NaN",
+            "--lr -1",
+            "--weight-decay 2",
+            "--n-embd 0",
+            "--n-layer 0",
+            "--n-head 5",
+            "--n-positions 0",
+            "--vocab-size 0",
+        ] {
+            let error = pretrain(&parse(options).unwrap(), Device::Cpu).unwrap_err().to_string();
+            let option = options.split(' ').next().unwrap();
+            assert!(error.starts_with(option), "{options}: {error}");
+        }
+        assert!(parse("--steps 1 --epochs 2").unwrap_err().to_string().contains("cannot be used with"));
+    }
+
+    #[test]
+    fn the_rate_rises_and_falls() {
+        let options = parse("--lr 0.01 --warmup 10").unwrap();
+        let rate = |step| options.rate(step, 110);
+        assert!((rate(0) - 0.001).abs() < 1e-12 && (rate(9) - 0.01).abs() < 1e-12 && (rate(10) - 0.01).abs() < 1e-12);
+        // Half-way down the cosine: the mean of the peak and the last.
+        assert!((rate(60) - 0.01 * (1.0 + LAST_RATE) / 2.0).abs() < 1e-12);
+        assert!((rate(110) - 0.01 * LAST_RATE).abs() < 1e-12);
+    }
+}

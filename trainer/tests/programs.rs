@@ -164,44 +164,24 @@ fn an_interrupted_run_keeps_what_it_learned() {
 #[test]
 fn impossible_options_are_wrong_usage() {
     let (_keep, folder) = workplace();
+    // The values of each option are tested where they are checked; here, that they end as wrong usage.
     for (options, parts) in [
-        ("--iterations 0", vec!["--iterations", "0"]),
-        ("--inner-steps 0", vec!["--inner-steps", "0"]),
         ("--inner-lr NaN", vec!["--inner-lr", "NaN"]),
-        ("--inner-lr -0.1", vec!["--inner-lr"]),
-        ("--outer-lr inf", vec!["--outer-lr", "inf"]),
-        ("--clip 0", vec!["--clip", "0"]),
-        ("--meta-batch 0", vec!["--meta-batch", "0"]),
-        ("--bottleneck 0", vec!["--bottleneck", "0"]),
-        ("--shots 0", vec!["--shots", "0"]),
+        ("--inner-steps 0", vec!["--inner-steps", "0"]),
         ("--shots 4", vec!["--shots", "is 4", "at most 3"]),
-        ("--validate-every 0", vec!["--validate-every"]),
         ("--method reinit", vec!["--method", "extra-place"]),
         ("--config base/config.json", vec!["cannot be used with"]),
-        ("--threads 0", vec!["--threads"]),
-        ("--device tpu", vec!["--device", "cuda"]),
     ] {
         let given = options.split(' ').next().unwrap();
-        let kept: Vec<&str> = RUN.split_whitespace().collect();
-        let mut run: Vec<&str> = kept.clone();
-        if let Some(at) = kept.iter().position(|&word| word == given) {
+        let mut run: Vec<&str> = RUN.split_whitespace().collect();
+        if let Some(at) = run.iter().position(|&word| word == given) {
             run.drain(at..at + 2);
         }
         refuses(&train(&folder, &format!("{} {options} --out one", run.join(" "))), 2, &parts);
     }
-    let run = RUN.replace("--valid valid.txt", "--hold-out 1.5");
-    refuses(&train(&folder, &format!("{run} --out one")), 2, &["--hold-out", "1.5"]);
     refuses(&train(&folder, "run --data train.txt --out one"), 2, &["--base"]);
-    for (options, part) in [
-        ("--steps 0", "--steps"),
-        ("--lr NaN", "--lr"),
-        ("--n-head 5", "--n-head"),
-        ("--n-layer 0", "--n-layer"),
-        ("--batch-tokens 0", "--batch-tokens"),
-        ("--steps 1 --epochs 1", "cannot be used with"),
-    ] {
-        refuses(&train(&folder, &format!("pretrain --data train.txt {options} --out one")), 2, &[part]);
-    }
+    refuses(&train(&folder, "pretrain --data train.txt --n-head 5 --out one"), 2, &["--n-head", "5"]);
+    refuses(&train(&folder, "evaluate one --data valid.txt --shots 3"), 2, &["--shots"]);
     assert!(!folder.join("one").exists());
 }
 

@@ -244,3 +244,65 @@ pub fn read_base(model: &RunModel) -> Result<Base> {
     }
     Ok(base)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[arg(long)]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn refused(options: &str) -> String {
+        let words = "run --base base --data train.txt ".to_owned() + options;
+        match Line::try_parse_from(words.split_whitespace()) {
+            Ok(line) => line.settings.resolve().unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_the_name_of_their_option() {
+        for options in [
+            "--iterations 0",
+            "--iterations -1",
+            "--inner-steps 0",
+            "--inner-steps 10001",
+            "--inner-lr NaN",
+            "--inner-lr 0",
+            "--inner-lr -0.1",
+            "--inner-lr inf",
+            "--outer-lr NaN",
+            "--outer-lr 0",
+            "--clip 0",
+            "--clip -2",
+            "--meta-batch 0",
+            "--bottleneck 0",
+            "--bottleneck 65537",
+            "--shots 0",
+            "--query-dialogues 0",
+            "--dialogues-per-step 0",
+            "--validation-personas 0",
+            "--validate-every 0",
+            "--patience 0",
+            "--hold-out 0",
+            "--hold-out 1",
+            "--hold-out NaN",
+            "--method reinit",
+            "--seed x",
+        ] {
+            let error = refused(options);
+            let mut words = options.split(' ');
+            let (option, value) = (words.next().unwrap(), words.next().unwrap());
+            assert!(error.contains(option) || error.contains("unexpected argument '-1'"), "{options}: {error}");
+            assert!(error.contains(value), "{options}: {error}");
+        }
+        assert!(refused("").starts_with("base: cannot be opened"), "{}", refused(""));
+    }
+}
