@@ -57,6 +57,9 @@ pub enum ExportError {
     /// A tokenizer that cannot be written.
     #[error("the tokenizer cannot be written: {0}")]
     Encode(#[from] EncodeError),
+    /// The user has interrupted.
+    #[error("interrupted, nothing is written")]
+    Interrupted,
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),

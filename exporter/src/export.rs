@@ -1,7 +1,9 @@
 //! The bundle: weights, graphs, adapters, tokenizer and manifest, all of it or nothing.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use marionette_models::bundle::{
     self, ADAPTERS, BundleWriter, FORMAT_VERSION, GRAPHS, Manifest, Operators, PROBE, Precision, TOKENIZER, WEIGHTS,
@@ -29,37 +31,47 @@ pub struct Exported {
     pub adapter_parameters: usize,
 }
 
-/// Writes a bundle to `out`: all of it, or nothing.
+/// Writes a bundle to `out`: all of it, or nothing. It stops soon after `interrupted` is set.
 ///
 /// # Errors
-/// `out` exists and is no bundle; the graphs of this model cannot be built; writing fails.
-pub fn export(source: &Source, precision: Precision, out: &Path) -> Result<Exported, ExportError> {
+/// `out` exists and is no bundle; the graphs of this model cannot be built; writing fails or is interrupted.
+pub fn export(
+    source: &Source,
+    precision: Precision,
+    out: &Path,
+    interrupted: &AtomicBool,
+) -> Result<Exported, ExportError> {
     let config = &source.base.config;
     let weights = Weights::new(config, precision);
-    let mut writer = BundleWriter::create(out)?;
-
     let mut interfaces = BTreeMap::new();
     let mut nodes = BTreeMap::new();
+    let mut contents: Vec<(&str, Vec<u8>)> = Vec::new();
     for (name, file) in GRAPHS {
         let (graph, doc) = build(file, config, &source.adapter, &weights)?;
         let model = onnx::model(&graph, name, doc, &weights)?;
         nodes.insert(file, model.graph.as_ref().map_or(0, |graph| graph.node.len()));
         interfaces.insert(name.to_owned(), onnx::interface(&graph, file));
-        let bytes = model.encode_to_vec();
-        writer.file(file, |w| w.write_all(&bytes))?;
+        contents.push((file, model.encode_to_vec()));
     }
-    writer.file(WEIGHTS, |w| weights.write(&source.base.tensors, w))?;
-
     let refuse = |problem: String| FileError::new(&out.join(ADAPTERS), problem);
     let raw = checkpoint::adapters_to_raw(&source.adapters).map_err(|(name, problem)| refuse(problem).at(name))?;
-    let bytes = safetensors_file::to_bytes(&raw, FileMetadata::Ours(&source.adapters_metadata)).map_err(refuse)?;
-    writer.file(ADAPTERS, |w| w.write_all(&bytes))?;
-    let tokenizer = source.tokenizer.to_json()?;
-    writer.file(TOKENIZER, |w| w.write_all(&tokenizer))?;
-    if let Some(probe) = &source.probe {
-        writer.file(PROBE, |w| w.write_all(probe))?;
-    }
+    contents.push((
+        ADAPTERS,
+        safetensors_file::to_bytes(&raw, FileMetadata::Ours(&source.adapters_metadata)).map_err(refuse)?,
+    ));
+    contents.push((TOKENIZER, source.tokenizer.to_json()?));
+    contents.extend(source.probe.as_ref().map(|probe| (PROBE, probe.clone())));
 
+    let mut writer = BundleWriter::create(out)?;
+    let stopped = |error| if interrupted.load(Ordering::SeqCst) { ExportError::Interrupted } else { error };
+    writer
+        .file(WEIGHTS, |w| weights.write(&source.base.tensors, &mut Stoppable { inner: w, interrupted }))
+        .map_err(|error| stopped(error.into()))?;
+    for (name, bytes) in contents {
+        writer
+            .file(name, |w| Stoppable { inner: w, interrupted }.write_all(&bytes))
+            .map_err(|error| stopped(error.into()))?;
+    }
     let count = |tensors: &marionette_models::Tensors| tensors.values().map(|tensor| tensor.values.len()).sum();
     let manifest = writer.finish(Manifest {
         format_version: FORMAT_VERSION,
@@ -82,6 +94,26 @@ pub fn export(source: &Source, precision: Precision, out: &Path) -> Result<Expor
     })
 }
 
+/// A writer that fails once the user has interrupted.
+struct Stoppable<'a> {
+    inner: &'a mut dyn Write,
+    interrupted: &'a AtomicBool,
+}
+
+impl Write for Stoppable<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        if self.interrupted.load(Ordering::SeqCst) {
+            // Not of the kind `Interrupted`: that one means "try again".
+            return Err(io::Error::other("interrupted"));
+        }
+        self.inner.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// One of the bundle's graphs, and what it is.
 fn build(
     file: &str,
@@ -101,5 +133,21 @@ fn build(
             graphs::adapt(config, adapter, weights)?,
             "GPT-2 with adapters: one step of gradient descent on the adapters, with loss and gradient norm",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_writer_writes_no_more() {
+        let interrupted = AtomicBool::new(false);
+        let mut sink = Vec::new();
+        let mut writer = Stoppable { inner: &mut sink, interrupted: &interrupted };
+        writer.write_all(b"before").unwrap();
+        interrupted.store(true, Ordering::SeqCst);
+        assert!(writer.write_all(b"after").is_err());
+        assert_eq!(sink, b"before");
     }
 }

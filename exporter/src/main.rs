@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
@@ -42,23 +43,33 @@ impl From<PrecisionArg> for Precision {
     }
 }
 
+/// Set by SIGINT and SIGTERM.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(&args) {
+    match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("marionette-export: {error:#}");
-            let usage = matches!(error.downcast_ref(), Some(ExportError::Usage(_)));
-            ExitCode::from(if usage { 2 } else { 1 })
+            ExitCode::from(match error.downcast_ref() {
+                Some(ExportError::Usage(_)) => 2,
+                Some(ExportError::Interrupted) => 130,
+                _ => 1,
+            })
         }
     }
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("SIGINT cannot be handled")?;
     let fresh = FreshAdapters { bottleneck: args.bottleneck, seed: args.seed };
     let source = Source::read(&args.source, fresh)?;
-    let exported = export(&source, args.precision.into(), &args.out)?;
-    print(&exported).context("the bundle is written, but its table cannot be printed")
+    let exported = export(&source, args.precision.into(), &args.out, &INTERRUPTED)?;
+    match print(&exported) {
+        // Whoever read the output has enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("the bundle is written, but its table cannot be printed"),
+    }
 }
 
 fn print(exported: &Exported) -> std::io::Result<()> {

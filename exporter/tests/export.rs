@@ -1,5 +1,7 @@
 //! The program as a whole: what it writes, and what it refuses.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
