@@ -10,7 +10,7 @@ cargo run --release --locked --package marionette-dialogues --example synthesize
 target/release/marionette-train pretrain \
     --data "$work/dialogues/pretrain.txt" --valid "$work/dialogues/valid.txt" --out "$work/model" \
     --vocab-size 2048 --n-positions 512 --n-embd 192 --n-layer 6 --n-head 6 \
-    --epochs 4 --seed 7 --storage f16
+    --epochs 3 --seed 7 --storage f16
 mkdir -p models/tiny/dialogues
 for split in train valid test; do mv "$work/dialogues/$split.txt" "models/tiny/dialogues/$split.txt"; done
 for file in config.json model.safetensors tokenizer.json; do mv "$work/model/$file" "models/tiny/$file"; done
