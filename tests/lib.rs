@@ -84,7 +84,7 @@ impl Scratch {
             .envs(environment.iter().copied())
             .output()
             .expect("the program starts");
-        Run(output)
+        Run { program: program.to_owned(), output }
     }
 }
 
@@ -97,22 +97,25 @@ fn binary(name: &str) -> PathBuf {
 }
 
 /// What a program did.
-pub struct Run(Output);
+pub struct Run {
+    program: String,
+    output: Output,
+}
 
 impl Run {
     /// Its exit code.
     pub fn code(&self) -> Option<i32> {
-        self.0.status.code()
+        self.output.status.code()
     }
 
     /// What it wrote to standard output.
     pub fn stdout(&self) -> String {
-        String::from_utf8_lossy(&self.0.stdout).into_owned()
+        String::from_utf8_lossy(&self.output.stdout).into_owned()
     }
 
     /// What it wrote to standard error.
     pub fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.0.stderr).into_owned()
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
     /// Its standard output, after it ended with 0.
@@ -129,7 +132,10 @@ impl Run {
         let stderr = self.stderr();
         assert_eq!(self.code(), Some(code), "{}\n{stderr}", self.stdout());
         assert!(!stderr.contains("panicked") && !stderr.contains("RUST_BACKTRACE"), "{stderr}");
-        let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error")).collect();
+        // Ours begin with the program's name, those about wrong usage with clap's "error".
+        let own = format!("{}: ", self.program);
+        let errors: Vec<&str> =
+            stderr.lines().filter(|line| line.starts_with("error") || line.starts_with(&own)).collect();
         assert_eq!(errors.len(), 1, "expected one line of error:\n{stderr}");
         for part in parts {
             assert!(errors[0].contains(part), "expected \"{part}\" in: {}", errors[0]);

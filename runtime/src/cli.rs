@@ -180,6 +180,9 @@ pub struct EvaluateArgs {
     /// Dialogues in ConvAI2's text format, grouped into personas by their persona sentences
     #[arg(long, value_name = "FILE")]
     pub dialogues: PathBuf,
+    /// The persona to begin at: with --shots 0 it is tested as it is [default: none, the bundle as it was trained]
+    #[arg(long, value_name = "NAME")]
+    pub persona: Option<PersonaName>,
     /// The numbers of dialogues to adapt on
     #[arg(long, value_name = "K,K,…", value_delimiter = ',', default_value = "0,1,5,10")]
     pub shots: Vec<usize>,

@@ -250,7 +250,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     if grouping.dropped_single > 0 {
         hint(&format!("{} with one dialogue left out", count(grouping.dropped_single, "persona")));
     }
-    let (bundle, mut engine, _) = open(&args.common, None)?;
+    let (bundle, mut engine, _) = open(&args.common, args.persona.as_ref())?;
     let encoder = engine::encoder(&bundle)?;
     let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
     let options = marionette_dialogues::Options {

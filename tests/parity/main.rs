@@ -1,0 +1,238 @@
+//! The device computes what the trainer computes: the exported graphs on ONNX Runtime against libtorch, on the bundled
+//! model with random adapters that are far from zero.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use marionette_dialogues::{Batch, Encoder, Sequence, read_dialogues};
+use marionette_exporter::{FreshAdapters, Source, export};
+use marionette_models::bundle::{Bundle, GRAPHS, Precision};
+use marionette_models::params::{self, Init, TensorSpec};
+use marionette_models::{HostTensor, InnerLoop, LearningRate, Tensors};
+use marionette_runtime::engine::Scored;
+use marionette_runtime::generate::{Go, LanguageModel as _};
+use marionette_runtime::{Engine, Options, adapt};
+use marionette_tests::{Scratch, dialogues, tiny};
+use marionette_trainer::gpt2::{Adapters, Cache, Gpt2, Layout};
+use marionette_trainer::inner::{self, Support};
+use marionette_trainer::tensors::{self, TokenBatch};
+use marionette_trainer::init;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+const STEPS: usize = 5;
+const ALPHA: f32 = 0.2;
+
+/// The same model and the same adapters on both sides.
+struct Pair {
+    scratch: Scratch,
+    table: Vec<TensorSpec>,
+    start: Tensors,
+    torch: Gpt2,
+    device: Engine,
+    encoder: Encoder,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let mut source = Source::read(&tiny(), FreshAdapters { bottleneck: Some(16), seed: Some(3) }).unwrap();
+        let table = params::adapter_table(&source.base.config, &source.adapter);
+        let spread: Vec<TensorSpec> =
+            table.iter().map(|spec| TensorSpec { init: Init::Normal { std: 0.05 }, ..spec.clone() }).collect();
+        let start = init::initialise(&spread, &mut ChaCha8Rng::seed_from_u64(11));
+        source.adapters = start.clone();
+        source.inner_loop =
+            InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) };
+        export(&source, Precision::Fp32, &scratch.path("bundle")).unwrap();
+        let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
+        let encoder = marionette_runtime::engine::encoder(&bundle).unwrap();
+        let device = Engine::open(&bundle, Options::default()).unwrap();
+        let base = tensors::all_to_torch(&source.base.tensors, Kind::Float, Device::Cpu).unwrap();
+        let torch = Gpt2::new(&source.base.config, &base).unwrap();
+        Self { scratch, table, start, torch, device, encoder }
+    }
+
+    fn adapters(&self) -> Adapters {
+        let tensor = |spec: &TensorSpec| tensors::to_torch(&self.start[&spec.name], Kind::Float, Device::Cpu).unwrap();
+        Adapters { tensors: self.table.iter().map(tensor).collect() }
+    }
+
+    /// Three dialogues of different lengths.
+    fn sequences(&self) -> Vec<Sequence> {
+        let read = read_dialogues(dialogues("test")).unwrap();
+        read.iter().take(3).map(|dialogue| self.encoder.sequence(dialogue).unwrap()).collect()
+    }
+}
+
+/// The largest difference over the largest value: the error relative to the tensor.
+fn relative(found: &HostTensor, expected: &HostTensor) -> f64 {
+    assert_eq!(found.shape, expected.shape);
+    let largest = expected.values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    f64::from(difference(&found.values, &expected.values) / largest)
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |most: f32, (a, b)| most.max((a - b).abs()))
+}
+
+/// Checks every tensor and prints the worst.
+fn all_within(what: &str, found: &Tensors, expected: &BTreeMap<String, HostTensor>, most: f64) {
+    assert_eq!(found.len(), expected.len());
+    let errors = found.iter().map(|(name, tensor)| (relative(tensor, &expected[name]), name));
+    let (worst, name) = errors.fold((0.0, &String::new()), |a, b| if b.0 > a.0 { b } else { a });
+    eprintln!("{what}: worst relative error {worst:.1e} ({name}), at most {most:.0e}");
+    assert!(worst <= most, "{what}: {name} {worst}");
+}
+
+#[test]
+fn loss_and_every_gradient_are_libtorchs() {
+    let mut pair = Pair::new();
+    let batch = Batch::new(&pair.sequences()).unwrap();
+    let on_torch = TokenBatch::new(&batch, Device::Cpu).unwrap();
+    let (loss, gradient) = inner::loss_and_gradient(&pair.torch, &pair.adapters().tensors, &on_torch).unwrap();
+    let expected = tensors::named_to_host(&pair.table, &gradient).unwrap();
+
+    // The step is the gradient where α is so large that the adapters vanish beside it.
+    let alpha = 1e6_f32;
+    let step = pair.device.adapt_step(&batch, &vec![alpha; pair.table.len()]).unwrap();
+    let updated = pair.device.adapters();
+    let found = pair.start.iter().map(|(name, start)| {
+        let values = start.values.iter().zip(&updated[name].values).map(|(a, b)| (a - b) / alpha).collect();
+        (name.clone(), HostTensor { shape: start.shape.clone(), values })
+    });
+    let error = (f64::from(step.loss) / loss - 1.0).abs();
+    eprintln!("adapt.onnx, loss: relative error {error:.1e}, at most 1e-4");
+    assert!(error <= 1e-4, "{} and {loss}", step.loss);
+    all_within("adapt.onnx, gradients", &found.collect(), &expected, 1e-4);
+    let norm: f64 = expected.values().flat_map(|t| &t.values).map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    assert!((f64::from(step.gradient_norm) / norm - 1.0).abs() <= 1e-4, "{} and {norm}", step.gradient_norm);
+}
+
+#[test]
+fn five_inner_steps_end_where_the_trainers_do() {
+    let mut pair = Pair::new();
+    let sequences = pair.sequences();
+    let recipe = pair.device.manifest().inner_loop.clone();
+    let support = Support::new(&recipe, &sequences.iter().collect::<Vec<_>>(), Device::Cpu).unwrap();
+    let rates = vec![ALPHA; pair.table.len()];
+    let trajectory = inner::adapt(&pair.torch, &pair.adapters().tensors, &support, &rates).unwrap();
+    let losses = adapt::follow(&mut pair.device, &sequences, &recipe, |_| Go::On).unwrap();
+    assert_eq!((losses.len(), trajectory.losses.len()), (STEPS, STEPS));
+    let worst = losses.iter().zip(&trajectory.losses).fold(0.0_f64, |w, (a, b)| w.max((f64::from(*a) / b - 1.0).abs()));
+    eprintln!("{STEPS} inner steps, losses: worst relative error {worst:.1e}, at most 1e-4");
+    assert!(worst <= 1e-4);
+    // The adapters went somewhere.
+    let moved = difference(&pair.device.adapters()["h.0.attn_adapter.up.weight"].values, &pair.start["h.0.attn_adapter.up.weight"].values);
+    assert!(moved > 1e-3, "{moved}");
+    let expected = tensors::named_to_host(&pair.table, trajectory.last()).unwrap();
+    all_within("5 inner steps, adapters", &pair.device.adapters(), &expected, 1e-4);
+}
+
+/// log p of the whole vocabulary from logits.
+fn log_softmax(logits: &[f32]) -> Vec<f32> {
+    let logits = Tensor::from_slice(logits).log_softmax(-1, Kind::Float);
+    tensors::to_host(&logits).unwrap().values
+}
+
+fn argmax(values: &[f32]) -> u32 {
+    values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0 as u32
+}
+
+#[test]
+fn cached_decoding_is_the_full_forward_for_64_tokens() {
+    let mut pair = Pair::new();
+    let mut ids: Vec<u32> = pair.sequences()[0].ids[..20].to_vec();
+    let adapters = pair.adapters();
+    let mut logits = pair.device.advance(&ids).unwrap().to_vec();
+    let (mut worst, mut worst_score) = (0.0_f32, 0.0_f32);
+    for _ in 0..64 {
+        // The full forward, without any cache, by libtorch ...
+        let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+        let tokens = Tensor::from_slice(&wide).reshape([1, -1]);
+        let full = tch::no_grad(|| pair.torch.forward(Some(&adapters), &tokens, Layout::default(), None)).unwrap();
+        let last = tensors::to_host(&full.get(ids.len() as i64 - 1)).unwrap().values;
+        worst = worst.max(difference(&logits, &last));
+        let next = argmax(&logits);
+        assert_eq!(next, argmax(&last), "the greedy token after {} tokens", ids.len());
+        // ... and by score.onnx.
+        let scored = Scored {
+            rows: vec![wide.len() as i64 - 1],
+            targets: vec![i64::from(next)],
+            ..Scored::all(&wide)
+        };
+        let log_prob = pair.device.score(&scored).unwrap()[0];
+        worst_score = worst_score.max((log_prob - log_softmax(&logits)[next as usize]).abs());
+        ids.push(next);
+        logits = pair.device.advance(&[next]).unwrap().to_vec();
+    }
+    eprintln!("cached decoding: worst error {worst:.1e} to libtorch's full forward, {worst_score:.1e} to score.onnx, at most 1e-4");
+    assert!(worst <= 1e-4 && worst_score <= 1e-4);
+}
+
+#[test]
+fn the_trainers_cached_decoding_is_its_full_forward() {
+    let pair = Pair::new();
+    let adapters = pair.adapters();
+    let ids: Vec<i64> = pair.sequences()[1].ids.iter().take(70).map(|&id| i64::from(id)).collect();
+    let tokens = Tensor::from_slice(&ids).reshape([1, -1]);
+    let full = tch::no_grad(|| pair.torch.forward(Some(&adapters), &tokens, Layout::default(), None)).unwrap();
+    let mut cache = Cache::default();
+    let mut worst = 0.0_f64;
+    for (index, &id) in ids.iter().enumerate() {
+        let one = Tensor::from_slice(&[id]).reshape([1, 1]);
+        let step = tch::no_grad(|| pair.torch.step(Some(&adapters), &one, &mut cache)).unwrap();
+        worst = worst.max((step.get(0) - full.get(index as i64)).abs().max().double_value(&[]));
+    }
+    eprintln!("libtorch, cached decoding: worst error {worst:.1e}, at most 1e-4");
+    assert!(worst <= 1e-4);
+}
+
+#[test]
+fn candidates_ranked_in_one_row_score_as_each_by_itself() {
+    let mut pair = Pair::new();
+    let dialogue = read_dialogues(dialogues("test")).unwrap().swap_remove(0);
+    let ranking = pair.encoder.ranking(&dialogue, 1).unwrap();
+    assert!(ranking.candidates == 20 && !ranking.targets.is_empty());
+    let together = pair.device.score(&Scored::candidates_of(&ranking)).unwrap();
+    let history: Vec<i64> =
+        ranking.ids.iter().zip(&ranking.branch).filter(|(_, b)| **b == 0).map(|(id, _)| i64::from(*id)).collect();
+    let mut worst = 0.0_f32;
+    for candidate in 0..ranking.candidates as u32 {
+        let own = |of: &[u32]| -> Vec<u32> {
+            of.iter().zip(&ranking.candidate).filter(|(_, c)| **c == candidate).map(|(value, _)| *value).collect()
+        };
+        let targets: Vec<i64> = own(&ranking.targets).into_iter().map(i64::from).collect();
+        let ids = [history.as_slice(), &targets[..targets.len() - 1]].concat();
+        let first = history.len() as i64 - 1;
+        let rows = (first..first + targets.len() as i64).collect();
+        let alone = pair.device.score(&Scored { rows, targets, ..Scored::all(&ids) }).unwrap();
+        let shared: Vec<f32> =
+            together.iter().zip(&ranking.candidate).filter(|(_, c)| **c == candidate).map(|(v, _)| *v).collect();
+        worst = worst.max(difference(&alone, &shared));
+    }
+    eprintln!("ranking in one row: worst error {worst:.1e}, at most 1e-4");
+    assert!(worst <= 1e-4);
+}
+
+#[test]
+fn the_onnx_package_accepts_the_graphs() {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+    let has_onnx = Command::new(&python).args(["-c", "import onnx"]).output().is_ok_and(|run| run.status.success());
+    if !has_onnx {
+        eprintln!("skipped: {python} has no package onnx");
+        return;
+    }
+    let pair = Pair::new();
+    for (_, file) in GRAPHS {
+        let path = pair.scratch.path("bundle").join(file);
+        let run = Command::new(&python).args(["-c", CHECK]).arg(Path::new(&path)).output().unwrap();
+        assert!(run.status.success(), "{file}: {}", String::from_utf8_lossy(&run.stderr));
+    }
+}
+
+/// By its path, so that the checker finds weights.bin.
+const CHECK: &str = "import onnx, sys; onnx.checker.check_model(sys.argv[1], full_check=True)";

@@ -1,0 +1,7 @@
+//! The three programs as a user runs them.
+
+/// From dialogues to an adapted persona.
+mod road;
+
+/// Wrong, cut, empty and foreign files, and impossible options: one line, the right exit code, nothing half-written.
+mod refusals;

@@ -1,0 +1,239 @@
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use marionette_tests::{Scratch, dialogues, root, tiny};
+use serde_json::Value;
+
+/// A run and its bundle that every test of this binary reads and none changes.
+pub struct Road {
+    pub scratch: Scratch,
+}
+
+impl Road {
+    pub fn run(&self) -> PathBuf {
+        self.scratch.path("run")
+    }
+    pub fn bundle(&self) -> PathBuf {
+        self.scratch.path("bundle")
+    }
+}
+
+pub fn road() -> &'static Road {
+    static ROAD: OnceLock<Road> = OnceLock::new();
+    ROAD.get_or_init(|| {
+        let scratch = Scratch::new();
+        train(&scratch, "run").done();
+        scratch.run("marionette-export", [scratch.path("run"), "--out".into(), scratch.path("bundle")]).done();
+        Road { scratch }
+    })
+}
+
+/// Two meta-iterations: enough for every file, far too few to learn.
+fn train(scratch: &Scratch, out: &str) -> marionette_tests::Run {
+    let mut arguments = vec![
+        "run".into(),
+        "--base".into(),
+        tiny(),
+        "--data".into(),
+        dialogues("valid"),
+        "--out".into(),
+        scratch.path(out),
+        "--threads".into(),
+        "1".into(),
+    ];
+    for (flag, value) in [
+        ("--hold-out", "0.2"),
+        ("--iterations", "2"),
+        ("--validate-every", "1"),
+        ("--meta-batch", "2"),
+        ("--inner-steps", "2"),
+        ("--dialogues-per-step", "1"),
+        ("--shots", "2"),
+        ("--query-dialogues", "1"),
+        ("--bottleneck", "8"),
+    ] {
+        arguments.extend([flag.into(), value.into()]);
+    }
+    scratch.run("marionette-train", arguments)
+}
+
+/// The dialogues of the first persona of the test split, as a file of its own.
+pub fn one_persona(scratch: &Scratch) -> PathBuf {
+    let text = std::fs::read_to_string(dialogues("test")).unwrap();
+    let persona: Vec<&str> = text.lines().take_while(|line| line.contains("your persona:")).collect();
+    let mut own = String::new();
+    let mut dialogue = String::new();
+    for line in text.lines() {
+        if line.starts_with("1 ") && !dialogue.is_empty() {
+            if !dialogue.starts_with(&persona.join("\n")) {
+                break;
+            }
+            own.push_str(&std::mem::take(&mut dialogue));
+        }
+        dialogue.push_str(line);
+        dialogue.push('\n');
+    }
+    scratch.write("one-persona.txt", own)
+}
+
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn personas(home: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(home.join("personas"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".safetensors"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_run_directory_is_as_documented() {
+    let run = road().run();
+    for file in ["config.toml", "metrics.jsonl", "best", "last", "probe.safetensors"] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    let last = std::fs::read_to_string(run.join("last")).unwrap();
+    assert_eq!(last.trim(), "step-2");
+    assert!(run.join("checkpoints/step-2/adapters.safetensors").is_file());
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().map(json).filter(Value::is_object).count(), metrics.lines().count());
+}
+
+#[test]
+fn the_same_command_gives_the_same_bytes() {
+    let scratch = Scratch::new();
+    train(&scratch, "again").done();
+    for file in ["checkpoints/step-2/adapters.safetensors", "probe.safetensors"] {
+        let (first, second) = (std::fs::read(road().run().join(file)), std::fs::read(scratch.path("again").join(file)));
+        assert!(first.unwrap() == second.unwrap(), "{file} differs");
+    }
+    let bundle = scratch.path("bundle");
+    scratch.run("marionette-export", [road().run(), "--out".into(), bundle.clone()]).done();
+    let manifest = |dir: &Path| std::fs::read_to_string(dir.join("manifest.json")).unwrap();
+    // The manifest holds the digest of every other file.
+    assert_eq!(manifest(&bundle), manifest(&road().bundle()));
+}
+
+#[test]
+fn the_device_computes_what_the_trainer_did() {
+    let scratch = Scratch::new();
+    let table = scratch.run("marionette", ["inspect".into(), road().bundle(), "--check".into()]).done();
+    eprintln!("{table}");
+    assert!(table.contains("logits") && table.contains("adapters"), "{table}");
+}
+
+#[test]
+fn trainer_and_device_evaluate_alike() {
+    let scratch = Scratch::new();
+    let few = ["--shots", "0,2", "--personas", "1", "--folds", "2", "--json"].map(PathBuf::from);
+    let data = dialogues("test");
+    let trainer = scratch
+        .run("marionette-train", ["evaluate".into(), road().run(), "--data".into(), data.clone()].into_iter().chain(few.clone()))
+        .done();
+    let device = scratch
+        .run("marionette", ["evaluate".into(), road().bundle(), "--dialogues".into(), data].into_iter().chain(few))
+        .done();
+    let (trainer, device) = (json(&trainer), json(&device));
+    assert_eq!(keys(&device), ["seconds", "shots"]);
+    for k in 0..2 {
+        let (a, b) = (&trainer["shots"][k], &device["shots"][k]);
+        assert_eq!(keys(b), ["f1", "hits_at_1", "k", "personas", "perplexity", "perplexity_per_word", "replies"]);
+        assert_eq!((&a["replies"], &a["personas"], &a["k"]), (&b["replies"], &b["personas"], &b["k"]));
+        let (p, q) = (a["perplexity"].as_f64().unwrap(), b["perplexity"].as_f64().unwrap());
+        assert!((p / q - 1.0).abs() < 1e-3, "perplexity {p} and {q}");
+        // Near ties may fall either way; with ten replies or so, one of them is 10 %.
+        for figure in ["hits_at_1", "f1"] {
+            let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());
+            assert!((p - q).abs() < 11.0, "{figure} {p} and {q}");
+        }
+    }
+}
+
+#[test]
+fn adapting_writes_a_persona_that_changes_the_replies() {
+    let scratch = Scratch::new();
+    let (bundle, home) = (road().bundle(), scratch.path("home-of-its-own"));
+    let file = one_persona(&scratch);
+    let adapt = |name: &str| {
+        let arguments = ["adapt".as_ref(), bundle.as_os_str(), "--persona".as_ref(), name.as_ref()];
+        let more = ["--dialogues".as_ref(), file.as_os_str(), "--shots".as_ref(), "3".as_ref(), "--home".as_ref()];
+        let rates = ["--inner-lr".as_ref(), "0.5".as_ref(), "--epochs".as_ref(), "4".as_ref()];
+        let arguments = arguments.into_iter().chain(more).chain([home.as_os_str()]).chain(rates);
+        scratch.run("marionette", arguments).done()
+    };
+    adapt("ada");
+    adapt("bob");
+    assert_eq!(personas(&home), ["ada.safetensors", "bob.safetensors"]);
+    let read = |name: &str| std::fs::read(home.join("personas").join(format!("{name}.safetensors"))).unwrap();
+    let digest = |bytes: Vec<u8>| bytes.len();
+    assert_eq!(digest(read("ada")), digest(read("bob")));
+    let generate = |persona: Option<&str>, seed: &str| {
+        let mut arguments = vec!["generate".into(), bundle.clone(), "--prompt".into(), "what do you do ?".into()];
+        arguments.extend(["--home".into(), home.clone(), "--seed".into(), seed.into()]);
+        arguments.extend(["--max-tokens".into(), "12".into()]);
+        if let Some(persona) = persona {
+            arguments.extend(["--persona".into(), persona.into()]);
+        }
+        scratch.run("marionette", arguments).done()
+    };
+    let adapted = generate(Some("ada"), "1");
+    assert_eq!(adapted, generate(Some("ada"), "1"), "the same seed gives the same reply");
+    assert_eq!(adapted, generate(Some("bob"), "1"), "the same dialogues give the same persona");
+    assert!(["2", "3", "4", "5"].iter().any(|seed| generate(Some("ada"), seed) != adapted), "the seed counts");
+    assert!(
+        ["1", "2", "3", "4", "5"].iter().any(|seed| generate(None, seed) != generate(Some("ada"), seed)),
+        "the persona counts"
+    );
+}
+
+#[test]
+fn bench_prints_the_documented_object() {
+    let scratch = Scratch::new();
+    let mut arguments = vec!["bench".into(), road().bundle(), "--json".into()];
+    for (flag, value) in [("--prompt-tokens", "8"), ("--new-tokens", "4"), ("--batch", "2"), ("--length", "16")] {
+        arguments.extend([PathBuf::from(flag), value.into()]);
+    }
+    let value = json(&scratch.run("marionette", arguments).done());
+    let expected = [
+        "adapt_step_ms",
+        "adapt_tokens_per_s",
+        "decode_tokens_per_s",
+        "first_token_ms",
+        "peak_rss_mib",
+        "prefill_tokens_per_s",
+    ];
+    assert_eq!(keys(&value), expected);
+    assert!(value.as_object().unwrap().values().all(|figure| figure.as_f64().is_some_and(|f| f > 0.0)), "{value}");
+}
+
+#[test]
+fn a_hugging_face_folder_is_exported_with_fresh_adapters() {
+    let scratch = Scratch::new();
+    let bundle = scratch.path("bare");
+    scratch.run("marionette-export", [tiny(), "--out".into(), bundle.clone()]).done();
+    let text = scratch.run("marionette", ["inspect".into(), bundle]).done();
+    assert!(text.contains("fp32"), "{text}");
+}
+
+#[test]
+fn the_examples_of_the_readme_name_files_that_exist() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let named: Vec<&str> = readme
+        .split([' ', '\n', '`', ')', '('])
+        .filter(|word| word.starts_with("models/") || word.starts_with("docs/") || *word == "ARCHITECTURE.md")
+        .collect();
+    assert!(named.len() > 4, "{named:?}");
+    for name in named {
+        assert!(root().join(name).exists(), "{name}");
+    }
+}
