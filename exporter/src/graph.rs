@@ -203,7 +203,7 @@ impl Graph {
         &self.values[value.0]
     }
 
-    /// A dimension's number when the graph runs, i64[1].
+    /// A dimension's number when the graph runs, i64\[1\].
     ///
     /// # Errors
     /// No value has the dimension.
@@ -220,7 +220,7 @@ impl Graph {
         Ok(size)
     }
 
-    /// A shape's numbers when the graph runs, i64[rank]; one node a graph for each different shape.
+    /// A shape's numbers when the graph runs, i64\[rank\]; one node a graph for each different shape.
     ///
     /// # Errors
     /// No value has one of the dimensions.

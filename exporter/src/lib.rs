@@ -4,7 +4,7 @@
 //! - [`graph`], [`ops`], [`autodiff`]: a typed graph builder, its operators, and reverse-mode differentiation over it;
 //! - [`gpt2`], [`graphs`]: the forward pass, and the three graphs made of it;
 //! - [`weights`], [`onnx`]: how the frozen weights are stored, and how a graph becomes a file;
-//! - [`source`], [`export`]: what is exported, and the bundle.
+//! - [`source`], [`mod@export`]: what is exported, and the bundle.
 
 pub mod autodiff;
 pub mod error;
