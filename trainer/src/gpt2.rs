@@ -14,6 +14,10 @@ struct Linear {
 }
 
 impl Linear {
+    fn handle(&self) -> Self {
+        Self { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone() }
+    }
+
     fn new(tensors: &NamedTensors, pair: &names::Pair) -> Result<Self> {
         Ok(Self { weight: take(tensors, &pair.weight)?, bias: take(tensors, &pair.bias)? })
     }
@@ -32,6 +36,10 @@ struct Norm {
 }
 
 impl Norm {
+    fn handle(&self) -> Self {
+        Self { scale: self.scale.shallow_clone(), shift: self.shift.shallow_clone(), epsilon: self.epsilon }
+    }
+
     fn new(tensors: &NamedTensors, weight: &str, bias: &str, config: &Gpt2Config) -> Result<Self> {
         Ok(Self {
             scale: take(tensors, weight)?,
@@ -169,6 +177,26 @@ impl Gpt2 {
             ln_f: Norm::new(tensors, names::LN_F_WEIGHT, names::LN_F_BIAS, config)?,
             heads: config.n_head as i64,
         })
+    }
+
+    /// Another handle to the same tensors, for another thread.
+    #[must_use]
+    pub fn handle(&self) -> Self {
+        let block = |block: &Block| Block {
+            ln_1: block.ln_1.handle(),
+            attn_qkv: block.attn_qkv.handle(),
+            attn_proj: block.attn_proj.handle(),
+            ln_2: block.ln_2.handle(),
+            mlp_fc: block.mlp_fc.handle(),
+            mlp_proj: block.mlp_proj.handle(),
+        };
+        Self {
+            wte: self.wte.shallow_clone(),
+            wpe: self.wpe.shallow_clone(),
+            blocks: self.blocks.iter().map(block).collect(),
+            ln_f: self.ln_f.handle(),
+            heads: self.heads,
+        }
     }
 
     /// The device of the tensors.

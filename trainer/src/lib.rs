@@ -15,5 +15,6 @@ pub mod pretrain;
 pub mod progress;
 pub mod tensors;
 pub mod train;
+pub mod workers;
 
 pub use error::{Result, TrainError};

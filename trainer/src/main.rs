@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use marionette_trainer::device::DeviceName;
+use marionette_trainer::workers::Compute;
 use marionette_trainer::{Result, TrainError, evaluate, interrupt, pretrain, train};
 
 /// Meta-trains persona adapters for a GPT-2 (MAMLviaPP).
@@ -39,6 +40,9 @@ struct Run {
     /// Do again what the config.toml of a former run says
     #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "Outer"])]
     config: Option<PathBuf>,
+    /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
     #[command(flatten)]
     settings: train::Settings,
 }
@@ -60,12 +64,19 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             println!("{report}");
             Ok(ended(report.interrupted, &options.out))
         }
-        Command::Run(Run { out, config, settings }) => {
+        Command::Run(Run { out, config, workers, settings }) => {
+            let mut compute = Compute::new(device, threads);
+            compute.workers = match workers {
+                Some(workers) if workers == 0 || workers > 1024 => {
+                    return Err(TrainError::option("--workers", format!("is {workers}, expected 1 to 1024")));
+                }
+                other => other.unwrap_or(compute.workers),
+            };
             let (config, base) = match config {
                 Some(path) => train::Config::read(&path)?,
                 None => settings.resolve()?,
             };
-            let report = train::run(&config, &base, &out, device)?;
+            let report = train::run(&config, &base, &out, compute)?;
             println!("{report}");
             Ok(ended(report.interrupted, &out))
         }

@@ -6,50 +6,41 @@ mod options;
 mod probe;
 mod report;
 mod sampler;
+mod tasks;
 
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use marionette_dialogues::{Batch, Encoder, Share, hold_out};
+use marionette_dialogues::{Encoder, Share, hold_out};
 use marionette_models::checkpoint::Base;
 use marionette_models::params::{self, TensorSpec};
 use marionette_models::run::{ADAPTERS, CHECKPOINTS, PROBE, Which, checkpoint};
 use marionette_models::{FileError, checkpoint as checkpoint_file};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
 use crate::gpt2::Gpt2;
-use crate::inner::{self, Support};
-use crate::meta::{Order, meta_gradient};
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
-use crate::tensors::{self, TokenBatch};
-use crate::{folder, init, interrupt};
+use crate::workers::Compute;
+use crate::{folder, init, interrupt, tensors};
 
 pub use options::{Config, Data, Method, Outer, Settings, read_base};
 use report::{Metrics, MetricsFile, describe};
 pub use report::{Report, Validation};
-use sampler::{Sampler, Split};
-
-/// One persona to validate on.
-struct Held {
-    support: Support,
-    query: TokenBatch,
-}
+use sampler::Sampler;
+use tasks::{Draw, Judged, Tasks};
 
 /// The model and everything about it that stays as it is during a run.
 struct Frozen<'a> {
-    config: &'a Config,
+    tasks: Tasks<'a>,
     model: Gpt2,
     table: Vec<TensorSpec>,
-    /// α, one a tensor.
-    rates: Vec<f32>,
-    personas: Vec<Persona>,
-    held: Vec<Held>,
+    compute: Compute,
 }
 
 /// Meta-trains and fills the run directory `out`.
@@ -57,7 +48,10 @@ struct Frozen<'a> {
 /// # Errors
 /// Impossible options, files that cannot be read or written, a loss that is not finite: then the checkpoints written so
 /// far stay.
-pub fn run(config: &Config, base: &Base, out: &Path, device: Device) -> Result<Report> {
+pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute) -> Result<Report> {
+    let device = compute.device;
+    // What is not shared out among workers is computed as they compute: the results depend on no other number.
+    tch::set_num_threads(compute.threads_each() as i32);
     folder::must_be_new(out, "give --out another folder, or remove this one")?;
     let encoder = Encoder::from_folder(
         &config.model.base,
@@ -66,7 +60,7 @@ pub fn run(config: &Config, base: &Base, out: &Path, device: Device) -> Result<R
         base.config.vocab_size,
     )?
     .with_persona_text(config.model.persona_text);
-    let (personas, held) = read_personas(config, &encoder)?;
+    let (personas, mut held) = read_personas(config, &encoder)?;
     let Config { model: recipe, data, outer } = config;
     let cut = data::cut(&personas) + data::cut(&held);
     if cut > 0 {
@@ -77,15 +71,8 @@ pub fn run(config: &Config, base: &Base, out: &Path, device: Device) -> Result<R
     let rates = recipe.inner_loop.learning_rate.per_tensor(table.len());
     let rates = rates.map_err(|problem| TrainError::option("--inner-lr", problem))?;
     let model = Gpt2::new(&base.config, &tensors::all_to_torch(&base.tensors, Kind::Float, device)?)?;
-    let to_held = |persona: &Persona| {
-        let order: Vec<usize> = (0..persona.dialogues.len()).collect();
-        let split = Split::new(persona, &order, data.shots, data.query_dialogues);
-        let query = TokenBatch::new(&Batch::new(split.query)?, device)?;
-        Ok(Held { support: Support::new(&recipe.inner_loop, &split.support, device)?, query })
-    };
-    let probed: Vec<_> = held.first().map(|persona| persona.dialogues.iter().take(2).collect()).unwrap_or_default();
-    let validated = held.iter().take(data.validation_personas);
-    let frozen = Frozen { config, model, rates, personas, held: validated.map(to_held).collect::<Result<_>>()?, table };
+    held.truncate(data.validation_personas);
+    let frozen = Frozen { tasks: Tasks { config, rates, personas, held }, model, table, compute };
 
     let mut rng = ChaCha8Rng::seed_from_u64(outer.seed);
     let fresh = init::initialise(&frozen.table, &mut rng);
@@ -99,8 +86,9 @@ pub fn run(config: &Config, base: &Base, out: &Path, device: Device) -> Result<R
     let (best, _) = checkpoint_file::read_adapters(&path, &base.config, &recipe.adapter)?;
     let best = frozen.table.iter().filter_map(|spec| best.get(&spec.name));
     let best = best.map(|tensor| tensors::to_torch(tensor, Kind::Float, device)).collect::<Result<Vec<_>>>()?;
-    probe::record(&frozen.model, &best, &frozen.table, &probed, &recipe.inner_loop, &frozen.rates)?
-        .write(&out.join(PROBE))?;
+    let Tasks { held, rates, .. } = &frozen.tasks;
+    let probed: Vec<_> = held.iter().take(1).flat_map(|persona| persona.dialogues.iter().take(2)).collect();
+    probe::record(&frozen.model, &best, &frozen.table, &probed, &recipe.inner_loop, rates)?.write(&out.join(PROBE))?;
     Ok(report)
 }
 
@@ -131,11 +119,12 @@ fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Ve
 impl Frozen<'_> {
     /// The outer loop. The best and the last adapters are in `out`.
     fn train(&self, adapters: &mut [Tensor], out: &Path, rng: &mut ChaCha8Rng) -> Result<Report> {
-        let Config { model: recipe, outer, .. } = self.config;
+        let Tasks { config, personas, held, .. } = &self.tasks;
+        let Config { model: recipe, outer, .. } = config;
         let started = Instant::now();
         let first = self.validate(adapters)?;
         folder::create(out, |dir| {
-            self.config.write(dir)?;
+            config.write(dir)?;
             let made = fs::create_dir(dir.join(CHECKPOINTS));
             Ok(made
                 .map_err(|error| FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}")))?)
@@ -156,7 +145,7 @@ impl Frozen<'_> {
         })?;
 
         let mut adam = AdamState::new(Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8 }, adapters, |_| 0.0)?;
-        let mut sampler = Sampler::new(self.personas.len());
+        let mut sampler = Sampler::new(personas.len());
         let mut report = Report {
             iterations: 0,
             best_iteration: 0,
@@ -171,12 +160,15 @@ impl Frozen<'_> {
         let progress = Progress::new(outer.iterations as u64, "meta-iterations");
         progress.note(&format!(
             "{} training and {} validation personas; validation perplexity {}",
-            self.personas.len(),
-            self.held.len(),
+            personas.len(),
+            held.len(),
             describe(first)
         ));
         for iteration in 1..=outer.iterations {
-            let (mut gradient, mut line) = self.meta_batch(adapters, iteration, &mut sampler, rng)?;
+            let (mut gradient, mut line) = self
+                .meta_batch(adapters, &mut sampler, rng)
+                .map_err(|error| error.during(&format!("meta-iteration {iteration}")))?;
+            line.iteration = iteration;
             let norm = clip(&mut gradient, outer.clip)?;
             adam.step(adapters, &gradient, outer.learning_rate)?;
             line.gradient_norm = Some(norm);
@@ -217,33 +209,34 @@ impl Frozen<'_> {
     fn meta_batch(
         &self,
         adapters: &[Tensor],
-        iteration: usize,
         sampler: &mut Sampler,
         rng: &mut ChaCha8Rng,
     ) -> Result<(Vec<Tensor>, Metrics)> {
-        let Config { model: recipe, data, outer } = self.config;
-        let order = if outer.first_order { Order::First } else { Order::Second };
-        let share = 1.0 / outer.meta_batch as f64;
+        let Tasks { config, personas, .. } = &self.tasks;
+        let count = config.outer.meta_batch;
+        let draws: Vec<Draw> = (0..count)
+            .filter_map(|_| {
+                let index = sampler.persona(rng);
+                let persona = personas.get(index)?;
+                Some(Draw { number: index + 1, persona, order: Sampler::order(persona.dialogues.len(), rng) })
+            })
+            .collect();
+        let share = 1.0 / count as f64;
         let mut sum: Vec<Tensor> = adapters.iter().map(|tensor| Ok(tensor.f_zeros_like()?)).collect::<Result<_>>()?;
         let (mut before, mut after, mut tokens) = (0.0, 0.0, 0);
-        for _ in 0..outer.meta_batch {
-            let index = sampler.persona(rng);
-            let Some(persona) = self.personas.get(index) else { continue };
-            let split =
-                Split::new(persona, &Sampler::order(persona.dialogues.len(), rng), data.shots, data.query_dialogues);
-            let support = Support::new(&recipe.inner_loop, &split.support, self.model.device())?;
-            let query = TokenBatch::new(&Batch::new(split.query)?, self.model.device())?;
-            let task = meta_gradient(&self.model, adapters, &support, &query, &self.rates, order)
-                .map_err(|error| error.during(&format!("meta-iteration {iteration}, persona {}", index + 1)))?;
+        let tasks = &self.tasks;
+        let learn = |model: &Gpt2, adapters: &[Tensor], draw: &Draw| tasks.learn(model, adapters, draw);
+        self.compute.map(&self.model, adapters, &draws, learn, |(task, read)| {
             for (sum, gradient) in sum.iter_mut().zip(&task.gradient) {
                 let _ = sum.f_add_(&gradient.f_mul_scalar(share)?)?;
             }
             before += share * task.loss_before;
             after += share * task.loss_after;
-            tokens += support.tokens() + query.tokens();
-        }
+            tokens += read;
+            Ok(())
+        })?;
         let line = Metrics {
-            iteration,
+            iteration: 0,
             loss_before: Some(before),
             loss_after: Some(after),
             gradient_norm: None,
@@ -255,21 +248,21 @@ impl Frozen<'_> {
 
     /// The loss on the held-out personas' query dialogues, before and after the inner loop.
     fn validate(&self, adapters: &[Tensor]) -> Result<Validation> {
-        let (mut before, mut after, mut targets) = (0.0, 0.0, 0.0);
-        for (index, held) in self.held.iter().enumerate() {
-            let place = format!("validation persona {}", index + 1);
-            let trajectory = inner::adapt(&self.model, adapters, &held.support, &self.rates)
-                .map_err(|error| error.during(&place))?;
-            let count = held.query.targets() as f64;
-            before += count * inner::loss(&self.model, adapters, &held.query)?;
-            let value = inner::loss(&self.model, trajectory.last(), &held.query)?;
-            if !value.is_finite() {
-                let what = "the loss after the inner loop";
-                return Err(TrainError::NotFinite { what, value, place, remedy: "--inner-lr" });
-            }
-            after += count * value;
-            targets += count;
-        }
-        Ok(Validation { loss_before: before / targets, loss_after: after / targets })
+        let mut sum = Judged::default();
+        let tasks = &self.tasks;
+        // Their dialogues keep their order, so that every validation asks the same.
+        let draws: Vec<Draw> = (1..)
+            .zip(&tasks.held)
+            .map(|(number, persona)| Draw { number, persona, order: (0..persona.dialogues.len()).collect() })
+            .collect();
+        let judge = |model: &Gpt2, adapters: &[Tensor], draw: &Draw| tasks.judge(model, adapters, draw);
+        self.compute.map(&self.model, adapters, &draws, judge, |judged| {
+            sum.before += judged.before;
+            sum.after += judged.after;
+            sum.targets += judged.targets;
+            Ok(())
+        })?;
+        let targets = sum.targets as f64;
+        Ok(Validation { loss_before: sum.before / targets, loss_after: sum.after / targets })
     }
 }

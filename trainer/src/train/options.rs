@@ -46,10 +46,10 @@ pub struct Settings {
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub inner_steps: usize,
     /// Inner learning rate, α
-    #[arg(long, default_value_t = 0.1, value_name = "A", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.3, value_name = "A", allow_negative_numbers = true)]
     pub inner_lr: f32,
     /// Support dialogues in the batch of one inner step
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N")]
     pub dialogues_per_step: usize,
     /// Where the personas come from
     #[command(flatten)]
