@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::sync::atomic::AtomicBool;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use marionette_dialogues::{Batch, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source, export};
@@ -16,7 +18,7 @@ fn device(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bundle");
     let source = Source::read(TINY.as_ref(), FreshAdapters::default()).unwrap();
-    export(&source, Precision::Fp32, &path).unwrap();
+    export(&source, Precision::Fp32, &path, &AtomicBool::new(false)).unwrap();
     let bundle = Bundle::open(&path).unwrap();
     let encoder = engine::encoder(&bundle).unwrap();
     let mut engine = Engine::open(&bundle, Options::default()).unwrap();

@@ -18,10 +18,13 @@ fn meta(criterion: &mut Criterion) {
     let source = Source::read(TINY.as_ref(), FreshAdapters::default()).unwrap();
     let config = &source.base.config;
     let encoder = Encoder::from_folder(TINY, config.eos_token_id, config.n_positions, config.vocab_size).unwrap();
-    let model = Gpt2::new(config, &tensors::all_to_torch(&source.base.tensors, Kind::Float, Device::Cpu).unwrap()).unwrap();
+    let model =
+        Gpt2::new(config, &tensors::all_to_torch(&source.base.tensors, Kind::Float, Device::Cpu).unwrap()).unwrap();
     let table = params::adapter_table(config, &source.adapter);
-    let start: Vec<_> =
-        table.iter().map(|spec| tensors::to_torch(&source.adapters[&spec.name], Kind::Float, Device::Cpu).unwrap()).collect();
+    let start: Vec<_> = table
+        .iter()
+        .map(|spec| tensors::to_torch(&source.adapters[&spec.name], Kind::Float, Device::Cpu).unwrap())
+        .collect();
     let dialogues = read_dialogues(format!("{TINY}/dialogues/train.txt")).unwrap();
     let batch = |dialogues: &[_]| {
         let sequences: Vec<_> = dialogues.iter().map(|dialogue| encoder.sequence(dialogue).unwrap()).collect();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
 use marionette_dialogues::{Batch, Encoder, Sequence, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source, export};
@@ -15,9 +16,9 @@ use marionette_runtime::generate::{Go, LanguageModel as _};
 use marionette_runtime::{Engine, Options, adapt};
 use marionette_tests::{Scratch, dialogues, tiny};
 use marionette_trainer::gpt2::{Adapters, Cache, Gpt2, Layout};
+use marionette_trainer::init;
 use marionette_trainer::inner::{self, Support};
 use marionette_trainer::tensors::{self, TokenBatch};
-use marionette_trainer::init;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -46,7 +47,7 @@ impl Pair {
         source.adapters = start.clone();
         source.inner_loop =
             InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) };
-        export(&source, Precision::Fp32, &scratch.path("bundle")).unwrap();
+        export(&source, Precision::Fp32, &scratch.path("bundle"), &AtomicBool::new(false)).unwrap();
         let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
         let encoder = marionette_runtime::engine::encoder(&bundle).unwrap();
         let device = Engine::open(&bundle, Options::default()).unwrap();
@@ -83,7 +84,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 fn all_within(what: &str, found: &Tensors, expected: &BTreeMap<String, HostTensor>, most: f64) {
     assert_eq!(found.len(), expected.len());
     let errors = found.iter().map(|(name, tensor)| (relative(tensor, &expected[name]), name));
-    let (worst, name) = errors.fold((0.0, &String::new()), |a, b| if b.0 > a.0 { b } else { a });
+    let (worst, name) = errors.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
     eprintln!("{what}: worst relative error {worst:.1e} ({name}), at most {most:.0e}");
     assert!(worst <= most, "{what}: {name} {worst}");
 }
@@ -126,7 +127,10 @@ fn five_inner_steps_end_where_the_trainers_do() {
     eprintln!("{STEPS} inner steps, losses: worst relative error {worst:.1e}, at most 1e-4");
     assert!(worst <= 1e-4);
     // The adapters went somewhere.
-    let moved = difference(&pair.device.adapters()["h.0.attn_adapter.up.weight"].values, &pair.start["h.0.attn_adapter.up.weight"].values);
+    let moved = difference(
+        &pair.device.adapters()["h.0.attn_adapter.up.weight"].values,
+        &pair.start["h.0.attn_adapter.up.weight"].values,
+    );
     assert!(moved > 1e-3, "{moved}");
     let expected = tensors::named_to_host(&pair.table, trajectory.last()).unwrap();
     all_within("5 inner steps, adapters", &pair.device.adapters(), &expected, 1e-4);
@@ -159,17 +163,15 @@ fn cached_decoding_is_the_full_forward_for_64_tokens() {
         let next = argmax(&logits);
         assert_eq!(next, argmax(&last), "the greedy token after {} tokens", ids.len());
         // ... and by score.onnx.
-        let scored = Scored {
-            rows: vec![wide.len() as i64 - 1],
-            targets: vec![i64::from(next)],
-            ..Scored::all(&wide)
-        };
+        let scored = Scored { rows: vec![wide.len() as i64 - 1], targets: vec![i64::from(next)], ..Scored::all(&wide) };
         let log_prob = pair.device.score(&scored).unwrap()[0];
         worst_score = worst_score.max((log_prob - log_softmax(&logits)[next as usize]).abs());
         ids.push(next);
         logits = pair.device.advance(&[next]).unwrap().to_vec();
     }
-    eprintln!("cached decoding: worst error {worst:.1e} to libtorch's full forward, {worst_score:.1e} to score.onnx, at most 1e-4");
+    eprintln!(
+        "cached decoding: worst error {worst:.1e} to libtorch's full forward, {worst_score:.1e} to score.onnx, at most 1e-4"
+    );
     assert!(worst <= 1e-4 && worst_score <= 1e-4);
 }
 

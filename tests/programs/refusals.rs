@@ -70,7 +70,9 @@ fn missing_files_and_folders_are_named() {
     let (train_data, out) = (dialogues("train"), scratch.path("run"));
     let words = ["run".into(), "--base".into(), none.clone(), "--data".into(), train_data, "--out".into(), out];
     scratch.run("marionette-train", words).refused(1, &[name]);
-    scratch.run("marionette-train", ["evaluate".into(), none.clone(), "--data".into(), dialogues("test")]).refused(1, &[name]);
+    scratch
+        .run("marionette-train", ["evaluate".into(), none.clone(), "--data".into(), dialogues("test")])
+        .refused(1, &[name]);
     scratch.run("marionette-export", [none.clone(), "--out".into(), scratch.path("bundle")]).refused(1, &[name]);
     marionette(&scratch, "inspect", &none, &[]).refused(1, &[name]);
     marionette(&scratch, "adapt", &road().bundle(), &["--persona", "x", "--dialogues", name]).refused(1, &[name]);
@@ -150,7 +152,11 @@ fn models_that_are_not_what_they_say_are_refused() {
     }
     change("config", |b| cut(b, "config.json", 40), &["config.json"]);
     change("family", |b| edit(b, "config.json", "\"gpt2\"", "\"llama\""), &["config.json", "model_type", "gpt2"]);
-    change("layers", |b| edit(b, "config.json", "\"n_layer\": ", "\"n_layer\": 1"), &["model.safetensors", "is missing"]);
+    change(
+        "layers",
+        |b| edit(b, "config.json", "\"n_layer\": ", "\"n_layer\": 1"),
+        &["model.safetensors", "is missing"],
+    );
     change("weights", |b| cut(b, "model.safetensors", 5000), &["model.safetensors"]);
     change("header", |b| fs::write(b.join("model.safetensors"), (1_u64 << 63).to_le_bytes()).unwrap(), &["header"]);
     change("no tokenizer", |b| fs::remove_file(b.join("tokenizer.json")).unwrap(), &["tokenizer.json"]);
@@ -241,7 +247,11 @@ fn onnx_runtime_that_is_missing_or_something_else_is_an_error_with_its_remedy() 
     let text = scratch.write("text.so", "not a library");
     generate(&text).refused(1, &["text.so"]);
     // A library, but not ONNX Runtime.
-    if let Some(libc) = ["/lib/x86_64-linux-gnu/libz.so.1", "/lib/x86_64-linux-gnu/libm.so.6"].map(PathBuf::from).into_iter().find(|p| p.exists()) {
+    if let Some(libc) = ["/lib/x86_64-linux-gnu/libz.so.1", "/lib/x86_64-linux-gnu/libm.so.6"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|p| p.exists())
+    {
         generate(&libc).refused(1, &["ONNX Runtime"]);
     }
 }
@@ -249,7 +259,8 @@ fn onnx_runtime_that_is_missing_or_something_else_is_an_error_with_its_remedy() 
 #[test]
 fn providers_that_cannot_be_had_are_refused_with_those_that_can() {
     let scratch = Scratch::new();
-    let run = marionette(&scratch, "generate", &road().bundle(), &["--prompt", "hi", "--ep", "cuda", "--max-tokens", "1"]);
+    let run =
+        marionette(&scratch, "generate", &road().bundle(), &["--prompt", "hi", "--ep", "cuda", "--max-tokens", "1"]);
     if run.code() != Some(0) {
         run.refused(1, &["cuda", "cpu"]);
     }

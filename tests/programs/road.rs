@@ -138,7 +138,10 @@ fn trainer_and_device_evaluate_alike() {
     let few = ["--shots", "0,2", "--personas", "1", "--folds", "2", "--json"].map(PathBuf::from);
     let data = dialogues("test");
     let trainer = scratch
-        .run("marionette-train", ["evaluate".into(), road().run(), "--data".into(), data.clone()].into_iter().chain(few.clone()))
+        .run(
+            "marionette-train",
+            ["evaluate".into(), road().run(), "--data".into(), data.clone()].into_iter().chain(few.clone()),
+        )
         .done();
     let device = scratch
         .run("marionette", ["evaluate".into(), road().bundle(), "--dialogues".into(), data].into_iter().chain(few))
