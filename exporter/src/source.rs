@@ -5,11 +5,11 @@ use std::path::Path;
 
 use marionette_dialogues::{Tokenizer, load_tokenizer};
 use marionette_models::checkpoint::{self, Base};
-use marionette_models::params::{self, Init, TensorSpec};
+use marionette_models::params;
 use marionette_models::probe::Probe;
 use marionette_models::run::{self, RunModel, Which};
-use marionette_models::{AdapterConfig, FileError, HostTensor, InnerLoop, LearningRate, Tensors, digest, files};
-use rand::{RngExt as _, SeedableRng as _};
+use marionette_models::{AdapterConfig, FileError, InnerLoop, LearningRate, Tensors, digest, files, init};
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::ExportError;
@@ -120,7 +120,7 @@ impl Source {
             base_sha256: digest::base_sha256(&base.config, &base.tensors),
             base,
             adapter,
-            adapters: initialise(&table, &mut ChaCha8Rng::seed_from_u64(seed)),
+            adapters: init::initialise(&table, &mut ChaCha8Rng::seed_from_u64(seed)),
             adapters_metadata: BTreeMap::from([("seed".to_owned(), seed.to_string())]),
             inner_loop: InnerLoop { steps: 5, dialogues_per_step: 5, learning_rate: LearningRate::Shared(0.01) },
             persona_text: false,
@@ -157,24 +157,4 @@ fn tokenizer(folder: &Path, base: &Base) -> Result<Tokenizer, ExportError> {
                 .into())
         }
     }
-}
-
-/// Fresh tensors, drawn in the order of the table.
-fn initialise(table: &[TensorSpec], rng: &mut ChaCha8Rng) -> Tensors {
-    let mut fresh = |spec: &TensorSpec| {
-        let values = match spec.init {
-            Init::Zeros => vec![0.0; spec.len()],
-            Init::Ones => vec![1.0; spec.len()],
-            Init::Normal { std } => (0..spec.len()).map(|_| std * normal(rng)).collect(),
-        };
-        HostTensor { shape: spec.shape.clone(), values }
-    };
-    table.iter().map(|spec| (spec.name.clone(), fresh(spec))).collect()
-}
-
-/// A standard normal value (Box & Muller 1958).
-fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    // 1 − u lies in (0, 1], so that its logarithm is finite.
-    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-    (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()) as f32
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod digest;
 pub mod error;
 pub mod files;
+pub mod init;
 pub mod json;
 pub mod onnx;
 pub mod params;

@@ -1,5 +1,7 @@
 //! Model and adapter files: what is read, what is refused.
 
+#![allow(clippy::unwrap_used)] // What fails here fails a test.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -74,16 +74,16 @@ impl ValueEnum for Provider {
 #[derive(Debug, Args)]
 pub struct SamplingArgs {
     /// Divides the logits: lower is more predictable, 0 always takes the most probable token
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, help_heading = "Sampling")]
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
     /// Draw from the fewest tokens whose probabilities add up to P (nucleus); 1 for all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, help_heading = "Sampling")]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_p: f32,
     /// Draw from the K most probable tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k, help_heading = "Sampling")]
     pub top_k: usize,
     /// Makes tokens that were there before less probable; 1 for not
-    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, help_heading = "Sampling")]
+    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, allow_negative_numbers = true, help_heading = "Sampling")]
     pub repetition_penalty: f32,
     /// The seed of the random numbers: the same seed gives the same words
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
@@ -125,7 +125,7 @@ pub struct AdaptArgs {
     #[arg(long, value_name = "E", value_parser = at_least_one)]
     pub epochs: Option<NonZeroUsize>,
     /// The learning rate [default: the bundle's]
-    #[arg(long, value_name = "A", value_parser = learning_rate)]
+    #[arg(long, value_name = "A", value_parser = learning_rate, allow_negative_numbers = true)]
     pub inner_lr: Option<f32>,
 }
 
@@ -199,7 +199,7 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "E", value_parser = at_least_one)]
     pub epochs: Option<NonZeroUsize>,
     /// The learning rate [default: the bundle's]
-    #[arg(long, value_name = "A", value_parser = learning_rate)]
+    #[arg(long, value_name = "A", value_parser = learning_rate, allow_negative_numbers = true)]
     pub inner_lr: Option<f32>,
     /// Print one JSON object
     #[arg(long)]

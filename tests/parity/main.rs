@@ -1,6 +1,8 @@
 //! The device computes what the trainer computes: the exported graphs on ONNX Runtime against libtorch, on the bundled
 //! model with random adapters that are far from zero.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // What fails here fails a test.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -10,13 +12,12 @@ use marionette_dialogues::{Batch, Encoder, Sequence, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::{Bundle, GRAPHS, Precision};
 use marionette_models::params::{self, Init, TensorSpec};
-use marionette_models::{HostTensor, InnerLoop, LearningRate, Tensors};
+use marionette_models::{HostTensor, InnerLoop, LearningRate, Tensors, init};
 use marionette_runtime::engine::Scored;
 use marionette_runtime::generate::{Go, LanguageModel as _};
 use marionette_runtime::{Engine, Options, adapt};
 use marionette_tests::{Scratch, dialogues, tiny};
 use marionette_trainer::gpt2::{Adapters, Cache, Gpt2, Layout};
-use marionette_trainer::init;
 use marionette_trainer::inner::{self, Support};
 use marionette_trainer::tensors::{self, TokenBatch};
 use rand::SeedableRng as _;

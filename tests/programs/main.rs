@@ -1,5 +1,7 @@
 //! The three programs as a user runs them.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // What fails here fails a test.
+
 /// From dialogues to an adapted persona.
 mod road;
 

@@ -6,7 +6,6 @@ pub mod error;
 pub mod evaluate;
 pub mod folder;
 pub mod gpt2;
-pub mod init;
 pub mod inner;
 pub mod interrupt;
 pub mod meta;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use marionette_dialogues::{Dialogue, Encoder, Tokenizer, read_dialogues, train_bpe};
 use marionette_models::checkpoint::{self, Storage};
-use marionette_models::{Activation, FileError, Gpt2Config, files, params};
+use marionette_models::{Activation, FileError, Gpt2Config, files, init, params};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -16,7 +16,7 @@ use crate::error::{Result, TrainError};
 use crate::gpt2::Gpt2;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
-use crate::{folder, init, interrupt, tensors};
+use crate::{folder, interrupt, tensors};
 
 use self::corpus::Corpus;
 

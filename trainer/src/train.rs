@@ -16,7 +16,7 @@ use marionette_dialogues::{Encoder, Share, hold_out};
 use marionette_models::checkpoint::Base;
 use marionette_models::params::{self, TensorSpec};
 use marionette_models::run::{ADAPTERS, CHECKPOINTS, PROBE, Which, checkpoint};
-use marionette_models::{FileError, checkpoint as checkpoint_file};
+use marionette_models::{FileError, checkpoint as checkpoint_file, init};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
@@ -27,7 +27,7 @@ use crate::gpt2::Gpt2;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
 use crate::workers::Compute;
-use crate::{folder, init, interrupt, tensors};
+use crate::{folder, interrupt, tensors};
 
 pub use options::{Config, Data, Method, Outer, Settings, read_base};
 use report::{Metrics, MetricsFile, describe};

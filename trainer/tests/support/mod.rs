@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use marionette_dialogues::{save_tokenizer, train_bpe};
 use marionette_models::checkpoint::{Storage, write_base};
+use marionette_models::init;
 use marionette_models::params::{self, Init, TensorSpec};
 use marionette_models::{Activation, AdapterConfig, Gpt2Config, Tensors};
 use marionette_trainer::gpt2::{Adapters, Gpt2};
-use marionette_trainer::{init, tensors};
+use marionette_trainer::tensors;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};

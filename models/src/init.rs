@@ -1,9 +1,9 @@
 //! Initial values of the tensors of a table.
 
-use marionette_models::params::{Init, TensorSpec};
-use marionette_models::{HostTensor, Tensors};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+
+use crate::params::{HostTensor, Init, TensorSpec, Tensors};
 
 /// Fresh tensors, drawn in the order of the table.
 pub fn initialise(table: &[TensorSpec], rng: &mut ChaCha8Rng) -> Tensors {
