@@ -211,6 +211,13 @@ impl InnerLoop {
         one_pass.iter().cycle().take(if support == 0 { 0 } else { self.steps }).cloned().collect()
     }
 
+    /// The recipe for `support` dialogues: S steps, or as many as one pass takes where that is more. Somebody who gives ten
+    /// dialogues expects all ten to be learned from, also where S was meta-learned with five.
+    #[must_use]
+    pub fn for_support(&self, support: usize) -> Self {
+        Self { steps: self.steps.max(self.steps_per_epoch(support)), ..self.clone() }
+    }
+
     /// The number of steps that make one epoch: one pass over the support dialogues.
     pub fn steps_per_epoch(&self, support: usize) -> usize {
         support.div_ceil(self.dialogues_per_step.max(1))
@@ -296,6 +303,7 @@ mod tests {
         assert_eq!(recipe.batches(1), vec![vec![0]; 4]);
         assert!(recipe.batches(0).is_empty());
         assert_eq!(recipe.steps_per_epoch(5), 3);
+        assert_eq!((recipe.for_support(5).steps, recipe.for_support(11).steps), (4, 6));
     }
 
     #[test]

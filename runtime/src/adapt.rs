@@ -19,21 +19,15 @@ pub struct Recipe {
 
 impl Recipe {
     /// The inner loop for `support` dialogues.
-    ///
-    /// # Errors
-    /// It has no steps.
-    pub fn inner_loop(&self, bundle: &InnerLoop, support: usize) -> Result<InnerLoop> {
-        let mut inner = bundle.clone();
+    pub fn inner_loop(&self, bundle: &InnerLoop, support: usize) -> InnerLoop {
+        let mut inner = bundle.for_support(support);
         if let Some(epochs) = self.epochs {
             inner.steps = epochs.saturating_mul(inner.steps_per_epoch(support));
         }
         if let Some(rate) = self.learning_rate {
             inner.learning_rate = LearningRate::Shared(rate);
         }
-        if inner.steps == 0 {
-            return Err(Error::Impossible("the bundle's inner loop has no steps: give --epochs".into()));
-        }
-        Ok(inner)
+        inner
     }
 }
 

@@ -140,6 +140,13 @@ fn learning_rate(text: &str) -> Result<f32, String> {
     }
 }
 
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(number) if number >= LEAST => Ok(number),
+        _ => Err(format!("expected a whole number, {LEAST} or more")),
+    }
+}
+
 /// `generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -224,16 +231,16 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub common: Common,
     /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least::<1>)]
     pub prompt_tokens: usize,
     /// Tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<1>)]
     pub new_tokens: usize,
     /// Rows of a step's batch
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least::<1>)]
     pub batch: usize,
     /// Tokens of a row
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<2>)]
     pub length: usize,
     /// Print one JSON object
     #[arg(long)]

@@ -32,7 +32,7 @@ impl Learner for DeviceLearner<'_> {
     }
 
     fn adapt(&mut self, support: &[Sequence]) -> Result<()> {
-        let inner = self.recipe.inner_loop(&self.engine.manifest().inner_loop, support.len())?;
+        let inner = self.recipe.inner_loop(&self.engine.manifest().inner_loop, support.len());
         adapt::follow(self.engine, support, &inner, |_| Go::On).map(drop)
     }
 

@@ -96,7 +96,7 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
     let lock = store.lock(&args.persona).map_err(Error::from)?;
     warn_about(support, &adapt::encode(&encoder, support)?, args);
     let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
-    let inner = recipe.inner_loop(&engine.manifest().inner_loop, support.len())?;
+    let inner = recipe.inner_loop(&engine.manifest().inner_loop, support.len());
 
     interrupt::take_over()?;
     let work = Work::begin();

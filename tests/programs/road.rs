@@ -152,7 +152,7 @@ fn trainer_and_device_evaluate_alike() {
     assert_eq!(keys(&device), ["seconds", "shots"]);
     for k in 0..2 {
         let (a, b) = (&trainer["shots"][k], &device["shots"][k]);
-        assert_eq!(keys(b), ["f1", "hits_at_1", "k", "personas", "perplexity", "perplexity_per_word", "replies"]);
+        assert_eq!(keys(b), ["f1", "hits_at_1", "k", "perplexity", "perplexity_per_word", "personas", "replies"]);
         assert_eq!((&a["replies"], &a["personas"], &a["k"]), (&b["replies"], &b["personas"], &b["k"]));
         let (p, q) = (a["perplexity"].as_f64().unwrap(), b["perplexity"].as_f64().unwrap());
         assert!((p / q - 1.0).abs() < 1e-3, "perplexity {p} and {q}");

@@ -100,7 +100,8 @@ impl Learner for TorchLearner {
     }
 
     fn adapt(&mut self, support: &[Sequence]) -> Result<()> {
-        let support = Support::new(&self.recipe, &support.iter().collect::<Vec<_>>(), self.model.device())?;
+        let recipe = self.recipe.for_support(support.len());
+        let support = Support::new(&recipe, &support.iter().collect::<Vec<_>>(), self.model.device())?;
         let trajectory = inner::adapt(&self.model, &self.adapters.tensors, &support, &self.rates)?;
         self.adapters.tensors = trajectory.last().iter().map(Tensor::shallow_clone).collect();
         Ok(())
