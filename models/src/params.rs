@@ -133,9 +133,9 @@ pub mod names {
     pub const WTE: &str = "wte.weight";
     /// The position embedding, [P, D].
     pub const WPE: &str = "wpe.weight";
-    /// The last layer normalisation's scale, [D].
+    /// The last layer normalisation's scale, `[D]`.
     pub const LN_F_WEIGHT: &str = "ln_f.weight";
-    /// The last layer normalisation's shift, [D].
+    /// The last layer normalisation's shift, `[D]`.
     pub const LN_F_BIAS: &str = "ln_f.bias";
 
     /// A weight and a bias.
@@ -156,9 +156,9 @@ pub mod names {
     /// One adapter's two projections.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Adapter {
-        /// The down-projection, [D, R] and [R].
+        /// The down-projection, [D, R] and `[R]`.
         pub down: Pair,
-        /// The up-projection, [R, D] and [D].
+        /// The up-projection, [R, D] and `[D]`.
         pub up: Pair,
     }
 
@@ -171,19 +171,19 @@ pub mod names {
     /// The names of one block's tensors.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Block {
-        /// The layer normalisation before attention, [D].
+        /// The layer normalisation before attention, `[D]`.
         pub ln_1: Pair,
         /// Queries, keys and values in one projection, [D, 3 D] and [3 D].
         pub attn_qkv: Pair,
-        /// The attention's output projection, [D, D] and [D].
+        /// The attention's output projection, [D, D] and `[D]`.
         pub attn_proj: Pair,
         /// The adapter after the attention's output projection.
         pub attn_adapter: Adapter,
-        /// The layer normalisation before the MLP, [D].
+        /// The layer normalisation before the MLP, `[D]`.
         pub ln_2: Pair,
-        /// The MLP's first projection, [D, F] and [F].
+        /// The MLP's first projection, [D, F] and `[F]`.
         pub mlp_fc: Pair,
-        /// The MLP's second projection, [F, D] and [D].
+        /// The MLP's second projection, [F, D] and `[D]`.
         pub mlp_proj: Pair,
         /// The adapter after the MLP's second projection.
         pub mlp_adapter: Adapter,

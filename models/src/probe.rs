@@ -26,7 +26,7 @@ pub struct Probe {
     pub adapters_after: Tensors,
     /// log p(ids[0, t + 1] | ids[0, ..= t]) for t in 0 .. T − 1, before any step, [T − 1].
     pub log_probs: Vec<f32>,
-    /// The logits at the last position of row 0, before any step, [V].
+    /// The logits at the last position of row 0, before any step, `[V]`.
     pub logits: Vec<f32>,
 }
 

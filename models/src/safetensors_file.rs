@@ -140,7 +140,7 @@ impl Reader {
         Ok(Self { path: path.to_owned(), file, entries: entries.into_iter(), metadata })
     }
 
-    /// What [`write`] was given as metadata; empty for a file of others.
+    /// What [`write()`] was given as metadata; empty for a file of others.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -186,7 +186,7 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, RawTensor>, metadata: FileM
     files::write_atomic(path, |writer| writer.write_all(&bytes))
 }
 
-/// The bytes of a file as [`write`] writes it.
+/// The bytes of a file as [`write()`] writes it.
 ///
 /// # Errors
 /// A tensor's bytes do not fit its shape.

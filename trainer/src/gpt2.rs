@@ -204,7 +204,7 @@ impl Gpt2 {
         self.wte.device()
     }
 
-    /// Logits [N, V] at the tokens `rows` (i64 [N], indices into the flattened [B · T] tokens) of ids (i64 [B, T]), or
+    /// Logits [N, V] at the tokens `rows` (i64 `[N]`, indices into the flattened [B · T] tokens) of ids (i64 [B, T]), or
     /// at all of them. The language-model head is computed nowhere else.
     ///
     /// # Errors

@@ -61,9 +61,9 @@ pub struct TokenBatch {
     pub ids: Tensor,
     /// Positions, i64 [B, T]; 0 .. T where there are none.
     pub positions: Option<Tensor>,
-    /// The rows of the flattened [B · T] tokens from which a target is predicted, i64 [N].
+    /// The rows of the flattened [B · T] tokens from which a target is predicted, i64 `[N]`.
     pub rows: Tensor,
-    /// The targets, i64 [N].
+    /// The targets, i64 `[N]`.
     pub targets: Tensor,
 }
 
