@@ -130,6 +130,14 @@ pub fn read_adapters(
     config: &Gpt2Config,
     adapter: &AdapterConfig,
 ) -> Result<(Tensors, BTreeMap<String, String>)> {
+    read_table(path, &params::adapter_table(config, adapter))
+}
+
+/// Reads the tensors of a table and their metadata.
+///
+/// # Errors
+/// As [`read_adapters`].
+pub fn read_table(path: &Path, table: &[TensorSpec]) -> Result<(Tensors, BTreeMap<String, String>)> {
     let reader = Reader::open(path)?;
     let metadata = reader.metadata().clone();
     let mut found = Tensors::new();
@@ -138,7 +146,7 @@ pub fn read_adapters(
         let tensor = tensor.to_f32().map_err(|problem| FileError::new(path, problem).at(&name))?;
         found.insert(name, tensor);
     }
-    check_against(path, &params::adapter_table(config, adapter), &found)?;
+    check_against(path, table, &found)?;
     Ok((found, metadata))
 }
 

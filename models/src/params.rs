@@ -127,6 +127,16 @@ pub fn adapter_table(config: &Gpt2Config, adapter: &AdapterConfig) -> Vec<Tensor
     table
 }
 
+/// The next-utterance classifier (Wolf et al. 2019): one score from the last token's residual stream, after the last layer
+/// normalisation. Only the trainer knows it.
+pub fn classifier_table(config: &Gpt2Config) -> Vec<TensorSpec> {
+    let names = names::classifier();
+    vec![
+        TensorSpec::new(names.weight, &[config.n_embd, 1], Init::Normal { std: 0.02 }),
+        TensorSpec::new(names.bias, &[1], Init::Zeros),
+    ]
+}
+
 /// The names of the tensors.
 pub mod names {
     /// The token embedding, [V, D].
@@ -151,6 +161,11 @@ pub mod names {
         fn new(prefix: &str) -> Self {
             Self { weight: format!("{prefix}.weight"), bias: format!("{prefix}.bias") }
         }
+    }
+
+    /// The next-utterance classifier, [D, 1] and [1].
+    pub fn classifier() -> Pair {
+        Pair::new("classifier")
     }
 
     /// One adapter's two projections.

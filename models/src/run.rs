@@ -7,13 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{AdapterConfig, InnerLoop};
 use crate::error::{FileError, Result};
-use crate::files;
+use crate::{files, json};
 
 /// The resolved configuration of a run.
 pub const CONFIG_TOML: &str = "config.toml";
 /// Holds the checkpoints, `step-N` each.
 pub const CHECKPOINTS: &str = "checkpoints";
-/// Φ within a checkpoint.
+/// The inner loop within a checkpoint, with α as it is by then.
+pub const INNER_LOOP: &str = "inner_loop.json";
+/// The next-utterance classifier within a checkpoint, where one was learned.
+pub const CLASSIFIER: &str = "classifier.safetensors";
+/// The outer optimiser within a checkpoint.
+pub const OPTIMISER: &str = "optimiser.safetensors";
+/// The counters and random numbers within a checkpoint.
+pub const STATE: &str = "state.json";
+/// Φ within a checkpoint, where adapters were learned.
 pub const ADAPTERS: &str = "adapters.safetensors";
 /// What libtorch computed, for the parity check on the device.
 pub const PROBE: &str = "probe.safetensors";
@@ -31,7 +39,7 @@ pub struct RunModel {
     pub persona_text: bool,
     /// The adapters' shape.
     pub adapter: AdapterConfig,
-    /// The inner loop that the adapters were meta-learned for.
+    /// The inner loop, as it was at the beginning of the run.
     pub inner_loop: InnerLoop,
 }
 
@@ -91,6 +99,16 @@ pub fn checkpoint(run: &Path, which: Which) -> Result<PathBuf> {
         return Err(FileError::new(&folder, "is missing").remedy(format!("{} names it", path.display())));
     }
     Ok(folder)
+}
+
+/// The inner loop of a checkpoint: that of the run, with α as it was then.
+///
+/// # Errors
+/// The file is missing or wrong.
+pub fn inner_loop(checkpoint: &Path) -> Result<InnerLoop> {
+    let path = checkpoint.join(INNER_LOOP);
+    let bytes = files::read_limited(&path, 1 << 20)?;
+    json::from_slice(&bytes).map_err(|error| FileError::new(&path, format!("is not an inner loop: {error}")))
 }
 
 /// Makes `name` (a `step-N`) the run's best or last checkpoint, atomically.

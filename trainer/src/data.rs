@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use marionette_dialogues::{Encoder, Sequence, Task, TaskError, group_by_persona, read_dialogues};
+use marionette_dialogues::{Encoder, Example, Task, TaskError, group_by_persona, read_dialogues};
 
 use crate::error::{Result, TrainError};
 
@@ -29,11 +29,11 @@ pub fn tasks_error(files: &[PathBuf], error: TaskError) -> TrainError {
     TrainError::Tasks { file: names.join(", "), error }
 }
 
-/// One persona's dialogues as sequences.
+/// One persona's dialogues, encoded.
 #[derive(Debug)]
 pub struct Persona {
     /// One a dialogue, in file order; two or more.
-    pub dialogues: Vec<Sequence>,
+    pub dialogues: Vec<Example>,
 }
 
 /// Encodes the dialogues of each persona.
@@ -42,7 +42,7 @@ pub struct Persona {
 /// Where the tokenizer fails.
 pub fn encode(encoder: &Encoder, tasks: &[Task]) -> Result<Vec<Persona>> {
     let persona = |task: &Task| {
-        let dialogues = task.dialogues.iter().map(|dialogue| Ok(encoder.sequence(dialogue)?));
+        let dialogues = task.dialogues.iter().map(|dialogue| Ok(encoder.example(dialogue)?));
         Ok(Persona { dialogues: dialogues.collect::<Result<_>>()? })
     };
     tasks.iter().map(persona).collect()
@@ -50,5 +50,5 @@ pub fn encode(encoder: &Encoder, tasks: &[Task]) -> Result<Vec<Persona>> {
 
 /// How many utterances were cut because the context was too short.
 pub fn cut(personas: &[Persona]) -> usize {
-    personas.iter().flat_map(|persona| &persona.dialogues).map(|sequence| sequence.cut).sum()
+    personas.iter().flat_map(|persona| &persona.dialogues).map(|example| example.sequence.cut).sum()
 }

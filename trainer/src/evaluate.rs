@@ -1,24 +1,23 @@
 //! Evaluation of a run on personas that it has not seen: the learner of `marionette-dialogues` on libtorch.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use marionette_dialogues::{
-    Batch, Encoder, EvaluateError, Evaluation, Learner, Options as Tested, Ranking, Sequence,
-    evaluate as evaluate_learner,
+    Batch, EvaluateError, Example, Learner, Options as Tested, Outcome, Passes, RankBy, Ranking, Sequence, Task,
+    evaluate as evaluate_learners,
 };
-use marionette_models::checkpoint::read_adapters;
-use marionette_models::params;
-use marionette_models::run::{ADAPTERS, RunModel, Which, checkpoint};
-use marionette_models::{FileError, InnerLoop};
-use tch::{Device, Kind, Tensor, no_grad};
+use marionette_models::InnerLoop;
+use tch::{Kind, Tensor, no_grad};
 
 use crate::error::{Result, TrainError};
-use crate::gpt2::{Adapters, Cache, Gpt2, Layout};
+use crate::gpt2::{Cache, Gpt2, Layout};
 use crate::inner::{self, Support};
+use crate::model::Model;
 use crate::progress::Progress;
-use crate::tensors::{self, TokenBatch};
-use crate::train::read_base;
+use crate::tensors::{self, Choices, TokenBatch};
+use crate::trained::Trained;
+use crate::workers::Compute;
 use crate::{data, interrupt};
 
 /// What to evaluate.
@@ -30,64 +29,111 @@ pub struct Options {
     /// Dialogue files with personas that the run has not seen
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub data: Vec<PathBuf>,
+    /// How to evaluate
+    #[command(flatten)]
+    pub how: How,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to evaluate.
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+pub struct How {
     /// The numbers of dialogues to adapt on
     #[arg(long, value_delimiter = ',', default_value = "0,1,5,10", value_name = "K,…")]
     pub shots: Vec<usize>,
+    /// The numbers of passes over them, instead of the steps that the run was trained for
+    #[arg(long, value_delimiter = ',', value_name = "E,…")]
+    pub epochs: Vec<usize>,
+    /// By what candidates are ranked: the mean or sum of their log-probability, or the sum less that without a context;
+    /// transfertransfo always ranks by its classifier
+    #[arg(long, default_value_t = RankBy::Mean, value_name = "mean|sum|pmi")]
+    pub rank_by: RankBy,
     /// Only the first so many personas
     #[arg(long, value_name = "N")]
     pub personas: Option<usize>,
     /// Only the first so many held-out dialogues of each persona
     #[arg(long, value_name = "N")]
     pub folds: Option<usize>,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
+    /// The longest reply that is generated for F1, in tokens; 0 generates none
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub max_tokens: usize,
 }
 
-/// A run's model, adapted or not.
+impl How {
+    /// Refuses what cannot be evaluated on these personas.
+    ///
+    /// # Errors
+    /// The option.
+    pub fn check(&self, tasks: &[Task]) -> Result<()> {
+        for (option, count) in [("--personas", self.personas), ("--folds", self.folds)] {
+            if count == Some(0) {
+                return Err(TrainError::option(option, "is 0, expected 1 or more"));
+            }
+        }
+        if self.shots.is_empty() {
+            return Err(TrainError::option("--shots", "is empty, expected numbers such as 0,1,5"));
+        }
+        if !self.epochs.is_sorted() {
+            return Err(TrainError::option("--epochs", "is not in ascending order, expected numbers such as 0,1,3"));
+        }
+        if self.rank_by == RankBy::Classifier {
+            let problem = "is classifier, which is what transfertransfo ranks by; expected mean, sum or pmi";
+            return Err(TrainError::option("--rank-by", problem));
+        }
+        let most = tasks.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
+        if self.shots.iter().all(|&shots| shots >= most) {
+            let problem = format!("has no number below {most}, the most dialogues that a persona has");
+            return Err(TrainError::option("--shots", problem));
+        }
+        Ok(())
+    }
+}
+
+/// A trained model, adapted or not.
 pub struct TorchLearner {
-    model: Gpt2,
-    /// Φ as it was meta-learned.
+    model: Model,
+    /// θ_0.
     start: Vec<Tensor>,
-    adapters: Adapters,
+    /// θ as it is now.
+    parameters: Vec<Tensor>,
+    /// The model at θ.
+    now: Gpt2,
     recipe: InnerLoop,
     /// α, one a tensor.
     rates: Vec<f32>,
+    /// Passes so far.
+    turn: usize,
+    threads: usize,
     end_of_text: i64,
     n_positions: usize,
 }
 
 impl TorchLearner {
-    /// The best adapters of a run on its base, and the encoder that fits them.
+    /// A learner that computes with so many threads.
     ///
     /// # Errors
-    /// A file of the run or its base is missing or wrong.
-    pub fn open(run: &Path, device: Device) -> Result<(Self, Encoder)> {
-        let settings = RunModel::read(run)?;
-        let base = read_base(&settings)?;
-        let path = checkpoint(run, Which::Best)?.join(ADAPTERS);
-        let (host, _) = read_adapters(&path, &base.config, &settings.adapter)?;
-        let config = &base.config;
-        let encoder = Encoder::from_folder(&settings.base, config.eos_token_id, config.n_positions, config.vocab_size)?
-            .with_persona_text(settings.persona_text);
-        let table = params::adapter_table(config, &settings.adapter);
-        let rates = settings.inner_loop.learning_rate.per_tensor(table.len()).map_err(|problem| {
-            FileError::new(&run.join(marionette_models::run::CONFIG_TOML), problem).at("inner_loop.learning_rate")
-        })?;
-        let start = table.iter().filter_map(|spec| host.get(&spec.name));
-        let start = start.map(|tensor| tensors::to_torch(tensor, Kind::Float, device)).collect::<Result<Vec<_>>>()?;
-        let model = Gpt2::new(config, &tensors::all_to_torch(&base.tensors, Kind::Float, device)?)?;
-        let mut learner = Self {
-            model,
-            start,
-            adapters: Adapters { tensors: Vec::new() },
-            recipe: settings.inner_loop,
-            rates,
-            end_of_text: i64::from(config.eos_token_id),
-            n_positions: config.n_positions,
-        };
-        learner.reset()?;
-        Ok((learner, encoder))
+    /// What libtorch says.
+    pub fn new(trained: &Trained, threads: usize) -> Result<Self> {
+        let handles = || trained.start.iter().map(Tensor::shallow_clone).collect::<Vec<_>>();
+        Ok(Self {
+            model: trained.model.handle(),
+            start: handles(),
+            parameters: handles(),
+            now: trained.model.at(&trained.start)?,
+            recipe: trained.recipe.clone(),
+            rates: trained.rates.clone(),
+            turn: 0,
+            threads,
+            end_of_text: i64::from(trained.model.config().eos_token_id),
+            n_positions: trained.model.config().n_positions,
+        })
+    }
+
+    fn tensor(&self, values: &[u32]) -> Result<Tensor> {
+        let values: Vec<i64> = values.iter().map(|&value| i64::from(value)).collect();
+        Ok(Tensor::f_from_slice(&values)?.f_to_device(self.model.device())?)
     }
 }
 
@@ -95,37 +141,54 @@ impl Learner for TorchLearner {
     type Error = TrainError;
 
     fn reset(&mut self) -> Result<()> {
-        self.adapters.tensors = self.start.iter().map(Tensor::shallow_clone).collect();
+        // libtorch counts threads for each thread that calls it, and this may be a new one.
+        tch::set_num_threads(self.threads as i32);
+        self.parameters = self.start.iter().map(Tensor::shallow_clone).collect();
+        self.now = self.model.at(&self.parameters)?;
+        self.turn = 0;
         Ok(())
     }
 
-    fn adapt(&mut self, support: &[Sequence]) -> Result<()> {
-        let recipe = self.recipe.for_support(support.len());
-        let support = Support::new(&recipe, &support.iter().collect::<Vec<_>>(), self.model.device())?;
-        let trajectory = inner::adapt(&self.model, &self.adapters.tensors, &support, &self.rates)?;
-        self.adapters.tensors = trajectory.last().iter().map(Tensor::shallow_clone).collect();
+    fn adapt(&mut self, support: &[Example], passes: Passes) -> Result<()> {
+        let examples: Vec<&Example> = support.iter().collect();
+        let per_pass = self.recipe.steps_per_epoch(support.len());
+        let (passes, recipe) = match passes {
+            Passes::Recipe => (1, self.recipe.for_support(support.len())),
+            Passes::Epochs(passes) => (passes, InnerLoop { steps: per_pass, ..self.recipe.clone() }),
+        };
+        for _ in 0..passes {
+            let support = Support::new(&recipe, &examples, self.turn, self.model.device())?;
+            self.parameters = inner::adapt(&self.model, &self.parameters, &support, &self.rates)?.parameters;
+            self.turn += 1;
+        }
+        self.now = self.model.at(&self.parameters)?;
         Ok(())
     }
 
     fn negative_log_likelihood(&mut self, sequence: &Sequence) -> Result<f64> {
         let batch = TokenBatch::new(&Batch::new([sequence])?, self.model.device())?;
-        Ok(inner::loss(&self.model, &self.adapters.tensors, &batch)? * batch.targets() as f64)
+        let loss = no_grad(|| self.now.language_loss(&batch))?;
+        Ok(loss.f_double_value(&[])? * batch.targets() as f64)
     }
 
     fn rank(&mut self, ranking: &Ranking) -> Result<Vec<f32>> {
-        let tensor = |values: &[u32]| -> Result<Tensor> {
-            let values: Vec<i64> = values.iter().map(|&value| i64::from(value)).collect();
-            Ok(Tensor::f_from_slice(&values)?.f_to_device(self.model.device())?)
-        };
-        let row = |values: &[u32]| -> Result<Tensor> { Ok(tensor(values)?.f_unsqueeze(0)?) };
+        let row = |values: &[u32]| -> Result<Tensor> { Ok(self.tensor(values)?.f_unsqueeze(0)?) };
         let (ids, positions, branch) = (row(&ranking.ids)?, row(&ranking.positions)?, row(&ranking.branch)?);
         let layout = Layout { positions: Some(&positions), branch: Some(&branch) };
         let log_probs = no_grad(|| -> Result<Tensor> {
-            let logits = self.model.forward(Some(&self.adapters), &ids, layout, Some(&tensor(&ranking.rows)?))?;
-            let targets = tensor(&ranking.targets)?.f_unsqueeze(1)?;
+            let logits = self.now.forward(&ids, layout, Some(&self.tensor(&ranking.rows)?))?;
+            let targets = self.tensor(&ranking.targets)?.f_unsqueeze(1)?;
             Ok(logits.f_log_softmax(-1, Kind::Float)?.f_gather(1, &targets, false)?)
         })?;
         Ok(tensors::to_host(&log_probs)?.values)
+    }
+
+    fn classify(&mut self, ranking: &Ranking) -> Result<Option<Vec<f32>>> {
+        if ranking.ends.is_empty() {
+            return Ok(None);
+        }
+        let choices = Choices::new(std::slice::from_ref(ranking), self.model.device())?;
+        Ok(Some(tensors::to_host(&no_grad(|| self.now.classify(&choices))?)?.values))
     }
 
     fn reply(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>> {
@@ -135,7 +198,7 @@ impl Learner for TorchLearner {
         // Greedy: the most likely token each time.
         while reply.len() < max_new && prompt.len() + reply.len() < self.n_positions {
             let ids = Tensor::f_from_slice(&input)?.f_unsqueeze(0)?.f_to_device(self.model.device())?;
-            let logits = no_grad(|| self.model.step(Some(&self.adapters), &ids, &mut cache))?;
+            let logits = no_grad(|| self.now.step(&ids, &mut cache))?;
             let next = logits.f_argmax(-1, false)?.f_int64_value(&[0])?;
             if next == self.end_of_text {
                 break;
@@ -147,33 +210,47 @@ impl Learner for TorchLearner {
     }
 }
 
-/// Evaluates a run, leaving one dialogue of each persona out at a time.
+/// Evaluates a run on the personas of some files.
 ///
 /// # Errors
 /// Impossible options, files that cannot be read, an inner loop that diverges.
-pub fn evaluate(options: &Options, device: Device) -> Result<Evaluation> {
-    for (option, count) in [("--personas", options.personas), ("--folds", options.folds)] {
-        if count == Some(0) {
-            return Err(TrainError::option(option, "is 0, expected 1 or more"));
-        }
-    }
-    if options.shots.is_empty() {
-        return Err(TrainError::option("--shots", "is empty, expected numbers such as 0,1,5"));
-    }
+pub fn evaluate(options: &Options, compute: Compute) -> Result<Outcome> {
     let tasks = data::read_tasks(&options.data)?;
-    let most = tasks.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
-    if options.shots.iter().all(|&shots| shots >= most) {
-        let problem = format!("has no number below {most}, the most dialogues that a persona has");
-        return Err(TrainError::option("--shots", problem));
-    }
-    let (mut learner, encoder) = TorchLearner::open(&options.run, device)?;
-    let tested =
-        Tested { shots: options.shots.clone(), personas: options.personas, folds: options.folds, ..Tested::default() };
-    let personas = options.personas.unwrap_or(usize::MAX).min(tasks.len());
-    let folds = |task: &marionette_dialogues::Task| options.folds.unwrap_or(usize::MAX).min(task.dialogues.len());
-    let total: usize = tasks.iter().take(personas).map(folds).sum::<usize>() * options.shots.len();
+    options.how.check(&tasks)?;
+    let trained = Trained::open(&options.run, compute.device)?;
+    evaluate_trained(&trained, &tasks, &options.how, 0, compute)
+}
+
+/// Evaluates a trained model, leaving one dialogue of each persona out at a time; the replies to one context of each of
+/// the first `samples` personas are recorded.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_trained(
+    trained: &Trained,
+    tasks: &[Task],
+    how: &How,
+    samples: usize,
+    compute: Compute,
+) -> Result<Outcome> {
+    let rank_by = if trained.method.classifies() { RankBy::Classifier } else { how.rank_by };
+    let tested = Tested {
+        shots: how.shots.clone(),
+        epochs: how.epochs.clone(),
+        personas: how.personas,
+        folds: how.folds,
+        max_new_tokens: how.max_tokens,
+        rank_by,
+        samples,
+    };
+    let personas = how.personas.unwrap_or(usize::MAX).min(tasks.len());
+    let folds = |task: &Task| how.folds.unwrap_or(usize::MAX).min(task.dialogues.len());
+    let total: usize = tasks.iter().take(personas).map(folds).sum::<usize>() * how.shots.len();
     let progress = Progress::new(total as u64, "folds");
-    let result = evaluate_learner(&mut learner, &encoder, &tasks, &tested, |at| {
+    let threads = compute.threads_each();
+    let mut learners =
+        (0..compute.workers.max(1)).map(|_| TorchLearner::new(trained, threads)).collect::<Result<Vec<_>>>()?;
+    let result = evaluate_learners(&mut learners, &trained.encoder, tasks, &tested, |at| {
         progress.step(|| format!("persona {}/{}, {} shots", at.persona + 1, at.personas, at.shots));
         if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

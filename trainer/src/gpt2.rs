@@ -5,7 +5,10 @@ use marionette_models::{FileError, Gpt2Config};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
-use crate::tensors::{NamedTensors, TokenBatch};
+use crate::tensors::{Choices, TokenBatch};
+
+/// The part of the next-utterance classification's loss beside the language model's (Wolf et al. 2019: 2 to 1).
+const CLASSIFICATION: f64 = 0.5;
 
 /// y = x W + b, with W [inputs, outputs].
 struct Linear {
@@ -14,17 +17,13 @@ struct Linear {
 }
 
 impl Linear {
-    fn handle(&self) -> Self {
-        Self { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone() }
+    fn new(tensors: &impl Tensors, pair: &names::Pair) -> Result<Self> {
+        Ok(Self { weight: tensors.matrix(&pair.weight)?, bias: tensors.matrix(&pair.bias)? })
     }
 
-    fn new(tensors: &NamedTensors, pair: &names::Pair) -> Result<Self> {
-        Ok(Self { weight: take(tensors, &pair.weight)?, bias: take(tensors, &pair.bias)? })
-    }
-
-    /// [N, inputs] to [N, outputs].
+    /// [N, inputs] to [N, outputs], in the kind of the weight.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.bias.f_addmm(x, &self.weight)?)
+        Ok(self.bias.f_addmm(&x.f_to_kind(self.weight.kind())?, &self.weight)?)
     }
 }
 
@@ -36,14 +35,10 @@ struct Norm {
 }
 
 impl Norm {
-    fn handle(&self) -> Self {
-        Self { scale: self.scale.shallow_clone(), shift: self.shift.shallow_clone(), epsilon: self.epsilon }
-    }
-
-    fn new(tensors: &NamedTensors, weight: &str, bias: &str, config: &Gpt2Config) -> Result<Self> {
+    fn new(tensors: &impl Tensors, weight: &str, bias: &str, config: &Gpt2Config) -> Result<Self> {
         Ok(Self {
-            scale: take(tensors, weight)?,
-            shift: take(tensors, bias)?,
+            scale: tensors.vector(weight)?,
+            shift: tensors.vector(bias)?,
             epsilon: f64::from(config.layer_norm_epsilon),
         })
     }
@@ -54,52 +49,79 @@ impl Norm {
     }
 }
 
+/// y = x + up(gelu(down(x))) (Houlsby et al. 2019, figure 2).
+struct Adapter {
+    down: Linear,
+    up: Linear,
+}
+
+impl Adapter {
+    fn new(tensors: &impl Tensors, names: &names::Adapter) -> Result<Self> {
+        Ok(Self { down: Linear::new(tensors, &names.down)?, up: Linear::new(tensors, &names.up)? })
+    }
+
+    /// [N, D] to [N, D].
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_add(&self.up.forward(&gelu(&self.down.forward(x)?)?)?)?)
+    }
+}
+
+/// What the adapter makes of x; x itself where there is none.
+fn adapt(x: Tensor, adapter: Option<&Adapter>) -> Result<Tensor> {
+    adapter.map_or(Ok(x.shallow_clone()), |adapter| adapter.forward(&x))
+}
+
 struct Block {
     ln_1: Norm,
     attn_qkv: Linear,
     attn_proj: Linear,
+    attn_adapter: Option<Adapter>,
     ln_2: Norm,
     mlp_fc: Linear,
     mlp_proj: Linear,
+    mlp_adapter: Option<Adapter>,
 }
 
-/// The tensor with a name of the table.
-fn take(tensors: &NamedTensors, name: &str) -> Result<Tensor> {
-    match tensors.get(name) {
-        Some(tensor) => Ok(tensor.shallow_clone()),
-        None => Err(FileError::new("the model".as_ref(), "is missing").at(name).into()),
+/// Where the tensors of a model come from, by the names of [`marionette_models::params`].
+pub trait Tensors {
+    /// The tensor of that name, in the kind in which products are computed.
+    ///
+    /// # Errors
+    /// It is missing; what libtorch says.
+    fn matrix(&self, name: &str) -> Result<Tensor>;
+
+    /// The tensor of that name, in the kind in which sums are computed.
+    ///
+    /// # Errors
+    /// As [`Tensors::matrix`].
+    fn vector(&self, name: &str) -> Result<Tensor>;
+}
+
+impl Tensors for crate::tensors::NamedTensors {
+    fn matrix(&self, name: &str) -> Result<Tensor> {
+        self.vector(name)
     }
+
+    fn vector(&self, name: &str) -> Result<Tensor> {
+        match self.get(name) {
+            Some(tensor) => Ok(tensor.shallow_clone()),
+            None => Err(FileError::new("the model".as_ref(), "is missing").at(name).into()),
+        }
+    }
+}
+
+/// What a model has beside GPT-2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parts {
+    /// Houlsby adapters ([`marionette_models::params::adapter_table`]).
+    pub adapters: bool,
+    /// The next-utterance classifier ([`marionette_models::params::classifier_table`]).
+    pub classifier: bool,
 }
 
 /// The tanh approximation of GELU ([`marionette_models::Activation::GeluNew`]).
 fn gelu(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_gelu("tanh")?)
-}
-
-/// Φ: the adapters' tensors in the order of [`marionette_models::params::adapter_table`], eight a block.
-#[derive(Debug)]
-pub struct Adapters {
-    /// The tensors.
-    pub tensors: Vec<Tensor>,
-}
-
-impl Adapters {
-    /// The four tensors of adapter `index`, counted over all blocks: down-projection and up-projection, each a weight
-    /// and a bias.
-    fn get(&self, index: usize) -> Option<&[Tensor]> {
-        self.tensors.get(4 * index..4 * index + 4)
-    }
-}
-
-/// y = x + up(gelu(down(x))) (Houlsby et al. 2019, figure 2), [N, D] to [N, D]; x itself where there is no adapter.
-fn adapt(x: Tensor, adapter: Option<&[Tensor]>) -> Result<Tensor> {
-    match adapter {
-        Some([down_weight, down_bias, up_weight, up_bias]) => {
-            let bottleneck = gelu(&down_bias.f_addmm(&x, down_weight)?)?;
-            Ok(x.f_add(&up_bias.f_addmm(&bottleneck, up_weight)?)?)
-        }
-        _ => Ok(x),
-    }
 }
 
 /// Who sees whom: 0 where the token of the row sees the one of the column, −∞ elsewhere; broadcasts to [B, H, T, S].
@@ -147,56 +169,44 @@ pub struct Layout<'a> {
 /// GPT-2 (Radford et al. 2019). It holds handles to its tensors, so that gradients reach the caller's.
 pub struct Gpt2 {
     wte: Tensor,
+    /// The embedding in the kind of products.
+    head: Tensor,
     wpe: Tensor,
     blocks: Vec<Block>,
     ln_f: Norm,
+    classifier: Option<Linear>,
     heads: i64,
 }
 
 impl Gpt2 {
-    /// A model over the tensors of [`marionette_models::params::base_table`].
+    /// A model over the tensors of [`marionette_models::params::base_table`] and those of `parts`.
     ///
     /// # Errors
     /// A tensor is missing.
-    pub fn new(config: &Gpt2Config, tensors: &NamedTensors) -> Result<Self> {
+    pub fn new(config: &Gpt2Config, parts: Parts, tensors: &impl Tensors) -> Result<Self> {
+        let adapter = |names| parts.adapters.then(|| Adapter::new(tensors, names)).transpose();
         let block = |layer| {
             let names = names::Block::new(layer);
             Ok(Block {
                 ln_1: Norm::new(tensors, &names.ln_1.weight, &names.ln_1.bias, config)?,
                 attn_qkv: Linear::new(tensors, &names.attn_qkv)?,
                 attn_proj: Linear::new(tensors, &names.attn_proj)?,
+                attn_adapter: adapter(&names.attn_adapter)?,
                 ln_2: Norm::new(tensors, &names.ln_2.weight, &names.ln_2.bias, config)?,
                 mlp_fc: Linear::new(tensors, &names.mlp_fc)?,
                 mlp_proj: Linear::new(tensors, &names.mlp_proj)?,
+                mlp_adapter: adapter(&names.mlp_adapter)?,
             })
         };
         Ok(Self {
-            wte: take(tensors, names::WTE)?,
-            wpe: take(tensors, names::WPE)?,
+            wte: tensors.vector(names::WTE)?,
+            head: tensors.matrix(names::WTE)?,
+            wpe: tensors.vector(names::WPE)?,
             blocks: (0..config.n_layer).map(block).collect::<Result<_>>()?,
             ln_f: Norm::new(tensors, names::LN_F_WEIGHT, names::LN_F_BIAS, config)?,
+            classifier: parts.classifier.then(|| Linear::new(tensors, &names::classifier())).transpose()?,
             heads: config.n_head as i64,
         })
-    }
-
-    /// Another handle to the same tensors, for another thread.
-    #[must_use]
-    pub fn handle(&self) -> Self {
-        let block = |block: &Block| Block {
-            ln_1: block.ln_1.handle(),
-            attn_qkv: block.attn_qkv.handle(),
-            attn_proj: block.attn_proj.handle(),
-            ln_2: block.ln_2.handle(),
-            mlp_fc: block.mlp_fc.handle(),
-            mlp_proj: block.mlp_proj.handle(),
-        };
-        Self {
-            wte: self.wte.shallow_clone(),
-            wpe: self.wpe.shallow_clone(),
-            blocks: self.blocks.iter().map(block).collect(),
-            ln_f: self.ln_f.handle(),
-            heads: self.heads,
-        }
     }
 
     /// The device of the tensors.
@@ -209,15 +219,9 @@ impl Gpt2 {
     ///
     /// # Errors
     /// What libtorch says, for a token or position beyond the embedding too.
-    pub fn forward(
-        &self,
-        adapters: Option<&Adapters>,
-        ids: &Tensor,
-        layout: Layout,
-        rows: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let hidden = self.hidden(adapters, ids, layout, None)?;
-        self.head(&match rows {
+    pub fn forward(&self, ids: &Tensor, layout: Layout, rows: Option<&Tensor>) -> Result<Tensor> {
+        let hidden = self.hidden(ids, layout, None)?;
+        self.logits(&match rows {
             Some(rows) => hidden.f_index_select(0, rows)?,
             None => hidden,
         })
@@ -227,37 +231,61 @@ impl Gpt2 {
     ///
     /// # Errors
     /// What libtorch says, for a position beyond the context too.
-    pub fn step(&self, adapters: Option<&Adapters>, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+    pub fn step(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
         let (batch, length) = ids.size2()?;
-        let hidden = self.hidden(adapters, ids, Layout::default(), Some(cache))?;
-        self.head(&hidden.f_reshape([batch, length, -1])?.f_select(1, length - 1)?)
+        let hidden = self.hidden(ids, Layout::default(), Some(cache))?;
+        self.logits(&hidden.f_reshape([batch, length, -1])?.f_select(1, length - 1)?)
+    }
+
+    /// The loss of a batch, a scalar: the mean negative log-likelihood of its targets, and half the mean cross-entropy of
+    /// its choices where it has any (Wolf et al. 2019, the two losses 2 to 1).
+    ///
+    /// # Errors
+    /// What libtorch says; choices without a classifier.
+    pub fn loss(&self, batch: &TokenBatch) -> Result<Tensor> {
+        let language = self.language_loss(batch)?;
+        let Some(choices) = &batch.choices else { return Ok(language) };
+        let scores = self.classify(choices)?;
+        let gold = Tensor::f_zeros([scores.size2()?.0], (Kind::Int64, self.device()))?;
+        let classification = scores.f_cross_entropy_loss::<Tensor>(&gold, None, tch::Reduction::Mean, -100, 0.0)?;
+        Ok(language.f_add(&classification.f_mul_scalar(CLASSIFICATION)?)?)
     }
 
     /// The mean negative log-likelihood of the targets, a scalar.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn loss(&self, adapters: Option<&Adapters>, batch: &TokenBatch) -> Result<Tensor> {
+    pub fn language_loss(&self, batch: &TokenBatch) -> Result<Tensor> {
         let layout = Layout { positions: batch.positions.as_ref(), branch: None };
-        let logits = self.forward(adapters, &batch.ids, layout, Some(&batch.rows))?;
+        let logits = self.forward(&batch.ids, layout, Some(&batch.rows))?;
         Ok(logits.f_cross_entropy_loss::<Tensor>(&batch.targets, None, tch::Reduction::Mean, -100, 0.0)?)
     }
 
-    /// [N, D] to logits [N, V].
-    fn head(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.ln_f.forward(hidden)?.f_matmul(&self.wte.f_transpose(0, 1)?)?)
+    /// The score of each candidate of each choice, [B, C]; −∞ where a choice has fewer candidates.
+    ///
+    /// # Errors
+    /// What libtorch says; there is no classifier.
+    pub fn classify(&self, choices: &Choices) -> Result<Tensor> {
+        let Some(classifier) = &self.classifier else {
+            return Err(FileError::new("the model".as_ref(), "is missing").at(names::classifier().weight).into());
+        };
+        let layout = Layout { positions: Some(&choices.positions), branch: Some(&choices.branch) };
+        let hidden = self.hidden(&choices.ids, layout, None)?.f_index_select(0, &choices.ends)?;
+        let scores = classifier.forward(&self.ln_f.forward(&hidden)?)?.f_reshape(choices.missing.size())?;
+        Ok(scores.f_to_kind(self.ln_f.scale.kind())?.f_masked_fill(&choices.missing, f64::NEG_INFINITY)?)
+    }
+
+    /// [N, D] to logits [N, V], in the kind of sums.
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let normed = self.ln_f.forward(hidden)?;
+        let logits = normed.f_to_kind(self.head.kind())?.f_matmul(&self.head.f_transpose(0, 1)?)?;
+        Ok(logits.f_to_kind(normed.kind())?)
     }
 
     /// The residual stream after the last block, [B · T, D].
-    fn hidden(
-        &self,
-        adapters: Option<&Adapters>,
-        ids: &Tensor,
-        layout: Layout,
-        mut cache: Option<&mut Cache>,
-    ) -> Result<Tensor> {
+    fn hidden(&self, ids: &Tensor, layout: Layout, mut cache: Option<&mut Cache>) -> Result<Tensor> {
         let (batch, length) = ids.size2()?;
-        let (kind, device) = (self.wte.kind(), self.device());
+        let (kind, device) = (self.head.kind(), self.device());
         let past = cache.as_ref().map_or(0, |cache| cache.length());
         let mask = match layout.branch {
             Some(branch) => branch_mask(branch, kind)?,
@@ -292,10 +320,10 @@ impl Gpt2 {
             let attended = attention(&query, &key, &value, &mask)?;
             let attended = attended.f_transpose(1, 2)?.f_reshape([batch * length, -1])?;
             let attended = block.attn_proj.forward(&attended)?;
-            x = x.f_add(&adapt(attended, adapters.and_then(|adapters| adapters.get(2 * layer)))?)?;
+            x = x.f_add(&adapt(attended, block.attn_adapter.as_ref())?)?;
             let inner = gelu(&block.mlp_fc.forward(&block.ln_2.forward(&x)?)?)?;
             let mlp = block.mlp_proj.forward(&inner)?;
-            x = x.f_add(&adapt(mlp, adapters.and_then(|adapters| adapters.get(2 * layer + 1)))?)?;
+            x = x.f_add(&adapt(mlp, block.mlp_adapter.as_ref())?)?;
         }
         Ok(x)
     }
@@ -313,5 +341,7 @@ impl Gpt2 {
 fn attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let width = query.size().last().copied().unwrap_or(1) as f64;
     let scores = query.f_mul_scalar(1.0 / width.sqrt())?.f_matmul(&key.f_transpose(-2, -1)?)?.f_add(mask)?;
-    Ok(scores.f_softmax(-1, None)?.f_matmul(value)?)
+    // Sums of 16-bit numbers are formed in 32 bits.
+    let wide = (scores.kind() == Kind::BFloat16).then_some(Kind::Float);
+    Ok(scores.f_softmax(-1, wide)?.f_to_kind(value.kind())?.f_matmul(value)?)
 }

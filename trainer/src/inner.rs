@@ -1,11 +1,11 @@
 //! The inner loop: plain SGD on the support dialogues of one persona.
 
-use marionette_dialogues::{Batch, Sequence};
+use marionette_dialogues::Example;
 use marionette_models::InnerLoop;
 use tch::{Device, Tensor, no_grad};
 
 use crate::error::{Result, TrainError};
-use crate::gpt2::{Adapters, Gpt2};
+use crate::model::Model;
 use crate::tensors::TokenBatch;
 
 /// The support set, cut into the batches of the inner steps.
@@ -17,18 +17,19 @@ pub struct Support {
 }
 
 impl Support {
-    /// Cuts the support dialogues as the recipe says ([`InnerLoop::batches`]).
+    /// Cuts the support dialogues as the recipe says ([`InnerLoop::batches`]). Of a dialogue's choices the one at `turn`
+    /// is learned from.
     ///
     /// # Errors
     /// A batch has no target.
-    pub fn new(recipe: &InnerLoop, sequences: &[&Sequence], device: Device) -> Result<Self> {
-        let mut order = recipe.batches(sequences.len());
+    pub fn new(recipe: &InnerLoop, examples: &[&Example], turn: usize, device: Device) -> Result<Self> {
+        let mut order = recipe.batches(examples.len());
         let steps = order.len();
         // From here on they repeat.
-        order.truncate(recipe.steps_per_epoch(sequences.len()));
+        order.truncate(recipe.steps_per_epoch(examples.len()));
         let batch = |indices: &Vec<usize>| {
-            let rows = indices.iter().filter_map(|&index| sequences.get(index).copied());
-            TokenBatch::new(&Batch::new(rows)?, device)
+            let rows: Vec<&Example> = indices.iter().filter_map(|&index| examples.get(index).copied()).collect();
+            TokenBatch::of(&rows, turn, device)
         };
         Ok(Self { batches: order.iter().map(batch).collect::<Result<_>>()?, steps })
     }
@@ -50,73 +51,80 @@ impl Support {
     }
 }
 
-/// What the inner loop went through.
+/// What the inner loop came to.
 #[derive(Debug)]
-pub struct Trajectory {
-    /// θ_0 … θ_S: the adapters before the first step and after each.
-    pub states: Vec<Vec<Tensor>>,
+pub struct Adapted {
+    /// θ_S.
+    pub parameters: Vec<Tensor>,
     /// The support loss before each of the S steps.
     pub losses: Vec<f64>,
 }
 
-impl Trajectory {
-    /// θ_S.
-    pub fn last(&self) -> &[Tensor] {
-        self.states.last().map(Vec::as_slice).unwrap_or_default()
-    }
-}
-
 /// The same values as leaves of a new graph.
-pub(crate) fn leaves(parameters: &[Tensor]) -> Result<Adapters> {
-    let leaf = |parameter: &Tensor| Ok(parameter.f_detach()?.f_set_requires_grad(true)?);
-    Ok(Adapters { tensors: parameters.iter().map(leaf).collect::<Result<_>>()? })
+pub(crate) fn leaves(parameters: &[Tensor]) -> Result<Vec<Tensor>> {
+    parameters.iter().map(|parameter| Ok(parameter.f_detach()?.f_set_requires_grad(true)?)).collect()
 }
 
-/// The loss of a batch, and its gradient for each adapter tensor.
+/// The loss of a batch, and its gradient for each tensor that learns; zero for one that has no part in it.
 ///
 /// # Errors
 /// What libtorch says.
-pub fn loss_and_gradient(model: &Gpt2, adapters: &[Tensor], batch: &TokenBatch) -> Result<(f64, Vec<Tensor>)> {
-    let adapters = leaves(adapters)?;
-    let loss = model.loss(Some(&adapters), batch)?;
-    let gradient = Tensor::f_run_backward(&[&loss], &adapters.tensors, false, false)?;
-    Ok((loss.f_double_value(&[])?, gradient))
+pub fn loss_and_gradient(model: &Model, parameters: &[Tensor], batch: &TokenBatch) -> Result<(f64, Vec<Tensor>)> {
+    let parameters = leaves(parameters)?;
+    let loss = model.at(&parameters)?.loss(batch)?;
+    let gradient = Tensor::f_run_backward(&[&loss], &parameters, false, false)?;
+    Ok((loss.f_double_value(&[])?, defined(gradient, &parameters)?))
+}
+
+/// Zeros for the gradients that libtorch leaves undefined.
+pub(crate) fn defined(gradient: Vec<Tensor>, parameters: &[Tensor]) -> Result<Vec<Tensor>> {
+    let zero = |(gradient, parameter): (Tensor, &Tensor)| match gradient.defined() {
+        true => Ok(gradient),
+        false => Ok(parameter.f_detach()?.f_zeros_like()?),
+    };
+    gradient.into_iter().zip(parameters).map(zero).collect()
+}
+
+/// θ − α ⊙ g, with one α a tensor.
+pub(crate) fn descend(parameters: &[Tensor], gradient: &[Tensor], rates: &[f32]) -> Result<Vec<Tensor>> {
+    let moved = parameters.iter().zip(gradient).zip(rates);
+    no_grad(|| {
+        moved
+            .map(|((parameter, gradient), &rate)| Ok(parameter.f_sub(&gradient.f_mul_scalar(f64::from(rate))?)?))
+            .collect()
+    })
+}
+
+/// Refuses a support loss that is not finite; `step` counts from 0.
+pub(crate) fn finite(loss: f64, step: usize) -> Result<()> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    let (what, place) = ("the loss on the support dialogues", format!("inner step {}", step + 1));
+    Err(TrainError::NotFinite { what, value: loss, place, remedy: "--inner-lr" })
 }
 
 /// S steps θ_{s+1} = θ_s − α ∇L_s(θ_s), with one α a tensor.
 ///
 /// # Errors
 /// A loss is not finite; what libtorch says.
-pub fn adapt(model: &Gpt2, start: &[Tensor], support: &Support, rates: &[f32]) -> Result<Trajectory> {
-    let mut states = vec![start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?];
+pub fn adapt(model: &Model, start: &[Tensor], support: &Support, rates: &[f32]) -> Result<Adapted> {
+    let mut parameters = start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?;
     let mut losses = Vec::new();
-    let finite = |value: f64, place: String| match value.is_finite() {
-        true => Ok(()),
-        false => {
-            Err(TrainError::NotFinite { what: "the loss on the support dialogues", value, place, remedy: "--inner-lr" })
-        }
-    };
     for (step, batch) in support.steps().enumerate() {
-        let state = states.last().map(Vec::as_slice).unwrap_or_default();
-        let (loss, gradient) = loss_and_gradient(model, state, batch)?;
-        finite(loss, format!("inner step {}", step + 1))?;
+        let (loss, gradient) = loss_and_gradient(model, &parameters, batch)?;
+        finite(loss, step)?;
         losses.push(loss);
-        let next = no_grad(|| {
-            let moved = state.iter().zip(&gradient).zip(rates);
-            moved
-                .map(|((parameter, gradient), &rate)| Ok(parameter.f_sub(&gradient.f_mul_scalar(f64::from(rate))?)?))
-                .collect::<Result<Vec<_>>>()
-        })?;
-        states.push(next);
+        parameters = descend(&parameters, &gradient, rates)?;
     }
-    Ok(Trajectory { states, losses })
+    Ok(Adapted { parameters, losses })
 }
 
-/// The mean loss of a batch, without a gradient.
+/// The language model's mean loss on a batch, without a gradient.
 ///
 /// # Errors
 /// What libtorch says.
-pub fn loss(model: &Gpt2, adapters: &[Tensor], batch: &TokenBatch) -> Result<f64> {
-    let adapters = Adapters { tensors: adapters.iter().map(Tensor::shallow_clone).collect() };
-    Ok(no_grad(|| model.loss(Some(&adapters), batch))?.f_double_value(&[])?)
+pub fn loss(model: &Model, parameters: &[Tensor], batch: &TokenBatch) -> Result<f64> {
+    let model = model.at(parameters)?;
+    Ok(no_grad(|| model.language_loss(batch))?.f_double_value(&[])?)
 }

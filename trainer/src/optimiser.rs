@@ -44,6 +44,22 @@ impl AdamState {
         })
     }
 
+    /// The state after `steps` steps, without weight decay.
+    pub fn resume(settings: Adam, first: Vec<Tensor>, second: Vec<Tensor>, steps: i32) -> Self {
+        let decay = vec![0.0; first.len()];
+        Self { settings, first, second, decay, steps }
+    }
+
+    /// The first and second moment of each parameter.
+    pub fn moments(&self) -> impl Iterator<Item = (&Tensor, &Tensor)> {
+        self.first.iter().zip(&self.second)
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> i32 {
+        self.steps
+    }
+
     /// One step in place: p ← p − η (m̂ / (√v̂ + ε) + λ p), with one gradient a parameter.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::error::{Result, TrainError};
-use crate::gpt2::Gpt2;
+use crate::gpt2::{Gpt2, Parts};
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
 use crate::{folder, interrupt, tensors};
@@ -209,7 +209,8 @@ pub fn pretrain(options: &Options, device: Device) -> Result<Report> {
         *tensor = tensor.f_set_requires_grad(true)?;
     }
     let handles = table.iter().zip(&trained).map(|(spec, tensor)| (spec.name.clone(), tensor.shallow_clone()));
-    let model = Gpt2::new(&config, &handles.collect())?;
+    let handles: tensors::NamedTensors = handles.collect();
+    let model = Gpt2::new(&config, Parts::default(), &handles)?;
     let report = train(options, &model, &mut trained, &corpus, &valid, &mut rng)?;
 
     let host = tensors::named_to_host(&table, &trained)?;
@@ -279,7 +280,7 @@ fn train(
             }
         };
         let batch = corpus.batch(&rows, Some(rng), model.device())?;
-        let loss = model.loss(None, &batch)?;
+        let loss = model.loss(&batch)?;
         let value = loss.f_double_value(&[])?;
         if !value.is_finite() {
             let place = format!("step {}", step + 1);
@@ -315,7 +316,7 @@ fn validate(model: &Gpt2, valid: &Corpus) -> Result<Option<f64>> {
     let (mut sum, mut count) = (0.0, 0);
     for rows in valid.in_order() {
         let batch = valid.batch(&rows, None, model.device())?;
-        let loss = no_grad(|| model.loss(None, &batch))?;
+        let loss = no_grad(|| model.loss(&batch))?;
         sum += loss.f_double_value(&[])? * batch.targets() as f64;
         count += batch.targets();
     }

@@ -22,6 +22,12 @@ impl Progress {
         Self { bar, terminal: std::io::stderr().is_terminal() }
     }
 
+    /// The loop goes on after `steps` steps that were done before.
+    pub fn begin_at(&self, steps: u64) {
+        self.bar.set_position(steps);
+        self.bar.reset_eta();
+    }
+
     /// One step more; `message` says how it went.
     pub fn step(&self, message: impl FnOnce() -> String) {
         if self.terminal {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_dialogues::Batch;
+use marionette_dialogues::{Batch, Example, Ranking};
 use marionette_models::params::TensorSpec;
 use marionette_models::{HostTensor, Tensors};
 use tch::{Device, Kind, Tensor};
@@ -65,6 +65,8 @@ pub struct TokenBatch {
     pub rows: Tensor,
     /// The targets, i64 `[N]`.
     pub targets: Tensor,
+    /// The choices of next-utterance classification, where it is learned.
+    pub choices: Option<Choices>,
 }
 
 impl TokenBatch {
@@ -88,7 +90,25 @@ impl TokenBatch {
             positions: None,
             rows: Tensor::f_from_slice(&rows)?.f_to_device(device)?,
             targets: Tensor::f_from_slice(&targets)?.f_to_device(device)?,
+            choices: None,
         })
+    }
+
+    /// A batch of dialogues, and of each that has choices the one at `turn`, counted round.
+    ///
+    /// # Errors
+    /// There is no target; what libtorch says.
+    pub fn of(examples: &[&Example], turn: usize, device: Device) -> Result<Self> {
+        let mut batch = Self::new(&Batch::new(examples.iter().map(|example| &example.sequence))?, device)?;
+        let choice = |example: &&Example| match example.choices.len() {
+            0 => None,
+            count => example.choices.get(turn % count).cloned(),
+        };
+        let choices: Vec<Ranking> = examples.iter().filter_map(choice).collect();
+        if !choices.is_empty() {
+            batch.choices = Some(Choices::new(&choices, device)?);
+        }
+        Ok(batch)
     }
 
     /// N, the number of targets.
@@ -96,8 +116,55 @@ impl TokenBatch {
         self.targets.numel()
     }
 
-    /// B · T, the number of tokens, padding included.
+    /// The number of tokens that are read, padding included.
     pub fn tokens(&self) -> usize {
-        self.ids.numel()
+        self.ids.numel() + self.choices.as_ref().map_or(0, |choices| choices.ids.numel())
+    }
+}
+
+/// Histories with candidates, among which a next-utterance classifier chooses: B rows of T tokens, C candidates at most.
+#[derive(Debug)]
+pub struct Choices {
+    /// Token ids, i64 [B, T].
+    pub ids: Tensor,
+    /// Positions, i64 [B, T].
+    pub positions: Tensor,
+    /// Branches, i64 [B, T].
+    pub branch: Tensor,
+    /// The flattened token after each candidate, i64 [B · C]; anything where it is missing.
+    pub ends: Tensor,
+    /// Where a row has fewer candidates, bool [B, C].
+    pub missing: Tensor,
+}
+
+impl Choices {
+    /// Pads rankings, which have the closing tokens of their candidates, to a batch.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn new(rankings: &[Ranking], device: Device) -> Result<Self> {
+        let length = rankings.iter().map(|ranking| ranking.ids.len()).max().unwrap_or(0);
+        let most = rankings.iter().map(|ranking| ranking.ends.len()).max().unwrap_or(0);
+        let padded = |row: fn(&Ranking) -> &[u32], width: usize| -> Result<Tensor> {
+            let mut values = Vec::with_capacity(rankings.len() * width);
+            for (index, ranking) in rankings.iter().enumerate() {
+                values.extend(row(ranking).iter().map(|&value| i64::from(value)));
+                values.resize((index + 1) * width, 0);
+            }
+            Ok(Tensor::f_from_slice(&values)?.f_reshape([rankings.len() as i64, width as i64])?.f_to_device(device)?)
+        };
+        let first = Tensor::f_arange(rankings.len() as i64, (Kind::Int64, device))?.f_mul_scalar(length as i64)?;
+        let ends = padded(|ranking| &ranking.ends, most)?.f_add(&first.f_unsqueeze(1)?)?.f_reshape([-1])?;
+        let missing: Vec<bool> =
+            rankings.iter().flat_map(|ranking| (0..most).map(|candidate| candidate >= ranking.ends.len())).collect();
+        Ok(Self {
+            ids: padded(|ranking| &ranking.ids, length)?,
+            positions: padded(|ranking| &ranking.positions, length)?,
+            branch: padded(|ranking| &ranking.branch, length)?,
+            ends,
+            missing: Tensor::f_from_slice(&missing)?
+                .f_reshape([rankings.len() as i64, most as i64])?
+                .f_to_device(device)?,
+        })
     }
 }

@@ -1,95 +1,157 @@
-//! Meta-training, extra-place (MAMLviaPP, algorithm 2): the adapters' start Φ is learned so that a few inner steps on a
-//! persona's dialogues suffice; the pre-trained parameters φ are frozen.
+//! The one training loop. What a method learns, from where, and by which gradient is in its [`Config`]; the loop draws
+//! personas, averages their gradients, takes a step of Adam, validates, and keeps checkpoints from which it can go on.
 
 mod checkpoints;
+mod forecast;
+mod metrics;
 mod options;
 mod probe;
-mod report;
 mod sampler;
+mod state;
 mod tasks;
 
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use indicatif::HumanDuration;
 use marionette_dialogues::{Encoder, Share, hold_out};
 use marionette_models::checkpoint::Base;
-use marionette_models::params::{self, TensorSpec};
-use marionette_models::run::{ADAPTERS, CHECKPOINTS, PROBE, Which, checkpoint};
-use marionette_models::{FileError, checkpoint as checkpoint_file, init};
-use rand::SeedableRng;
+use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
+use marionette_models::{FileError, init, params};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
-use crate::gpt2::Gpt2;
+use crate::method::CHOICES;
+use crate::model::Model;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
 use crate::workers::Compute;
 use crate::{folder, interrupt, tensors};
 
-pub use options::{Config, Data, Method, Outer, Settings, read_base};
-use report::{Metrics, MetricsFile, describe};
-pub use report::{Report, Validation};
+pub use metrics::{Metrics, Report, Validation, read as read_metrics};
+use metrics::{MetricsFile, describe};
+pub use options::{Config, Data, Gradient, InnerRate, Outer, Plan, Precision, RateRule, Settings, method_of, read_base};
 use sampler::Sampler;
+pub use state::{read_parameters, to_torch};
+use state::{Counters, State};
 use tasks::{Draw, Judged, Tasks};
 
-/// The model and everything about it that stays as it is during a run.
-struct Frozen<'a> {
-    tasks: Tasks<'a>,
-    model: Gpt2,
-    table: Vec<TensorSpec>,
-    compute: Compute,
+/// The constants of the outer optimiser (Kingma & Ba 2015).
+const ADAM: Adam = Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8 };
+/// The factor between the learning rates of which [`RateRule::Chosen`] takes one.
+const RATE_FACTOR: f32 = 3.0;
+
+/// What becomes of a run directory that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// It is refused.
+    No,
+    /// The run goes on from its newest whole checkpoint; another configuration or other data are refused.
+    Same,
+    /// The run goes on with the configuration that is given.
+    Forced,
 }
 
-/// Meta-trains and fills the run directory `out`.
+/// A run: what stays as it is from beginning to end.
+struct Run<'a> {
+    config: &'a Config,
+    model: Model,
+    personas: Vec<Persona>,
+    held: Vec<Persona>,
+    compute: Compute,
+    out: &'a Path,
+}
+
+/// Trains and fills the run directory `out`, or goes on where it was left.
 ///
 /// # Errors
 /// Impossible options, files that cannot be read or written, a loss that is not finite: then the checkpoints written so
 /// far stay.
-pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute) -> Result<Report> {
-    let device = compute.device;
+pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: Resume) -> Result<Report> {
     // What is not shared out among workers is computed as they compute: the results depend on no other number.
     tch::set_num_threads(compute.threads_each() as i32);
-    folder::must_be_new(out, "give --out another folder, or remove this one")?;
-    let encoder = Encoder::from_folder(
-        &config.model.base,
-        base.config.eos_token_id,
-        base.config.n_positions,
-        base.config.vocab_size,
-    )?
-    .with_persona_text(config.model.persona_text);
+    let begun = resume != Resume::No && out.join(CONFIG_TOML).is_file();
+    if begun {
+        compare(config, out, resume)?;
+    } else {
+        folder::must_be_new(out, "give --out another folder, --resume to go on with it, or remove it")?;
+    }
+    let encoder = encoder(config, base)?;
     let (personas, mut held) = read_personas(config, &encoder)?;
-    let Config { model: recipe, data, outer } = config;
+    held.truncate(config.data.validation_personas);
     let cut = data::cut(&personas) + data::cut(&held);
     if cut > 0 {
         eprintln!("{cut} utterances were cut: the context holds {} tokens", base.config.n_positions);
     }
+    let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
+    let (model, start) = begin(config, base, compute, &mut rng)?;
+    let run = Run { config, model, personas, held, compute, out };
+    eprintln!("{}", forecast::memory(&run));
 
-    let table = params::adapter_table(&base.config, &recipe.adapter);
-    let rates = recipe.inner_loop.learning_rate.per_tensor(table.len());
-    let rates = rates.map_err(|problem| TrainError::option("--inner-lr", problem))?;
-    let model = Gpt2::new(&base.config, &tensors::all_to_torch(&base.tensors, Kind::Float, device)?)?;
-    held.truncate(data.validation_personas);
-    let frozen = Frozen { tasks: Tasks { config, rates, personas, held }, model, table, compute };
-
-    let mut rng = ChaCha8Rng::seed_from_u64(outer.seed);
-    let fresh = init::initialise(&frozen.table, &mut rng);
-    let fresh = frozen.table.iter().filter_map(|spec| fresh.get(&spec.name));
-    let mut adapters =
-        fresh.map(|tensor| tensors::to_torch(tensor, Kind::Float, device)).collect::<Result<Vec<_>>>()?;
-
-    // From here on there is something to keep.
-    let report = frozen.train(&mut adapters, out, &mut rng)?;
-    let path = checkpoint(out, Which::Best)?.join(ADAPTERS);
-    let (best, _) = checkpoint_file::read_adapters(&path, &base.config, &recipe.adapter)?;
-    let best = frozen.table.iter().filter_map(|spec| best.get(&spec.name));
-    let best = best.map(|tensor| tensors::to_torch(tensor, Kind::Float, device)).collect::<Result<Vec<_>>>()?;
-    let Tasks { held, rates, .. } = &frozen.tasks;
-    let probed: Vec<_> = held.iter().take(1).flat_map(|persona| persona.dialogues.iter().take(2)).collect();
-    probe::record(&frozen.model, &best, &frozen.table, &probed, &recipe.inner_loop, rates)?.write(&out.join(PROBE))?;
+    let found = match begun {
+        true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}")),
+        false => None,
+    };
+    let state = match found {
+        Some(mut state) => {
+            let Counters { iteration, waited, finished, .. } = &mut state.counters;
+            let plan = &config.outer.plan;
+            // With --force the end may lie further on than it did.
+            *finished &= *iteration >= plan.iterations || *waited >= plan.patience;
+            checkpoints::point(out, &state)?;
+            eprintln!("going on after meta-iteration {}", state.counters.iteration);
+            state
+        }
+        None => run.first_state(start, rng)?,
+    };
+    let report = run.train(state)?;
+    if config.method()?.learns_adapters() && !out.join(PROBE).exists() {
+        run.record_probe()?;
+    }
     Ok(report)
+}
+
+/// Refuses to go on with other settings or data.
+fn compare(config: &Config, out: &Path, resume: Resume) -> Result<()> {
+    let path = out.join(CONFIG_TOML);
+    match Config::recorded(&path)?.difference(config) {
+        Some(difference) if resume == Resume::Same => {
+            let problem = format!("the run cannot go on as another: {difference}");
+            Err(FileError::new(&path, problem).remedy("give what it was begun with, or --force").into())
+        }
+        Some(_) => config.write(out),
+        None => Ok(()),
+    }
+}
+
+/// What encodes dialogues for a run.
+fn encoder(config: &Config, base: &Base) -> Result<Encoder> {
+    let Base { config: shape, .. } = base;
+    let encoder =
+        Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
+    let choices = if config.method()?.classifies() { CHOICES } else { 0 };
+    Ok(encoder.with_persona_text(config.model.persona_text).with_choices(choices))
+}
+
+/// The model of a run, and θ_0 as it begins.
+fn begin(config: &Config, base: &Base, compute: Compute, rng: &mut ChaCha8Rng) -> Result<(Model, Vec<Tensor>)> {
+    let method = config.method()?;
+    let table = method.table(&base.config, &config.model.adapter);
+    let mut start = init::initialise(&table, rng);
+    let mut frozen = tensors::NamedTensors::new();
+    if !method.learns_base() {
+        frozen = tensors::all_to_torch(&base.tensors, Kind::Float, compute.device)?;
+    } else if !method.starts_random() {
+        start.extend(base.tensors.clone());
+    }
+    let kind = config.outer.precision.kind();
+    let model = Model::new(&base.config, method.parts(), frozen, table, kind, compute.device)?;
+    let start = to_torch(&start, &model)?;
+    Ok((model, start))
 }
 
 /// The personas to train and to validate on.
@@ -98,7 +160,8 @@ fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Ve
     let mut train = data::read_tasks(&data.train)?;
     let held = if data.valid.is_empty() {
         let share = Share::Fraction(data.hold_out);
-        let (rest, held) = hold_out(train, share, outer.seed).map_err(|error| data::tasks_error(&data.train, error))?;
+        let (rest, held) =
+            hold_out(train, share, outer.plan.seed).map_err(|error| data::tasks_error(&data.train, error))?;
         train = rest;
         held
     } else {
@@ -113,156 +176,244 @@ fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Ve
         );
         return Err(TrainError::option("--shots", problem));
     }
-    Ok((data::encode(encoder, &train)?, data::encode(encoder, &held)?))
+    let (personas, held) = (data::encode(encoder, &train)?, data::encode(encoder, &held)?);
+    let all = personas.iter().chain(&held).flat_map(|persona| &persona.dialogues);
+    if config.method()?.classifies() && !all.clone().any(|example| !example.choices.is_empty()) {
+        let problem = "is transfertransfo, which learns to choose among candidates, but the dialogues have none";
+        return Err(TrainError::option("--method", problem));
+    }
+    Ok((personas, held))
 }
 
-impl Frozen<'_> {
-    /// The outer loop. The best and the last adapters are in `out`.
-    fn train(&self, adapters: &mut [Tensor], out: &Path, rng: &mut ChaCha8Rng) -> Result<Report> {
-        let Tasks { config, personas, held, .. } = &self.tasks;
-        let Config { model: recipe, outer, .. } = config;
-        let started = Instant::now();
-        let first = self.validate(adapters)?;
-        folder::create(out, |dir| {
-            config.write(dir)?;
-            let made = fs::create_dir(dir.join(CHECKPOINTS));
-            Ok(made
-                .map_err(|error| FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}")))?)
-        })?;
-        let metrics = MetricsFile::create(out)?;
-        let save = |iteration, adapters: &[Tensor], best| {
-            let host = tensors::named_to_host(&self.table, adapters)?;
-            checkpoints::save(out, iteration, &host, &recipe.base_sha256, best)
-        };
-        save(0, adapters, true)?;
-        metrics.append(&Metrics {
-            iteration: 0,
-            loss_before: None,
-            loss_after: None,
-            gradient_norm: None,
-            tokens: 0,
-            validation: Some(first),
-        })?;
+impl Run<'_> {
+    fn tasks(&self) -> Tasks<'_> {
+        Tasks { config: self.config }
+    }
 
-        let mut adam = AdamState::new(Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8 }, adapters, |_| 0.0)?;
-        let mut sampler = Sampler::new(personas.len());
-        let mut report = Report {
-            iterations: 0,
+    /// Validates, makes the run directory, and writes the first checkpoint into it.
+    fn first_state(&self, parameters: Vec<Tensor>, rng: ChaCha8Rng) -> Result<State> {
+        let rates = self.config.model.inner_loop.learning_rate.per_tensor(self.model.table().len());
+        let rates = rates.map_err(|problem| TrainError::option("--inner-lr", problem))?;
+        let started = Instant::now();
+        let (first, rates) = self.validate(&parameters, &rates)?;
+        let mut counters = Counters {
+            iteration: 0,
+            tokens: 0,
+            seconds: 0.0,
+            waited: 0,
             best_iteration: 0,
             best: first,
             first,
-            tokens: 0,
-            seconds: 0.0,
-            interrupted: false,
+            newest: first,
+            metrics_bytes: 0,
+            finished: false,
+            optimiser_steps: 0,
+            rates,
+            rng,
+            sampler: Sampler::new(self.personas.len()),
         };
-        let mut waited = 0;
-        let mut newest = first;
-        let progress = Progress::new(outer.iterations as u64, "meta-iterations");
-        progress.note(&format!(
-            "{} training and {} validation personas; validation perplexity {}",
-            personas.len(),
-            held.len(),
-            describe(first)
-        ));
-        for iteration in 1..=outer.iterations {
-            let (mut gradient, mut line) = self
-                .meta_batch(adapters, &mut sampler, rng)
-                .map_err(|error| error.during(&format!("meta-iteration {iteration}")))?;
-            line.iteration = iteration;
-            let norm = clip(&mut gradient, outer.clip)?;
-            adam.step(adapters, &gradient, outer.learning_rate)?;
-            line.gradient_norm = Some(norm);
-
-            report.iterations = iteration;
-            report.tokens += line.tokens;
-            report.interrupted = interrupt::asked();
-            let last = iteration == outer.iterations || report.interrupted;
-            if last || iteration.is_multiple_of(outer.validate_every) {
-                newest = self.validate(adapters)?;
-                line.validation = Some(newest);
-                let best = newest.loss_after < report.best.loss_after;
-                waited = if best { 0 } else { waited + 1 };
-                if best {
-                    (report.best, report.best_iteration) = (newest, iteration);
-                }
-                save(iteration, adapters, best)?;
-            }
-            metrics.append(&line)?;
-            report.seconds = started.elapsed().as_secs_f64();
-            let message = || {
-                let (before, after) = (line.loss_before.unwrap_or(0.0), line.loss_after.unwrap_or(0.0));
-                let speed = report.tokens as f64 / report.seconds;
-                format!("loss {before:.3} -> {after:.3}, validation {}, {speed:.0} tok/s", describe(newest))
-            };
-            progress.step(message);
-            if line.validation.is_some() {
-                progress.note(&message());
-            }
-            if last || waited >= outer.patience {
-                break;
-            }
+        if !self.out.join(CONFIG_TOML).is_file() {
+            folder::create(self.out, |dir| {
+                self.config.write(dir)?;
+                let made = fs::create_dir(dir.join(CHECKPOINTS));
+                Ok(made
+                    .map_err(|error| FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}")))?)
+            })?;
         }
-        Ok(report)
+        let mut metrics = MetricsFile::open(self.out, 0, 0)?;
+        metrics.append(&line(&counters, None, None, Some(first)))?;
+        metrics.sync()?;
+        counters.metrics_bytes = metrics.bytes;
+        counters.seconds = started.elapsed().as_secs_f64();
+        let expected = std::time::Duration::from_secs(forecast::seconds(self, counters.seconds).round() as u64);
+        eprintln!("forecast: about {} for {} meta-iterations", HumanDuration(expected), self.config.outer.plan.iterations);
+        let mut state = State { parameters, adam: AdamState::new(ADAM, &[], |_| 0.0)?, counters };
+        let mut outer: Vec<Tensor> = state.parameters.iter().map(Tensor::shallow_clone).collect();
+        if self.config.outer.inner_rate == RateRule::Learned {
+            outer.push(state.log_rates(&self.model)?);
+        }
+        state.adam = AdamState::new(ADAM, &outer, |_| 0.0)?;
+        checkpoints::save(self.out, &state, self.config, &self.model)?;
+        Ok(state)
     }
 
-    /// The mean meta-gradient of the next meta-batch.
-    fn meta_batch(
-        &self,
-        adapters: &[Tensor],
-        sampler: &mut Sampler,
-        rng: &mut ChaCha8Rng,
-    ) -> Result<(Vec<Tensor>, Metrics)> {
-        let Tasks { config, personas, .. } = &self.tasks;
-        let count = config.outer.meta_batch;
+    /// The outer loop, from a state to the end.
+    fn train(&self, mut state: State) -> Result<Report> {
+        let plan = &self.config.outer.plan;
+        let (before, started) = (state.counters.seconds, Instant::now());
+        if !state.counters.finished {
+            let mut metrics = MetricsFile::open(self.out, state.counters.metrics_bytes, state.counters.iteration)?;
+            let progress = Progress::new(plan.iterations as u64, "meta-iterations");
+            progress.begin_at(state.counters.iteration as u64);
+            progress.note(&format!(
+                "{} training and {} validation personas; validation perplexity {}",
+                self.personas.len(),
+                self.held.len(),
+                describe(state.counters.newest)
+            ));
+            while !state.counters.finished {
+                let (loss, norm) = self.step(&mut state)?;
+                let counters = &mut state.counters;
+                let asked = interrupt::asked();
+                let last = counters.iteration >= plan.iterations;
+                let mut validation = None;
+                if last || counters.iteration.is_multiple_of(plan.validate_every) {
+                    let (newest, rates) = self.validate(&state.parameters, &state.counters.rates)?;
+                    let counters = &mut state.counters;
+                    (counters.newest, counters.rates, validation) = (newest, rates, Some(newest));
+                    let best = newest.loss_after < counters.best.loss_after;
+                    counters.waited = if best { 0 } else { counters.waited + 1 };
+                    if best {
+                        (counters.best, counters.best_iteration) = (newest, counters.iteration);
+                    }
+                    counters.finished = last || counters.waited >= plan.patience;
+                }
+                let counters = &mut state.counters;
+                counters.seconds = before + started.elapsed().as_secs_f64();
+                metrics.append(&line(counters, Some(loss), Some(norm), validation))?;
+                counters.metrics_bytes = metrics.bytes;
+                let message = {
+                    let speed = counters.tokens as f64 / counters.seconds.max(1e-9);
+                    format!("loss {loss:.3}, validation {}, {speed:.0} tok/s", describe(counters.newest))
+                };
+                if asked || validation.is_some() || counters.iteration.is_multiple_of(plan.save_every) {
+                    metrics.sync()?;
+                    checkpoints::save(self.out, &state, self.config, &self.model)?;
+                }
+                progress.step(|| message.clone());
+                if validation.is_some() {
+                    progress.note(&message);
+                }
+                if asked {
+                    break;
+                }
+            }
+        }
+        let counters = &state.counters;
+        Ok(Report {
+            iterations: counters.iteration,
+            best_iteration: counters.best_iteration,
+            best: counters.best,
+            first: counters.first,
+            tokens: counters.tokens,
+            seconds: counters.seconds,
+            interrupted: !counters.finished,
+        })
+    }
+
+    /// One meta-iteration: the mean loss of the meta-batch, and the norm of its gradient.
+    fn step(&self, state: &mut State) -> Result<(f64, f64)> {
+        let iteration = state.counters.iteration + 1;
+        let place = format!("meta-iteration {iteration}");
+        let (mut gradient, loss) = self.meta_batch(state).map_err(|error| error.during(&place))?;
+        let outer = &self.config.outer;
+        let norm = clip(&mut gradient, outer.plan.clip)?;
+        if !norm.is_finite() {
+            let what = "the norm of the gradient";
+            return Err(TrainError::NotFinite { what, value: norm, place, remedy: "--inner-lr or --outer-lr" });
+        }
+        let learned = outer.inner_rate == RateRule::Learned;
+        let mut moved: Vec<Tensor> = state.parameters.iter().map(Tensor::shallow_clone).collect();
+        if learned {
+            moved.push(state.log_rates(&self.model)?);
+        }
+        state.adam.step(&mut moved, &gradient, outer.learning_rate)?;
+        if learned && let Some(logs) = moved.last() {
+            state.counters.rates = tensors::to_host(logs)?.values.iter().map(|log| log.exp()).collect();
+        }
+        state.counters.optimiser_steps = state.adam.steps();
+        state.counters.iteration = iteration;
+        Ok((loss, norm))
+    }
+
+    /// The mean outer gradient of the next meta-batch, and its mean loss.
+    fn meta_batch(&self, state: &mut State) -> Result<(Vec<Tensor>, f64)> {
+        let count = self.config.outer.plan.meta_batch;
+        let Counters { rng, sampler, rates, .. } = &mut state.counters;
         let draws: Vec<Draw> = (0..count)
             .filter_map(|_| {
                 let index = sampler.persona(rng);
-                let persona = personas.get(index)?;
-                Some(Draw { number: index + 1, persona, order: Sampler::order(persona.dialogues.len(), rng) })
+                let persona = self.personas.get(index)?;
+                let order = Sampler::order(persona.dialogues.len(), rng);
+                Some(Draw { number: index + 1, persona, order, turn: rng.random_range(0..1 << 16) })
             })
             .collect();
         let share = 1.0 / count as f64;
-        let mut sum: Vec<Tensor> = adapters.iter().map(|tensor| Ok(tensor.f_zeros_like()?)).collect::<Result<_>>()?;
-        let (mut before, mut after, mut tokens) = (0.0, 0.0, 0);
-        let tasks = &self.tasks;
-        let learn = |model: &Gpt2, adapters: &[Tensor], draw: &Draw| tasks.learn(model, adapters, draw);
-        self.compute.map(&self.model, adapters, &draws, learn, |(task, read)| {
-            for (sum, gradient) in sum.iter_mut().zip(&task.gradient) {
+        let zeros = |tensor: &Tensor| Ok(tensor.f_detach()?.f_zeros_like()?);
+        let mut sum: Vec<Tensor> = state.parameters.iter().map(zeros).collect::<Result<_>>()?;
+        if self.config.outer.inner_rate == RateRule::Learned {
+            sum.push(Tensor::f_zeros([rates.len() as i64], (Kind::Float, self.model.device()))?);
+        }
+        let (mut loss, mut tokens) = (0.0, 0);
+        let (tasks, rates) = (self.tasks(), rates.as_slice());
+        let learn = |model: &Model, parameters: &[Tensor], draw: &Draw| tasks.learn(model, parameters, rates, draw);
+        self.compute.map(&self.model, &state.parameters, &draws, learn, |(found, read)| {
+            for (sum, gradient) in sum.iter_mut().zip(found.gradient.iter().chain(&found.rates)) {
                 let _ = sum.f_add_(&gradient.f_mul_scalar(share)?)?;
             }
-            before += share * task.loss_before;
-            after += share * task.loss_after;
+            loss += share * found.loss;
             tokens += read;
             Ok(())
         })?;
-        let line = Metrics {
-            iteration: 0,
-            loss_before: Some(before),
-            loss_after: Some(after),
-            gradient_norm: None,
-            tokens,
-            validation: None,
-        };
-        Ok((sum, line))
+        state.counters.tokens += tokens as u64;
+        Ok((sum, loss))
     }
 
-    /// The loss on the held-out personas' query dialogues, before and after the inner loop.
-    fn validate(&self, adapters: &[Tensor]) -> Result<Validation> {
-        let mut sum = Judged::default();
-        let tasks = &self.tasks;
+    /// The loss on the held-out personas' query dialogues before and after the inner loop, and α: as it is, or that of
+    /// those tried with which the loss after it is lowest.
+    fn validate(&self, parameters: &[Tensor], rates: &[f32]) -> Result<(Validation, Vec<f32>)> {
+        let tasks = self.tasks();
+        let tried: Vec<Vec<f32>> = match self.config.outer.inner_rate {
+            RateRule::Fixed | RateRule::Learned => vec![rates.to_vec()],
+            RateRule::Chosen => {
+                let by = |factor: f32| rates.iter().map(|rate| rate * factor).collect();
+                vec![by(1.0), by(1.0 / RATE_FACTOR), by(RATE_FACTOR)]
+            }
+        };
         // Their dialogues keep their order, so that every validation asks the same.
         let draws: Vec<Draw> = (1..)
-            .zip(&tasks.held)
-            .map(|(number, persona)| Draw { number, persona, order: (0..persona.dialogues.len()).collect() })
+            .zip(&self.held)
+            .map(|(number, persona)| Draw { number, persona, order: (0..persona.dialogues.len()).collect(), turn: 0 })
             .collect();
-        let judge = |model: &Gpt2, adapters: &[Tensor], draw: &Draw| tasks.judge(model, adapters, draw);
-        self.compute.map(&self.model, adapters, &draws, judge, |judged| {
+        let mut sum = Judged { before: 0.0, after: vec![0.0; tried.len()], targets: 0 };
+        let judge = |model: &Model, parameters: &[Tensor], draw: &Draw| tasks.judge(model, parameters, &tried, draw);
+        self.compute.map(&self.model, parameters, &draws, judge, |judged| {
             sum.before += judged.before;
-            sum.after += judged.after;
+            sum.after.iter_mut().zip(&judged.after).for_each(|(sum, after)| *sum += after);
             sum.targets += judged.targets;
             Ok(())
         })?;
+        let best = sum.after.iter().zip(tried).min_by(|(one, _), (other, _)| one.total_cmp(other));
+        let Some((&after, rates)) = best.filter(|(after, _)| after.is_finite()) else {
+            let (what, place) = ("the loss after the inner loop", "the validation".to_owned());
+            return Err(TrainError::NotFinite { what, value: f64::INFINITY, place, remedy: "--inner-lr" });
+        };
         let targets = sum.targets as f64;
-        Ok(Validation { loss_before: sum.before / targets, loss_after: sum.after / targets })
+        Ok((Validation { loss_before: sum.before / targets, loss_after: after / targets }, rates))
+    }
+
+    /// What libtorch computes with the best checkpoint, for the device to compare with.
+    fn record_probe(&self) -> Result<()> {
+        let best = checkpoint(self.out, Which::Best)?;
+        let parameters = to_torch(&read_parameters(&best, self.config, &self.model)?, &self.model)?;
+        let recipe = marionette_models::run::inner_loop(&best)?;
+        let adapters = params::adapter_table(self.model.config(), &self.config.model.adapter);
+        let probed: Vec<_> = self.held.iter().take(1).flat_map(|persona| persona.dialogues.iter().take(2)).collect();
+        // The device computes in 32 bits, whatever the training was in.
+        let probe = probe::record(&self.model.unrounded(), &parameters, &adapters, &probed, &recipe)?;
+        Ok(probe.write(&self.out.join(PROBE))?)
+    }
+}
+
+/// A line of the metrics.
+fn line(counters: &Counters, loss: Option<f64>, norm: Option<f64>, validation: Option<Validation>) -> Metrics {
+    let rates = counters.rates.iter().map(|&rate| f64::from(rate));
+    Metrics {
+        iteration: counters.iteration,
+        loss,
+        gradient_norm: norm,
+        inner_lr: rates.sum::<f64>() / counters.rates.len().max(1) as f64,
+        tokens: counters.tokens,
+        validation,
     }
 }

@@ -5,7 +5,7 @@ use std::thread;
 use tch::{Device, Tensor};
 
 use crate::error::{Result, TrainError};
-use crate::gpt2::Gpt2;
+use crate::model::Model;
 
 /// What a program computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +36,10 @@ impl Compute {
     /// The first error, in the order of the items.
     pub fn map<I: Sync, T: Send>(
         &self,
-        model: &Gpt2,
-        adapters: &[Tensor],
+        model: &Model,
+        parameters: &[Tensor],
         items: &[I],
-        task: impl Fn(&Gpt2, &[Tensor], &I) -> Result<T> + Sync,
+        task: impl Fn(&Model, &[Tensor], &I) -> Result<T> + Sync,
         mut take: impl FnMut(T) -> Result<()>,
     ) -> Result<()> {
         let (workers, threads) = (self.workers.max(1), self.threads_each());
@@ -49,11 +49,11 @@ impl Compute {
             let results: Vec<Result<T>> = thread::scope(|scope| {
                 let spawn = |item| {
                     let model = model.handle();
-                    let adapters: Vec<Tensor> = adapters.iter().map(Tensor::shallow_clone).collect();
+                    let parameters: Vec<Tensor> = parameters.iter().map(Tensor::shallow_clone).collect();
                     scope.spawn(move || {
                         // libtorch counts threads for each thread that calls it.
                         tch::set_num_threads(threads as i32);
-                        task(&model, &adapters, item)
+                        task(&model, &parameters, item)
                     })
                 };
                 let handles: Vec<_> = wave.iter().map(spawn).collect();

@@ -102,6 +102,7 @@ impl Corpus {
             positions: positions.map(|positions| tensor(&positions)?.f_reshape(shape)).transpose()?,
             rows: tensor(&places)?,
             targets: tensor(&targets)?,
+            choices: None,
         })
     }
 

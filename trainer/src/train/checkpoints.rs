@@ -1,49 +1,80 @@
-//! The checkpoints of a run: the best and the last are kept.
+//! The checkpoints of a run: the newest few and the best are kept, and at every moment one of them is whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use marionette_models::Tensors;
-use marionette_models::checkpoint::write_adapters;
-use marionette_models::run::{ADAPTERS, CHECKPOINTS, Which, set_checkpoint};
+use marionette_models::files;
+use marionette_models::run::{CHECKPOINTS, Which, set_checkpoint};
 
+use super::options::Config;
+use super::state::{self, State};
 use crate::error::Result;
 use crate::folder;
+use crate::model::Model;
 
-/// Writes the checkpoint of a meta-iteration as the last one, and as the best one where it is; then removes the others.
-/// At every moment both names lead to a whole checkpoint.
+fn name(iteration: usize) -> String {
+    format!("step-{iteration}")
+}
+
+/// Writes the checkpoint of a state as the last one, and as the best one where it is; then removes what is not kept.
 ///
 /// # Errors
 /// Writing fails.
-pub fn save(run: &Path, iteration: usize, adapters: &Tensors, base_sha256: &str, best: bool) -> Result<()> {
-    let name = format!("step-{iteration}");
-    let metadata = BTreeMap::from([
-        ("base_sha256".to_owned(), base_sha256.to_owned()),
-        ("iteration".to_owned(), iteration.to_string()),
-    ]);
-    let folder = run.join(CHECKPOINTS).join(&name);
-    if !folder.exists() {
-        folder::create(&folder, |dir| Ok(write_adapters(&dir.join(ADAPTERS), adapters, &metadata)?))?;
-    }
-    // `best` first: a run that stops between the two has a best checkpoint that is newer than its last.
-    if best {
-        set_checkpoint(run, Which::Best, &name)?;
-    }
-    set_checkpoint(run, Which::Last, &name)?;
-    prune(run);
+pub fn save(run: &Path, state: &State, config: &Config, model: &Model) -> Result<()> {
+    let checkpoints = run.join(CHECKPOINTS);
+    files::remove_stale_temporaries(&checkpoints);
+    let target = checkpoints.join(name(state.counters.iteration));
+    // One that is there already was found to be no good, or is made again because the run ended on it.
+    let _ = fs::remove_dir_all(&target);
+    folder::create(&target, |dir| {
+        state.write(dir, config, model)?;
+        state::seal(dir)
+    })?;
+    point(run, state)?;
+    prune(run, state.counters.best_iteration, config.outer.plan.keep);
     Ok(())
 }
 
-/// Removes the checkpoints that are neither the best nor the last. One that cannot be removed does no harm.
-fn prune(run: &Path) {
-    let named = [Which::Best, Which::Last].map(|which| fs::read_to_string(run.join(which.file_name())));
-    let kept: BTreeSet<String> = named.iter().flatten().map(|name| name.trim().to_owned()).collect();
-    let Ok(entries) = fs::read_dir(run.join(CHECKPOINTS)) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("step-") && !kept.contains(&name) {
-            let _ = fs::remove_dir_all(entry.path());
+/// Makes `best` and `last` say what the state says.
+///
+/// # Errors
+/// Writing fails.
+pub fn point(run: &Path, state: &State) -> Result<()> {
+    set_checkpoint(run, Which::Best, &name(state.counters.best_iteration))?;
+    Ok(set_checkpoint(run, Which::Last, &name(state.counters.iteration))?)
+}
+
+/// The meta-iterations of the checkpoints there are, the newest first.
+fn iterations(run: &Path) -> Vec<usize> {
+    let Ok(entries) = fs::read_dir(run.join(CHECKPOINTS)) else { return Vec::new() };
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok();
+    let mut found: Vec<usize> = entries.flatten().filter_map(number).collect();
+    found.sort_unstable_by(|one, other| other.cmp(one));
+    found
+}
+
+/// Removes all checkpoints but the newest `keep` and the best. One that cannot be removed does no harm.
+fn prune(run: &Path, best: usize, keep: usize) {
+    let found = iterations(run);
+    let kept: BTreeSet<usize> = found.iter().copied().take(keep).chain([best]).collect();
+    for iteration in found.into_iter().filter(|iteration| !kept.contains(iteration)) {
+        let folder = run.join(CHECKPOINTS).join(name(iteration));
+        // Renamed first, so that what is left of an interrupted removal is no checkpoint.
+        let doomed = run.join(CHECKPOINTS).join(format!("{}{}", files::TEMPORARY_PREFIX, name(iteration)));
+        let renamed = fs::rename(&folder, &doomed).map(|()| doomed).unwrap_or(folder);
+        let _ = fs::remove_dir_all(renamed);
+    }
+}
+
+/// The newest whole checkpoint. Those that are not are passed over, and `say` hears why.
+pub fn newest(run: &Path, config: &Config, model: &Model, mut say: impl FnMut(String)) -> Option<State> {
+    for iteration in iterations(run) {
+        let folder: PathBuf = run.join(CHECKPOINTS).join(name(iteration));
+        match state::verify(&folder).and_then(|()| State::read(&folder, config, model)) {
+            Ok(state) => return Some(state),
+            Err(error) => say(format!("{error}: taking the checkpoint before it")),
         }
     }
+    None
 }

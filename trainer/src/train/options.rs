@@ -2,27 +2,95 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::config::{AdapterConfig, InnerLoop, LearningRate};
 use marionette_models::run::{CONFIG_TOML, RunModel};
 use marionette_models::{FileError, digest, files};
 use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
 
 use crate::error::{Result, TrainError};
+use crate::hub;
+use crate::method::{METHODS, Method};
 
-/// What is meta-trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Method {
-    /// Extra-place MAMLviaPP (algorithm 2): adapters are meta-learned, the pre-trained parameters are frozen
-    ExtraPlace,
+/// The gradient that the outer loop follows, as on the command line and in `config.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gradient {
+    /// The exact meta-gradient, through the inner loop (second order)
+    Maml,
+    /// The first-order meta-gradient
+    Fomaml,
+    /// The way that the inner loop goes
+    Reptile,
+    /// The ordinary gradient, without an inner loop
+    #[value(skip)]
+    Normal,
 }
 
-impl Method {
-    /// Its name on the command line and in `config.toml`.
-    fn name(self) -> &'static str {
+/// Where the inner learning rates come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RateRule {
+    /// They stay as they are.
+    Fixed,
+    /// One a tensor, learned with the parameters.
+    Learned,
+    /// One for all, taken at each validation from a third of it, itself and three times it.
+    Chosen,
+}
+
+/// `--inner-lr`: a number, or a rule with the number to begin at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InnerRate {
+    rule: RateRule,
+    start: Option<f32>,
+}
+
+impl FromStr for InnerRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (rule, start) = match text.split_once(':') {
+            Some((rule, start)) => (rule, Some(start)),
+            None => (text, None),
+        };
+        let number = |text: &str| {
+            let expected = "expected a number, learned, chosen, learned:A or chosen:A";
+            text.parse::<f32>().map_err(|_| format!("{text:?} is no learning rate; {expected}"))
+        };
+        let rule = match rule {
+            "learned" => RateRule::Learned,
+            "chosen" => RateRule::Chosen,
+            _ => return Ok(Self { rule: RateRule::Fixed, start: Some(number(text)?) }),
+        };
+        Ok(Self { rule, start: start.map(number).transpose()? })
+    }
+}
+
+/// The kind in which linear layers, attention and the head are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 32-bit floating point
+    Fp32,
+    /// bfloat16, with parameters, sums, normalisation and the loss in 32 bits (autocast)
+    Bf16,
+}
+
+impl Precision {
+    /// What is usual on a device.
+    pub fn usual(device: Device) -> Self {
+        if device.is_cuda() { Self::Bf16 } else { Self::Fp32 }
+    }
+
+    /// As libtorch names it.
+    pub fn kind(self) -> Kind {
         match self {
-            Self::ExtraPlace => "extra-place",
+            Self::Fp32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
         }
     }
 }
@@ -30,10 +98,13 @@ impl Method {
 /// The settings of a new run.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct Settings {
-    /// The pre-trained model: a Hugging Face folder of a GPT-2
-    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    /// The pre-trained model: a Hugging Face folder of a GPT-2, or its name on the Hugging Face hub
+    #[arg(long, value_name = "DIR|NAME", required_unless_present_any = ["config", "resume"])]
     pub base: Option<PathBuf>,
-    /// What is meta-trained
+    /// Take a model of the hub from the local cache alone
+    #[arg(long)]
+    pub offline: bool,
+    /// What is trained
     #[arg(long, value_enum, default_value_t = Method::ExtraPlace)]
     pub method: Method,
     /// Put the persona's sentences in front of each dialogue
@@ -45,9 +116,10 @@ pub struct Settings {
     /// Inner SGD steps, S
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub inner_steps: usize,
-    /// Inner learning rate, α
-    #[arg(long, default_value_t = 0.3, value_name = "A", allow_negative_numbers = true)]
-    pub inner_lr: f32,
+    /// Inner learning rate α: a number; `learned`, one a tensor, with the parameters; `chosen`, by the validations.
+    /// [default: 0.3 for extra-place, 0.1 for a whole model; chosen where training is ordinary]
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    pub inner_lr: Option<InnerRate>,
     /// Support dialogues in the batch of one inner step
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub dialogues_per_step: usize,
@@ -56,7 +128,7 @@ pub struct Settings {
     pub data: Data,
     /// The outer loop
     #[command(flatten)]
-    pub outer: Outer,
+    pub outer: OuterOptions,
 }
 
 /// Where the personas come from, and how their dialogues are split.
@@ -64,7 +136,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Dialogue files to meta-train on
-    #[arg(long = "data", num_args = 1.., value_name = "FILE", required_unless_present = "config")]
+    #[arg(long = "data", num_args = 1.., value_name = "FILE", required_unless_present_any = ["config", "resume"])]
     pub train: Vec<PathBuf>,
     /// Dialogue files to validate on
     #[arg(long, num_args = 1.., value_name = "FILE")]
@@ -81,36 +153,71 @@ pub struct Data {
     /// The most personas to validate on
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub validation_personas: usize,
+    /// The digests of the files, those to train on first.
+    #[arg(skip)]
+    pub sha256: Vec<String>,
 }
 
-/// The outer loop.
+/// The outer loop, as on the command line.
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+pub struct OuterOptions {
+    /// The gradient of the outer loop, for methods that are meta-learned [default: maml]
+    #[arg(long, value_enum, value_name = "GRADIENT")]
+    pub meta: Option<Gradient>,
+    /// Outer learning rate, β [default: 0.003 for extra-place, 0.002 from a random start, else 0.0005]
+    #[arg(long = "outer-lr", value_name = "B", allow_negative_numbers = true)]
+    pub learning_rate: Option<f64>,
+    /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// The numbers that need no resolving
+    #[command(flatten)]
+    pub plan: Plan,
+}
+
+/// The numbers of the outer loop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
-#[serde(deny_unknown_fields)]
-pub struct Outer {
+pub struct Plan {
     /// Meta-iterations
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub iterations: usize,
     /// Personas in one meta-iteration
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub meta_batch: usize,
-    /// Outer learning rate, β
-    #[arg(long = "outer-lr", default_value_t = 3e-3, value_name = "B", allow_negative_numbers = true)]
-    pub learning_rate: f64,
     /// The global norm to which the meta-gradient is clipped
     #[arg(long, default_value_t = 2.0, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: f64,
-    /// First-order meta-gradient instead of the exact one
-    #[arg(long)]
-    pub first_order: bool,
     /// Meta-iterations between validations
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub validate_every: usize,
     /// Validations without improvement after which the run stops
     #[arg(long, default_value_t = 10, value_name = "N")]
     pub patience: usize,
+    /// Meta-iterations between checkpoints; each validation makes one too
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub save_every: usize,
+    /// The newest checkpoints to keep, beside the best
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub keep: usize,
     /// The seed of all random numbers
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
+}
+
+/// The outer loop, resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outer {
+    /// The gradient that it follows.
+    pub gradient: Gradient,
+    /// β.
+    pub learning_rate: f64,
+    /// Where the inner learning rates come from.
+    pub inner_rate: RateRule,
+    /// What products are computed in.
+    pub precision: Precision,
+    /// The other numbers.
+    #[serde(flatten)]
+    pub plan: Plan,
 }
 
 /// A run, resolved: `RUN/config.toml`.
@@ -126,57 +233,109 @@ pub struct Config {
 }
 
 impl Settings {
-    /// Resolves the settings, and reads the base model that they name.
+    /// Resolves the settings for a device, and reads the base model that they name.
     ///
     /// # Errors
     /// Impossible options; the base model, or a file, cannot be read.
-    pub fn resolve(self) -> Result<(Config, Base)> {
+    pub fn resolve(self, device: Device) -> Result<(Config, Base)> {
         let Some(base) = &self.base else {
             return Err(TrainError::option("--base", "is missing, expected the folder of a pre-trained model"));
         };
-        let absolute = |path: &PathBuf| {
-            fs::canonicalize(path).map_err(|error| FileError::new(path, format!("cannot be opened: {error}")))
+        let Self { method, outer: OuterOptions { meta, learning_rate, precision, plan }, .. } = self;
+        let gradient = match (method.is_meta(), meta) {
+            (true, meta) => meta.unwrap_or(Gradient::Maml),
+            (false, None) => Gradient::Normal,
+            (false, Some(_)) => {
+                let problem = format!("is for methods that are meta-learned, which {} is not", method.name());
+                return Err(TrainError::option("--meta", problem));
+            }
         };
+        let usual = if method.is_meta() { RateRule::Fixed } else { RateRule::Chosen };
+        let InnerRate { rule, start } = self.inner_lr.unwrap_or(InnerRate { rule: usual, start: None });
         let mut config = Config {
             model: RunModel {
                 base: base.clone(),
                 base_sha256: String::new(),
-                method: self.method.name().to_owned(),
-                persona_text: self.persona_text,
+                method: method.name().to_owned(),
+                persona_text: self.persona_text || method.classifies(),
                 adapter: AdapterConfig { bottleneck: self.bottleneck },
                 inner_loop: InnerLoop {
                     steps: self.inner_steps,
                     dialogues_per_step: self.dialogues_per_step,
-                    learning_rate: LearningRate::Shared(self.inner_lr),
+                    learning_rate: LearningRate::Shared(start.unwrap_or(method.inner_rate())),
                 },
             },
             data: self.data,
-            outer: self.outer,
+            outer: Outer {
+                gradient,
+                learning_rate: learning_rate.unwrap_or(method.outer_rate()),
+                inner_rate: rule,
+                precision: precision.unwrap_or(Precision::usual(device)),
+                plan,
+            },
         };
         config.check()?;
-        config.model.base = absolute(base)?;
-        for files in [&mut config.data.train, &mut config.data.valid] {
-            *files = files.iter().map(absolute).collect::<Result<_, _>>()?;
+        config.model.base = absolute(&hub::resolve(base, self.offline)?)?;
+        let data = &mut config.data;
+        for files in [&mut data.train, &mut data.valid] {
+            *files = files.iter().map(|file| absolute_part(file)).collect::<Result<_>>()?;
         }
+        config.data.sha256 = digests(&config.data)?;
         let base = checkpoint::read_base(&config.model.base)?;
         config.model.base_sha256 = digest::base_sha256(&base.config, &base.tensors);
         Ok((config, base))
     }
 }
 
+fn absolute(path: &Path) -> Result<PathBuf> {
+    Ok(fs::canonicalize(path).map_err(|error| FileError::new(path, format!("cannot be opened: {error}")))?)
+}
+
+/// The absolute path of a dialogue file, of which a part may be named after a `#`.
+fn absolute_part(path: &Path) -> Result<PathBuf> {
+    let (file, part) = marionette_dialogues::file_and_part(path);
+    let mut whole = absolute(&file)?.into_os_string();
+    if let Some(part) = part {
+        whole.push("#");
+        whole.push(part);
+    }
+    Ok(whole.into())
+}
+
+/// The digest of each dialogue file, those to train on first.
+fn digests(data: &Data) -> Result<Vec<String>> {
+    let digest = |path: &PathBuf| {
+        let (path, _) = marionette_dialogues::file_and_part(path);
+        let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be read: {error}"));
+        let mut file = fs::File::open(&path).map_err(failed)?;
+        Ok(digest::sha256_reader(&mut file).map_err(failed)?.0)
+    };
+    data.train.iter().chain(&data.valid).map(digest).collect()
+}
+
 impl Config {
-    /// Reads the `config.toml` of a former run, and the base model that it names.
+    /// Reads the `config.toml` of a former run with the base model that it names, for the dialogue files as they are now.
     ///
     /// # Errors
     /// The file is wrong or has impossible values; the base model cannot be read, or is another than it was.
     pub fn read(path: &Path) -> Result<(Self, Base)> {
+        let mut config = Self::recorded(path)?;
+        config.data.sha256 = digests(&config.data)?;
+        let base = read_base(&config.model)?;
+        Ok((config, base))
+    }
+
+    /// Reads a `config.toml` as it stands.
+    ///
+    /// # Errors
+    /// The file is wrong or has impossible values.
+    pub fn recorded(path: &Path) -> Result<Self> {
         let bytes = files::read_limited(path, 1 << 20)?;
         let text = str::from_utf8(&bytes).map_err(|_| FileError::new(path, "is not UTF-8"))?;
         let config: Self = toml::from_str(text)
             .map_err(|error| FileError::new(path, error.message()).remedy("expected the config.toml of a run"))?;
         config.check().map_err(|error| FileError::new(path, error))?;
-        let base = read_base(&config.model)?;
-        Ok((config, base))
+        Ok(config)
     }
 
     /// Writes `config.toml` into a folder.
@@ -189,11 +348,29 @@ impl Config {
         Ok(files::write_atomic(&path, |writer| writer.write_all(text.as_bytes()))?)
     }
 
+    /// The first setting in which two runs differ, as `table.key`, with both values.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let tree = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
+        first_difference("", &tree(self).into(), &tree(other).into())
+    }
+
+    /// The method.
+    ///
+    /// # Errors
+    /// Its name is unknown.
+    pub fn method(&self) -> Result<Method> {
+        method_of(&self.model)
+    }
+
     /// Refuses values that cannot be.
     fn check(&self) -> Result<()> {
         let Self { model, data, outer } = self;
-        if model.method != Method::ExtraPlace.name() {
-            return Err(TrainError::option("--method", format!("is {}, expected extra-place", model.method)));
+        let method = self.method()?;
+        if method.is_meta() == (outer.gradient == Gradient::Normal) {
+            return Err(TrainError::option("--meta", format!("does not fit --method {}", model.method)));
+        }
+        if outer.inner_rate == RateRule::Learned && !matches!(outer.gradient, Gradient::Maml | Gradient::Fomaml) {
+            return Err(TrainError::option("--inner-lr", "is learned, which needs --meta maml or fomaml"));
         }
         for (option, value, most) in [
             ("--bottleneck", model.adapter.bottleneck, 1 << 16),
@@ -202,10 +379,12 @@ impl Config {
             ("--shots", data.shots, 10_000),
             ("--query-dialogues", data.query_dialogues, 10_000),
             ("--validation-personas", data.validation_personas, 1_000_000),
-            ("--iterations", outer.iterations, 100_000_000),
-            ("--meta-batch", outer.meta_batch, 10_000),
-            ("--validate-every", outer.validate_every, 100_000_000),
-            ("--patience", outer.patience, 100_000_000),
+            ("--iterations", outer.plan.iterations, 100_000_000),
+            ("--meta-batch", outer.plan.meta_batch, 10_000),
+            ("--validate-every", outer.plan.validate_every, 100_000_000),
+            ("--patience", outer.plan.patience, 100_000_000),
+            ("--save-every", outer.plan.save_every, 100_000_000),
+            ("--keep", outer.plan.keep, 10_000),
         ] {
             if value == 0 || value > most {
                 return Err(TrainError::option(option, format!("is {value}, expected 1 to {most}")));
@@ -221,13 +400,38 @@ impl Config {
         };
         rates.iter().try_for_each(|&rate| positive("--inner-lr", f64::from(rate)))?;
         positive("--outer-lr", outer.learning_rate)?;
-        positive("--clip", outer.clip)?;
+        positive("--clip", outer.plan.clip)?;
         if data.valid.is_empty() && !(data.hold_out > 0.0 && data.hold_out < 1.0) {
             let problem = format!("is {}, expected a part between 0 and 1, or --valid with files", data.hold_out);
             return Err(TrainError::option("--hold-out", problem));
         }
         Ok(())
     }
+}
+
+/// The method of a run.
+///
+/// # Errors
+/// Its name is unknown.
+pub fn method_of(model: &RunModel) -> Result<Method> {
+    Method::from_name(&model.method).ok_or_else(|| {
+        let names = METHODS.map(Method::name).join(", ");
+        TrainError::option("--method", format!("is {}, expected one of {names}", model.method))
+    })
+}
+
+fn first_difference(path: &str, one: &toml::Value, other: &toml::Value) -> Option<String> {
+    let (toml::Value::Table(left), toml::Value::Table(right)) = (one, other) else {
+        return (one != other).then(|| format!("{path} is {other}, but was {one}"));
+    };
+    let names: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+    names.into_iter().find_map(|name| {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        match (left.get(name), right.get(name)) {
+            (Some(one), Some(other)) => first_difference(&path, one, other),
+            _ => Some(format!("{path} is set in one of the two only")),
+        }
+    })
 }
 
 /// The base model of a run.
@@ -255,6 +459,8 @@ mod tests {
     struct Line {
         #[arg(long)]
         config: Option<PathBuf>,
+        #[arg(long)]
+        resume: bool,
         #[command(flatten)]
         settings: Settings,
     }
@@ -262,7 +468,7 @@ mod tests {
     fn refused(options: &str) -> String {
         let words = "run --base base --data train.txt ".to_owned() + options;
         match Line::try_parse_from(words.split_whitespace()) {
-            Ok(line) => line.settings.resolve().unwrap_err().to_string(),
+            Ok(line) => line.settings.resolve(Device::Cpu).unwrap_err().to_string(),
             Err(error) => error.to_string(),
         }
     }
@@ -294,7 +500,11 @@ mod tests {
             "--hold-out 0",
             "--hold-out 1",
             "--hold-out NaN",
-            "--method reinit",
+            "--method other",
+            "--meta normal",
+            "--keep 0",
+            "--save-every 0",
+            "--inner-lr learned:x",
             "--seed x",
         ] {
             let error = refused(options);

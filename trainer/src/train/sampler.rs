@@ -1,8 +1,9 @@
 //! Which personas a meta-iteration sees, and which of their dialogues.
 
-use marionette_dialogues::Sequence;
+use marionette_dialogues::Example;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::data::Persona;
 
@@ -10,9 +11,9 @@ use crate::data::Persona;
 #[derive(Debug)]
 pub struct Split<'a> {
     /// What the inner loop learns from.
-    pub support: Vec<&'a Sequence>,
+    pub support: Vec<&'a Example>,
     /// What it is judged by; no dialogue of the support.
-    pub query: Vec<&'a Sequence>,
+    pub query: Vec<&'a Example>,
 }
 
 impl<'a> Split<'a> {
@@ -25,7 +26,7 @@ impl<'a> Split<'a> {
 }
 
 /// Draws personas: each one once before any comes again.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampler {
     personas: usize,
     waiting: Vec<usize>,
@@ -59,6 +60,7 @@ mod tests {
     use rand::SeedableRng;
 
     use super::*;
+    use marionette_dialogues::Sequence;
 
     #[test]
     fn every_persona_comes_once_a_round() {
@@ -73,9 +75,9 @@ mod tests {
 
     #[test]
     fn support_and_query_are_apart() {
-        let sequence = |id| Sequence { ids: vec![id], ..Sequence::default() };
-        let persona = Persona { dialogues: (0..4).map(sequence).collect() };
-        let ids = |part: &[&Sequence]| part.iter().map(|sequence| sequence.ids[0]).collect::<Vec<_>>();
+        let example = |id| Example { sequence: Sequence { ids: vec![id], ..Sequence::default() }, choices: Vec::new() };
+        let persona = Persona { dialogues: (0..4).map(example).collect() };
+        let ids = |part: &[&Example]| part.iter().map(|example| example.sequence.ids[0]).collect::<Vec<_>>();
         let split = Split::new(&persona, &[2, 0, 3, 1], 2, 1);
         assert_eq!((ids(&split.support), ids(&split.query)), (vec![2, 0], vec![3]));
         // One is always left to judge by.

@@ -1,0 +1,129 @@
+//! A model and which of its tensors learn: the paper's θ = [φ, Φ], as far as it moves.
+
+use std::collections::BTreeMap;
+
+use marionette_models::Gpt2Config;
+use marionette_models::params::TensorSpec;
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Result;
+use crate::gpt2::{Gpt2, Parts, Tensors};
+use crate::tensors::NamedTensors;
+
+/// GPT-2 with some tensors frozen and the others given at each use: a function of θ.
+#[derive(Debug)]
+pub struct Model {
+    config: Gpt2Config,
+    parts: Parts,
+    /// The kind in which products are computed; sums have the kind of the tensors.
+    products: Kind,
+    frozen: NamedTensors,
+    /// The frozen tensors in the kind of products, where that is another.
+    frozen_products: NamedTensors,
+    table: Vec<TensorSpec>,
+    /// Where in the table a name is.
+    places: BTreeMap<String, usize>,
+    device: Device,
+}
+
+impl Model {
+    /// A model whose tensors of `table` learn, in that order, and whose others are `frozen`. Products (linear layers,
+    /// attention, the head) are computed in the kind `products`, all else in the kind of the tensors: what PyTorch calls
+    /// autocast, where `products` is [`Kind::BFloat16`].
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn new(
+        config: &Gpt2Config,
+        parts: Parts,
+        frozen: NamedTensors,
+        table: Vec<TensorSpec>,
+        products: Kind,
+        device: Device,
+    ) -> Result<Self> {
+        let mut frozen_products = NamedTensors::new();
+        for (name, tensor) in frozen.iter().filter(|(_, tensor)| tensor.kind() != products) {
+            frozen_products.insert(name.clone(), tensor.f_to_kind(products)?);
+        }
+        let places = table.iter().enumerate().map(|(place, spec)| (spec.name.clone(), place)).collect();
+        Ok(Self { config: config.clone(), parts, products, frozen, frozen_products, table, places, device })
+    }
+
+    /// The tensors that learn.
+    pub fn table(&self) -> &[TensorSpec] {
+        &self.table
+    }
+
+    /// Its hyper-parameters.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// The device of the tensors.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The model at θ, one tensor a row of the table. Gradients reach these tensors.
+    ///
+    /// # Errors
+    /// A tensor is missing; what libtorch says.
+    pub fn at(&self, parameters: &[Tensor]) -> Result<Gpt2> {
+        Gpt2::new(&self.config, self.parts, &At { model: self, parameters })
+    }
+
+    /// The same model, computed in the kind of its tensors throughout.
+    #[must_use]
+    pub fn unrounded(&self) -> Self {
+        Self { products: Kind::Float, frozen_products: NamedTensors::new(), ..self.handle() }
+    }
+
+    /// Another handle to the same tensors, for another thread.
+    #[must_use]
+    pub fn handle(&self) -> Self {
+        let handles = |tensors: &NamedTensors| {
+            tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+        };
+        Self {
+            config: self.config.clone(),
+            parts: self.parts,
+            products: self.products,
+            frozen: handles(&self.frozen),
+            frozen_products: handles(&self.frozen_products),
+            table: self.table.clone(),
+            places: self.places.clone(),
+            device: self.device,
+        }
+    }
+}
+
+/// The tensors of a model at some θ.
+struct At<'a> {
+    model: &'a Model,
+    parameters: &'a [Tensor],
+}
+
+impl At<'_> {
+    fn learned(&self, name: &str) -> Option<&Tensor> {
+        self.model.places.get(name).and_then(|&place| self.parameters.get(place))
+    }
+}
+
+impl Tensors for At<'_> {
+    fn matrix(&self, name: &str) -> Result<Tensor> {
+        if let Some(tensor) = self.learned(name) {
+            return Ok(tensor.f_to_kind(self.model.products)?);
+        }
+        match self.model.frozen_products.get(name) {
+            Some(tensor) => Ok(tensor.shallow_clone()),
+            None => self.model.frozen.vector(name),
+        }
+    }
+
+    fn vector(&self, name: &str) -> Result<Tensor> {
+        match self.learned(name) {
+            Some(tensor) => Ok(tensor.shallow_clone()),
+            None => self.model.frozen.vector(name),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! All that changes during a run: what a checkpoint holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use marionette_models::run::{ADAPTERS, CLASSIFIER, INNER_LOOP, OPTIMISER, STATE};
+use marionette_models::safetensors_file::{self, FileMetadata, RawTensor};
+use marionette_models::{FileError, InnerLoop, LearningRate, Tensors, checkpoint, files, params};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::metrics::Validation;
+use super::options::{Config, RateRule};
+use super::sampler::Sampler;
+use crate::error::Result;
+use crate::method::Method;
+use crate::model::Model;
+use crate::optimiser::AdamState;
+use crate::tensors;
+
+/// The name under which the optimiser's moments of log α are stored.
+const RATES: &str = "log_inner_lr";
+
+/// The numbers of a run between two meta-iterations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// Meta-iterations done.
+    pub iteration: usize,
+    /// Tokens read for training, padding included.
+    pub tokens: u64,
+    /// Seconds so far.
+    pub seconds: f64,
+    /// Validations since the best.
+    pub waited: usize,
+    /// The meta-iteration of the best validation.
+    pub best_iteration: usize,
+    /// The best validation.
+    pub best: Validation,
+    /// The validation before the first meta-iteration.
+    pub first: Validation,
+    /// The newest validation.
+    pub newest: Validation,
+    /// The length of `metrics.jsonl`.
+    pub metrics_bytes: u64,
+    /// Whether the run came to its end.
+    pub finished: bool,
+    /// Steps of the optimiser.
+    pub optimiser_steps: i32,
+    /// α, one a tensor.
+    pub rates: Vec<f32>,
+    /// The random numbers.
+    pub rng: ChaCha8Rng,
+    /// The personas that wait for their turn.
+    pub sampler: Sampler,
+}
+
+/// A run between two meta-iterations.
+#[derive(Debug)]
+pub struct State {
+    /// θ_0, in the order of the model's table.
+    pub parameters: Vec<Tensor>,
+    /// The outer optimiser, over θ_0 and, where α is learned, log α.
+    pub adam: AdamState,
+    /// The rest.
+    pub counters: Counters,
+}
+
+impl State {
+    /// log α as a tensor that the optimiser can move.
+    pub fn log_rates(&self, model: &Model) -> Result<Tensor> {
+        let logs: Vec<f32> = self.counters.rates.iter().map(|rate| rate.ln()).collect();
+        Ok(Tensor::f_from_slice(&logs)?.f_to_device(model.device())?)
+    }
+
+    /// Writes all of it into a folder.
+    ///
+    /// # Errors
+    /// A parameter is not finite; writing fails.
+    pub fn write(&self, dir: &Path, config: &Config, model: &Model) -> Result<()> {
+        let method = config.method()?;
+        let host = tensors::named_to_host(model.table(), &self.parameters)?;
+        write_parameters(dir, &host, config, method, model, self.counters.iteration)?;
+        let mut moments = BTreeMap::new();
+        let names = model.table().iter().map(|spec| spec.name.as_str()).chain([RATES]);
+        for (name, (first, second)) in names.zip(self.adam.moments()) {
+            for (moment, tensor) in [("first", first), ("second", second)] {
+                let tensor = tensors::to_host(tensor)?;
+                moments.insert(format!("{moment}.{name}"), RawTensor::f32(&tensor.shape, &tensor.values));
+            }
+        }
+        safetensors_file::write(&dir.join(OPTIMISER), &moments, FileMetadata::Ours(&BTreeMap::new()))?;
+        let recipe = InnerLoop { learning_rate: self.rates(config), ..config.model.inner_loop.clone() };
+        json(dir, INNER_LOOP, &recipe)?;
+        json(dir, STATE, &self.counters)
+    }
+
+    /// α as the recipe says it: one number as long as it is one.
+    fn rates(&self, config: &Config) -> LearningRate {
+        match (config.outer.inner_rate, self.counters.rates.first()) {
+            (RateRule::Fixed | RateRule::Chosen, Some(&rate)) => LearningRate::Shared(rate),
+            _ => LearningRate::PerTensor(self.counters.rates.clone()),
+        }
+    }
+
+    /// Reads it back from a checkpoint.
+    ///
+    /// # Errors
+    /// A file is missing or wrong.
+    pub fn read(dir: &Path, config: &Config, model: &Model) -> Result<Self> {
+        let path = dir.join(STATE);
+        let bytes = files::read_limited(&path, 1 << 28)?;
+        let counters: Counters =
+            serde_json::from_slice(&bytes).map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?;
+        let host = read_parameters(dir, config, model)?;
+        let parameters = to_torch(&host, model)?;
+        let path = dir.join(OPTIMISER);
+        let (mut raw, _) = safetensors_file::read(&path)?;
+        let mut take = |moment: &str, name: &str| -> Result<Tensor> {
+            let name = format!("{moment}.{name}");
+            let tensor = raw.remove(&name).ok_or_else(|| FileError::new(&path, "is missing").at(&name))?;
+            let tensor = tensor.to_f32().map_err(|problem| FileError::new(&path, problem).at(&name))?;
+            tensors::to_torch(&tensor, Kind::Float, model.device())
+        };
+        let rates = (config.outer.inner_rate == RateRule::Learned).then_some(RATES);
+        let names: Vec<&str> = model.table().iter().map(|spec| spec.name.as_str()).chain(rates).collect();
+        let first = names.iter().map(|name| take("first", name)).collect::<Result<_>>()?;
+        let second = names.iter().map(|name| take("second", name)).collect::<Result<_>>()?;
+        if counters.rates.len() != model.table().len() {
+            let problem = format!("has {} values, expected {}", counters.rates.len(), model.table().len());
+            return Err(FileError::new(&dir.join(STATE), problem).at("rates").into());
+        }
+        let adam = AdamState::resume(super::ADAM, first, second, counters.optimiser_steps);
+        Ok(Self { parameters, adam, counters })
+    }
+}
+
+fn json(dir: &Path, name: &str, value: &impl Serialize) -> Result<()> {
+    let path = dir.join(name);
+    let text = serde_json::to_string_pretty(value).map_err(|error| FileError::new(&path, error))?;
+    Ok(files::write_atomic(&path, |writer| writeln!(writer, "{text}"))?)
+}
+
+/// The tensors of the model's table, in its order.
+///
+/// # Errors
+/// One is missing; what libtorch says.
+pub fn to_torch(host: &Tensors, model: &Model) -> Result<Vec<Tensor>> {
+    let tensor = |name: &String| match host.get(name) {
+        Some(tensor) => tensors::to_torch(tensor, Kind::Float, model.device()),
+        None => Err(FileError::new("the model".as_ref(), "is missing").at(name).into()),
+    };
+    model.table().iter().map(|spec| tensor(&spec.name)).collect()
+}
+
+/// Writes what was learned, each part as its readers expect it: the base in the Hugging Face layout, adapters, classifier.
+fn write_parameters(
+    dir: &Path,
+    host: &Tensors,
+    config: &Config,
+    method: Method,
+    model: &Model,
+    iteration: usize,
+) -> Result<()> {
+    let part = |table: Vec<params::TensorSpec>| -> Tensors {
+        table.iter().filter_map(|spec| Some((spec.name.clone(), host.get(&spec.name)?.clone()))).collect()
+    };
+    let metadata = BTreeMap::from([
+        ("base_sha256".to_owned(), config.model.base_sha256.clone()),
+        ("iteration".to_owned(), iteration.to_string()),
+    ]);
+    if method.learns_base() {
+        let base = part(params::base_table(model.config()));
+        checkpoint::write_base(dir, model.config(), &base, checkpoint::Storage::F32)?;
+    }
+    if method.learns_adapters() {
+        let adapters = part(params::adapter_table(model.config(), &config.model.adapter));
+        checkpoint::write_adapters(&dir.join(ADAPTERS), &adapters, &metadata)?;
+    }
+    if method.classifies() {
+        let classifier = part(params::classifier_table(model.config()));
+        checkpoint::write_adapters(&dir.join(CLASSIFIER), &classifier, &metadata)?;
+    }
+    Ok(())
+}
+
+/// What a checkpoint has learned, by name.
+///
+/// # Errors
+/// A file is missing or wrong.
+pub fn read_parameters(dir: &Path, config: &Config, model: &Model) -> Result<Tensors> {
+    let method = config.method()?;
+    let mut host = Tensors::new();
+    if method.learns_base() {
+        let base = checkpoint::read_base(dir)?;
+        if &base.config != model.config() {
+            let problem = "is not that of the base model that the run began with";
+            return Err(FileError::new(&dir.join(checkpoint::CONFIG_JSON), problem).into());
+        }
+        host.extend(base.tensors);
+    }
+    if method.learns_adapters() {
+        host.extend(checkpoint::read_adapters(&dir.join(ADAPTERS), model.config(), &config.model.adapter)?.0);
+    }
+    if method.classifies() {
+        let table = params::classifier_table(model.config());
+        host.extend(checkpoint::read_table(&dir.join(CLASSIFIER), &table)?.0);
+    }
+    Ok(host)
+}
+
+/// The folder of a checkpoint, as far as its files have the digests that were written with them.
+///
+/// # Errors
+/// The file that is missing or was changed.
+pub fn verify(dir: &Path) -> Result<()> {
+    let path = dir.join(SUMS);
+    let bytes = files::read_limited(&path, 1 << 16)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut listed = 0;
+    for line in text.lines() {
+        let Some((sum, name)) = line.split_once("  ").filter(|(_, name)| !name.contains(['/', '\\'])) else {
+            return Err(FileError::new(&path, format!("says \"{line}\", expected a digest and a file name")).into());
+        };
+        if digest_of(&dir.join(name))? != sum {
+            return Err(FileError::new(&dir.join(name), "has another digest than it was written with").into());
+        }
+        listed += 1;
+    }
+    if listed == 0 || !text.ends_with('\n') {
+        return Err(FileError::new(&path, "is cut").into());
+    }
+    Ok(())
+}
+
+/// The digests of a checkpoint's files, as `sha256sum` prints and checks them.
+const SUMS: &str = "SHA256SUMS";
+
+/// Writes the digests of all files of a folder.
+///
+/// # Errors
+/// A file cannot be read, or the digests cannot be written.
+pub fn seal(dir: &Path) -> Result<()> {
+    let failed = |error: std::io::Error| FileError::new(dir, format!("cannot be read: {error}"));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    let mut text = String::new();
+    for name in names {
+        text.push_str(&format!("{}  {name}\n", digest_of(&dir.join(&name))?));
+    }
+    Ok(files::write_atomic(&dir.join(SUMS), |writer| writer.write_all(text.as_bytes()))?)
+}
+
+fn digest_of(path: &Path) -> Result<String> {
+    let failed = |error: std::io::Error| FileError::new(path, format!("cannot be read: {error}"));
+    let mut file = files::open_regular(path)?;
+    Ok(marionette_models::digest::sha256_reader(&mut file).map_err(failed)?.0)
+}

@@ -1,0 +1,63 @@
+//! The result of a run, ready to be used: a model, its θ_0, and how it adapts.
+
+use std::path::Path;
+
+use marionette_dialogues::Encoder;
+use marionette_models::InnerLoop;
+use marionette_models::run::{self, CONFIG_TOML, Which, checkpoint};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Result, TrainError};
+use crate::method::{CHOICES, Method};
+use crate::model::Model;
+use crate::tensors;
+use crate::train::{Config, Precision, read_base, read_parameters, to_torch};
+
+/// A trained model.
+#[derive(Debug)]
+pub struct Trained {
+    /// The run's configuration.
+    pub config: Config,
+    /// How it was trained.
+    pub method: Method,
+    /// The model.
+    pub model: Model,
+    /// θ_0 of the best checkpoint.
+    pub start: Vec<Tensor>,
+    /// The inner loop, with α as it was by then.
+    pub recipe: InnerLoop,
+    /// α, one a tensor.
+    pub rates: Vec<f32>,
+    /// What encodes dialogues for it.
+    pub encoder: Encoder,
+}
+
+impl Trained {
+    /// The model of a run directory's best checkpoint.
+    ///
+    /// # Errors
+    /// A file is missing or wrong.
+    pub fn open(dir: &Path, device: Device) -> Result<Self> {
+        let config = Config::recorded(&dir.join(CONFIG_TOML))?;
+        let base = read_base(&config.model)?;
+        let method = config.method()?;
+        let best = checkpoint(dir, Which::Best)?;
+        let recipe = run::inner_loop(&best)?;
+        let shape = &base.config;
+        let encoder =
+            Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?
+                .with_persona_text(config.model.persona_text)
+                .with_choices(if method.classifies() { CHOICES } else { 0 });
+        let table = method.table(shape, &config.model.adapter);
+        let rates = recipe.learning_rate.per_tensor(table.len());
+        let rates = rates.map_err(|problem| TrainError::option("inner_loop.learning_rate", problem))?;
+        let frozen = match method.learns_base() {
+            true => tensors::NamedTensors::new(),
+            false => tensors::all_to_torch(&base.tensors, Kind::Float, device)?,
+        };
+        let kind = Precision::usual(device).kind();
+        let model = Model::new(shape, method.parts(), frozen, table, kind, device)?;
+        let start = to_torch(&read_parameters(&best, &config, &model)?, &model)?;
+        Ok(Self { config, method, model, start, recipe, rates, encoder })
+    }
+}
