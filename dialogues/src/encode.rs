@@ -6,10 +6,12 @@
 //! What exceeds the context is cut at the oldest utterance, whole; only an utterance that the context could not hold by
 //! itself, or the newest one where it does not fit, is cut within, at its oldest tokens.
 
+mod candidates;
+
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Dialogue, EncodeError, Exchange, Prompt, Ranking, Sequence, StreamDecoder, Tokenizer, load_tokenizer};
+use crate::{Dialogue, EncodeError, Exchange, Prompt, Sequence, StreamDecoder, Tokenizer, load_tokenizer};
 
 /// What turns dialogues into token ids for one model.
 #[derive(Debug, Clone)]
@@ -18,6 +20,7 @@ pub struct Encoder {
     end_of_text: u32,
     n_positions: usize,
     persona_text: bool,
+    choices: usize,
 }
 
 /// An utterance with its `<eot>`.
@@ -49,8 +52,13 @@ impl Encoder {
         if n_positions < 2 {
             return Err(EncodeError::NoRoom { n_positions, wanted: "a token and its target".into() });
         }
-        let encoder =
-            Self { tokenizer: Arc::new(tokenizer), end_of_text: end_of_text_id, n_positions, persona_text: false };
+        let encoder = Self {
+            tokenizer: Arc::new(tokenizer),
+            end_of_text: end_of_text_id,
+            n_positions,
+            persona_text: false,
+            choices: 0,
+        };
         encoder.text(&spelled)?;
         Ok(encoder)
     }
@@ -74,6 +82,20 @@ impl Encoder {
     pub fn with_persona_text(mut self, persona_text: bool) -> Self {
         self.persona_text = persona_text;
         self
+    }
+
+    /// How many candidates the choices of [`Encoder::example`] have at most, the gold one included (Wolf et al. 2019 take
+    /// 2 to 4); below 2 there are no choices. None at first. With choices, every [`crate::Ranking`] has the closing
+    /// `<eot>` of its candidates in its row, where a classifier reads the candidate's state.
+    #[must_use]
+    pub fn with_choices(mut self, candidates: usize) -> Self {
+        self.choices = if candidates < 2 { 0 } else { candidates };
+        self
+    }
+
+    /// How many candidates a choice has at most; 0 where there are none.
+    pub fn choices(&self) -> usize {
+        self.choices
     }
 
     /// The tokenizer.
@@ -121,56 +143,6 @@ impl Encoder {
             sequence.ids.extend(utterance.ids);
         }
         Ok(sequence)
-    }
-
-    /// The candidates of one exchange (from 0) after everything up to and including the partner's words. The history
-    /// is cut so that it and the longest candidate fit `n_positions`.
-    ///
-    /// # Errors
-    /// [`EncodeError::NoCandidates`] where there is no such exchange or it has no candidates; where the tokenizer fails.
-    pub fn ranking(&self, dialogue: &Dialogue, exchange: usize) -> Result<Ranking, EncodeError> {
-        let none = EncodeError::NoCandidates { exchange, line: dialogue.line };
-        let Some(asked) = dialogue.exchanges.get(exchange).filter(|asked| !asked.candidates.is_empty()) else {
-            return Err(none);
-        };
-        let (persona, persona_cut) = self.persona(&dialogue.persona)?;
-        // At least one position is the history's; the closing `<eot>` of a candidate takes none.
-        let room = self.n_positions - persona.len() - 1;
-        let mut ranking = Ranking { candidates: asked.candidates.len(), cut: persona_cut, ..Ranking::default() };
-        let mut candidates = Vec::with_capacity(asked.candidates.len());
-        for candidate in &asked.candidates {
-            let mut ids = self.utterance(candidate)?;
-            if ids.len() - 1 > room {
-                ids.drain(..ids.len() - 1 - room);
-                ranking.cut += 1;
-            }
-            candidates.push(ids);
-        }
-        let longest = candidates.iter().map(|ids| ids.len() - 1).max().unwrap_or(0);
-        let history = dialogue.exchanges.iter().take(exchange).flat_map(|past| [&past.partner, &past.reply]);
-        let utterances = self.utterances(history.chain([&asked.partner]))?;
-        let (kept, cut) = self.fit(utterances, self.n_positions - persona.len() - longest);
-        ranking.cut += cut;
-        ranking.ids = persona;
-        ranking.ids.extend(kept.into_iter().flat_map(|utterance| utterance.ids));
-        let history = ranking.ids.len() as u32;
-        ranking.positions = (0..history).collect();
-        ranking.branch = vec![0; ranking.ids.len()];
-        for (owner, ids) in (0..).zip(candidates) {
-            let mut seen_from = history - 1;
-            for (offset, &id) in (0..).zip(&ids) {
-                ranking.rows.push(seen_from);
-                ranking.targets.push(id);
-                ranking.candidate.push(owner);
-                if (offset as usize) + 1 < ids.len() {
-                    seen_from = ranking.ids.len() as u32;
-                    ranking.ids.push(id);
-                    ranking.positions.push(history + offset);
-                    ranking.branch.push(owner + 1);
-                }
-            }
-        }
-        Ok(ranking)
     }
 
     /// A history of utterances, oldest first, the last one the partner's, cut so that `max_new` tokens fit after it.

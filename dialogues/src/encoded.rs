@@ -24,10 +24,21 @@ impl Sequence {
     }
 }
 
+/// A dialogue as the inner loop learns it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Example {
+    /// The whole dialogue.
+    pub sequence: Sequence,
+    /// Next-utterance classification (Wolf et al. 2019, TransferTransfo): for each exchange that has distractors, its
+    /// gold reply, which is candidate 0, among some of them. Empty unless the encoder has choices.
+    pub choices: Vec<Ranking>,
+}
+
 /// A history of h tokens and all candidates after it in one row of T tokens, so that one pass scores every candidate:
 /// token j sees token i iff i <= j and (`branch[i] == 0` or `branch[i] == branch[j]`).
 ///
-/// A candidate's tokens and its closing `<eot>` are targets; that `<eot>` predicts nothing, so it is not in the row.
+/// A candidate's tokens and its closing `<eot>` are targets. That `<eot>` predicts nothing, so it is in the row only
+/// where a classifier reads its state: where the encoder has choices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ranking {
     /// Token ids \[T\].
@@ -42,6 +53,8 @@ pub struct Ranking {
     pub targets: Vec<u32>,
     /// \[N\]: the candidate to which target n belongs.
     pub candidate: Vec<u32>,
+    /// \[candidates\]: the token of the row that is candidate c's closing `<eot>`; empty where these are not in the row.
+    pub ends: Vec<u32>,
     /// The number of candidates.
     pub candidates: usize,
     /// Utterances cut, whole or in part, because the context was too short.

@@ -1,12 +1,28 @@
 //! The one evaluation of a persona learner, for trainer and device: leave one dialogue out, adapt on K others, test.
 
+mod persona;
+
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
-use crate::metrics::{Evaluation, ShotResult, Tally, best_candidate, f1, hits_at_1};
-use crate::tasks::{Fold, Task, leave_one_out};
-use crate::{Dialogue, EncodeError, Encoder, Ranking, Sequence};
+use crate::rank::RankBy;
+use crate::report::{Cell, Outcome};
+use crate::tasks::Task;
+use crate::{EncodeError, Encoder, Example, Ranking, Sequence};
+
+use persona::{Plan, Tested};
+
+/// How often a learner goes over a support set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    /// The inner loop as it was meta-learned.
+    Recipe,
+    /// So many passes over the support set.
+    Epochs(usize),
+}
 
 /// A model that adapts to a persona.
 pub trait Learner {
@@ -19,11 +35,11 @@ pub trait Learner {
     /// Where the model fails.
     fn reset(&mut self) -> Result<(), Self::Error>;
 
-    /// Adapts on the support set, one sequence a dialogue, in as many steps and batches as its inner-loop recipe says.
+    /// Adapts on the support set, one example a dialogue, from the state in which the learner is.
     ///
     /// # Errors
     /// Where the model fails.
-    fn adapt(&mut self, support: &[Sequence]) -> Result<(), Self::Error>;
+    fn adapt(&mut self, support: &[Example], passes: Passes) -> Result<(), Self::Error>;
 
     /// The negative log-likelihood of a sequence's targets, summed, in nats.
     ///
@@ -37,6 +53,16 @@ pub trait Learner {
     /// Where the model fails.
     fn rank(&mut self, ranking: &Ranking) -> Result<Vec<f32>, Self::Error>;
 
+    /// A score for each candidate of a ranking, the highest for the one that the learner takes for the reply; `None`
+    /// where it has no classifier. The ranking has the candidates' `ends` where the encoder has choices.
+    ///
+    /// # Errors
+    /// Where the model fails.
+    fn classify(&mut self, ranking: &Ranking) -> Result<Option<Vec<f32>>, Self::Error> {
+        let _ = ranking;
+        Ok(None)
+    }
+
     /// Generates at most `max_new` tokens after a prompt, up to and with or without the end of text.
     ///
     /// # Errors
@@ -49,24 +75,40 @@ pub trait Learner {
 pub struct Options {
     /// The numbers K of dialogues to adapt on; 0 tests without adapting.
     pub shots: Vec<usize>,
+    /// The numbers of passes after which to test, ascending; 0 tests without adapting. None of them for the inner loop as
+    /// it was meta-learned.
+    pub epochs: Vec<usize>,
     /// Only so many personas, the first ones.
     pub personas: Option<usize>,
     /// Only so many folds of each persona, the first ones.
     pub folds: Option<usize>,
-    /// The longest reply to generate, in tokens; 0 generates none and leaves F1 out.
+    /// The longest reply to generate, in tokens; 0 generates none and leaves F1 and samples out.
     pub max_new_tokens: usize,
+    /// What ranks the candidates.
+    pub rank_by: RankBy,
+    /// Of how many personas, the first ones, to keep a sample: the reply to the third exchange (or the last, where there
+    /// are fewer) of the first fold, for every K and number of epochs.
+    pub samples: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shots: vec![0, 1, 5, 10], personas: None, folds: None, max_new_tokens: 32 }
+        Self {
+            shots: vec![0, 1, 5, 10],
+            epochs: Vec::new(),
+            personas: None,
+            folds: None,
+            max_new_tokens: 32,
+            rank_by: RankBy::Mean,
+            samples: 0,
+        }
     }
 }
 
 /// Where an evaluation stands: about to test a fold after K shots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// The persona, from 0, and how many there are.
+    /// The persona, from 0. With several learners personas are under way side by side.
     pub persona: usize,
     /// How many personas there are.
     pub personas: usize,
@@ -76,6 +118,12 @@ pub struct Progress {
     pub folds: usize,
     /// K.
     pub shots: usize,
+    /// The number of epochs, where numbers were asked for.
+    pub epochs: Option<usize>,
+    /// Tests that are done, of all personas, folds, K and epochs.
+    pub done: usize,
+    /// All tests.
+    pub total: usize,
 }
 
 /// Why an evaluation ended without a result; `E` is the learner's error.
@@ -90,6 +138,17 @@ pub enum EvaluateError<E: fmt::Display> {
     /// Nothing to evaluate.
     #[error("there is nothing to evaluate: {0}")]
     Nothing(&'static str),
+    /// Numbers of epochs that do not ascend.
+    #[error("{after} epochs follow {before}; name the numbers of epochs in ascending order, each once")]
+    Descending {
+        /// A number of epochs.
+        before: usize,
+        /// The one named after it.
+        after: usize,
+    },
+    /// Ranking by a classifier that the learner lacks.
+    #[error("the model has no classifier to rank candidates by; rank by mean, sum or pmi")]
+    NoClassifier,
     /// The learner gave something that cannot be counted.
     #[error(
         "persona {persona}, fold {fold}, {shots}-shot: {problem}; lower the inner learning rate or take fewer steps"
@@ -114,125 +173,108 @@ pub enum EvaluateError<E: fmt::Display> {
 /// For each persona, each leave-one-out fold and each K: reset, adapt on the fold's support (the first K of the other
 /// dialogues, or all of them where there are fewer; not at all for K = 0), then on the held-out dialogue: the negative
 /// log-likelihood of the replies, the rank of each exchange's gold candidate, and a generated reply to each exchange,
-/// whose history is the gold one. Every K is tested on the same held-out dialogues. A K whose support is the same as
-/// that of another K is not computed twice.
+/// whose history is the gold one. With numbers of epochs, the learner adapts on from one to the next and is tested at
+/// each. Every K is tested on the same held-out dialogues. What would be computed twice (a K whose support is that of
+/// another K, no shots or no epochs) is computed once.
 ///
-/// `progress` hears of each fold before it is computed and can break the evaluation off.
+/// Several equal learners share the personas, a thread each; the outcome does not depend on how many there are. One
+/// learner runs on the calling thread. `progress` hears, always on the calling thread, of each test before it is
+/// computed, and can break the evaluation off: learners stop before their next test.
 ///
 /// # Errors
-/// [`EvaluateError`].
-pub fn evaluate<L: Learner>(
-    learner: &mut L,
+/// [`EvaluateError`]; of several personas that fail, the first one's.
+pub fn evaluate<L>(
+    learners: &mut [L],
     encoder: &Encoder,
     tasks: &[Task],
     options: &Options,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
-) -> Result<Evaluation, EvaluateError<L::Error>>
+) -> Result<Outcome, EvaluateError<L::Error>>
 where
-    L::Error: fmt::Display,
+    L: Learner + Send,
+    L::Error: fmt::Display + Send,
 {
     let started = Instant::now();
-    let personas = options.personas.unwrap_or(usize::MAX).min(tasks.len());
-    if personas == 0 {
-        return Err(EvaluateError::Nothing("no persona was given"));
-    }
-    if options.folds == Some(0) {
-        return Err(EvaluateError::Nothing("no fold was asked for"));
-    }
-    if options.shots.is_empty() {
-        return Err(EvaluateError::Nothing("no number of shots was given"));
-    }
-    let mut tallies = vec![Tally::default(); options.shots.len()];
-    for (persona, task) in tasks.iter().take(personas).enumerate() {
-        let encoded =
-            task.dialogues.iter().map(|dialogue| encoder.sequence(dialogue)).collect::<Result<Vec<_>, _>>()?;
-        let folds_of: Vec<Vec<Fold>> = options.shots.iter().map(|&shots| leave_one_out(task, shots)).collect();
-        let folds = options.folds.unwrap_or(usize::MAX).min(task.dialogues.len());
-        for fold in 0..folds {
-            let mut known: Vec<(&[usize], Tally)> = Vec::new();
-            for ((&shots, of_shots), tally) in options.shots.iter().zip(&folds_of).zip(&mut tallies) {
-                let Some(Fold { held_out, support }) = of_shots.get(fold) else {
-                    continue;
-                };
-                if let Some((_, same)) = known.iter().find(|(other, _)| *other == support.as_slice()) {
-                    tally.merge(same);
-                    continue;
-                }
-                if progress(Progress { persona, personas, fold, folds, shots }).is_break() {
-                    return Err(EvaluateError::Interrupted);
-                }
-                let (Some(dialogue), Some(sequence)) = (task.dialogues.get(*held_out), encoded.get(*held_out)) else {
-                    continue;
-                };
-                learner.reset().map_err(EvaluateError::Learner)?;
-                if !support.is_empty() {
-                    let support: Vec<Sequence> = support.iter().filter_map(|&one| encoded.get(one)).cloned().collect();
-                    learner.adapt(&support).map_err(EvaluateError::Learner)?;
-                }
-                let tested =
-                    test(learner, encoder, dialogue, sequence, options.max_new_tokens).map_err(
-                        |error| match error {
-                            Failure::Learner(error) => EvaluateError::Learner(error),
-                            Failure::Encode(error) => EvaluateError::Encode(error),
-                            Failure::Diverged(problem) => EvaluateError::Diverged { persona, fold, shots, problem },
-                        },
-                    )?;
-                tally.merge(&tested);
-                known.push((support, tested));
-            }
+    let plan = Plan::new(encoder, tasks, options)?;
+    let tested = match learners {
+        [] => return Err(EvaluateError::Nothing("no learner was given")),
+        [learner] => {
+            let one = |persona| plan.persona(learner, persona, &mut progress);
+            (0..plan.personas()).map(one).collect::<Result<Vec<_>, _>>()?
         }
+        several => side_by_side(several, &plan, progress)?,
+    };
+    let mut cells: Vec<Cell> =
+        plan.cells().iter().map(|&(k, epochs)| Cell { k, epochs, personas: Vec::new() }).collect();
+    let mut samples = Vec::new();
+    for Tested { tallies, samples: more } in tested {
+        for (cell, tally) in cells.iter_mut().zip(tallies) {
+            cell.personas.push(tally);
+        }
+        samples.extend(more);
     }
-    let results = options.shots.iter().zip(&tallies).map(|(&k, tally)| ShotResult::new(k, tally, personas));
-    let shots = results.collect::<Option<Vec<_>>>().ok_or(EvaluateError::Nothing("no reply has a word to predict"))?;
-    Ok(Evaluation { shots, seconds: started.elapsed().as_secs_f64() })
+    if cells.iter().map(Cell::total).any(|total| total.tokens == 0 || total.words == 0) {
+        return Err(EvaluateError::Nothing("no reply has a word to predict"));
+    }
+    Ok(Outcome { rank_by: options.rank_by, cells, samples, seconds: started.elapsed().as_secs_f64() })
 }
 
-enum Failure<E> {
-    Learner(E),
-    Encode(EncodeError),
-    Diverged(String),
-}
-
-/// Tests a learner as it is on one dialogue.
-fn test<L: Learner>(
-    learner: &mut L,
-    encoder: &Encoder,
-    dialogue: &Dialogue,
-    sequence: &Sequence,
-    max_new_tokens: usize,
-) -> Result<Tally, Failure<L::Error>> {
-    let nll = learner.negative_log_likelihood(sequence).map_err(Failure::Learner)?;
-    if !nll.is_finite() {
-        return Err(Failure::Diverged(format!("the negative log-likelihood is {nll}")));
-    }
-    let mut tally =
-        Tally { nll, tokens: sequence.targets(), words: sequence.words, replies: sequence.replies, ..Tally::default() };
-    let mut history: Vec<&str> = Vec::with_capacity(2 * dialogue.exchanges.len());
-    for (index, exchange) in dialogue.exchanges.iter().enumerate() {
-        history.push(&exchange.partner);
-        if !exchange.candidates.is_empty() {
-            let ranking = encoder.ranking(dialogue, index).map_err(Failure::Encode)?;
-            let log_probs = learner.rank(&ranking).map_err(Failure::Learner)?;
-            if log_probs.len() != ranking.targets.len() || log_probs.iter().any(|value| value.is_nan()) {
-                return Err(Failure::Diverged(format!(
-                    "ranking gave {} numbers for {} targets, or not-a-number among them",
-                    log_probs.len(),
-                    ranking.targets.len()
-                )));
+/// A thread a learner, each taking the next persona; results in the order of the personas.
+fn side_by_side<L>(
+    learners: &mut [L],
+    plan: &Plan<'_>,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Tested>, EvaluateError<L::Error>>
+where
+    L: Learner + Send,
+    L::Error: fmt::Display + Send,
+{
+    let next = AtomicUsize::new(0);
+    // Personas after one that failed need no result; those before it do, so that the first failure is the one told.
+    let failed = AtomicUsize::new(usize::MAX);
+    let stop = AtomicBool::new(false);
+    let (say, hear) = mpsc::channel();
+    let mut results = std::thread::scope(|scope| {
+        let mut workers = Vec::with_capacity(learners.len());
+        for learner in learners {
+            let say = say.clone();
+            let (next, failed, stop) = (&next, &failed, &stop);
+            workers.push(scope.spawn(move || {
+                let mut results = Vec::new();
+                loop {
+                    let persona = next.fetch_add(1, Ordering::Relaxed);
+                    if persona >= plan.personas() {
+                        return results;
+                    }
+                    let result = plan.persona(learner, persona, &mut |at| {
+                        let go = !stop.load(Ordering::Relaxed) && failed.load(Ordering::Relaxed) >= persona;
+                        if go && say.send(at).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                    });
+                    if result.is_err() {
+                        failed.fetch_min(persona, Ordering::Relaxed);
+                    }
+                    results.push((persona, result));
+                }
+            }));
+        }
+        drop(say);
+        for at in hear {
+            if !stop.load(Ordering::Relaxed) && progress(at).is_break() {
+                stop.store(true, Ordering::Relaxed);
             }
-            let top = best_candidate(&log_probs, &ranking.candidate, ranking.candidates);
-            let top = top.and_then(|top| exchange.candidates.get(top));
-            tally.hits += usize::from(top.is_some_and(|top| hits_at_1(top, &exchange.reply)));
-            tally.ranked += 1;
         }
-        if max_new_tokens > 0 {
-            let prompt = encoder.prompt(&dialogue.persona, &history, max_new_tokens).map_err(Failure::Encode)?;
-            let ids = learner.reply(&prompt.ids, max_new_tokens).map_err(Failure::Learner)?;
-            let end = ids.iter().position(|&id| id == encoder.end_of_text_id()).unwrap_or(ids.len());
-            tally.f1_sum += f1(&encoder.decode(ids.get(..end).unwrap_or_default()), &exchange.reply);
-            tally.generated += 1;
+        let mut results = Vec::with_capacity(plan.personas());
+        for worker in workers {
+            match worker.join() {
+                Ok(some) => results.extend(some),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         }
-        history.push(&exchange.reply);
+        results
+    });
+    if stop.load(Ordering::Relaxed) {
+        return Err(EvaluateError::Interrupted);
     }
-    Ok(tally)
+    results.sort_by_key(|(persona, _)| *persona);
+    results.into_iter().map(|(_, result)| result).collect()
 }

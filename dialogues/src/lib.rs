@@ -6,20 +6,26 @@ mod encode;
 mod encoded;
 mod error;
 mod evaluate;
+mod interval;
 mod metrics;
 mod panics;
+mod rank;
 mod readers;
+mod report;
 pub mod synthetic;
 mod tasks;
 mod tokenizer;
 
 pub use dialogue::{Dialogue, Exchange};
 pub use encode::Encoder;
-pub use encoded::{Batch, Prompt, Ranking, Sequence};
+pub use encoded::{Batch, Example, Prompt, Ranking, Sequence};
 pub use error::{DataError, EncodeError};
-pub use evaluate::{EvaluateError, Learner, Options, Progress, evaluate};
-pub use metrics::{Evaluation, ShotResult, Tally, best_candidate, f1, hits_at_1, normalise};
+pub use evaluate::{EvaluateError, Learner, Options, Passes, Progress, evaluate};
+pub use interval::ratio_interval;
+pub use metrics::{Tally, f1, hits_at_1, normalise};
+pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
 pub use readers::{SILENCE, read_dialogues, write_convai2};
+pub use report::{Cell, Evaluation, Intervals, Outcome, Sample, ShotResult};
 pub use tasks::{Fold, Grouping, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out};
 pub use tokenizer::{
     END_OF_TEXT, StreamDecoder, Tokenizer, load_tokenizer, save_tokenizer, tokenizer_from_bytes, train_bpe,

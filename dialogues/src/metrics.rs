@@ -1,8 +1,6 @@
-//! Perplexity, Hits@1 and F1, as ConvAI2 defines them (Dinan et al. 2019; ParlAI's metrics), and the report of an
-//! evaluation.
+//! Perplexity, Hits@1 and F1, as ConvAI2 defines them (Dinan et al. 2019; ParlAI's metrics).
 
 use std::collections::HashMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,32 +55,8 @@ pub fn hits_at_1(top: &str, gold: &str) -> bool {
     normalise(top) == normalise(gold)
 }
 
-/// The candidate with the highest mean log-probability, the first of equals; `None` where there is no candidate, or one
-/// of them has no log-probability at all.
-///
-/// `log_probs[n]` (nats) belongs to candidate `candidate[n]`, which is less than `candidates`.
-pub fn best_candidate(log_probs: &[f32], candidate: &[u32], candidates: usize) -> Option<usize> {
-    let mut sums = vec![(0.0_f64, 0_u32); candidates];
-    for (&log_prob, &owner) in log_probs.iter().zip(candidate) {
-        let (sum, count) = sums.get_mut(owner as usize)?;
-        *sum += f64::from(log_prob);
-        *count += 1;
-    }
-    let mut best: Option<(usize, f64)> = None;
-    for (index, (sum, count)) in sums.into_iter().enumerate() {
-        if count == 0 {
-            return None;
-        }
-        let mean = sum / f64::from(count);
-        if best.is_none_or(|(_, highest)| mean > highest) {
-            best = Some((index, mean));
-        }
-    }
-    best.map(|(index, _)| index)
-}
-
 /// Sums from which the metrics follow; sums of parts can be merged.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// Negative log-likelihood of the target tokens, summed, in nats.
     pub nll: f64,
@@ -139,72 +113,4 @@ impl Tally {
 /// Infinity has no JSON, so a mean beyond what a double can exponentiate becomes the largest double.
 fn exp_mean(nll: f64, count: usize) -> Option<f64> {
     (count > 0).then(|| (nll / count as f64).exp().min(f64::MAX))
-}
-
-/// The metrics after adapting on K dialogues.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ShotResult {
-    /// K, the dialogues adapted on; personas with fewer use all they have.
-    pub k: usize,
-    /// Perplexity per token of the replies.
-    pub perplexity: f64,
-    /// Perplexity per white-space word of the replies.
-    pub perplexity_per_word: f64,
-    /// Hits@1 in per cent, where the data has candidates.
-    pub hits_at_1: Option<f64>,
-    /// F1 in per cent, where replies were generated.
-    pub f1: Option<f64>,
-    /// Replies tested on.
-    pub replies: usize,
-    /// Personas tested on.
-    pub personas: usize,
-}
-
-impl ShotResult {
-    /// The metrics of a tally; `None` where it counted no tokens or no words.
-    pub fn new(k: usize, tally: &Tally, personas: usize) -> Option<Self> {
-        Some(Self {
-            k,
-            perplexity: tally.perplexity()?,
-            perplexity_per_word: tally.perplexity_per_word()?,
-            hits_at_1: tally.hits_at_1(),
-            f1: tally.f1(),
-            replies: tally.replies,
-            personas,
-        })
-    }
-}
-
-/// What `evaluate --json` prints: one result for each K. `Display` prints it as an aligned table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
-    /// One result for each K, in the order asked for.
-    pub shots: Vec<ShotResult>,
-    /// Wall-clock seconds that the evaluation took.
-    pub seconds: f64,
-}
-
-impl fmt::Display for Evaluation {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            out,
-            "{:>5}  {:>10}  {:>12}  {:>7}  {:>6}  {:>7}  {:>8}",
-            "shots", "perplexity", "ppl per word", "Hits@1", "F1", "replies", "personas"
-        )?;
-        let or_dash = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
-        for shot in &self.shots {
-            writeln!(
-                out,
-                "{:>5}  {:>10.2}  {:>12.2}  {:>7}  {:>6}  {:>7}  {:>8}",
-                shot.k,
-                shot.perplexity,
-                shot.perplexity_per_word,
-                or_dash(shot.hits_at_1),
-                or_dash(shot.f1),
-                shot.replies,
-                shot.personas
-            )?;
-        }
-        write!(out, "{:.1} s", self.seconds)
-    }
 }

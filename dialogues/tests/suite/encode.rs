@@ -1,4 +1,4 @@
-use marionette_dialogues::{Batch, Dialogue, EncodeError, Encoder, group_by_persona, read_dialogues};
+use marionette_dialogues::{Batch, Dialogue, EncodeError, Encoder, Ranking, group_by_persona, read_dialogues};
 
 use crate::helpers::{dialogue, shared, tiny_encoder, tiny_tokenizer};
 
@@ -104,6 +104,83 @@ fn a_rankings_history_leaves_room_for_the_longest_candidate() {
     assert_eq!(ranking.targets, [3, 0, 5, 2, 5]);
     assert_eq!(ranking.rows, [0, 1, 2, 0, 3]);
     assert_eq!(ranking.cut, 4);
+}
+
+#[test]
+fn without_its_context_a_candidate_follows_a_lone_end_of_text() {
+    let alone = tiny_encoder(11).unconditional(&two_exchanges(), 1).unwrap();
+    assert_eq!(alone.ids, [5, 4, 3, 0, 2]);
+    assert_eq!(alone.positions, [0, 1, 2, 3, 1]);
+    assert_eq!(alone.branch, [0, 1, 1, 1, 2]);
+    assert_eq!(alone.rows, [0, 1, 2, 3, 0, 4]);
+    let ranking = tiny_encoder(11).ranking(&two_exchanges(), 1).unwrap();
+    assert_eq!((alone.targets, alone.candidate), (ranking.targets, ranking.candidate));
+    assert!(alone.ends.is_empty() && ranking.ends.is_empty());
+    // Persona text `ba c<eot>` takes 2 of 4 positions, so that of `ab a` one token stays, here as there.
+    let encoder = tiny_encoder(4).with_persona_text(true);
+    let alone = encoder.unconditional(&two_exchanges(), 1).unwrap();
+    assert_eq!((alone.ids, alone.cut), (vec![5, 0, 2], 1));
+    let ranking = encoder.ranking(&two_exchanges(), 1).unwrap();
+    assert_eq!((&ranking.targets, &ranking.candidate), (&alone.targets, &alone.candidate));
+    assert_eq!(ranking.ids, [2, 5, 5, 0, 2]);
+}
+
+#[test]
+fn with_choices_the_closing_end_of_text_is_in_the_row() {
+    let plain = tiny_encoder(12).ranking(&two_exchanges(), 1).unwrap();
+    let encoder = tiny_encoder(12).with_choices(2);
+    let ranking = encoder.ranking(&two_exchanges(), 1).unwrap();
+    // History 4 5 0 3 2 5 1 5; `ab a<eot>` = 4 3 0 5, `c<eot>` = 2 5.
+    assert_eq!(ranking.ids, [4, 5, 0, 3, 2, 5, 1, 5, 4, 3, 0, 5, 2, 5]);
+    assert_eq!(ranking.positions, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 8, 9]);
+    assert_eq!(ranking.branch, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2]);
+    assert_eq!(ranking.rows, [7, 8, 9, 10, 7, 12]);
+    assert_eq!(ranking.ends, [11, 13]);
+    assert_eq!((ranking.targets, ranking.candidate), (plain.targets, plain.candidate));
+    // It takes a position: one less, and the history is cut.
+    assert_eq!(tiny_encoder(11).with_choices(2).ranking(&two_exchanges(), 1).unwrap().cut, 1);
+    assert_eq!(encoder.unconditional(&two_exchanges(), 1).unwrap().ends, [4, 6]);
+    // Half of two positions is the persona's, one the history's: a candidate without a token says nothing.
+    let encoder = tiny_encoder(2).with_persona_text(true);
+    assert!(encoder.ranking(&two_exchanges(), 1).is_ok());
+    assert!(matches!(encoder.with_choices(2).ranking(&two_exchanges(), 1), Err(EncodeError::NoRoom { .. })));
+}
+
+#[test]
+fn choices_are_the_gold_reply_among_distractors() {
+    let mut dialogue = two_exchanges();
+    dialogue.exchanges[0].candidates = vec!["a c".into()];
+    dialogue.exchanges[1].candidates = ["a", "b", "ab", "c", "ba"].map(String::from).to_vec();
+    let plain = tiny_encoder(20).example(&dialogue).unwrap();
+    assert_eq!(plain.sequence, tiny_encoder(20).sequence(&dialogue).unwrap());
+    assert!(
+        plain.choices.is_empty() && tiny_encoder(20).with_choices(1).example(&dialogue).unwrap().choices.is_empty()
+    );
+    // The first exchange has no distractor. Targets of the second: the gold, `c<eot>`, then three of the others.
+    let encoder = tiny_encoder(20).with_choices(4);
+    let example = encoder.example(&dialogue).unwrap();
+    let [choice] = example.choices.as_slice() else { panic!("{example:?}") };
+    assert_eq!((choice.candidates, choice.ends.len()), (4, 4));
+    let texts = |choice: &Ranking| -> Vec<String> {
+        let ids = |owner| choice.targets.iter().zip(&choice.candidate).filter(move |(_, of)| **of == owner);
+        (0..choice.candidates as u32)
+            .map(|owner| encoder.decode(&ids(owner).map(|(&id, _)| id).collect::<Vec<_>>()))
+            .collect()
+    };
+    let chosen = texts(choice);
+    assert_eq!(chosen[0], "c");
+    let mut distractors = chosen[1..].to_vec();
+    distractors.sort();
+    distractors.dedup();
+    assert_eq!(distractors.len(), 3);
+    assert!(distractors.iter().all(|one| ["a", "b", "ab", "ba"].contains(&one.as_str())));
+    // The same again; with another line, sooner or later, others; all four where five are asked for.
+    assert_eq!(encoder.example(&dialogue).unwrap(), example);
+    assert!((2..20).any(|line| {
+        let moved = Dialogue { line, ..dialogue.clone() };
+        texts(&encoder.example(&moved).unwrap().choices[0]) != chosen
+    }));
+    assert_eq!(tiny_encoder(20).with_choices(9).example(&dialogue).unwrap().choices[0].candidates, 5);
 }
 
 #[test]

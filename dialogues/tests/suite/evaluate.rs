@@ -2,19 +2,25 @@ use std::ops::ControlFlow;
 
 use approx::assert_relative_eq;
 use marionette_dialogues::{
-    Dialogue, Encoder, EvaluateError, Evaluation, Learner, Options, Progress, Ranking, Sequence, Task, evaluate,
+    Dialogue, Encoder, EvaluateError, Example, Learner, Options, Outcome, Passes, Progress, RankBy, Ranking, Sample,
+    Sequence, Task, evaluate,
 };
 
 use crate::helpers::{dialogue, tiny_encoder};
 
 /// A token costs ln 4 before adapting and ln 2 after; before, the first candidate is the best, after, the last one; it
 /// says nothing before, and `c` and the end of text and more after.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Fake {
-    support: Vec<Sequence>,
+    support: Vec<Example>,
     calls: Vec<String>,
     nll: Option<f64>,
     forget_a_target: bool,
+    /// Scores of the first and the last candidate.
+    classifier: Option<[f32; 2]>,
+    /// So far.
+    epochs: usize,
+    refuses_longer_than: Option<usize>,
 }
 
 impl Learner for Fake {
@@ -22,34 +28,66 @@ impl Learner for Fake {
 
     fn reset(&mut self) -> Result<(), String> {
         self.support.clear();
+        self.epochs = 0;
         self.calls.push("reset".into());
         Ok(())
     }
 
-    fn adapt(&mut self, support: &[Sequence]) -> Result<(), String> {
-        assert!(self.support.is_empty(), "adapting twice without a reset");
+    fn adapt(&mut self, support: &[Example], passes: Passes) -> Result<(), String> {
+        match passes {
+            Passes::Recipe => {
+                assert!(self.support.is_empty(), "adapting twice without a reset");
+                self.calls.push(format!("adapt {}", support.len()));
+            }
+            Passes::Epochs(more) => {
+                assert!(self.support.is_empty() || self.support == support, "another support without a reset");
+                self.epochs += more;
+                self.calls.push(format!("adapt {} +{more}", support.len()));
+            }
+        }
         self.support = support.to_vec();
-        self.calls.push(format!("adapt {}", support.len()));
         if support.len() > 8 { Err("too much".into()) } else { Ok(()) }
     }
 
     fn negative_log_likelihood(&mut self, sequence: &Sequence) -> Result<f64, String> {
-        assert!(!self.support.contains(sequence), "tested on what was adapted on");
+        assert!(self.support.iter().all(|known| known.sequence != *sequence), "tested on what was adapted on");
+        if self.refuses_longer_than.is_some_and(|longest| sequence.ids.len() > longest) {
+            return Err(format!("{} tokens", sequence.ids.len()));
+        }
         let cost = if self.support.is_empty() { 4.0_f64 } else { 2.0 };
         self.calls.push("nll".into());
         Ok(self.nll.unwrap_or(cost.ln() * sequence.targets() as f64))
     }
 
     fn rank(&mut self, ranking: &Ranking) -> Result<Vec<f32>, String> {
+        // Alone, the last candidate is likely too, as long as anything was learned.
+        let alone = ranking.branch.iter().filter(|branch| **branch == 0).count() == 1;
         let last = ranking.candidates as u32 - 1;
         let best = if self.support.is_empty() { 0 } else { last };
-        let scores = ranking.candidate.iter().map(|&owner| if owner == best { -1.0 } else { -3.0 });
-        Ok(scores.skip(usize::from(self.forget_a_target)).collect())
+        let score = |&owner: &u32| {
+            if owner != best {
+                -3.0
+            } else if alone {
+                -0.5
+            } else {
+                -1.0
+            }
+        };
+        Ok(ranking.candidate.iter().map(score).skip(usize::from(self.forget_a_target)).collect())
+    }
+
+    fn classify(&mut self, ranking: &Ranking) -> Result<Option<Vec<f32>>, String> {
+        assert_eq!(ranking.ends.len(), ranking.candidates);
+        Ok(self.classifier.map(|[first, last]| {
+            let mut scores = vec![first; ranking.candidates];
+            scores[ranking.candidates - 1] = last;
+            scores
+        }))
     }
 
     fn reply(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, String> {
         assert_eq!((prompt.last(), max_new), (Some(&5), 4));
-        Ok(if self.support.is_empty() { vec![] } else { vec![2, 5, 0, 0] })
+        Ok(if self.support.is_empty() { vec![] } else { [vec![2; self.epochs.max(1)], vec![5, 0, 0]].concat() })
     }
 }
 
@@ -68,23 +106,28 @@ fn task(dialogues: usize) -> Task {
 }
 
 fn options(shots: &[usize]) -> Options {
-    Options { shots: shots.into(), personas: None, folds: None, max_new_tokens: 4 }
+    Options { shots: shots.into(), max_new_tokens: 4, ..Options::default() }
 }
 
-fn run(fake: &mut Fake, tasks: &[Task], options: &Options) -> Result<Evaluation, EvaluateError<String>> {
+fn run(fake: &mut Fake, tasks: &[Task], options: &Options) -> Result<Outcome, EvaluateError<String>> {
     let encoder: Encoder = tiny_encoder(40);
-    evaluate(fake, &encoder, tasks, options, |_| ControlFlow::Continue(()))
+    evaluate(std::slice::from_mut(fake), &encoder, tasks, options, |_| ControlFlow::Continue(()))
 }
 
 #[test]
 fn every_fold_is_tested_before_and_after_adapting() {
     let mut fake = Fake::default();
-    let evaluation = run(&mut fake, &[task(3), task(2)], &options(&[0, 1, 5])).unwrap();
+    let outcome = run(&mut fake, &[task(3), task(2)], &options(&[0, 1, 5])).unwrap();
+    let evaluation = outcome.evaluation();
     let [zero, one, five] = evaluation.shots.as_slice() else { panic!("{evaluation:?}") };
     assert_eq!((zero.k, one.k, five.k), (0, 1, 5));
     // Five folds of two replies each: 6 targets and 3 words a fold.
     for shot in [zero, one, five] {
-        assert_eq!((shot.replies, shot.personas), (10, 2));
+        assert_eq!((shot.epochs, shot.replies, shot.personas), (None, 10, 2));
+    }
+    for cell in &outcome.cells {
+        let counts: Vec<_> = cell.personas.iter().map(|tally| (tally.tokens, tally.replies, tally.ranked)).collect();
+        assert_eq!(counts, [(18, 6, 6), (12, 4, 4)]);
     }
     assert_relative_eq!(zero.perplexity, 4.0, max_relative = 1e-12);
     assert_relative_eq!(zero.perplexity_per_word, 16.0, max_relative = 1e-12);
@@ -101,10 +144,111 @@ fn every_fold_is_tested_before_and_after_adapting() {
 }
 
 #[test]
+fn epochs_go_on_from_one_test_to_the_next() {
+    let mut fake = Fake::default();
+    let asked = Options { epochs: vec![0, 1, 4], folds: Some(1), ..options(&[2, 0]) };
+    let outcome = run(&mut fake, &[task(3)], &asked).unwrap();
+    let cells: Vec<_> = outcome.cells.iter().map(|cell| (cell.k, cell.epochs)).collect();
+    assert_eq!(cells, [(2, Some(0)), (2, Some(1)), (2, Some(4)), (0, Some(0)), (0, Some(1)), (0, Some(4))]);
+    // No shots are what no epochs are: untouched, tested once.
+    assert_eq!(fake.calls, ["reset", "nll", "adapt 2 +1", "nll", "adapt 2 +3", "nll"]);
+    let perplexities = outcome.evaluation().shots.into_iter().map(|shot| shot.perplexity.round() as u32);
+    assert_eq!(perplexities.collect::<Vec<_>>(), [4, 2, 2, 4, 4, 4]);
+
+    // Where no shots came first, the first epochs need a reset of their own.
+    let mut fake = Fake::default();
+    run(&mut fake, &[task(3)], &Options { shots: vec![0, 2], ..asked.clone() }).unwrap();
+    assert_eq!(fake.calls, ["reset", "nll", "reset", "adapt 2 +1", "nll", "adapt 2 +3", "nll"]);
+    let error = run(&mut fake, &[task(3)], &Options { epochs: vec![1, 3, 3], ..asked }).unwrap_err();
+    assert!(error.to_string().starts_with("3 epochs follow 3; "), "{error}");
+}
+
+#[test]
+fn samples_show_the_same_exchange_for_every_cell() {
+    let mut long = task(2);
+    long.dialogues[0].exchanges.push(numbered(0).exchanges[0].clone());
+    long.dialogues[0].exchanges.push(numbered(0).exchanges[1].clone());
+    let asked = Options { samples: 1, epochs: vec![0, 2], ..options(&[1]) };
+    let outcome = run(&mut Fake::default(), &[long, task(2)], &asked).unwrap();
+    let sample = |epochs, reply: &str| Sample {
+        persona: vec!["a".into()],
+        context: ["b", "c", "a", "c b", "b"].map(String::from).to_vec(),
+        gold: "c".into(),
+        k: 1,
+        epochs: Some(epochs),
+        reply: reply.into(),
+    };
+    assert_eq!(outcome.samples, [sample(0, ""), sample(2, "cc")]);
+    // Two exchanges only: the last one.
+    let outcome = run(&mut Fake::default(), &[task(2)], &asked).unwrap();
+    assert_eq!((outcome.samples[0].context.len(), outcome.samples[0].gold.as_str()), (3, "c b"));
+    let silent = Options { max_new_tokens: 0, ..asked };
+    assert!(run(&mut Fake::default(), &[task(2)], &silent).unwrap().samples.is_empty());
+}
+
+#[test]
+fn candidates_are_ranked_as_asked() {
+    let hits = |fake: &mut Fake, rank_by, encoder: &Encoder| {
+        let asked = Options { rank_by, ..options(&[0, 1]) };
+        let outcome = evaluate(std::slice::from_mut(fake), encoder, &[task(2)], &asked, |_| ControlFlow::Continue(()));
+        outcome.map(|outcome| {
+            assert_eq!(outcome.evaluation().rank_by, rank_by);
+            outcome.evaluation().shots.iter().map(|shot| shot.hits_at_1.unwrap()).collect::<Vec<_>>()
+        })
+    };
+    let encoder = tiny_encoder(40);
+    // The gold is last, `c` or `c b`, the other `a`. By mean it wins after adapting. By sum `c b<eot>` (4 tokens of -1)
+    // also wins over `a<eot>` (2 of -3).
+    assert_eq!(hits(&mut Fake::default(), RankBy::Mean, &encoder).unwrap(), [0.0, 100.0]);
+    assert_eq!(hits(&mut Fake::default(), RankBy::Sum, &encoder).unwrap(), [0.0, 100.0]);
+    // pmi after adapting: the gold has -1 a token against -0.5 alone, the other -3 against -3, which is better. Before, it
+    // is the first that loses: -1 against -0.5.
+    assert_eq!(hits(&mut Fake::default(), RankBy::Pmi, &encoder).unwrap(), [100.0, 0.0]);
+    let encoder = encoder.with_choices(2);
+    let mut fake = Fake { classifier: Some([0.5, 1.5]), ..Fake::default() };
+    assert_eq!(hits(&mut fake, RankBy::Classifier, &encoder).unwrap(), [100.0, 100.0]);
+    let error = hits(&mut Fake::default(), RankBy::Classifier, &encoder).unwrap_err();
+    assert_eq!(error.to_string(), "the model has no classifier to rank candidates by; rank by mean, sum or pmi");
+}
+
+#[test]
+fn several_learners_give_what_one_gives() {
+    let tasks: Vec<Task> = (2..9).map(task).collect();
+    let asked = Options { samples: 3, ..options(&[0, 2]) };
+    let one = run(&mut Fake::default(), &tasks, &asked).unwrap();
+    for learners in [2, 3, 16] {
+        let mut fakes = vec![Fake::default(); learners];
+        let mut heard = Vec::new();
+        let several = evaluate(&mut fakes, &tiny_encoder(40), &tasks, &asked, |progress| {
+            heard.push((progress.persona, progress.fold, progress.shots));
+            ControlFlow::Continue(())
+        });
+        assert_eq!(Outcome { seconds: one.seconds, ..several.unwrap() }, one);
+        heard.sort_unstable();
+        let every =
+            (0..7).flat_map(|persona| (0..persona + 2).flat_map(move |fold| [0, 2].map(|k| (persona, fold, k))));
+        assert_eq!(heard, every.collect::<Vec<_>>());
+    }
+    // The first persona that fails is the one named: that of 5 dialogues, whose longest has 4 + 2 + 1 + 5 tokens.
+    let failing = Fake { refuses_longer_than: Some(12), ..Fake::default() };
+    let alone = run(&mut failing.clone(), &tasks, &asked).unwrap_err().to_string();
+    for _ in 0..20 {
+        let mut fakes = vec![failing.clone(); 4];
+        let result = evaluate(&mut fakes, &tiny_encoder(40), &tasks, &asked, |_| ControlFlow::Continue(()));
+        assert_eq!(result.unwrap_err().to_string(), alone);
+    }
+    let mut fakes = vec![Fake::default(); 3];
+    let result = evaluate(&mut fakes, &tiny_encoder(40), &tasks, &asked, |_| ControlFlow::Break(()));
+    assert!(matches!(result, Err(EvaluateError::Interrupted)));
+    let result = evaluate::<Fake>(&mut [], &tiny_encoder(40), &tasks, &asked, |_| ControlFlow::Continue(()));
+    assert!(result.unwrap_err().to_string().contains("no learner"));
+}
+
+#[test]
 fn personas_and_folds_can_be_limited() {
     let mut fake = Fake::default();
     let limited = Options { personas: Some(1), folds: Some(2), ..options(&[1]) };
-    let evaluation = run(&mut fake, &[task(3), task(2)], &limited).unwrap();
+    let evaluation = run(&mut fake, &[task(3), task(2)], &limited).unwrap().evaluation();
     assert_eq!((evaluation.shots[0].replies, evaluation.shots[0].personas), (4, 1));
     assert_eq!(fake.calls, ["reset", "adapt 1", "nll"].repeat(2));
 }
@@ -116,7 +260,7 @@ fn what_the_data_or_the_options_lack_is_left_out() {
         exchange.candidates.clear();
     }
     let silent = Options { max_new_tokens: 0, ..options(&[1]) };
-    let evaluation = run(&mut Fake::default(), &[bare], &silent).unwrap();
+    let evaluation = run(&mut Fake::default(), &[bare], &silent).unwrap().evaluation();
     assert_eq!((evaluation.shots[0].hits_at_1, evaluation.shots[0].f1), (None, None));
 }
 
@@ -140,11 +284,12 @@ fn failures_name_their_place() {
 fn progress_is_told_and_can_break_off() {
     let mut heard = Vec::new();
     let encoder = tiny_encoder(40);
-    let result = evaluate(&mut Fake::default(), &encoder, &[task(3)], &options(&[0, 1]), |progress| {
+    let result = evaluate(&mut [Fake::default()], &encoder, &[task(3)], &options(&[0, 1]), |progress| {
         heard.push(progress);
         if heard.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(matches!(result, Err(EvaluateError::Interrupted)));
-    let at = |fold, shots| Progress { persona: 0, personas: 1, fold, folds: 3, shots };
-    assert_eq!(heard, [at(0, 0), at(0, 1), at(1, 0)]);
+    let at =
+        |fold, shots, done| Progress { persona: 0, personas: 1, fold, folds: 3, shots, epochs: None, done, total: 6 };
+    assert_eq!(heard, [at(0, 0, 0), at(0, 1, 1), at(1, 0, 2)]);
 }

@@ -4,7 +4,10 @@
 mod encode;
 mod evaluate;
 mod helpers;
+mod interval;
 mod metrics;
+mod rank;
 mod readers;
+mod report;
 mod tasks;
 mod tokenizer;

@@ -1,5 +1,5 @@
 use approx::assert_relative_eq;
-use marionette_dialogues::{Evaluation, ShotResult, Tally, best_candidate, f1, hits_at_1, normalise};
+use marionette_dialogues::{Tally, f1, hits_at_1, normalise};
 
 #[test]
 fn normalising_follows_convai2() {
@@ -40,18 +40,6 @@ fn a_hit_compares_normal_forms() {
 }
 
 #[test]
-fn the_best_candidate_has_the_best_mean() {
-    // Means -1.5, -1.0, -2.0; the sums alone would choose the last.
-    let log_probs = [-1.0, -2.0, -1.0, -1.0, -1.0, -2.0];
-    assert_eq!(best_candidate(&log_probs, &[0, 0, 1, 1, 1, 2], 3), Some(1));
-    assert_eq!(best_candidate(&[-1.0, -1.0], &[0, 1], 2), Some(0));
-    assert_eq!(best_candidate(&[f32::NEG_INFINITY, -90.0], &[0, 1], 2), Some(1));
-    assert_eq!(best_candidate(&[-1.0], &[0], 2), None);
-    assert_eq!(best_candidate(&[-1.0], &[7], 1), None);
-    assert_eq!(best_candidate(&[], &[], 0), None);
-}
-
-#[test]
 fn tallies_add_up_to_the_metrics() {
     let mut tally = Tally {
         nll: 4.0 * 2.0_f64.ln(),
@@ -74,34 +62,6 @@ fn tallies_add_up_to_the_metrics() {
         (empty.perplexity(), empty.perplexity_per_word(), empty.hits_at_1(), empty.f1()),
         (None, None, None, None)
     );
-    assert_eq!(ShotResult::new(0, &empty, 1), None);
     let hopeless = Tally { nll: 1e6, tokens: 1, ..Tally::default() };
     assert_eq!(hopeless.perplexity(), Some(f64::MAX));
-}
-
-#[test]
-fn an_evaluation_prints_as_json_and_as_a_table() {
-    let shot = |k, hits_at_1| ShotResult {
-        k,
-        perplexity: 27.35,
-        perplexity_per_word: 60.5,
-        hits_at_1,
-        f1: Some(11.32),
-        replies: 12,
-        personas: 3,
-    };
-    let evaluation = Evaluation { shots: vec![shot(0, Some(10.9)), shot(10, None)], seconds: 1.5 };
-    let json = serde_json::to_string(&evaluation).unwrap();
-    assert_eq!(
-        json,
-        r#"{"shots":[{"k":0,"perplexity":27.35,"perplexity_per_word":60.5,"hits_at_1":10.9,"f1":11.32,"replies":12,"personas":3},{"k":10,"perplexity":27.35,"perplexity_per_word":60.5,"hits_at_1":null,"f1":11.32,"replies":12,"personas":3}],"seconds":1.5}"#
-    );
-    assert_eq!(serde_json::from_str::<Evaluation>(&json).unwrap(), evaluation);
-    assert_eq!(
-        evaluation.to_string(),
-        "shots  perplexity  ppl per word   Hits@1      F1  replies  personas\n    \
-         0       27.35         60.50    10.90   11.32       12         3\n   \
-         10       27.35         60.50        -   11.32       12         3\n\
-         1.5 s"
-    );
 }

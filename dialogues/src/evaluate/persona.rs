@@ -1,0 +1,282 @@
+//! All tests of one persona.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{EvaluateError, Learner, Options, Passes, Progress};
+use crate::metrics::{Tally, f1, hits_at_1};
+use crate::rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
+use crate::report::Sample;
+use crate::tasks::{Fold, Task, leave_one_out};
+use crate::{Dialogue, EncodeError, Encoder, Example, Exchange};
+
+/// The exchange whose reply is kept as a sample, where the dialogue has so many.
+const SAMPLED: usize = 2;
+
+/// What is to be tested.
+pub(super) struct Plan<'a> {
+    encoder: &'a Encoder,
+    tasks: &'a [Task],
+    options: &'a Options,
+    /// K and the number of epochs, K by K.
+    cells: Vec<(usize, Option<usize>)>,
+    /// Over all personas.
+    total: usize,
+    done: AtomicUsize,
+}
+
+/// The tests of one persona.
+pub(super) struct Tested {
+    /// One a cell.
+    pub(super) tallies: Vec<Tally>,
+    pub(super) samples: Vec<Sample>,
+}
+
+/// One test: its sums, and the text of the sampled reply.
+#[derive(Clone)]
+struct Test {
+    tally: Tally,
+    sampled: Option<String>,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new<E: fmt::Display>(
+        encoder: &'a Encoder,
+        tasks: &'a [Task],
+        options: &'a Options,
+    ) -> Result<Self, EvaluateError<E>> {
+        let tasks = tasks.get(..options.personas.unwrap_or(usize::MAX).min(tasks.len())).unwrap_or_default();
+        if tasks.is_empty() {
+            return Err(EvaluateError::Nothing("no persona was given"));
+        }
+        if options.folds == Some(0) {
+            return Err(EvaluateError::Nothing("no fold was asked for"));
+        }
+        if options.shots.is_empty() {
+            return Err(EvaluateError::Nothing("no number of shots was given"));
+        }
+        for (&before, &after) in options.epochs.iter().zip(options.epochs.iter().skip(1)) {
+            if after <= before {
+                return Err(EvaluateError::Descending { before, after });
+            }
+        }
+        let epochs: Vec<Option<usize>> =
+            if options.epochs.is_empty() { vec![None] } else { options.epochs.iter().copied().map(Some).collect() };
+        let cells = options.shots.iter().flat_map(|&k| epochs.iter().map(move |&epochs| (k, epochs)));
+        let mut plan = Self { encoder, tasks, options, cells: cells.collect(), total: 0, done: AtomicUsize::new(0) };
+        plan.total = tasks.iter().map(|task| plan.folds(task)).sum::<usize>() * plan.cells.len();
+        Ok(plan)
+    }
+
+    pub(super) fn personas(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub(super) fn cells(&self) -> &[(usize, Option<usize>)] {
+        &self.cells
+    }
+
+    fn folds(&self, task: &Task) -> usize {
+        self.options.folds.unwrap_or(usize::MAX).min(task.dialogues.len())
+    }
+
+    /// All tests of a persona; `progress` hears of each before it is computed.
+    pub(super) fn persona<L: Learner>(
+        &self,
+        learner: &mut L,
+        persona: usize,
+        progress: &mut impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Tested, EvaluateError<L::Error>>
+    where
+        L::Error: fmt::Display,
+    {
+        let mut tested = Tested { tallies: vec![Tally::default(); self.cells.len()], samples: Vec::new() };
+        let Some(task) = self.tasks.get(persona) else {
+            return Ok(tested);
+        };
+        let examples =
+            task.dialogues.iter().map(|dialogue| self.encoder.example(dialogue)).collect::<Result<Vec<_>, _>>()?;
+        let folds_of: Vec<(usize, Vec<Fold>)> =
+            self.options.shots.iter().map(|&shots| (shots, leave_one_out(task, shots))).collect();
+        let folds = self.folds(task);
+        for fold in 0..folds {
+            // What was computed for this fold: a support and a number of passes, and the test.
+            let mut known: Vec<((&[usize], Passes), Test)> = Vec::new();
+            let mut cells = self.cells.iter().zip(&mut tested.tallies);
+            for (shots, of_shots) in &folds_of {
+                let Some(Fold { held_out, support }) = of_shots.get(fold) else {
+                    continue;
+                };
+                let Some((dialogue, held)) = task.dialogues.get(*held_out).zip(examples.get(*held_out)) else {
+                    continue;
+                };
+                let chosen: Vec<Example> = support.iter().filter_map(|&one| examples.get(one)).cloned().collect();
+                // The passes that the learner has behind it; `None` before its reset.
+                let mut behind: Option<usize> = None;
+                for (&(_, epochs), tally) in cells.by_ref().take(self.options.epochs.len().max(1)) {
+                    let passes = epochs.map_or(Passes::Recipe, Passes::Epochs);
+                    let untouched = support.is_empty() || passes == Passes::Epochs(0);
+                    let key: (&[usize], Passes) = if untouched { (&[], Passes::Epochs(0)) } else { (support, passes) };
+                    let test = match known.iter().find(|(other, _)| *other == key) {
+                        Some((_, same)) => same.clone(),
+                        None => {
+                            let done = self.done.load(Ordering::Relaxed);
+                            let at = Progress {
+                                persona,
+                                personas: self.tasks.len(),
+                                fold,
+                                folds,
+                                shots: *shots,
+                                epochs,
+                                done,
+                                total: self.total,
+                            };
+                            if progress(at).is_break() {
+                                return Err(EvaluateError::Interrupted);
+                            }
+                            if behind.is_none() {
+                                learner.reset().map_err(EvaluateError::Learner)?;
+                            }
+                            let before = behind.unwrap_or(0);
+                            if !untouched {
+                                let passes = epochs.map_or(Passes::Recipe, |epochs| Passes::Epochs(epochs - before));
+                                learner.adapt(&chosen, passes).map_err(EvaluateError::Learner)?;
+                            }
+                            behind = Some(epochs.filter(|_| !untouched).unwrap_or(0));
+                            let sampled = fold == 0 && persona < self.options.samples;
+                            let test = self.test(learner, dialogue, held, sampled).map_err(|error| match error {
+                                Failure::Learner(error) => EvaluateError::Learner(error),
+                                Failure::Encode(error) => EvaluateError::Encode(error),
+                                Failure::NoClassifier => EvaluateError::NoClassifier,
+                                Failure::Diverged(problem) => {
+                                    EvaluateError::Diverged { persona, fold, shots: *shots, problem }
+                                }
+                            })?;
+                            known.push((key, test.clone()));
+                            test
+                        }
+                    };
+                    self.done.fetch_add(1, Ordering::Relaxed);
+                    tally.merge(&test.tally);
+                    if let Some(reply) = test.sampled {
+                        tested.samples.push(sample(task, dialogue, (*shots, epochs), reply));
+                    }
+                }
+            }
+        }
+        Ok(tested)
+    }
+
+    /// Tests a learner as it is on one dialogue.
+    fn test<L: Learner>(
+        &self,
+        learner: &mut L,
+        dialogue: &Dialogue,
+        example: &Example,
+        sampled: bool,
+    ) -> Result<Test, Failure<L::Error>> {
+        let sequence = &example.sequence;
+        let nll = learner.negative_log_likelihood(sequence).map_err(Failure::Learner)?;
+        if !nll.is_finite() {
+            return Err(Failure::Diverged(format!("the negative log-likelihood is {nll}")));
+        }
+        let mut tally = Tally {
+            nll,
+            tokens: sequence.targets(),
+            words: sequence.words,
+            replies: sequence.replies,
+            ..Tally::default()
+        };
+        let mut kept = None;
+        let max_new = self.options.max_new_tokens;
+        let mut history: Vec<&str> = Vec::with_capacity(2 * dialogue.exchanges.len());
+        for (index, exchange) in dialogue.exchanges.iter().enumerate() {
+            history.push(&exchange.partner);
+            if !exchange.candidates.is_empty() {
+                let scores = self.scores(learner, dialogue, index)?;
+                let top = best_candidate(&scores).and_then(|top| exchange.candidates.get(top));
+                tally.hits += usize::from(top.is_some_and(|top| hits_at_1(top, &exchange.reply)));
+                tally.ranked += 1;
+            }
+            if max_new > 0 {
+                let prompt = self.encoder.prompt(&dialogue.persona, &history, max_new).map_err(Failure::Encode)?;
+                let ids = learner.reply(&prompt.ids, max_new).map_err(Failure::Learner)?;
+                let end = ids.iter().position(|&id| id == self.encoder.end_of_text_id()).unwrap_or(ids.len());
+                let reply = self.encoder.decode(ids.get(..end).unwrap_or_default());
+                tally.f1_sum += f1(&reply, &exchange.reply);
+                tally.generated += 1;
+                if sampled && index == sampled_exchange(dialogue) {
+                    kept = Some(reply);
+                }
+            }
+            history.push(&exchange.reply);
+        }
+        Ok(Test { tally, sampled: kept })
+    }
+
+    /// A score for each candidate of an exchange.
+    fn scores<L: Learner>(
+        &self,
+        learner: &mut L,
+        dialogue: &Dialogue,
+        exchange: usize,
+    ) -> Result<Vec<f64>, Failure<L::Error>> {
+        let ranking = self.encoder.ranking(dialogue, exchange).map_err(Failure::Encode)?;
+        if self.options.rank_by == RankBy::Classifier {
+            let scores = learner.classify(&ranking).map_err(Failure::Learner)?.ok_or(Failure::NoClassifier)?;
+            counted("the classifier", &scores, ranking.candidates, "candidates")?;
+            return Ok(scores.into_iter().map(f64::from).collect());
+        }
+        let mut log_probs = |ranking| {
+            let log_probs = learner.rank(ranking).map_err(Failure::Learner)?;
+            counted("ranking", &log_probs, ranking.targets.len(), "targets")?;
+            Ok(log_probs)
+        };
+        let conditional = log_probs(&ranking)?;
+        let scores = match self.options.rank_by {
+            RankBy::Pmi => {
+                let alone = self.encoder.unconditional(dialogue, exchange).map_err(Failure::Encode)?;
+                let sums = sum_scores(&conditional, &ranking).zip(sum_scores(&log_probs(&alone)?, &alone));
+                sums.map(|(conditional, unconditional)| pmi_scores(&conditional, &unconditional))
+            }
+            RankBy::Sum => sum_scores(&conditional, &ranking),
+            RankBy::Mean | RankBy::Classifier => mean_scores(&conditional, &ranking),
+        };
+        scores.ok_or_else(|| Failure::Diverged("a candidate has no log-probability".into()))
+    }
+}
+
+enum Failure<E> {
+    Learner(E),
+    Encode(EncodeError),
+    NoClassifier,
+    Diverged(String),
+}
+
+/// Refuses too few or too many numbers, and not-a-number among them.
+fn counted<E>(who: &str, values: &[f32], expected: usize, of: &str) -> Result<(), Failure<E>> {
+    if values.len() != expected || values.iter().any(|value| value.is_nan()) {
+        let found = values.len();
+        return Err(Failure::Diverged(format!(
+            "{who} gave {found} numbers for {expected} {of}, or not-a-number among them"
+        )));
+    }
+    Ok(())
+}
+
+fn sampled_exchange(dialogue: &Dialogue) -> usize {
+    SAMPLED.min(dialogue.exchanges.len().saturating_sub(1))
+}
+
+fn sample(task: &Task, dialogue: &Dialogue, (k, epochs): (usize, Option<usize>), reply: String) -> Sample {
+    let last = sampled_exchange(dialogue);
+    let mut context = Vec::with_capacity(2 * last + 1);
+    for Exchange { partner, reply, .. } in dialogue.exchanges.iter().take(last) {
+        context.extend([partner.clone(), reply.clone()]);
+    }
+    let asked = dialogue.exchanges.get(last);
+    context.extend(asked.map(|exchange| exchange.partner.clone()));
+    let gold = asked.map(|exchange| exchange.reply.clone()).unwrap_or_default();
+    Sample { persona: task.persona.clone(), context, gold, k, epochs, reply }
+}

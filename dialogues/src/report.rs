@@ -1,0 +1,230 @@
+//! What an evaluation gives: sums a persona, samples, and the summary that is printed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::interval::ratio_interval;
+use crate::metrics::Tally;
+use crate::rank::RankBy;
+
+/// The tests after one K and one number of epochs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// K, the dialogues adapted on; personas with fewer use all they have.
+    pub k: usize,
+    /// The passes over them; `None` for the inner loop as it was meta-learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// One tally a persona, summed over its folds, in the order of the personas.
+    pub personas: Vec<Tally>,
+}
+
+impl Cell {
+    /// The sums over all personas.
+    pub fn total(&self) -> Tally {
+        self.personas.iter().fold(Tally::default(), |mut total, tally| {
+            total.merge(tally);
+            total
+        })
+    }
+
+    /// The 95 % intervals over personas.
+    pub fn intervals(&self) -> Intervals {
+        let over = |pair: fn(&Tally) -> (f64, usize)| {
+            ratio_interval(self.personas.iter().map(pair).map(|(y, x)| (y, x as f64)))
+        };
+        let per_cent = |[low, high]: [f64; 2]| [(100.0 * low).max(0.0), (100.0 * high).min(100.0)];
+        Intervals {
+            perplexity: over(|tally| (tally.nll, tally.tokens)).map(|ends| ends.map(|end| end.exp().min(f64::MAX))),
+            hits_at_1: over(|tally| (tally.hits as f64, tally.ranked)).map(per_cent),
+            f1: over(|tally| (tally.f1_sum, tally.generated)).map(per_cent),
+        }
+    }
+}
+
+/// A reply that was generated in a test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The sentences that describe the persona.
+    pub persona: Vec<String>,
+    /// The gold history, the partner's words last.
+    pub context: Vec<String>,
+    /// The gold reply.
+    pub gold: String,
+    /// K.
+    pub k: usize,
+    /// The passes over the K dialogues; `None` for the inner loop as it was meta-learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// What the learner replied.
+    pub reply: String,
+}
+
+/// All that [`crate::evaluate`] counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What ranked the candidates.
+    pub rank_by: RankBy,
+    /// One for each K and number of epochs, K by K in the order asked for.
+    pub cells: Vec<Cell>,
+    /// Samples, persona by persona, each for every cell.
+    pub samples: Vec<Sample>,
+    /// Wall-clock seconds that the evaluation took.
+    pub seconds: f64,
+}
+
+impl Outcome {
+    /// The summary. A cell without a token or a word to predict is left out.
+    pub fn evaluation(&self) -> Evaluation {
+        let shots = self.cells.iter().filter_map(ShotResult::new).collect();
+        Evaluation { rank_by: self.rank_by, shots, seconds: self.seconds }
+    }
+
+    /// The same personas tested several times, as after training with several seeds: each persona's sums are added, so
+    /// that a persona stays one cluster of the intervals. The samples are the first outcome's. `None` where there is no
+    /// outcome, or they differ in their ranking, cells or number of personas.
+    pub fn pooled<'outcome>(outcomes: impl IntoIterator<Item = &'outcome Self>) -> Option<Self> {
+        let mut outcomes = outcomes.into_iter();
+        let mut pooled = outcomes.next()?.clone();
+        for other in outcomes {
+            if (pooled.rank_by, pooled.cells.len()) != (other.rank_by, other.cells.len()) {
+                return None;
+            }
+            for (cell, more) in pooled.cells.iter_mut().zip(&other.cells) {
+                if (cell.k, cell.epochs, cell.personas.len()) != (more.k, more.epochs, more.personas.len()) {
+                    return None;
+                }
+                for (tally, more) in cell.personas.iter_mut().zip(&more.personas) {
+                    tally.merge(more);
+                }
+            }
+            pooled.seconds += other.seconds;
+        }
+        Some(pooled)
+    }
+}
+
+/// 95 % intervals over personas ([`ratio_interval`]), each `[low, high]`; `None` with one persona or where there is no
+/// such figure.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Intervals {
+    /// Of the perplexity per token: the interval of the mean negative log-likelihood, exponentiated.
+    pub perplexity: Option<[f64; 2]>,
+    /// Of Hits@1 in per cent, cut at 0 and 100.
+    pub hits_at_1: Option<[f64; 2]>,
+    /// Of F1 in per cent, cut at 0 and 100.
+    pub f1: Option<[f64; 2]>,
+}
+
+/// The metrics after adapting on K dialogues, over all replies and tokens of all personas.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShotResult {
+    /// K, the dialogues adapted on; personas with fewer use all they have.
+    pub k: usize,
+    /// The passes over them, where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// Perplexity per token of the replies.
+    pub perplexity: f64,
+    /// Perplexity per white-space word of the replies.
+    pub perplexity_per_word: f64,
+    /// Hits@1 in per cent, where the data has candidates.
+    pub hits_at_1: Option<f64>,
+    /// F1 in per cent, where replies were generated.
+    pub f1: Option<f64>,
+    /// Replies tested on.
+    pub replies: usize,
+    /// Personas tested on.
+    pub personas: usize,
+    /// The intervals around them.
+    pub intervals: Intervals,
+}
+
+impl ShotResult {
+    /// The metrics of a cell; `None` where it counted no tokens or no words.
+    pub fn new(cell: &Cell) -> Option<Self> {
+        let total = cell.total();
+        Some(Self {
+            k: cell.k,
+            epochs: cell.epochs,
+            perplexity: total.perplexity()?,
+            perplexity_per_word: total.perplexity_per_word()?,
+            hits_at_1: total.hits_at_1(),
+            f1: total.f1(),
+            replies: total.replies,
+            personas: cell.personas.len(),
+            intervals: cell.intervals(),
+        })
+    }
+}
+
+/// What `evaluate --json` prints: one result for each K and number of epochs. `Display` prints it as an aligned table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// What ranked the candidates.
+    pub rank_by: RankBy,
+    /// One result for each K and number of epochs, in the order asked for.
+    pub shots: Vec<ShotResult>,
+    /// Wall-clock seconds that the evaluation took.
+    pub seconds: f64,
+}
+
+impl fmt::Display for Evaluation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let with_epochs = self.shots.iter().any(|shot| shot.epochs.is_some());
+        let epochs = |text: &str| if with_epochs { format!("{text:>6}  ") } else { String::new() };
+        writeln!(
+            out,
+            "{:>5}  {}{:>10} {:<16} {:>8}  {:>13}  {:>13}  {:>7}  {:>8}",
+            "shots",
+            epochs("epochs"),
+            "perplexity",
+            "[95 % interval]",
+            "per word",
+            "Hits@1 (95 %)",
+            "F1 (95 %)",
+            "replies",
+            "personas"
+        )?;
+        for shot in &self.shots {
+            let [low, high] = shot.intervals.perplexity.map_or([None; 2], |ends| ends.map(Some));
+            let interval = match (low, high) {
+                (Some(low), Some(high)) => format!("[{}, {}]", short(low), short(high)),
+                _ => String::new(),
+            };
+            writeln!(
+                out,
+                "{:>5}  {}{:>10} {interval:<16} {:>8}  {:>13}  {:>13}  {:>7}  {:>8}",
+                shot.k,
+                epochs(&shot.epochs.map_or_else(String::new, |epochs| epochs.to_string())),
+                short(shot.perplexity),
+                short(shot.perplexity_per_word),
+                with_half_width(shot.hits_at_1, shot.intervals.hits_at_1),
+                with_half_width(shot.f1, shot.intervals.f1),
+                shot.replies,
+                shot.personas
+            )?;
+        }
+        if self.shots.iter().any(|shot| shot.hits_at_1.is_some()) {
+            writeln!(out, "Hits@1 ranks by {}: {}", self.rank_by, self.rank_by.description())?;
+        }
+        write!(out, "{:.1} s", self.seconds)
+    }
+}
+
+/// Two decimals, or an exponent where that would be long.
+fn short(value: f64) -> String {
+    if value < 100_000.0 { format!("{value:.2}") } else { format!("{value:.1e}") }
+}
+
+fn with_half_width(value: Option<f64>, interval: Option<[f64; 2]>) -> String {
+    let Some(value) = value else {
+        return "-".to_owned();
+    };
+    match interval {
+        // The longer half: the other one may be cut at 0 or 100.
+        Some([low, high]) => format!("{value:.2} ± {:.2}", (value - low).max(high - value)),
+        None => format!("{value:.2}"),
+    }
+}
