@@ -24,7 +24,7 @@ pub use evaluate::{EvaluateError, Learner, Options, Passes, Progress, evaluate};
 pub use interval::ratio_interval;
 pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
-pub use readers::{SILENCE, read_dialogues, write_convai2};
+pub use readers::{SILENCE, file_and_part, read_dialogues, write_convai2};
 pub use report::{Cell, Evaluation, Intervals, Outcome, Sample, ShotResult};
 pub use tasks::{Fold, Grouping, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out};
 pub use tokenizer::{

@@ -5,7 +5,7 @@ mod lines;
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{DataError, Dialogue};
 
@@ -32,4 +32,14 @@ pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError
         DataError::file(path, format!("cannot be opened: {error}"), "check the name of the dialogue file")
     })?;
     convai2::read(path, BufReader::new(file))
+}
+
+/// A dialogue file's path, and the part of it that is named after a `#` where there is no file of the whole name.
+pub fn file_and_part(path: &Path) -> (PathBuf, Option<String>) {
+    if !path.exists()
+        && let Some((file, part)) = path.to_str().and_then(|text| text.rsplit_once('#'))
+    {
+        return (file.into(), Some(part.to_owned()));
+    }
+    (path.to_owned(), None)
 }

@@ -184,7 +184,7 @@ impl Gpt2 {
     /// # Errors
     /// A tensor is missing.
     pub fn new(config: &Gpt2Config, parts: Parts, tensors: &impl Tensors) -> Result<Self> {
-        let adapter = |names| parts.adapters.then(|| Adapter::new(tensors, names)).transpose();
+        let adapter = |names: &names::Adapter| parts.adapters.then(|| Adapter::new(tensors, names)).transpose();
         let block = |layer| {
             let names = names::Block::new(layer);
             Ok(Block {

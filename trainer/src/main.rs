@@ -26,10 +26,10 @@ struct Arguments {
 enum Command {
     /// Pre-train a small GPT-2 from scratch
     Pretrain(pretrain::Options),
-    /// Meta-train adapters on personas
+    /// Train on personas
     Run(Run),
     /// Evaluate a run on personas that it has not seen
-    Evaluate(evaluate::Options),
+    Evaluate(Evaluate),
 }
 
 #[derive(clap::Args)]
@@ -38,13 +38,39 @@ struct Run {
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
     /// Do again what the config.toml of a former run says
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "Outer"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "OuterOptions", "Plan"])]
     config: Option<PathBuf>,
+    /// Go on with the run of --out where it was left; without further options, as it was begun
+    #[arg(long)]
+    resume: bool,
+    /// Go on although the settings or the data are others than the run was begun with
+    #[arg(long, requires = "resume")]
+    force: bool,
     /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     #[command(flatten)]
     settings: train::Settings,
+}
+
+#[derive(clap::Args)]
+struct Evaluate {
+    #[command(flatten)]
+    options: evaluate::Options,
+    /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+}
+
+/// What a program computes with.
+fn compute(device: tch::Device, threads: usize, workers: Option<usize>) -> Result<Compute> {
+    let usual = Compute::new(device, threads);
+    match workers {
+        Some(workers) if workers == 0 || workers > 1024 => {
+            Err(TrainError::option("--workers", format!("is {workers}, expected 1 to 1024")))
+        }
+        other => Ok(Compute { workers: other.unwrap_or(usual.workers), ..usual }),
+    }
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -64,24 +90,25 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             println!("{report}");
             Ok(ended(report.interrupted, &options.out))
         }
-        Command::Run(Run { out, config, workers, settings }) => {
-            let mut compute = Compute::new(device, threads);
-            compute.workers = match workers {
-                Some(workers) if workers == 0 || workers > 1024 => {
-                    return Err(TrainError::option("--workers", format!("is {workers}, expected 1 to 1024")));
-                }
-                other => other.unwrap_or(compute.workers),
-            };
+        Command::Run(Run { out, config, resume, force, workers, settings }) => {
+            let compute = compute(device, threads, workers)?;
+            let recorded = out.join(marionette_models::run::CONFIG_TOML);
             let (config, base) = match config {
                 Some(path) => train::Config::read(&path)?,
-                None => settings.resolve()?,
+                None if resume && settings.base.is_none() => train::Config::read(&recorded)?,
+                None => settings.resolve(device)?,
             };
-            let report = train::run(&config, &base, &out, compute)?;
+            let resume = match (resume, force) {
+                (false, _) => train::Resume::No,
+                (true, false) => train::Resume::Same,
+                (true, true) => train::Resume::Forced,
+            };
+            let report = train::run(&config, &base, &out, compute, resume)?;
             println!("{report}");
             Ok(ended(report.interrupted, &out))
         }
-        Command::Evaluate(options) => {
-            let evaluation = evaluate::evaluate(&options, device)?;
+        Command::Evaluate(Evaluate { options, workers }) => {
+            let evaluation = evaluate::evaluate(&options, compute(device, threads, workers)?)?.evaluation();
             match options.json {
                 true => println!("{}", serde_json::json!(evaluation)),
                 false => println!("{evaluation}"),
