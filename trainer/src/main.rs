@@ -103,7 +103,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 (true, false) => train::Resume::Same,
                 (true, true) => train::Resume::Forced,
             };
-            let report = train::run(&config, &base, &out, compute, resume)?;
+            let report = train::run(&config, base, &out, compute, resume)?;
             println!("{report}");
             Ok(ended(report.interrupted, &out))
         }

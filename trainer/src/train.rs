@@ -18,7 +18,7 @@ use indicatif::HumanDuration;
 use marionette_dialogues::{Encoder, Share, hold_out};
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, init, params};
+use marionette_models::{FileError, Gpt2Config, init, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
@@ -71,7 +71,7 @@ struct Run<'a> {
 /// # Errors
 /// Impossible options, files that cannot be read or written, a loss that is not finite: then the checkpoints written so
 /// far stay.
-pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: Resume) -> Result<Report> {
+pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Resume) -> Result<Report> {
     // What is not shared out among workers is computed as they compute: the results depend on no other number.
     tch::set_num_threads(compute.threads_each() as i32);
     let begun = resume != Resume::No && out.join(CONFIG_TOML).is_file();
@@ -80,7 +80,7 @@ pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: R
     } else {
         folder::must_be_new(out, "give --out another folder, --resume to go on with it, or remove it")?;
     }
-    let encoder = encoder(config, base)?;
+    let encoder = encoder(config, &base.config)?;
     let (personas, mut held) = read_personas(config, &encoder)?;
     held.truncate(config.data.validation_personas);
     let cut = data::cut(&personas) + data::cut(&held);
@@ -129,8 +129,7 @@ fn compare(config: &Config, out: &Path, resume: Resume) -> Result<()> {
 }
 
 /// What encodes dialogues for a run.
-fn encoder(config: &Config, base: &Base) -> Result<Encoder> {
-    let Base { config: shape, .. } = base;
+fn encoder(config: &Config, shape: &Gpt2Config) -> Result<Encoder> {
     let encoder =
         Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
     let choices = if config.method()?.classifies() { CHOICES } else { 0 };
@@ -138,15 +137,15 @@ fn encoder(config: &Config, base: &Base) -> Result<Encoder> {
 }
 
 /// The model of a run, and θ_0 as it begins.
-fn begin(config: &Config, base: &Base, compute: Compute, rng: &mut ChaCha8Rng) -> Result<(Model, Vec<Tensor>)> {
+fn begin(config: &Config, base: Base, compute: Compute, rng: &mut ChaCha8Rng) -> Result<(Model, Vec<Tensor>)> {
     let method = config.method()?;
     let table = method.table(&base.config, &config.model.adapter);
     let mut start = init::initialise(&table, rng);
     let mut frozen = tensors::NamedTensors::new();
     if !method.learns_base() {
-        frozen = tensors::all_to_torch(&base.tensors, Kind::Float, compute.device)?;
+        frozen = tensors::all_to_torch(base.tensors, Kind::Float, compute.device)?;
     } else if !method.starts_random() {
-        start.extend(base.tensors.clone());
+        start.extend(base.tensors);
     }
     let kind = config.outer.precision.kind();
     let model = Model::new(&base.config, method.parts(), frozen, table, kind, compute.device)?;
