@@ -4,6 +4,7 @@ use marionette_dialogues::Example;
 use marionette_models::InnerLoop;
 use tch::{Device, Tensor, no_grad};
 
+use crate::derivative::{self, Derivative, With};
 use crate::error::{Result, TrainError};
 use crate::model::Model;
 use crate::tensors::TokenBatch;
@@ -60,29 +61,25 @@ pub struct Adapted {
     pub losses: Vec<f64>,
 }
 
-/// The same values as leaves of a new graph.
-pub(crate) fn leaves(parameters: &[Tensor]) -> Result<Vec<Tensor>> {
-    parameters.iter().map(|parameter| Ok(parameter.f_detach()?.f_set_requires_grad(true)?)).collect()
-}
-
 /// The loss of a batch, and its gradient for each tensor that learns; zero for one that has no part in it.
 ///
 /// # Errors
 /// What libtorch says.
 pub fn loss_and_gradient(model: &Model, parameters: &[Tensor], batch: &TokenBatch) -> Result<(f64, Vec<Tensor>)> {
-    let parameters = leaves(parameters)?;
-    let loss = model.at(&parameters)?.loss(batch)?;
-    let gradient = Tensor::f_run_backward(&[&loss], &parameters, false, false)?;
-    Ok((loss.f_double_value(&[])?, defined(gradient, &parameters)?))
+    derivative::with(model, std::iter::once(batch), LossAndGradient { parameters, batch })
 }
 
-/// Zeros for the gradients that libtorch leaves undefined.
-pub(crate) fn defined(gradient: Vec<Tensor>, parameters: &[Tensor]) -> Result<Vec<Tensor>> {
-    let zero = |(gradient, parameter): (Tensor, &Tensor)| match gradient.defined() {
-        true => Ok(gradient),
-        false => Ok(parameter.f_detach()?.f_zeros_like()?),
-    };
-    gradient.into_iter().zip(parameters).map(zero).collect()
+struct LossAndGradient<'a> {
+    parameters: &'a [Tensor],
+    batch: &'a TokenBatch,
+}
+
+impl<'a> With<'a> for LossAndGradient<'a> {
+    type Output = (f64, Vec<Tensor>);
+
+    fn with(self, derivative: &impl Derivative<'a>) -> Result<Self::Output> {
+        derivative.gradient(self.parameters, self.batch)
+    }
 }
 
 /// θ − α ⊙ g, with one α a tensor.
@@ -109,15 +106,29 @@ pub(crate) fn finite(loss: f64, step: usize) -> Result<()> {
 /// # Errors
 /// A loss is not finite; what libtorch says.
 pub fn adapt(model: &Model, start: &[Tensor], support: &Support, rates: &[f32]) -> Result<Adapted> {
-    let mut parameters = start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?;
-    let mut losses = Vec::new();
-    for (step, batch) in support.steps().enumerate() {
-        let (loss, gradient) = loss_and_gradient(model, &parameters, batch)?;
-        finite(loss, step)?;
-        losses.push(loss);
-        parameters = descend(&parameters, &gradient, rates)?;
+    derivative::with(model, support.steps(), Adapt { start, support, rates })
+}
+
+struct Adapt<'a> {
+    start: &'a [Tensor],
+    support: &'a Support,
+    rates: &'a [f32],
+}
+
+impl<'a> With<'a> for Adapt<'a> {
+    type Output = Adapted;
+
+    fn with(self, derivative: &impl Derivative<'a>) -> Result<Adapted> {
+        let mut parameters = self.start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?;
+        let mut losses = Vec::new();
+        for (step, batch) in self.support.steps().enumerate() {
+            let (loss, gradient) = derivative.gradient(&parameters, batch)?;
+            finite(loss, step)?;
+            losses.push(loss);
+            parameters = descend(&parameters, &gradient, self.rates)?;
+        }
+        Ok(Adapted { parameters, losses })
     }
-    Ok(Adapted { parameters, losses })
 }
 
 /// The language model's mean loss on a batch, without a gradient.

@@ -1,8 +1,11 @@
 //! Training on libtorch: meta-learning of persona adapters and whole models (MAMLviaPP and what it is compared with),
 //! pre-training of a small GPT-2, and evaluation.
 
+mod autograd;
 pub mod data;
+mod derivative;
 pub mod device;
+mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod folder;

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::derivative::{self, Curved, Derivative, With};
 use crate::error::{Result, TrainError};
 use crate::inner::{self, Support};
 use crate::model::Model;
@@ -48,67 +49,98 @@ pub fn meta_gradient(
     exact: bool,
     learn_rates: bool,
 ) -> Result<MetaGradient> {
-    let count = support.steps().len();
-    let mut states = vec![start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?];
-    // The gradients of first order that the derivative by α needs; the exact walk computes them again.
-    let mut gradients = Vec::new();
-    let mut kept = None;
-    for (step, batch) in support.steps().enumerate() {
-        let state = states.last().map(Vec::as_slice).unwrap_or_default();
-        let (loss, gradient) = if exact && step + 1 == count {
-            let curved = Curved::new(model, state, batch)?;
-            let (loss, gradient) = (curved.loss, curved.gradient()?);
-            kept = Some(curved);
-            (loss, gradient)
-        } else {
-            inner::loss_and_gradient(model, state, batch)?
-        };
-        inner::finite(loss, step)?;
-        let next = inner::descend(state, &gradient, rates)?;
-        if learn_rates && !exact {
-            gradients.push(gradient);
+    let batches = support.steps().chain([query]);
+    derivative::with(model, batches, Outer { start, support, query, rates, exact, learn_rates })
+}
+
+/// The arguments of [`meta_gradient`].
+struct Outer<'a> {
+    start: &'a [Tensor],
+    support: &'a Support,
+    query: &'a TokenBatch,
+    rates: &'a [f32],
+    exact: bool,
+    learn_rates: bool,
+}
+
+/// What the walk back needs of an inner step.
+enum Step<T, C> {
+    /// Its gradient, where only the derivative by α needs it.
+    Gradient(Vec<Tensor>),
+    /// θ_s, and what makes it cheaper to do the step again.
+    Again(Vec<Tensor>, T),
+    /// Everything, of the last step.
+    Kept(C),
+}
+
+impl<'a> With<'a> for Outer<'a> {
+    type Output = MetaGradient;
+
+    fn with(self, derivative: &impl Derivative<'a>) -> Result<MetaGradient> {
+        let Self { start, support, query, rates, exact, learn_rates } = self;
+        let count = support.steps().len();
+        let mut state = start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?;
+        let mut steps = Vec::new();
+        for (step, batch) in support.steps().enumerate() {
+            let loss;
+            if !exact {
+                let (found, gradient) = derivative.gradient(&state, batch)?;
+                loss = found;
+                state = inner::descend(&state, &gradient, rates)?;
+                if learn_rates {
+                    steps.push(Step::Gradient(gradient));
+                }
+            } else if step + 1 < count {
+                let (found, gradient, trace) = derivative.traced(&state, batch)?;
+                loss = found;
+                let next = inner::descend(&state, &gradient, rates)?;
+                steps.push(Step::Again(std::mem::replace(&mut state, next), trace));
+            } else {
+                let curved = derivative.curved(&state, batch, None)?;
+                loss = curved.loss();
+                state = inner::descend(&state, &curved.gradient()?, rates)?;
+                steps.push(Step::Kept(curved));
+            }
+            inner::finite(loss, step)?;
         }
-        states.push(next);
-    }
 
-    let adapted = states.pop().unwrap_or_default();
-    let (loss, mut v) = inner::loss_and_gradient(model, &adapted, query)?;
-    drop(adapted);
-    if !loss.is_finite() {
-        let what = "the loss on the query dialogues";
-        let place = "the end of the inner loop".to_owned();
-        return Err(TrainError::NotFinite { what, value: loss, place, remedy: "--inner-lr" });
-    }
+        let (loss, mut v) = derivative.gradient(&state, query)?;
+        drop(state);
+        if !loss.is_finite() {
+            let what = "the loss on the query dialogues";
+            let place = "the end of the inner loop".to_owned();
+            return Err(TrainError::NotFinite { what, value: loss, place, remedy: "--inner-lr" });
+        }
 
-    let mut by_rate = learn_rates.then(|| vec![0.0; rates.len()]);
-    if exact {
-        for (batch, state) in support.steps().zip(&states).rev() {
-            let curved = match kept.take() {
-                Some(curved) => curved,
-                None => Curved::new(model, state, batch)?,
+        let mut by_rate = learn_rates.then(|| vec![0.0; rates.len()]);
+        let batches: Vec<&TokenBatch> = support.steps().collect();
+        for (step, batch) in steps.into_iter().zip(batches).rev() {
+            let curved = match step {
+                Step::Gradient(gradient) => {
+                    if let Some(sums) = &mut by_rate {
+                        add_products(sums, &v, &gradient)?;
+                    }
+                    continue;
+                }
+                Step::Again(state, trace) => derivative.curved(&state, batch, Some(trace))?,
+                Step::Kept(curved) => curved,
             };
             if let Some(sums) = &mut by_rate {
                 add_products(sums, &v, &curved.gradient()?)?;
             }
             let scaled: Vec<Tensor> =
                 v.iter().zip(rates).map(|(v, &rate)| Ok(v.f_mul_scalar(f64::from(rate))?)).collect::<Result<_>>()?;
-            for (v, product) in v.iter_mut().zip(&curved.times(&scaled)?) {
-                // Undefined where the gradient does not depend on the tensor.
-                if product.defined() {
-                    let _ = v.f_sub_(product)?;
-                }
+            for (v, product) in v.iter_mut().zip(&derivative.times(curved, &scaled, batch)?) {
+                let _ = v.f_sub_(product)?;
             }
         }
-    } else if let Some(sums) = &mut by_rate {
-        for gradient in &gradients {
-            add_products(sums, &v, gradient)?;
-        }
+        let by_rate = by_rate.map(|sums| {
+            let scaled: Vec<f32> = sums.iter().zip(rates).map(|(sum, &rate)| (-sum * f64::from(rate)) as f32).collect();
+            let device = v.first().map_or(tch::Device::Cpu, Tensor::device);
+            Ok::<_, TrainError>(Tensor::f_from_slice(&scaled)?.f_to_device(device)?)
+        });
+        Ok(MetaGradient { gradient: v, rates: by_rate.transpose()?, loss })
     }
-    let rates = by_rate.map(|sums| {
-        let scaled: Vec<f32> = sums.iter().zip(rates).map(|(sum, &rate)| (-sum * f64::from(rate)) as f32).collect();
-        Ok::<_, TrainError>(Tensor::f_from_slice(&scaled)?.f_to_device(model.device())?)
-    });
-    Ok(MetaGradient { gradient: v, rates: rates.transpose()?, loss })
 }
 
 /// Adds ⟨v, g⟩ of each tensor to its sum.
@@ -129,32 +161,4 @@ pub fn reptile(model: &Model, start: &[Tensor], support: &Support, rates: &[f32]
     let gradient =
         way.map(|((from, to), &rate)| Ok(from.f_detach()?.f_sub(to)?.f_div_scalar(f64::from(rate))?)).collect::<Result<_>>()?;
     Ok(MetaGradient { gradient, rates: None, loss: adapted.losses.last().copied().unwrap_or_default() })
-}
-
-/// A loss with its gradient as a graph, to be differentiated once more.
-struct Curved {
-    loss: f64,
-    at: Vec<Tensor>,
-    gradient: Vec<Tensor>,
-}
-
-impl Curved {
-    fn new(model: &Model, at: &[Tensor], batch: &TokenBatch) -> Result<Self> {
-        let at = inner::leaves(at)?;
-        let loss = model.at(&at)?.loss(batch)?;
-        let gradient = inner::defined(Tensor::f_run_backward(&[&loss], &at, true, true)?, &at)?;
-        Ok(Self { loss: loss.f_double_value(&[])?, at, gradient })
-    }
-
-    /// ∇L, apart from the graph.
-    fn gradient(&self) -> Result<Vec<Tensor>> {
-        self.gradient.iter().map(|gradient| Ok(gradient.f_detach()?)).collect()
-    }
-
-    /// H u, with H the Hessian of the loss: the gradient of ∇L · u (Pearlmutter 1994, by double backward).
-    fn times(self, u: &[Tensor]) -> Result<Vec<Tensor>> {
-        let products = self.gradient.iter().zip(u).map(|(gradient, u)| Ok(gradient.f_mul(u)?.f_sum(None)?));
-        let dot = Tensor::f_stack(&products.collect::<Result<Vec<_>>>()?, 0)?.f_sum(None)?;
-        Ok(Tensor::f_run_backward(&[&dot], &self.at, false, false)?)
-    }
 }

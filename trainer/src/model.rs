@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::Gpt2Config;
-use marionette_models::params::TensorSpec;
+use marionette_models::{AdapterConfig, Gpt2Config};
+use marionette_models::params::{self, TensorSpec};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
@@ -70,6 +70,25 @@ impl Model {
     /// A tensor is missing; what libtorch says.
     pub fn at(&self, parameters: &[Tensor]) -> Result<Gpt2> {
         Gpt2::new(&self.config, self.parts, &At { model: self, parameters })
+    }
+
+    /// Whether the tensors that learn are exactly the adapters', and products are computed in the kind of the tensors.
+    pub(crate) fn learns_exactly_adapters(&self) -> bool {
+        let Some(&bottleneck) = self.table.first().and_then(|spec| spec.shape.get(1)) else { return false };
+        let adapters = params::adapter_table(&self.config, &AdapterConfig { bottleneck });
+        let same = |(one, other): (&TensorSpec, &TensorSpec)| one.name == other.name && one.shape == other.shape;
+        !self.parts.classifier
+            && self.frozen_products.is_empty()
+            && self.table.len() == adapters.len()
+            && self.table.iter().zip(&adapters).all(same)
+    }
+
+    /// The frozen tensor of that name.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub(crate) fn frozen(&self, name: &str) -> Result<Tensor> {
+        self.frozen.vector(name)
     }
 
     /// The same model, computed in the kind of its tensors throughout.

@@ -1,0 +1,139 @@
+//! The last layer normalisation, the language-model head and the cross-entropy: L = Σ (log Σ exp z − z_y) / N over the N
+//! rows that have a target y, with z = ln_f(x) Wᵀ [N, V], W the embedding [V, D].
+//!
+//! With p = softmax(z) the adjoint of ln_f's output n is n̄ = (p W − W_y) / N, and its tangent (ṗ W) / N with
+//! ṗ = p ⊙ (ż − Σ p ⊙ ż), ż = ṅ Wᵀ. [`ROWS`] rows are done at a time, so that only a Hessian product ever holds more than two
+//! such matrices.
+
+use tch::Tensor;
+
+use super::norm::{self, Norm};
+use super::product;
+use crate::error::{Result, TrainError};
+use crate::tensors::TokenBatch;
+
+/// Rows at a time: as many as the product with W needs to be fast.
+const ROWS: i64 = 256;
+/// Of these so many rows of logits at a time, before they become probabilities.
+const LOGIT_ROWS: i64 = 128;
+
+pub(super) struct Head {
+    /// W, [V, D].
+    wte: Tensor,
+    ln_f: Norm,
+}
+
+/// The head at some x.
+pub(super) struct Tape {
+    norm: norm::Tape,
+    /// The adjoint of ln_f's x̂, [N, D].
+    hat: Tensor,
+    /// p, [`ROWS`] rows each, where it was kept.
+    kept: Option<Vec<Tensor>>,
+}
+
+impl Tape {
+    pub(super) fn into_adjoint(self) -> Tensor {
+        self.hat
+    }
+}
+
+/// Splits `count` rows into pieces of `most`: where each begins, and its rows.
+fn pieces(count: i64, most: i64) -> impl Iterator<Item = (i64, i64)> {
+    (0..count).step_by(most as usize).map(move |start| (start, most.min(count - start)))
+}
+
+impl Head {
+    pub(super) fn new(wte: Tensor, ln_f: Norm) -> Self {
+        Self { wte, ln_f }
+    }
+
+    /// p of some rows of n. `see` gets z, and p of the same rows, a few rows at a time.
+    fn probabilities(
+        &self,
+        n: &Tensor,
+        mut see: impl FnMut(i64, i64, &Tensor, &Tensor) -> Result<()>,
+    ) -> Result<Tensor> {
+        let count = n.size2()?.0;
+        let p = Tensor::f_empty([count, self.wte.size2()?.0], (n.kind(), n.device()))?;
+        for (start, rows) in pieces(count, LOGIT_ROWS) {
+            let z = product::transposed(&n.f_narrow(0, start, rows)?, &self.wte)?;
+            let part = p.f_narrow(0, start, rows)?;
+            let _ = z.f_internal_softmax_out(&part, -1, false)?;
+            see(start, rows, &z, &part)?;
+        }
+        Ok(p)
+    }
+
+    /// The loss, and the adjoint of ln_f's x̂. p is kept where `keep`.
+    pub(super) fn gradient(&self, x: &Tensor, batch: &TokenBatch, keep: bool) -> Result<(f64, Tape)> {
+        let norm = self.ln_f.tape(&x.f_index_select(0, &batch.rows)?)?;
+        let n = self.ln_f.output(&norm)?;
+        let count = n.size2()?.0;
+        let (mut loss, mut kept, mut n_bar) = (0.0, Vec::new(), Vec::new());
+        for (start, rows) in pieces(count, ROWS) {
+            let targets = batch.targets.f_narrow(0, start, rows)?;
+            let p = self.probabilities(&n.f_narrow(0, start, rows)?, |start, rows, z, p| {
+                let target = targets.f_narrow(0, start, rows)?.f_unsqueeze(1)?;
+                // log Σ exp z = max z − log max p.
+                let nll = z.f_amax(1, true)?.f_sub(&p.f_amax(1, true)?.f_log()?)?.f_sub(&z.f_gather(1, &target, false)?)?;
+                loss += nll.f_sum(tch::Kind::Double)?.f_double_value(&[])?;
+                Ok(())
+            })?;
+            let mut piece = p.f_mm(&self.wte)?;
+            n_bar.push(piece.f_sub_(&self.wte.f_index_select(0, &targets)?)?);
+            if keep {
+                kept.push(p);
+            }
+        }
+        let n_bar = Tensor::f_cat(&n_bar, 0)?.f_div_scalar_(count as f64)?;
+        let hat = self.ln_f.scaled(n_bar)?;
+        Ok((loss / count as f64, Tape { norm, hat, kept: keep.then_some(kept) }))
+    }
+
+    /// The tape from an adjoint that is known.
+    pub(super) fn again(&self, x: &Tensor, batch: &TokenBatch, hat: Tensor) -> Result<Tape> {
+        let norm = self.ln_f.tape(&x.f_index_select(0, &batch.rows)?)?;
+        Ok(Tape { norm, hat, kept: None })
+    }
+
+    /// Of rows that have a target to all rows, `size`.
+    fn scatter(rows: &Tensor, batch: &TokenBatch, size: Vec<i64>) -> Result<Tensor> {
+        let mut all = Tensor::f_zeros(size, (rows.kind(), rows.device()))?;
+        Ok(all.f_index_add_(0, &batch.rows, rows)?)
+    }
+
+    /// The adjoint of x, which has `size`.
+    pub(super) fn backward(&self, tape: &Tape, batch: &TokenBatch, size: Vec<i64>) -> Result<Tensor> {
+        Self::scatter(&self.ln_f.backward(&tape.norm, &tape.hat)?, batch, size)
+    }
+
+    /// The tangent of the adjoint of x, from that of x.
+    pub(super) fn tangent_backward(&self, tape: Tape, batch: &TokenBatch, x_dot: &Tensor) -> Result<Tensor> {
+        let Tape { norm, hat, kept } = tape;
+        let tangent = self.ln_f.tangent(&norm, &x_dot.f_index_select(0, &batch.rows)?)?;
+        let n_dot = self.ln_f.tangent_output(&tangent)?;
+        let n = if kept.is_none() { Some(self.ln_f.output(&norm)?) } else { None };
+        let mut kept = kept.map(Vec::into_iter);
+        let count = n_dot.size2()?.0;
+        let mut n_bar_dot = Vec::new();
+        for (start, rows) in pieces(count, ROWS) {
+            let p = match (kept.as_mut().and_then(Iterator::next), &n) {
+                (Some(p), _) => p,
+                (None, Some(n)) => self.probabilities(&n.f_narrow(0, start, rows)?, |_, _, _, _| Ok(()))?,
+                (None, None) => return Err(TrainError::Torch("the probabilities of a step are missing".to_owned())),
+            };
+            let n_dot = n_dot.f_narrow(0, start, rows)?;
+            let p_dot = p.f_empty_like()?;
+            for (start, rows) in pieces(rows, LOGIT_ROWS) {
+                let z_dot = product::transposed(&n_dot.f_narrow(0, start, rows)?, &self.wte)?;
+                let (p, out) = (p.f_narrow(0, start, rows)?, p_dot.f_narrow(0, start, rows)?);
+                let _ = Tensor::f_internal_softmax_backward_data_out(&out, &z_dot, &p, 1, p.kind())?;
+            }
+            n_bar_dot.push(p_dot.f_mm(&self.wte)?);
+        }
+        let hat_dot = self.ln_f.scaled(Tensor::f_cat(&n_bar_dot, 0)?.f_div_scalar_(count as f64)?)?;
+        let rows = self.ln_f.tangent_backward(&norm, &tangent, &hat, hat_dot)?;
+        Self::scatter(&rows, batch, x_dot.size())
+    }
+}

@@ -1,0 +1,222 @@
+//! The loss of a frozen GPT-2 with adapters, its gradient by the adapters, and products of its Hessian with a vector, each
+//! written out by hand instead of being recorded and played back.
+//!
+//! libtorch's double backward computes all of this too (`crate::autograd`), for any choice of tensors that learn. Where
+//! only the adapters do, much of what it computes is not needed: gradients of what lies below the first adapter, copies
+//! of [N, V] matrices in the loss, graphs. What is needed is three walks over the blocks:
+//!
+//! 1. forward, which keeps of each block what the walk back needs (`block::Tape`);
+//! 2. backward, which keeps the adjoint at each matrix product (`block::Adjoint`) where a Hessian product follows;
+//! 3. the tangents of both in the direction u (forward over reverse: Pearlmutter 1994, equation 5): the derivative of walk
+//!    1, then of walk 2, along Φ + ε u. The tangent of ∇L is H u. It costs as much as the two walks themselves.
+//!
+//! Notation throughout, with x a value: x̄ is its adjoint ∂L/∂x, ẋ its tangent dx/dε, and `x_bar`, `x_dot`, `x_bar_dot`
+//! their names; N = B · T rows, D the width, F the MLP's, R the bottleneck's, H heads of dh values, V tokens. Everything
+//! is exact, in the kind of the tensors, and made of libtorch's operators, on whatever device the tensors are.
+
+mod adapter;
+mod attention;
+mod block;
+mod gelu;
+mod head;
+mod norm;
+mod product;
+mod stem;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use marionette_models::params::names;
+use tch::{Tensor, no_grad};
+
+use self::block::{Adjoint, Block, Tangent, Tape};
+use self::head::Head;
+use self::stem::Stem;
+use crate::derivative::{Curved, Derivative};
+use crate::error::Result;
+use crate::model::Model;
+use crate::tensors::TokenBatch;
+
+/// Tensors of one block: those of the adapter after attention and of the one after the MLP, four each.
+const LEARNED: usize = 8;
+
+/// The derivatives of a model of which exactly the adapters learn.
+pub(crate) struct Engine<'a> {
+    wte: Tensor,
+    wpe: Tensor,
+    blocks: Vec<Block>,
+    head: Head,
+    heads: i64,
+    /// What of each batch does not depend on the adapters.
+    stems: RefCell<Vec<(&'a TokenBatch, Rc<Stem>)>>,
+}
+
+/// The walk forward and the walk back at some Φ, kept.
+pub(crate) struct Recorded {
+    loss: f64,
+    stem: Rc<Stem>,
+    at: Vec<Tensor>,
+    head: head::Tape,
+    blocks: Vec<(Tape, Adjoint)>,
+}
+
+impl<'a> Engine<'a> {
+    /// The engine for a model, where there is one: exactly the adapters learn, and products are computed in the kind of
+    /// the tensors.
+    ///
+    /// # Errors
+    /// A tensor is missing; what libtorch says.
+    pub(crate) fn new(model: &Model) -> Result<Option<Self>> {
+        if !model.learns_exactly_adapters() {
+            return Ok(None);
+        }
+        let config = model.config();
+        let epsilon = f64::from(config.layer_norm_epsilon);
+        let wte = model.frozen(names::WTE)?;
+        let ln_f = norm::Norm::new(model, names::LN_F_WEIGHT, names::LN_F_BIAS, epsilon)?;
+        Ok(Some(Self {
+            wpe: model.frozen(names::WPE)?,
+            blocks: (0..config.n_layer).map(|layer| Block::new(model, layer, epsilon)).collect::<Result<_>>()?,
+            head: Head::new(wte.shallow_clone(), ln_f),
+            wte,
+            heads: config.n_head as i64,
+            stems: RefCell::default(),
+        }))
+    }
+
+    /// What of a batch does not depend on the adapters, computed once.
+    fn stem(&self, batch: &'a TokenBatch) -> Result<Rc<Stem>> {
+        let mut stems = self.stems.borrow_mut();
+        if let Some((_, stem)) = stems.iter().find(|(known, _)| std::ptr::eq(*known, batch)) {
+            return Ok(stem.clone());
+        }
+        let stem = Rc::new(Stem::new(batch, &self.wte, &self.wpe, self.heads, self.blocks.first())?);
+        stems.push((batch, stem.clone()));
+        Ok(stem)
+    }
+
+    /// Walk 1: the residual stream after the last block, and each block's tape.
+    fn forward(&self, stem: &Stem, at: &[Tensor]) -> Result<(Tensor, Vec<Tape>)> {
+        let mut tapes = Vec::with_capacity(self.blocks.len());
+        let mut x = stem.x.shallow_clone();
+        for (block, learned) in self.blocks.iter().zip(at.chunks_exact(LEARNED)) {
+            let (out, tape) = block.forward(&x, stem, learned, tapes.is_empty())?;
+            x = out;
+            tapes.push(tape);
+        }
+        Ok((x, tapes))
+    }
+
+    /// Walk 2 from the adjoint of what walk 1 gave: `take` gets each block's tape and adjoint, from the last to the first.
+    fn backward(
+        &self,
+        stem: &Stem,
+        at: &[Tensor],
+        mut tapes: Vec<Tape>,
+        x_bar: Tensor,
+        mut take: impl FnMut(Tape, Adjoint) -> Result<()>,
+    ) -> Result<()> {
+        let mut x_bar = Some(x_bar);
+        for (block, learned) in self.blocks.iter().zip(at.chunks_exact(LEARNED)).rev() {
+            let (Some(tape), Some(out_bar)) = (tapes.pop(), x_bar.take()) else { break };
+            let (below, adjoint) = block.backward(&tape, stem, learned, out_bar)?;
+            x_bar = below;
+            take(tape, adjoint)?;
+        }
+        Ok(())
+    }
+
+    /// The loss and its gradient; and the adjoint of the head's input.
+    fn plain(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>, Tensor)> {
+        let stem = self.stem(batch)?;
+        let (x, tapes) = self.forward(&stem, at)?;
+        let (loss, head) = self.head.gradient(&x, batch, false)?;
+        let x_bar = self.head.backward(&head, batch, x.size())?;
+        drop(x);
+        let mut gradient = Vec::with_capacity(at.len());
+        self.backward(&stem, at, tapes, x_bar, |tape, adjoint| {
+            gradient.push(adjoint.gradient(&tape)?);
+            Ok(())
+        })?;
+        Ok((loss, gradient.into_iter().rev().flatten().collect(), head.into_adjoint()))
+    }
+}
+
+impl<'a> Derivative<'a> for Engine<'a> {
+    /// The adjoint of the head's normalised input, [N, D]: with it the head's walk back need not be done again.
+    type Trace = Tensor;
+    type Curved = Recorded;
+
+    fn gradient(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>)> {
+        let (loss, gradient, _) = no_grad(|| self.plain(at, batch))?;
+        Ok((loss, gradient))
+    }
+
+    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>, Tensor)> {
+        no_grad(|| self.plain(at, batch))
+    }
+
+    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, trace: Option<Tensor>) -> Result<Recorded> {
+        no_grad(|| {
+            let stem = self.stem(batch)?;
+            let (x, tapes) = self.forward(&stem, at)?;
+            let (loss, head) = match trace {
+                None => self.head.gradient(&x, batch, true)?,
+                Some(adjoint) => (f64::NAN, self.head.again(&x, batch, adjoint)?),
+            };
+            let x_bar = self.head.backward(&head, batch, x.size())?;
+            let mut blocks = Vec::with_capacity(tapes.len());
+            self.backward(&stem, at, tapes, x_bar, |tape, adjoint| {
+                blocks.push((tape, adjoint));
+                Ok(())
+            })?;
+            blocks.reverse();
+            Ok(Recorded { loss, stem, at: at.iter().map(Tensor::shallow_clone).collect(), head, blocks })
+        })
+    }
+
+    /// Walk 3.
+    fn times(&self, curved: Recorded, u: &[Tensor], batch: &'a TokenBatch) -> Result<Vec<Tensor>> {
+        no_grad(|| {
+            let Recorded { stem, at, head, mut blocks, .. } = curved;
+            let learned = || at.chunks_exact(LEARNED).zip(u.chunks_exact(LEARNED));
+            let mut tangents: Vec<Tangent> = Vec::with_capacity(blocks.len());
+            // Nothing below the first adapter depends on Φ.
+            let mut x_dot = None;
+            for ((block, (tape, _)), (at, u)) in self.blocks.iter().zip(&blocks).zip(learned()) {
+                let (out, tangent) = block.tangent(tape, &stem, x_dot.take(), at, u)?;
+                x_dot = Some(out);
+                tangents.push(tangent);
+            }
+            let mut x_bar_dot = match x_dot {
+                Some(x_dot) => Some(self.head.tangent_backward(head, batch, &x_dot)?),
+                None => None,
+            };
+            let mut product = Vec::with_capacity(at.len());
+            for (block, (at, u)) in self.blocks.iter().zip(learned()).rev() {
+                let (Some((tape, adjoint)), Some(tangent), Some(out)) = (blocks.pop(), tangents.pop(), x_bar_dot.take())
+                else {
+                    break;
+                };
+                let (below, gradient_dot) = block.tangent_backward((&tape, &adjoint, &tangent), &stem, at, u, &out)?;
+                x_bar_dot = below;
+                product.push(gradient_dot);
+            }
+            Ok(product.into_iter().rev().flatten().collect())
+        })
+    }
+}
+
+impl Curved for Recorded {
+    fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    fn gradient(&self) -> Result<Vec<Tensor>> {
+        let mut gradient = Vec::with_capacity(self.at.len());
+        for (tape, adjoint) in &self.blocks {
+            gradient.extend(no_grad(|| adjoint.gradient(tape))?);
+        }
+        Ok(gradient)
+    }
+}

@@ -1,0 +1,42 @@
+//! What of a batch does not depend on the adapters: everything below the first of them.
+
+use tch::{Kind, Tensor};
+
+use super::attention::Frame;
+use super::block::Block;
+use crate::error::Result;
+use crate::tensors::TokenBatch;
+
+pub(super) struct Stem {
+    /// The embedding, [N, D].
+    pub(super) x: Tensor,
+    /// What the attention of block 0 makes of it, the input of the first adapter, [N, D].
+    pub(super) attended: Option<Tensor>,
+    /// How the batch lies in attention.
+    pub(super) frame: Frame,
+}
+
+impl Stem {
+    /// The stem of a batch, where `first` is block 0.
+    ///
+    /// # Errors
+    /// What libtorch says, for a token or position beyond the embedding too.
+    pub(super) fn new(
+        batch: &TokenBatch,
+        wte: &Tensor,
+        wpe: &Tensor,
+        heads: i64,
+        first: Option<&Block>,
+    ) -> Result<Self> {
+        let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
+        let (rows, length) = batch.ids.size2()?;
+        let positions = match &batch.positions {
+            Some(positions) => embed(wpe, positions)?,
+            None => embed(wpe, &Tensor::f_arange(length, (Kind::Int64, wte.device()))?)?,
+        };
+        let x = embed(wte, &batch.ids)?.f_add(&positions)?.f_reshape([rows * length, -1])?;
+        let frame = Frame::new(rows, length, heads, x.size2()?.1, x.kind(), x.device())?;
+        let attended = first.map(|block| Ok::<_, crate::TrainError>(block.attend(&x, &frame)?.0)).transpose()?;
+        Ok(Self { x, attended, frame })
+    }
+}
