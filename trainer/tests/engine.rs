@@ -52,7 +52,7 @@ impl Task {
         let table = params::adapter_table(&config, &AdapterConfig { bottleneck: 6 });
         let learned = random(&table, 2, kind);
         let start = table.iter().map(|spec| learned[&spec.name].shallow_clone()).collect();
-        let rates = (0..table.len()).map(|index| 0.02 + 0.01 * (index % 5) as f32).collect();
+        let rates = (0..table.len()).map(|index| 0.1 + 0.05 * (index % 5) as f32).collect();
         let base = random(&params::base_table(&config), 1, kind);
         let parts = Parts { adapters: true, classifier: false };
         Self { model: Model::new(&config, parts, base, table, kind, Device::Cpu).unwrap(), start, rates }

@@ -2,20 +2,18 @@
 //! rows that have a target y, with z = ln_f(x) Wᵀ [N, V], W the embedding [V, D].
 //!
 //! With p = softmax(z) the adjoint of ln_f's output n is n̄ = (p W − W_y) / N, and its tangent (ṗ W) / N with
-//! ṗ = p ⊙ (ż − Σ p ⊙ ż), ż = ṅ Wᵀ. [`ROWS`] rows are done at a time, so that only a Hessian product ever holds more than two
-//! such matrices.
+//! ṗ = p ⊙ (ż − Σ p ⊙ ż), ż = ṅ Wᵀ. [`ROWS`] rows are done at a time, so that no more than three matrices [`ROWS`, V] are ever
+//! held, beside the p that is kept for a Hessian product.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::norm::{self, Norm};
 use super::product;
 use crate::error::{Result, TrainError};
 use crate::tensors::TokenBatch;
 
-/// Rows at a time: as many as the product with W needs to be fast.
-const ROWS: i64 = 256;
-/// Of these so many rows of logits at a time, before they become probabilities.
-const LOGIT_ROWS: i64 = 128;
+/// Rows at a time: enough for fast products, and so few that a piece of z or p is small beside the model.
+const ROWS: i64 = 128;
 
 pub(super) struct Head {
     /// W, [V, D].
@@ -38,31 +36,14 @@ impl Tape {
     }
 }
 
-/// Splits `count` rows into pieces of `most`: where each begins, and its rows.
-fn pieces(count: i64, most: i64) -> impl Iterator<Item = (i64, i64)> {
-    (0..count).step_by(most as usize).map(move |start| (start, most.min(count - start)))
+/// Where each piece of `count` rows begins, and how many rows it has.
+fn pieces(count: i64) -> impl Iterator<Item = (i64, i64)> {
+    (0..count).step_by(ROWS as usize).map(move |start| (start, ROWS.min(count - start)))
 }
 
 impl Head {
     pub(super) fn new(wte: Tensor, ln_f: Norm) -> Self {
         Self { wte, ln_f }
-    }
-
-    /// p of some rows of n. `see` gets z, and p of the same rows, a few rows at a time.
-    fn probabilities(
-        &self,
-        n: &Tensor,
-        mut see: impl FnMut(i64, i64, &Tensor, &Tensor) -> Result<()>,
-    ) -> Result<Tensor> {
-        let count = n.size2()?.0;
-        let p = Tensor::f_empty([count, self.wte.size2()?.0], (n.kind(), n.device()))?;
-        for (start, rows) in pieces(count, LOGIT_ROWS) {
-            let z = product::transposed(&n.f_narrow(0, start, rows)?, &self.wte)?;
-            let part = p.f_narrow(0, start, rows)?;
-            let _ = z.f_internal_softmax_out(&part, -1, false)?;
-            see(start, rows, &z, &part)?;
-        }
-        Ok(p)
     }
 
     /// The loss, and the adjoint of ln_f's x̂. p is kept where `keep`.
@@ -71,16 +52,16 @@ impl Head {
         let n = self.ln_f.output(&norm)?;
         let count = n.size2()?.0;
         let (mut loss, mut kept, mut n_bar) = (0.0, Vec::new(), Vec::new());
-        for (start, rows) in pieces(count, ROWS) {
+        for (start, rows) in pieces(count) {
             let targets = batch.targets.f_narrow(0, start, rows)?;
-            let p = self.probabilities(&n.f_narrow(0, start, rows)?, |start, rows, z, p| {
-                let target = targets.f_narrow(0, start, rows)?.f_unsqueeze(1)?;
-                // log Σ exp z = max z − log max p.
-                let nll = z.f_amax(1, true)?.f_sub(&p.f_amax(1, true)?.f_log()?)?.f_sub(&z.f_gather(1, &target, false)?)?;
-                loss += nll.f_sum(tch::Kind::Double)?.f_double_value(&[])?;
-                Ok(())
-            })?;
-            let mut piece = p.f_mm(&self.wte)?;
+            let z = product::transposed(&n.f_narrow(0, start, rows)?, &self.wte)?;
+            let p = z.f_internal_softmax(1, false)?;
+            // log Σ exp z = max z − log max p.
+            let nll = z.f_amax(1, true)?.f_sub(&p.f_amax(1, true)?.f_log()?)?;
+            let nll = nll.f_sub(&z.f_gather(1, &targets.f_unsqueeze(1)?, false)?)?;
+            drop(z);
+            loss += nll.f_sum(Kind::Double)?.f_double_value(&[])?;
+            let mut piece = product::plain(&p, &self.wte)?;
             n_bar.push(piece.f_sub_(&self.wte.f_index_select(0, &targets)?)?);
             if keep {
                 kept.push(p);
@@ -117,20 +98,18 @@ impl Head {
         let mut kept = kept.map(Vec::into_iter);
         let count = n_dot.size2()?.0;
         let mut n_bar_dot = Vec::new();
-        for (start, rows) in pieces(count, ROWS) {
+        for (start, rows) in pieces(count) {
             let p = match (kept.as_mut().and_then(Iterator::next), &n) {
                 (Some(p), _) => p,
-                (None, Some(n)) => self.probabilities(&n.f_narrow(0, start, rows)?, |_, _, _, _| Ok(()))?,
+                (None, Some(n)) => {
+                    product::transposed(&n.f_narrow(0, start, rows)?, &self.wte)?.f_internal_softmax(1, false)?
+                }
                 (None, None) => return Err(TrainError::Torch("the probabilities of a step are missing".to_owned())),
             };
-            let n_dot = n_dot.f_narrow(0, start, rows)?;
-            let p_dot = p.f_empty_like()?;
-            for (start, rows) in pieces(rows, LOGIT_ROWS) {
-                let z_dot = product::transposed(&n_dot.f_narrow(0, start, rows)?, &self.wte)?;
-                let (p, out) = (p.f_narrow(0, start, rows)?, p_dot.f_narrow(0, start, rows)?);
-                let _ = Tensor::f_internal_softmax_backward_data_out(&out, &z_dot, &p, 1, p.kind())?;
-            }
-            n_bar_dot.push(p_dot.f_mm(&self.wte)?);
+            let z_dot = product::transposed(&n_dot.f_narrow(0, start, rows)?, &self.wte)?;
+            let p_dot = Tensor::f_internal_softmax_backward_data(&z_dot, &p, 1, p.kind())?;
+            drop((z_dot, p));
+            n_bar_dot.push(product::plain(&p_dot, &self.wte)?);
         }
         let hat_dot = self.ln_f.scaled(Tensor::f_cat(&n_bar_dot, 0)?.f_div_scalar_(count as f64)?)?;
         let rows = self.ln_f.tangent_backward(&norm, &tangent, &hat, hat_dot)?;
