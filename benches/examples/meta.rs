@@ -10,6 +10,7 @@ use std::time::Instant;
 use marionette_models::{AdapterConfig, checkpoint, init, params};
 use marionette_trainer::gpt2::Parts;
 use marionette_trainer::inner::Support;
+use marionette_trainer::memory;
 use marionette_trainer::meta::meta_gradient;
 use marionette_trainer::model::Model;
 use marionette_trainer::tensors::{self, TokenBatch};
@@ -25,6 +26,7 @@ fn peak() -> f64 {
 }
 
 fn main() {
+    memory::keep_freed();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let first_order = arguments.iter().any(|argument| argument == "--first-order");
     let mut words = arguments.iter().filter(|argument| !argument.starts_with("--"));

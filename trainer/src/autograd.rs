@@ -44,16 +44,20 @@ impl<'a> Derivative<'a> for Autograd<'_> {
         Ok((loss.f_double_value(&[])?, defined(gradient, &at)?))
     }
 
-    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>, ())> {
+    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch, _: bool) -> Result<(f64, Vec<Tensor>, ())> {
         let (loss, gradient) = self.gradient(at, batch)?;
         Ok((loss, gradient, ()))
     }
 
-    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, _: Option<()>) -> Result<Graph> {
+    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, _: bool) -> Result<Graph> {
         let at = leaves(at)?;
         let loss = self.model.at(&at)?.loss(batch)?;
         let gradient = defined(Tensor::f_run_backward(&[&loss], &at, true, true)?, &at)?;
         Ok(Graph { loss: loss.f_double_value(&[])?, at, gradient })
+    }
+
+    fn again(&self, at: &[Tensor], batch: &'a TokenBatch, (): ()) -> Result<Graph> {
+        self.curved(at, batch, true)
     }
 
     /// The gradient of ∇L · u (Pearlmutter 1994, by double backward).

@@ -10,7 +10,7 @@ use crate::tensors::TokenBatch;
 
 /// The derivatives of a model's loss by the tensors that learn. `'a` is the life of the batches.
 pub(crate) trait Derivative<'a> {
-    /// What is kept of a step so that it can be done again for less: little, because there is one a step.
+    /// What is kept of a step so that it can be done again for less.
     type Trace;
     /// A step of which everything is kept.
     type Curved: Curved;
@@ -21,17 +21,24 @@ pub(crate) trait Derivative<'a> {
     /// What libtorch says.
     fn gradient(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>)>;
 
-    /// The same with a trace.
+    /// The same with a trace, which is small unless it is to be `detailed`.
     ///
     /// # Errors
     /// What libtorch says.
-    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>, Self::Trace)>;
+    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch, detailed: bool) -> Result<(f64, Vec<Tensor>, Self::Trace)>;
 
-    /// The same, to be differentiated once more; `trace` is of the same step.
+    /// The same, to be differentiated once more. Where the step is not `alone`, it leaves as much memory as a detailed
+    /// trace needs.
     ///
     /// # Errors
     /// What libtorch says.
-    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, trace: Option<Self::Trace>) -> Result<Self::Curved>;
+    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, alone: bool) -> Result<Self::Curved>;
+
+    /// The same of a step that left a trace.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    fn again(&self, at: &[Tensor], batch: &'a TokenBatch, trace: Self::Trace) -> Result<Self::Curved>;
 
     /// H u, with H the Hessian of the loss where `curved` is.
     ///

@@ -13,6 +13,7 @@ pub mod gpt2;
 pub mod hub;
 pub mod inner;
 pub mod interrupt;
+pub mod memory;
 pub mod meta;
 pub mod method;
 pub mod model;

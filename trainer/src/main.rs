@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use marionette_trainer::device::DeviceName;
 use marionette_trainer::workers::Compute;
-use marionette_trainer::{Result, TrainError, evaluate, interrupt, pretrain, train};
+use marionette_trainer::{Result, TrainError, evaluate, interrupt, memory, pretrain, train};
 
 /// Meta-trains persona adapters for a GPT-2 (MAMLviaPP).
 #[derive(Parser)]
@@ -128,6 +128,7 @@ fn ended(interrupted: bool, out: &std::path::Path) -> ExitCode {
 }
 
 fn main() -> ExitCode {
+    memory::keep_freed();
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {

@@ -34,9 +34,9 @@ pub struct MetaGradient {
 ///
 /// From θ_{s+1} = θ_s − α ⊙ g_s(θ_s) follows, with v the derivative by θ_{s+1} and H_s the Hessian of the support loss
 /// of step s at θ_s, that the derivative by θ_s is v − H_s (α ⊙ v), and that step s adds −α ⟨v, g_s⟩ to the derivative by
-/// log α (Li et al. 2017, with one rate a tensor). So v begins as ∇L_query(θ_S) and walks the states backwards. The graph
-/// of the last inner step is kept until then; those before it are computed again, one at a time: the memory does not
-/// grow with S (but for the states themselves), and S = 1 repeats nothing.
+/// log α (Li et al. 2017, with one rate a tensor). So v begins as ∇L_query(θ_S) and walks the states backwards. What the
+/// last inner step computed is kept until then; the steps before it are done again, one at a time, the last but one for
+/// less than the others: the memory does not grow with S (but for the states themselves), and S = 1 repeats nothing.
 ///
 /// # Errors
 /// A loss is not finite; what libtorch says.
@@ -91,12 +91,12 @@ impl<'a> With<'a> for Outer<'a> {
                     steps.push(Step::Gradient(gradient));
                 }
             } else if step + 1 < count {
-                let (found, gradient, trace) = derivative.traced(&state, batch)?;
+                let (found, gradient, trace) = derivative.traced(&state, batch, step + 2 == count)?;
                 loss = found;
                 let next = inner::descend(&state, &gradient, rates)?;
                 steps.push(Step::Again(std::mem::replace(&mut state, next), trace));
             } else {
-                let curved = derivative.curved(&state, batch, None)?;
+                let curved = derivative.curved(&state, batch, count == 1)?;
                 loss = curved.loss();
                 state = inner::descend(&state, &curved.gradient()?, rates)?;
                 steps.push(Step::Kept(curved));
@@ -122,7 +122,7 @@ impl<'a> With<'a> for Outer<'a> {
                     }
                     continue;
                 }
-                Step::Again(state, trace) => derivative.curved(&state, batch, Some(trace))?,
+                Step::Again(state, trace) => derivative.again(&state, batch, trace)?,
                 Step::Kept(curved) => curved,
             };
             if let Some(sums) = &mut by_rate {

@@ -67,6 +67,11 @@ pub(super) fn forward(x: Tensor, at: Weights) -> Result<(Tensor, Tape)> {
 }
 
 impl Tape {
+    /// x, [N, D].
+    pub(super) fn input(&self) -> Tensor {
+        self.x.shallow_clone()
+    }
+
     /// e = ȳ Uᵀ, h̄ = e ⊙ gelu′(h).
     pub(super) fn backward(&self, at: Weights, y_bar: &Tensor) -> Result<Adjoint> {
         let e = y_bar.f_mm(&transpose(at.up)?)?;

@@ -87,13 +87,18 @@ impl Frame {
         self.join(qkv)
     }
 
-    /// Queries, keys and values [N, 3 D] to o, [N, D].
-    pub(super) fn forward(&self, qkv: &Tensor) -> Result<(Tensor, Tape)> {
+    /// The tape, from queries, keys and values [N, 3 D].
+    pub(super) fn tape(&self, qkv: &Tensor) -> Result<Tape> {
         let qkv = self.split_scaled(qkv)?;
-        let [q, k, v] = parts(&qkv)?;
+        let [q, k, _] = parts(&qkv)?;
         let p = self.mask.f_baddbmm(&q, &transpose(&k)?, 1.0, 1.0)?.f_internal_softmax(-1, false)?;
-        let o = self.join(&p.f_bmm(&v)?)?;
-        Ok((o, Tape { qkv, p }))
+        Ok(Tape { qkv, p })
+    }
+
+    /// o, [N, D].
+    pub(super) fn output(&self, tape: &Tape) -> Result<Tensor> {
+        let [_, _, v] = parts(&tape.qkv)?;
+        self.join(&tape.p.f_bmm(&v)?)
     }
 
     /// ō [N, D], in heads.

@@ -65,6 +65,26 @@ pub(super) struct Tangent {
     mlp_adapter: adapter::Tangent,
 }
 
+/// Results of matrix products that need not be computed again where they were kept, [N, D] each: a and c, and the adjoints
+/// of the x̂ of both layer normalisations.
+pub(super) struct Trace {
+    a: Tensor,
+    c: Tensor,
+    hat: Tensor,
+    attended_hat: Option<Tensor>,
+}
+
+impl Trace {
+    pub(super) fn new(tape: &Tape, adjoint: &Adjoint) -> Self {
+        Self {
+            a: tape.attn_adapter.input(),
+            c: tape.mlp_adapter.input(),
+            hat: adjoint.hat.shallow_clone(),
+            attended_hat: adjoint.attended.as_ref().map(|(_, hat)| hat.shallow_clone()),
+        }
+    }
+}
+
 impl Adjoint {
     /// The gradient by the eight tensors of the adapters.
     pub(super) fn gradient(&self, tape: &Tape) -> Result<Vec<Tensor>> {
@@ -87,19 +107,32 @@ impl Block {
         })
     }
 
-    /// a from x.
-    pub(super) fn attend(&self, x: &Tensor, frame: &Frame) -> Result<(Tensor, Attended)> {
+    fn attention(&self, x: &Tensor, frame: &Frame) -> Result<Attended> {
         let norm = self.ln_1.tape(x)?;
-        let (o, attention) = frame.forward(&self.attn_qkv.forward(&self.ln_1.output(&norm)?)?)?;
-        Ok((self.attn_proj.forward(&o)?, Attended { norm, attention }))
+        let attention = frame.tape(&self.attn_qkv.forward(&self.ln_1.output(&norm)?)?)?;
+        Ok(Attended { norm, attention })
     }
 
-    /// x′ and the tape; of the first block the stem knows a.
-    pub(super) fn forward(&self, x: &Tensor, stem: &Stem, at: &[Tensor], first: bool) -> Result<(Tensor, Tape)> {
+    /// a from x.
+    pub(super) fn attend(&self, x: &Tensor, frame: &Frame) -> Result<(Tensor, Attended)> {
+        let attended = self.attention(x, frame)?;
+        Ok((self.attn_proj.forward(&frame.output(&attended.attention)?)?, attended))
+    }
+
+    /// x′ and the tape; of the first block the stem knows a. What a trace of the same step holds is not computed again.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        stem: &Stem,
+        at: &[Tensor],
+        first: bool,
+        trace: Option<&Trace>,
+    ) -> Result<(Tensor, Tape)> {
         let [attn, mlp] = Weights::pair(at)?;
-        let (a, attended) = match &stem.attended {
-            Some(a) if first => (a.shallow_clone(), None),
-            _ => {
+        let (a, attended) = match (&stem.attended, trace) {
+            (Some(a), _) if first => (a.shallow_clone(), None),
+            (_, Some(trace)) => (trace.a.shallow_clone(), Some(self.attention(x, &stem.frame)?)),
+            (_, None) => {
                 let (a, attended) = self.attend(x, &stem.frame)?;
                 (a, Some(attended))
             }
@@ -108,32 +141,49 @@ impl Block {
         let _ = m.f_add_(x)?;
         let norm = self.ln_2.tape(&m)?;
         let f = self.mlp_fc.forward(&self.ln_2.output(&norm)?)?;
-        let c = self.mlp_proj.forward(&gelu::value(&f)?)?;
+        let c = match trace {
+            Some(trace) => trace.c.shallow_clone(),
+            None => self.mlp_proj.forward(&gelu::value(&f)?)?,
+        };
         let (mut out, mlp_adapter) = adapter::forward(c, mlp)?;
         let _ = out.f_add_(&m)?;
         Ok((out, Tape { attended, attn_adapter, norm, f, mlp_adapter }))
     }
 
-    /// The adjoint of x, from that of x′; none where the block is the first.
+    /// The adjoint of x, from that of x′; none where the block is the first. What a trace of the same step holds is not
+    /// computed again.
     pub(super) fn backward(
         &self,
         tape: &Tape,
         stem: &Stem,
         at: &[Tensor],
         out: Tensor,
+        trace: Option<Trace>,
     ) -> Result<(Option<Tensor>, Adjoint)> {
         let [attn, mlp] = Weights::pair(at)?;
+        let (known_hat, known_attended_hat) = match trace {
+            Some(trace) => (Some(trace.hat), trace.attended_hat),
+            None => (None, None),
+        };
         let mlp_adapter = tape.mlp_adapter.backward(mlp, &out)?;
         let g = self.mlp_proj.backward(&mlp_adapter.x_bar(mlp, &out)?)?;
-        let hat = self.ln_2.scaled(self.mlp_fc.backward(&gelu::slope_times(&tape.f, &g)?)?)?;
+        let hat = match known_hat {
+            Some(hat) => hat,
+            None => self.ln_2.scaled(self.mlp_fc.backward(&gelu::slope_times(&tape.f, &g)?)?)?,
+        };
         let mid = self.ln_2.backward(&tape.norm, &hat)?.f_add_(&out)?;
         let attn_adapter = tape.attn_adapter.backward(attn, &mid)?;
         let (x_bar, attended) = match &tape.attended {
             None => (None, None),
             Some(attended) => {
                 let o = stem.frame.heads(&self.attn_proj.backward(&attn_adapter.x_bar(attn, &mid)?)?)?;
-                let qkv = stem.frame.backward(&attended.attention, &o)?;
-                let hat = self.ln_1.scaled(self.attn_qkv.backward(&qkv)?)?;
+                let hat = match known_attended_hat {
+                    Some(hat) => hat,
+                    None => {
+                        let qkv = stem.frame.backward(&attended.attention, &o)?;
+                        self.ln_1.scaled(self.attn_qkv.backward(&qkv)?)?
+                    }
+                };
                 let x_bar = self.ln_1.backward(&attended.norm, &hat)?.f_add_(&mid)?;
                 (Some(x_bar), Some((o, hat)))
             }

@@ -60,6 +60,13 @@ pub(crate) struct Recorded {
     blocks: Vec<(Tape, Adjoint)>,
 }
 
+/// What makes it cheaper to record a step that was done before: with the adjoint of the head's normalised input, [N, D],
+/// the head's walk back falls away; with a trace of each block two thirds of the other products.
+pub(crate) struct Trace {
+    head: Tensor,
+    blocks: Vec<block::Trace>,
+}
+
 impl<'a> Engine<'a> {
     /// The engine for a model, where there is one: exactly the adapters learn, and products are computed in the kind of
     /// the tensors.
@@ -96,11 +103,11 @@ impl<'a> Engine<'a> {
     }
 
     /// Walk 1: the residual stream after the last block, and each block's tape.
-    fn forward(&self, stem: &Stem, at: &[Tensor]) -> Result<(Tensor, Vec<Tape>)> {
+    fn forward(&self, stem: &Stem, at: &[Tensor], traces: &[block::Trace]) -> Result<(Tensor, Vec<Tape>)> {
         let mut tapes = Vec::with_capacity(self.blocks.len());
         let mut x = stem.x.shallow_clone();
-        for (block, learned) in self.blocks.iter().zip(at.chunks_exact(LEARNED)) {
-            let (out, tape) = block.forward(&x, stem, learned, tapes.is_empty())?;
+        for (layer, (block, learned)) in self.blocks.iter().zip(at.chunks_exact(LEARNED)).enumerate() {
+            let (out, tape) = block.forward(&x, stem, learned, layer == 0, traces.get(layer))?;
             x = out;
             tapes.push(tape);
         }
@@ -112,67 +119,78 @@ impl<'a> Engine<'a> {
         &self,
         stem: &Stem,
         at: &[Tensor],
-        mut tapes: Vec<Tape>,
+        (mut tapes, mut traces): (Vec<Tape>, Vec<block::Trace>),
         x_bar: Tensor,
         mut take: impl FnMut(Tape, Adjoint) -> Result<()>,
     ) -> Result<()> {
         let mut x_bar = Some(x_bar);
         for (block, learned) in self.blocks.iter().zip(at.chunks_exact(LEARNED)).rev() {
             let (Some(tape), Some(out_bar)) = (tapes.pop(), x_bar.take()) else { break };
-            let (below, adjoint) = block.backward(&tape, stem, learned, out_bar)?;
+            let (below, adjoint) = block.backward(&tape, stem, learned, out_bar, traces.pop())?;
             x_bar = below;
             take(tape, adjoint)?;
         }
         Ok(())
     }
 
-    /// The loss and its gradient; and the adjoint of the head's input.
-    fn plain(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>, Tensor)> {
+    /// The loss, its gradient and a trace: with one of each block where `detailed`.
+    fn first_order(&self, at: &[Tensor], batch: &'a TokenBatch, detailed: bool) -> Result<(f64, Vec<Tensor>, Trace)> {
         let stem = self.stem(batch)?;
-        let (x, tapes) = self.forward(&stem, at)?;
+        let (x, tapes) = self.forward(&stem, at, &[])?;
         let (loss, head) = self.head.gradient(&x, batch, false)?;
         let x_bar = self.head.backward(&head, batch, x.size())?;
         drop(x);
-        let mut gradient = Vec::with_capacity(at.len());
-        self.backward(&stem, at, tapes, x_bar, |tape, adjoint| {
+        let (mut gradient, mut blocks) = (Vec::with_capacity(at.len()), Vec::new());
+        self.backward(&stem, at, (tapes, Vec::new()), x_bar, |tape, adjoint| {
             gradient.push(adjoint.gradient(&tape)?);
+            if detailed {
+                blocks.push(block::Trace::new(&tape, &adjoint));
+            }
             Ok(())
         })?;
-        Ok((loss, gradient.into_iter().rev().flatten().collect(), head.into_adjoint()))
+        blocks.reverse();
+        Ok((loss, gradient.into_iter().rev().flatten().collect(), Trace { head: head.into_adjoint(), blocks }))
+    }
+
+    /// Walks 1 and 2, kept; p too where `keep`.
+    fn record(&self, at: &[Tensor], batch: &'a TokenBatch, trace: Option<Trace>, keep: bool) -> Result<Recorded> {
+        let stem = self.stem(batch)?;
+        let (known, traces) = trace.map_or((None, Vec::new()), |trace| (Some(trace.head), trace.blocks));
+        let (x, tapes) = self.forward(&stem, at, &traces)?;
+        let (loss, head) = match known {
+            None => self.head.gradient(&x, batch, keep)?,
+            Some(adjoint) => (f64::NAN, self.head.again(&x, batch, adjoint)?),
+        };
+        let x_bar = self.head.backward(&head, batch, x.size())?;
+        let mut blocks = Vec::with_capacity(tapes.len());
+        self.backward(&stem, at, (tapes, traces), x_bar, |tape, adjoint| {
+            blocks.push((tape, adjoint));
+            Ok(())
+        })?;
+        blocks.reverse();
+        Ok(Recorded { loss, stem, at: at.iter().map(Tensor::shallow_clone).collect(), head, blocks })
     }
 }
 
 impl<'a> Derivative<'a> for Engine<'a> {
-    /// The adjoint of the head's normalised input, [N, D]: with it the head's walk back need not be done again.
-    type Trace = Tensor;
+    type Trace = Trace;
     type Curved = Recorded;
 
     fn gradient(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>)> {
-        let (loss, gradient, _) = no_grad(|| self.plain(at, batch))?;
+        let (loss, gradient, _) = no_grad(|| self.first_order(at, batch, false))?;
         Ok((loss, gradient))
     }
 
-    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>, Tensor)> {
-        no_grad(|| self.plain(at, batch))
+    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch, detailed: bool) -> Result<(f64, Vec<Tensor>, Trace)> {
+        no_grad(|| self.first_order(at, batch, detailed))
     }
 
-    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, trace: Option<Tensor>) -> Result<Recorded> {
-        no_grad(|| {
-            let stem = self.stem(batch)?;
-            let (x, tapes) = self.forward(&stem, at)?;
-            let (loss, head) = match trace {
-                None => self.head.gradient(&x, batch, true)?,
-                Some(adjoint) => (f64::NAN, self.head.again(&x, batch, adjoint)?),
-            };
-            let x_bar = self.head.backward(&head, batch, x.size())?;
-            let mut blocks = Vec::with_capacity(tapes.len());
-            self.backward(&stem, at, tapes, x_bar, |tape, adjoint| {
-                blocks.push((tape, adjoint));
-                Ok(())
-            })?;
-            blocks.reverse();
-            Ok(Recorded { loss, stem, at: at.iter().map(Tensor::shallow_clone).collect(), head, blocks })
-        })
+    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, alone: bool) -> Result<Recorded> {
+        no_grad(|| self.record(at, batch, None, alone))
+    }
+
+    fn again(&self, at: &[Tensor], batch: &'a TokenBatch, trace: Trace) -> Result<Recorded> {
+        no_grad(|| self.record(at, batch, Some(trace), false))
     }
 
     /// Walk 3.
