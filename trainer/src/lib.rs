@@ -12,6 +12,7 @@ pub mod meta;
 pub mod optimiser;
 pub mod pretrain;
 pub mod progress;
+pub mod tensorboard;
 pub mod tensors;
 pub mod train;
 pub mod workers;
