@@ -7,7 +7,7 @@ mod encoded;
 mod error;
 mod evaluate;
 mod metrics;
-mod panics;
+pub mod panics;
 mod readers;
 pub mod synthetic;
 mod tasks;

@@ -6,6 +6,7 @@ pub mod error;
 pub mod evaluate;
 pub mod folder;
 pub mod gpt2;
+pub mod hub;
 pub mod inner;
 pub mod interrupt;
 pub mod meta;
