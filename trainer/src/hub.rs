@@ -223,8 +223,6 @@ impl<'a> Fetching<'a> {
 
     /// Downloads a file, from where an earlier download stopped, and checks it.
     fn download(&self, file: &str, metadata: &Metadata) -> Result<PathBuf, FileError> {
-        // What a killed download linked would be in the way of a new one.
-        let _ = fs::remove_dir_all(self.unfinished.join("snapshots"));
         let path = self.unfinished.join("blobs").join(metadata.etag());
         let part = path.with_extension("part");
         for from_the_start in [false, true] {
