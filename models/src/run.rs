@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
 use crate::config::{AdapterConfig, InnerLoop};
 use crate::error::{FileError, Result};
 use crate::files;
@@ -13,7 +14,7 @@ use crate::files;
 pub const CONFIG_TOML: &str = "config.toml";
 /// Holds the checkpoints, `step-N` each.
 pub const CHECKPOINTS: &str = "checkpoints";
-/// Φ within a checkpoint.
+/// Φ within a checkpoint, where it was learned.
 pub const ADAPTERS: &str = "adapters.safetensors";
 /// What libtorch computed, for the parity check on the device.
 pub const PROBE: &str = "probe.safetensors";
@@ -91,6 +92,32 @@ pub fn checkpoint(run: &Path, which: Which) -> Result<PathBuf> {
         return Err(FileError::new(&folder, "is missing").remedy(format!("{} names it", path.display())));
     }
     Ok(folder)
+}
+
+/// What a checkpoint holds: what the run's method learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learned {
+    /// φ, as `config.json` and `model.safetensors`.
+    pub base: bool,
+    /// Φ, as `adapters.safetensors`.
+    pub adapters: bool,
+}
+
+impl Learned {
+    /// What is in the folder of a checkpoint.
+    ///
+    /// # Errors
+    /// There is neither.
+    pub fn of(checkpoint: &Path) -> Result<Self> {
+        let has = |file: &str| checkpoint.join(file).exists();
+        match (has(CONFIG_JSON) || has(MODEL_SAFETENSORS), has(ADAPTERS)) {
+            (false, false) => {
+                Err(FileError::new(checkpoint, format!("holds neither {ADAPTERS} nor {MODEL_SAFETENSORS}"))
+                    .remedy("expected a checkpoint that `marionette-train run` wrote"))
+            }
+            (base, adapters) => Ok(Self { base, adapters }),
+        }
+    }
 }
 
 /// Makes `name` (a `step-N`) the run's best or last checkpoint, atomically.
