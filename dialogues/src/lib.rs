@@ -8,7 +8,7 @@ mod error;
 mod evaluate;
 mod interval;
 mod metrics;
-mod panics;
+pub mod panics;
 mod rank;
 mod readers;
 mod report;
