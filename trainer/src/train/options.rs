@@ -293,7 +293,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// The absolute path of a dialogue file, of which a part may be named after a `#`.
 fn absolute_part(path: &Path) -> Result<PathBuf> {
-    let (file, part) = marionette_dialogues::file_and_part(path);
+    let (file, part) = marionette_dialogues::split_part(path);
     let mut whole = absolute(&file)?.into_os_string();
     if let Some(part) = part {
         whole.push("#");
@@ -305,7 +305,7 @@ fn absolute_part(path: &Path) -> Result<PathBuf> {
 /// The digest of each dialogue file, those to train on first.
 fn digests(data: &Data) -> Result<Vec<String>> {
     let digest = |path: &PathBuf| {
-        let (path, _) = marionette_dialogues::file_and_part(path);
+        let (path, _) = marionette_dialogues::split_part(path);
         let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be read: {error}"));
         let mut file = fs::File::open(&path).map_err(failed)?;
         Ok(digest::sha256_reader(&mut file).map_err(failed)?.0)
