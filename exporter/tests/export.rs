@@ -62,6 +62,9 @@ impl Scratch {
             digest::base_sha256(&config, &base)
         );
         fs::write(scratch.path("run/config.toml"), toml).unwrap();
+        // α as it was by then, which is another than at the beginning of the run.
+        let recipe = r#"{"steps": 3, "dialogues_per_step": 2, "learning_rate": 0.07}"#;
+        fs::write(checkpoint.join("inner_loop.json"), recipe).unwrap();
         scratch
     }
 
@@ -134,7 +137,8 @@ fn a_run_becomes_a_bundle_with_its_best_adapters_and_inner_loop() {
     let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
     let expected = filled(params::adapter_table(&config(), &AdapterConfig { bottleneck: 4 }));
     assert_eq!(bundle.adapters().unwrap(), expected);
-    assert_eq!(bundle.manifest().inner_loop.steps, 3);
+    let recipe = &bundle.manifest().inner_loop;
+    assert_eq!((recipe.steps, &recipe.learning_rate), (3, &LearningRate::Shared(0.07)));
     assert!(bundle.manifest().persona_text);
     assert!(bundle.probe().unwrap().is_none());
 }
@@ -208,21 +212,28 @@ fn a_learned_base_that_cannot_be_is_refused() {
 #[test]
 fn learned_learning_rates_reach_the_bundle() {
     let scratch = Scratch::new();
-    let path = scratch.path("run/config.toml");
-    let shared = fs::read_to_string(&path).unwrap();
+    let path = scratch.path("run/checkpoints/step-30/inner_loop.json");
     let with = |count: usize| {
         let rates: Vec<f32> = (0..count).map(|tensor| 0.01 * tensor as f32).collect();
-        fs::write(&path, shared.replace("learning_rate = 0.05", &format!("learning_rate = {rates:?}"))).unwrap();
+        let text = format!(r#"{{"steps": 3, "dialogues_per_step": 2, "learning_rate": {rates:?}}}"#);
+        fs::write(&path, text).unwrap();
         rates
     };
     with(15);
     let error = scratch.refused("run", &[], 1);
-    assert!(error.contains("config.toml: inner_loop.learning_rate: has 15 values, expected one or 16"), "{error}");
+    assert!(error.contains("inner_loop.json: learning_rate: has 15 values, expected one or 16"), "{error}");
     // Two blocks of two adapters of four tensors.
     let rates = with(16);
     succeeds(&scratch.export("run", "bundle", &[]));
     let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
     assert_eq!(bundle.manifest().inner_loop.learning_rate, LearningRate::PerTensor(rates));
+
+    // Where the base learned as well, its tensors' rates come first.
+    scratch.learned_base();
+    let rates = with(40);
+    succeeds(&scratch.export("run", "both", &[]));
+    let bundle = Bundle::open(&scratch.path("both")).unwrap();
+    assert_eq!(bundle.manifest().inner_loop.learning_rate, LearningRate::PerTensor(rates[24..].to_vec()));
 }
 
 #[test]

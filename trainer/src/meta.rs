@@ -126,8 +126,9 @@ fn add_products(sums: &mut [f64], v: &[Tensor], gradient: &[Tensor]) -> Result<(
 pub fn reptile(model: &Model, start: &[Tensor], support: &Support, rates: &[f32]) -> Result<MetaGradient> {
     let adapted = inner::adapt(model, start, support, rates)?;
     let way = start.iter().zip(&adapted.parameters).zip(rates);
-    let gradient =
-        way.map(|((from, to), &rate)| Ok(from.f_detach()?.f_sub(to)?.f_div_scalar(f64::from(rate))?)).collect::<Result<_>>()?;
+    let gradient = way
+        .map(|((from, to), &rate)| Ok(from.f_detach()?.f_sub(to)?.f_div_scalar(f64::from(rate))?))
+        .collect::<Result<_>>()?;
     Ok(MetaGradient { gradient, rates: None, loss: adapted.losses.last().copied().unwrap_or_default() })
 }
 

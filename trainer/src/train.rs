@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use indicatif::HumanDuration;
-use marionette_dialogues::{Encoder, Share, hold_out};
+use marionette_dialogues::Encoder;
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
 use marionette_models::{FileError, Gpt2Config, init, params};
@@ -34,10 +34,12 @@ use crate::{folder, interrupt, tensors};
 
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
-pub use options::{Config, Data, Gradient, InnerRate, Outer, Plan, Precision, RateRule, Settings, method_of, read_base};
+pub use options::{
+    Config, Data, Gradient, InnerRate, Outer, OuterOptions, Plan, Precision, RateRule, Settings, method_of, read_base,
+};
 use sampler::Sampler;
-pub use state::{read_parameters, to_torch};
 use state::{Counters, State};
+pub use state::{read_parameters, to_torch};
 use tasks::{Draw, Judged, Tasks};
 
 /// The constants of the outer optimiser (Kingma & Ba 2015).
@@ -87,8 +89,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     if cut > 0 {
         eprintln!("{cut} utterances were cut: the context holds {} tokens", base.config.n_positions);
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
-    let (model, start) = begin(config, base, compute, &mut rng)?;
+    let (model, start) = begin(config, base, compute)?;
     let run = Run { config, model, personas, held, compute, out };
     eprintln!("{}", forecast::memory(&run));
 
@@ -106,7 +107,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             eprintln!("going on after meta-iteration {}", state.counters.iteration);
             state
         }
-        None => run.first_state(start, rng)?,
+        None => run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?,
     };
     let report = run.train(state)?;
     if config.method()?.learns_adapters() && !out.join(PROBE).exists() {
@@ -130,17 +131,19 @@ fn compare(config: &Config, out: &Path, resume: Resume) -> Result<()> {
 
 /// What encodes dialogues for a run.
 fn encoder(config: &Config, shape: &Gpt2Config) -> Result<Encoder> {
-    let encoder =
-        Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
+    let encoder = Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
     let choices = if config.method()?.classifies() { CHOICES } else { 0 };
     Ok(encoder.with_persona_text(config.model.persona_text).with_choices(choices))
 }
 
 /// The model of a run, and θ_0 as it begins.
-fn begin(config: &Config, base: Base, compute: Compute, rng: &mut ChaCha8Rng) -> Result<(Model, Vec<Tensor>)> {
+fn begin(config: &Config, base: Base, compute: Compute) -> Result<(Model, Vec<Tensor>)> {
     let method = config.method()?;
     let table = method.table(&base.config, &config.model.adapter);
-    let mut start = init::initialise(&table, rng);
+    let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
+    // Another stream than the draws', so that these are the same for every method.
+    rng.set_stream(1);
+    let mut start = init::initialise(&table, &mut rng);
     let mut frozen = tensors::NamedTensors::new();
     if !method.learns_base() {
         frozen = tensors::all_to_torch(base.tensors, Kind::Float, compute.device)?;
@@ -155,16 +158,13 @@ fn begin(config: &Config, base: Base, compute: Compute, rng: &mut ChaCha8Rng) ->
 
 /// The personas to train and to validate on.
 fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
-    let Config { data, outer, .. } = config;
-    let mut train = data::read_tasks(&data.train)?;
-    let held = if data.valid.is_empty() {
-        let share = Share::Fraction(data.hold_out);
-        let (rest, held) =
-            hold_out(train, share, outer.plan.seed).map_err(|error| data::tasks_error(&data.train, error))?;
-        train = rest;
-        held
-    } else {
-        data::read_tasks(&data.valid)?
+    let data = &config.data;
+    let train = data::read_tasks(&data.train)?;
+    // What is kept for testing is held out first, so that it does not depend on how the validation is done.
+    let (_, train) = data::part(&data.train, train, data.test_part)?;
+    let (held, train) = match data.valid.is_empty() {
+        true => data::part(&data.train, train, data.hold_out)?,
+        false => (data::read_tasks(&data.valid)?, train),
     };
     let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
     if data.shots >= most {
@@ -215,8 +215,9 @@ impl Run<'_> {
             folder::create(self.out, |dir| {
                 self.config.write(dir)?;
                 let made = fs::create_dir(dir.join(CHECKPOINTS));
-                Ok(made
-                    .map_err(|error| FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}")))?)
+                Ok(made.map_err(|error| {
+                    FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}"))
+                })?)
             })?;
         }
         let mut metrics = MetricsFile::open(self.out, 0, 0)?;
@@ -225,7 +226,11 @@ impl Run<'_> {
         counters.metrics_bytes = metrics.bytes;
         counters.seconds = started.elapsed().as_secs_f64();
         let expected = std::time::Duration::from_secs(forecast::seconds(self, counters.seconds).round() as u64);
-        eprintln!("forecast: about {} for {} meta-iterations", HumanDuration(expected), self.config.outer.plan.iterations);
+        eprintln!(
+            "forecast: about {} for {} meta-iterations",
+            HumanDuration(expected),
+            self.config.outer.plan.iterations
+        );
         let mut state = State { parameters, adam: AdamState::new(ADAM, &[], |_| 0.0)?, counters };
         let mut outer: Vec<Tensor> = state.parameters.iter().map(Tensor::shallow_clone).collect();
         if self.config.outer.inner_rate == RateRule::Learned {

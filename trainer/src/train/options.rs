@@ -144,6 +144,9 @@ pub struct Data {
     /// The part of the training personas to validate on instead, where there is no --valid
     #[arg(long, default_value_t = 0.1, value_name = "PART", allow_negative_numbers = true)]
     pub hold_out: f64,
+    /// The part of the training personas to keep for testing, which a run never sees
+    #[arg(long, default_value_t = 0.0, value_name = "PART", allow_negative_numbers = true)]
+    pub test_part: f64,
     /// Support dialogues of a persona, K
     #[arg(long, default_value_t = 5, value_name = "K")]
     pub shots: usize,
@@ -401,6 +404,10 @@ impl Config {
         rates.iter().try_for_each(|&rate| positive("--inner-lr", f64::from(rate)))?;
         positive("--outer-lr", outer.learning_rate)?;
         positive("--clip", outer.plan.clip)?;
+        if !(0.0..1.0).contains(&data.test_part) {
+            let problem = format!("is {}, expected a part from 0 to less than 1", data.test_part);
+            return Err(TrainError::option("--test-part", problem));
+        }
         if data.valid.is_empty() && !(data.hold_out > 0.0 && data.hold_out < 1.0) {
             let problem = format!("is {}, expected a part between 0 and 1, or --valid with files", data.hold_out);
             return Err(TrainError::option("--hold-out", problem));
@@ -497,6 +504,8 @@ mod tests {
             "--validation-personas 0",
             "--validate-every 0",
             "--patience 0",
+            "--test-part 1",
+            "--test-part -0.1",
             "--hold-out 0",
             "--hold-out 1",
             "--hold-out NaN",

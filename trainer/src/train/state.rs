@@ -112,8 +112,8 @@ impl State {
     pub fn read(dir: &Path, config: &Config, model: &Model) -> Result<Self> {
         let path = dir.join(STATE);
         let bytes = files::read_limited(&path, 1 << 28)?;
-        let counters: Counters =
-            serde_json::from_slice(&bytes).map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?;
+        let counters: Counters = serde_json::from_slice(&bytes)
+            .map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?;
         let host = read_parameters(dir, config, model)?;
         let parameters = to_torch(&host, model)?;
         let path = dir.join(OPTIMISER);
