@@ -242,7 +242,8 @@ fn no_piece_of_a_file_may_be_longer_than_a_mebibyte() {
     let long = "x".repeat(1 << 20);
     let chat = format!(r#"{{"messages":[{{"role":"assistant","content":"{long}"}}]}}"#);
     let csv = CSV.replace("Hi!", &long);
-    let json = PERSONACHAT.replace("hello", &(long + "xx"));
+    // A quotation mark of its own ends no string.
+    let json = PERSONACHAT.replace("hello", &(r#"\""#.to_owned() + &long));
     for (text, line, what) in [(chat, 1, "line"), (csv, 4, "record"), (json, 2, "string")] {
         let (found, message) = refusal(text.as_bytes());
         assert!(message.contains("is longer than 1048576 bytes") && message.contains(what), "{message}");

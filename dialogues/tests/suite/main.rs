@@ -9,7 +9,6 @@ mod interval;
 mod metrics;
 mod rank;
 mod readers;
-
 mod report;
 mod summary;
 mod tasks;
