@@ -167,13 +167,13 @@ fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Ve
         false => (data::read_tasks(&data.valid)?, train),
     };
     let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
-    if data.shots >= most {
+    if data.support_dialogues >= most {
         let problem = format!(
             "is {}, but no training persona has more than {most} dialogues and one must be left to judge by; at most {}",
-            data.shots,
+            data.support_dialogues,
             most.saturating_sub(1)
         );
-        return Err(TrainError::option("--shots", problem));
+        return Err(TrainError::option("--support-dialogues", problem));
     }
     let (personas, held) = (data::encode(encoder, &train)?, data::encode(encoder, &held)?);
     let all = personas.iter().chain(&held).flat_map(|persona| &persona.dialogues);

@@ -50,7 +50,7 @@ pub fn recipe(options: &Options) -> String {
     format!(
         "{} meta-iterations at most of {} personas each, the best by validation; K = {} support and at most {} query \
          dialogues; {inner_steps} inner SGD steps on {dialogues_per_step} dialogue(s) each; bottleneck {bottleneck}",
-        plan.iterations, plan.meta_batch, data.shots, data.query_dialogues
+        plan.iterations, plan.meta_batch, data.support_dialogues, data.query_dialogues
     )
 }
 

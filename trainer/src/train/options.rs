@@ -149,7 +149,7 @@ pub struct Data {
     pub test_part: f64,
     /// Support dialogues of a persona, K
     #[arg(long, default_value_t = 5, value_name = "K")]
-    pub shots: usize,
+    pub support_dialogues: usize,
     /// The most query dialogues of a persona
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub query_dialogues: usize,
@@ -379,7 +379,7 @@ impl Config {
             ("--bottleneck", model.adapter.bottleneck, 1 << 16),
             ("--inner-steps", model.inner_loop.steps, 10_000),
             ("--dialogues-per-step", model.inner_loop.dialogues_per_step, 10_000),
-            ("--shots", data.shots, 10_000),
+            ("--support-dialogues", data.support_dialogues, 10_000),
             ("--query-dialogues", data.query_dialogues, 10_000),
             ("--validation-personas", data.validation_personas, 1_000_000),
             ("--iterations", outer.plan.iterations, 100_000_000),
@@ -498,7 +498,7 @@ mod tests {
             "--meta-batch 0",
             "--bottleneck 0",
             "--bottleneck 65537",
-            "--shots 0",
+            "--support-dialogues 0",
             "--query-dialogues 0",
             "--dialogues-per-step 0",
             "--validation-personas 0",

@@ -47,7 +47,7 @@ pub struct Tasks<'a> {
 impl Tasks<'_> {
     fn split<'p>(&self, draw: &Draw<'p>) -> Split<'p> {
         let data = &self.config.data;
-        Split::new(draw.persona, &draw.order, data.shots, data.query_dialogues)
+        Split::new(draw.persona, &draw.order, data.support_dialogues, data.query_dialogues)
     }
 
     fn support(&self, examples: &[&Example], draw: &Draw, device: Device) -> Result<Support> {
