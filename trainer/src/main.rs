@@ -50,6 +50,9 @@ struct Run {
     /// Go on although the settings or the data are others than the run was begun with
     #[arg(long, requires = "resume")]
     force: bool,
+    /// First compare losses and gradients on the device with those on the processor, and stop where they differ
+    #[arg(long)]
+    check_device: bool,
     /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
@@ -119,7 +122,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             println!("{report}");
             Ok(ended(report.interrupted, &options.out))
         }
-        Command::Run(Run { out, config, resume, force, workers, settings }) => {
+        Command::Run(Run { out, config, resume, force, check_device, workers, settings }) => {
             let compute = compute(device, threads, workers)?;
             let recorded = out.join(marionette_models::run::CONFIG_TOML);
             let (config, base) = match config {
@@ -132,6 +135,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 (true, false) => train::Resume::Same,
                 (true, true) => train::Resume::Forced,
             };
+            if check_device {
+                eprintln!("{}", train::check_device(&config, &base, device)?);
+            }
             let report = train::run(&config, base, &out, compute, resume)?;
             println!("{report}");
             Ok(ended(report.interrupted, &out))

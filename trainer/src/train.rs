@@ -1,6 +1,7 @@
 //! The one training loop. What a method learns, from where, and by which gradient is in its [`Config`]; the loop draws
 //! personas, averages their gradients, takes a step of Adam, validates, and keeps checkpoints from which it can go on.
 
+mod check;
 mod checkpoints;
 mod forecast;
 mod metrics;
@@ -21,7 +22,7 @@ use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint}
 use marionette_models::{FileError, Gpt2Config, init, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
@@ -32,6 +33,7 @@ use crate::progress::Progress;
 use crate::workers::Compute;
 use crate::{folder, interrupt, tensors};
 
+pub use check::{DeviceCheck, check_device};
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
 pub use options::{
@@ -89,7 +91,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     if cut > 0 {
         eprintln!("{cut} utterances were cut: the context holds {} tokens", base.config.n_positions);
     }
-    let (model, start) = begin(config, base, compute)?;
+    let (model, start) = begin(config, base, compute.device, config.outer.precision.kind())?;
     let run = Run { config, model, personas, held, compute, out };
     eprintln!("{}", forecast::memory(&run));
 
@@ -137,7 +139,7 @@ fn encoder(config: &Config, shape: &Gpt2Config) -> Result<Encoder> {
 }
 
 /// The model of a run, and θ_0 as it begins.
-fn begin(config: &Config, base: Base, compute: Compute) -> Result<(Model, Vec<Tensor>)> {
+fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Result<(Model, Vec<Tensor>)> {
     let method = config.method()?;
     let table = method.table(&base.config, &config.model.adapter);
     let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
@@ -146,12 +148,11 @@ fn begin(config: &Config, base: Base, compute: Compute) -> Result<(Model, Vec<Te
     let mut start = init::initialise(&table, &mut rng);
     let mut frozen = tensors::NamedTensors::new();
     if !method.learns_base() {
-        frozen = tensors::all_to_torch(base.tensors, Kind::Float, compute.device)?;
+        frozen = tensors::all_to_torch(base.tensors, Kind::Float, device)?;
     } else if !method.starts_random() {
         start.extend(base.tensors);
     }
-    let kind = config.outer.precision.kind();
-    let model = Model::new(&base.config, method.parts(), frozen, table, kind, compute.device)?;
+    let model = Model::new(&base.config, method.parts(), frozen, table, products, device)?;
     let start = to_torch(&start, &model)?;
     Ok((model, start))
 }
