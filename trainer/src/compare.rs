@@ -135,7 +135,7 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
         machine: results::machine(compute),
         recipe: results::recipe(&options),
         methods: Vec::new(),
-        notes: Vec::new(),
+        notes: notes(&options)?,
     };
     let mut done: Vec<Vec<results::Done>> = options.methods.iter().map(|_| Vec::new()).collect();
     let mut failures: Vec<Option<String>> = vec![None; options.methods.len()];
@@ -192,6 +192,28 @@ fn split(options: &Options, test: usize) -> Result<Split> {
     };
     let tested = options.how.personas.unwrap_or(usize::MAX).min(test);
     Ok(Split { train: train.len(), valid: held.len().min(*validation_personas), test: tested })
+}
+
+/// What a reader of the report must know beside the figures.
+fn notes(options: &Options) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    notes.extend(data::dropped(&data::group(&options.data.train)?));
+    if options.test.is_empty() {
+        notes.push(format!("Tested on {} of the personas of the data, which no training saw.", options.data.test_part));
+    }
+    if options.methods.contains(&Method::Transfertransfo) {
+        notes.push(
+            "transfertransfo sees the persona's sentences and ranks by its classifier; no other method does."
+                .to_owned(),
+        );
+    }
+    if options.methods.iter().any(|method| !method.is_meta()) {
+        notes.push(
+            "Methods with ordinary training are fine-tuned with the learning rate that the validation personas chose."
+                .to_owned(),
+        );
+    }
+    Ok(notes)
 }
 
 /// The settings of one run.

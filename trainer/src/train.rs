@@ -160,7 +160,11 @@ fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Result<
 /// The personas to train and to validate on.
 fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
     let data = &config.data;
-    let train = data::read_tasks(&data.train)?;
+    let grouping = data::group(&data.train)?;
+    if let Some(note) = data::dropped(&grouping) {
+        eprintln!("{note}");
+    }
+    let train = grouping.tasks;
     // What is kept for testing is held out first, so that it does not depend on how the validation is done.
     let (_, train) = data::part(&data.train, train, data.test_part)?;
     let (held, train) = match data.valid.is_empty() {

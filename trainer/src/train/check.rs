@@ -114,7 +114,8 @@ fn relative(expected: &[Tensor], found: &[Tensor]) -> Result<f64> {
     let (mut difference, mut whole) = (0.0, 0.0);
     for (expected, found) in expected.iter().zip(found) {
         let found = found.f_to_device(Device::Cpu)?.f_to_kind(expected.kind())?;
-        let norm = |tensor: &Tensor| -> Result<f64> { Ok(tensor.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?) };
+        let norm =
+            |tensor: &Tensor| -> Result<f64> { Ok(tensor.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?) };
         difference += norm(&expected.f_sub(&found)?)?;
         whole += norm(expected)?;
     }
