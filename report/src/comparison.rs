@@ -1,160 +1,196 @@
-//! The results of a comparison, as they are stored and drawn.
+//! The result of a comparison, as `comparison.json` holds it.
+//!
+//! JSON has no NaN and no infinity: a number that is not finite is written as `null`, and `null` is read as NaN. The
+//! report shows such a number as a dash.
 
 use serde::{Deserialize, Serialize};
 
-/// A comparison of methods.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+use crate::paper::PaperRow;
+
+/// Several methods on the same base model, data, budget and seeds.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Comparison {
-    /// What was compared, in a few words.
+    /// The heading of the page.
     pub title: String,
-    /// The base model.
+    /// The base model as it was named on the command line.
     pub base: String,
-    /// The dialogue files.
+    /// The data files.
     pub data: Vec<String>,
-    /// How many personas were for what.
+    /// How many personas were trained on, chosen by, and tested on.
     pub personas: Split,
-    /// The seeds.
+    /// One run of every method for each.
     pub seeds: Vec<u64>,
-    /// What candidates were ranked by.
+    /// What the candidates were ranked by: `mean`, `sum` or `pmi`.
     pub rank_by: String,
-    /// The command that was run.
+    /// The command that makes this comparison again.
     pub command: String,
-    /// The machine that ran it.
+    /// Processor or accelerator, threads, precision.
     pub machine: String,
     /// The inner loop and the budget, in one line.
     pub recipe: String,
-    /// One a method, in the order of the paper's table.
+    /// One entry a method, in the order in which they ran.
     pub methods: Vec<MethodResult>,
-    /// What a reader must know beside.
+    /// What a reader must know: dropped personas, cut dialogues, differences from the paper.
+    #[serde(default)]
     pub notes: Vec<String>,
 }
 
 /// Numbers of personas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Split {
-    /// To train on.
+    /// Meta-trained on.
     pub train: usize,
-    /// To validate on.
+    /// Which checkpoint is the best was decided by these.
     pub valid: usize,
-    /// To test on.
+    /// Every figure of the report is of these.
     pub test: usize,
 }
 
-/// A row of the paper's table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PaperRow {
-    /// The paper's name of the method.
-    pub name: String,
-    /// Perplexity.
-    pub perplexity: Option<f64>,
-    /// Hits@1 in per cent.
-    pub hits_at_1: Option<f64>,
-    /// F1 in per cent.
-    pub f1: Option<f64>,
-}
-
-/// What a method came to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One method, over all seeds.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct MethodResult {
-    /// Its name on the command line.
+    /// Its name on the command line, such as `extra-place`.
     pub method: String,
-    /// The paper's row.
+    /// The row of the paper's table that it repeats, see [`crate::paper_row`].
+    #[serde(default)]
     pub paper: Option<PaperRow>,
-    /// What its candidates were ranked by, where that is another than the comparison's.
+    /// What its candidates were ranked by, where that differs from [`Comparison::rank_by`].
+    #[serde(default)]
     pub rank_by: Option<String>,
-    /// How many parameters it learned.
+    /// How many numbers learn.
     pub learned_parameters: usize,
-    /// α, in words.
+    /// α of the inner loop, in words: a number, or `learned`.
     pub inner_lr: String,
-    /// The meta-iterations done, and the best, in words.
-    pub iterations: String,
-    /// Seconds of training, the mean over seeds.
+    /// Steps of the outer loop, for one seed.
+    pub iterations: usize,
+    /// Seconds of training, mean over seeds.
+    #[serde(with = "number")]
     pub train_seconds: f64,
-    /// Tokens read in training, the mean over seeds.
-    pub train_tokens: u64,
-    /// One for each K and number of epochs.
+    /// Tokens that training read, mean over seeds.
+    pub train_tokens: usize,
+    /// The evaluation, one entry for each K and number of epochs.
+    #[serde(default)]
     pub cells: Vec<Cell>,
-    /// One a seed.
+    /// Learning curves, one a seed.
+    #[serde(default)]
     pub curves: Vec<Curve>,
-    /// Replies to the same contexts.
+    /// Replies to the contexts that every method answers.
+    #[serde(default)]
     pub samples: Vec<Sample>,
-    /// Why there is no result, or not for every seed.
+    /// What went wrong, such as `seed 2 diverged at iteration 120`. It is shown beside what there is of the method.
+    #[serde(default)]
     pub failure: Option<String>,
 }
 
-/// The figures after adapting on K dialogues.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One evaluation: K dialogues of each test persona to adapt on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Cell {
-    /// K.
+    /// Dialogues to adapt on; 0 is the model as it was trained.
     pub k: usize,
-    /// Passes over them; `None` for the inner loop as it was trained for.
+    /// Passes over the K dialogues; `None` is the recipe's own number of steps.
+    #[serde(default)]
     pub epochs: Option<usize>,
-    /// Perplexity a token.
+    /// exp of the mean negative log-likelihood of the reply tokens.
     pub perplexity: Figure,
-    /// Perplexity a white-space word.
+    /// The same sum over the count of white-space words, which alone compares between tokenizers.
     pub perplexity_per_word: Figure,
-    /// Hits@1 in per cent.
+    /// Per cent.
+    #[serde(default)]
     pub hits_at_1: Option<Figure>,
-    /// F1 in per cent.
+    /// Per cent.
+    #[serde(default)]
     pub f1: Option<Figure>,
-    /// Replies tested on, over all seeds.
+    /// Replies that were scored, for one seed.
     pub replies: usize,
-    /// Personas tested on.
+    /// Personas that were scored, for one seed.
     pub personas: usize,
 }
 
-/// A figure over all seeds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A mean and how sure it is.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Figure {
-    /// The figure, over the replies of all seeds.
+    /// The mean over personas and seeds.
+    #[serde(with = "number")]
     pub value: f64,
-    /// The lower end of its 95 % interval over personas.
+    /// Lower end of the 95 % interval over personas.
+    #[serde(default)]
     pub low: Option<f64>,
-    /// The upper end.
+    /// Upper end of the 95 % interval over personas.
+    #[serde(default)]
     pub high: Option<f64>,
-    /// The figure of each seed.
+    /// The value of each seed, in the order of [`Comparison::seeds`].
+    #[serde(default, with = "numbers")]
     pub seeds: Vec<f64>,
 }
 
-/// How a training went.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The learning curve of one seed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Curve {
     /// The seed.
     pub seed: u64,
-    /// In order.
+    /// In order of the iteration.
     pub points: Vec<Point>,
 }
 
-/// A meta-iteration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Losses at one iteration of the outer loop, in nats a token.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Point {
-    /// Its number; 0 is before the first.
+    /// Iterations done.
     pub iteration: usize,
     /// Tokens read so far.
-    pub tokens: u64,
-    /// The loss that training lowers, in nats a token.
+    pub tokens: usize,
+    /// Loss of the training objective.
+    #[serde(default)]
     pub train_loss: Option<f64>,
-    /// The validation loss before adaptation, in nats a token.
+    /// Loss of the validation personas without adaptation.
+    #[serde(default)]
     pub validation_before: Option<f64>,
-    /// And after it.
+    /// Loss of the validation personas after the inner loop.
+    #[serde(default)]
     pub validation_after: Option<f64>,
 }
 
-/// A reply.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A generated reply.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Sample {
     /// The sentences that describe the persona.
     pub persona: Vec<String>,
-    /// Partner and persona in turn, the partner last.
+    /// The dialogue so far: partner and persona take turns, and the last utterance is the partner's.
     pub context: Vec<String>,
-    /// The persona's own reply.
+    /// What the persona says in the data.
     pub gold: String,
-    /// K.
+    /// Dialogues adapted on.
     pub k: usize,
-    /// Passes over the K dialogues; `None` for the inner loop as it was trained for.
+    /// Passes over them.
+    #[serde(default)]
     pub epochs: Option<usize>,
-    /// The reply.
+    /// What the model says.
     pub reply: String,
-    /// The seed of the training.
+    /// The run's seed.
     pub seed: u64,
+}
+
+mod number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        value.is_finite().then_some(value).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+    }
+}
+
+mod numbers {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(|value| value.is_finite().then_some(value)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        let values = Vec::<Option<f64>>::deserialize(deserializer)?;
+        Ok(values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect())
+    }
 }

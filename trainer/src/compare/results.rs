@@ -92,9 +92,9 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
         rank_by: method.classifies().then(|| RankBy::Classifier.to_string()),
         learned_parameters: done.first().map_or(0, |done| done.learned),
         inner_lr: rates.join("; "),
-        iterations: iterations.join("; "),
+        iterations: done.iter().map(|done| done.report.iterations).max().unwrap_or(0),
         train_seconds: mean(&|done| done.report.seconds),
-        train_tokens: mean(&|done| done.report.tokens as f64) as u64,
+        train_tokens: mean(&|done| done.report.tokens as f64) as usize,
         cells: pooled.iter().flat_map(|evaluation| &evaluation.shots).map(cell).collect(),
         curves: done.iter().map(curve).collect(),
         samples: done.first().map(samples).unwrap_or_default(),
@@ -105,7 +105,7 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
 fn curve(done: &Done) -> Curve {
     let point = |line: &Metrics| Point {
         iteration: line.iteration,
-        tokens: line.tokens,
+        tokens: line.tokens as usize,
         train_loss: line.loss,
         validation_before: line.validation.map(|validation| validation.loss_before),
         validation_after: line.validation.map(|validation| validation.loss_after),
