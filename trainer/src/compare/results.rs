@@ -82,8 +82,6 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
             personas: shot.personas,
         }
     };
-    let iterations: Vec<String> =
-        done.iter().map(|done| format!("{} (best {})", done.report.iterations, done.report.best_iteration)).collect();
     let mut rates: Vec<&str> = done.iter().map(|done| done.rates.as_str()).collect();
     rates.dedup();
     MethodResult {
