@@ -45,7 +45,7 @@ impl Scale {
 
     /// A linear axis with ticks at multiples of 1, 2 or 5 times a power of ten.
     pub fn linear(low: f64, high: f64) -> Self {
-        let rough = ((high - low) / 5.0).max(f64::MIN_POSITIVE);
+        let rough = ((high - low) / 6.0).max(f64::MIN_POSITIVE);
         let power = 10f64.powf(rough.log10().floor());
         let step = power * [1.0, 2.0, 5.0, 10.0].into_iter().find(|step| step * power >= rough * 0.999).unwrap_or(10.0);
         let first = (low / step - 1e-9).ceil();
