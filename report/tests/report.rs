@@ -301,8 +301,8 @@ fn epochs_have_a_figure_that_begins_at_k_0_and_leaves_with_them() {
     for method in &mut given.methods {
         let mut more = cell(5, 18.0, 12.0, 12.0);
         more.epochs = Some(10);
-        method.cells[2].epochs = Some(3);
-        method.cells.push(more);
+        method.cells[2].epochs = Some(3); // K = 5
+        method.cells.insert(0, more);
     }
     write(dir.path(), &given).unwrap();
     let content = text(dir.path(), "epochs.svg");
