@@ -3,7 +3,7 @@
 //! JSON has no NaN and no infinity: a number that is not finite is written as `null`, and `null` is read as NaN. The
 //! report shows such a number as a dash.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::paper::PaperRow;
 
@@ -64,7 +64,7 @@ pub struct MethodResult {
     /// Steps of the outer loop, for one seed.
     pub iterations: usize,
     /// Seconds of training, mean over seeds.
-    #[serde(with = "number")]
+    #[serde(deserialize_with = "number")]
     pub train_seconds: f64,
     /// Tokens that training read, mean over seeds.
     pub train_tokens: usize,
@@ -110,7 +110,7 @@ pub struct Cell {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Figure {
     /// The mean over personas and seeds.
-    #[serde(with = "number")]
+    #[serde(deserialize_with = "number")]
     pub value: f64,
     /// Lower end of the 95 % interval over personas.
     #[serde(default)]
@@ -119,7 +119,7 @@ pub struct Figure {
     #[serde(default)]
     pub high: Option<f64>,
     /// The value of each seed, in the order of [`Comparison::seeds`].
-    #[serde(default, with = "numbers")]
+    #[serde(default, deserialize_with = "numbers")]
     pub seeds: Vec<f64>,
 }
 
@@ -170,27 +170,11 @@ pub struct Sample {
     pub seed: u64,
 }
 
-mod number {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        value.is_finite().then_some(value).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
-    }
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-mod numbers {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(values.iter().map(|value| value.is_finite().then_some(value)))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-        let values = Vec::<Option<f64>>::deserialize(deserializer)?;
-        Ok(values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect())
-    }
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    let values = Vec::<Option<f64>>::deserialize(deserializer)?;
+    Ok(values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect())
 }

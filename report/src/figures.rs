@@ -73,7 +73,7 @@ fn metrics<'a>(
             let y = Scale::fitting(&values, &ends);
             Panel {
                 title: metric.name().to_owned(),
-                note: metric.direction().to_owned(),
+                note: note(view, metric),
                 x_label: x_label.to_owned(),
                 x: axis(places),
                 y,
@@ -81,6 +81,20 @@ fn metrics<'a>(
             }
         })
         .collect()
+}
+
+/// Which way is better, and for Hits@1 what the candidates were ranked by.
+fn note(view: &View<'_>, metric: Metric) -> String {
+    if metric != Metric::HitsAt1 {
+        return metric.direction().to_owned();
+    }
+    let usual = &view.comparison.rank_by;
+    let mut others = view.results().filter(|(row, _)| !view.counts(row, metric));
+    match (others.next(), others.next()) {
+        (None, _) => format!("{}, ranked by {usual}", metric.direction()),
+        (Some((row, _)), None) => format!("ranked by {usual}; {} by {}", row.name, view.rank_by(row)),
+        _ => format!("ranked by {usual}; some otherwise, see the table"),
+    }
 }
 
 /// An axis whose ticks are the places themselves, but for those too near to the one before.

@@ -265,7 +265,7 @@ fn cost(view: &View<'_>) -> Markup {
                 }
             }
         }
-        p.caption { "Of one seed: iterations of the outer loop, tokens read and time, both means over seeds; replies and personas of the test at K = " (last) "." }
+        p.caption { "Every column is of one seed; tokens and time are means over seeds. Iterations are of the outer loop, replies and personas those of the test at K = " (last) "." }
     }
 }
 

@@ -15,37 +15,35 @@ pub struct Scale {
 
 /// Beyond this ratio of the largest to the smallest number an axis is logarithmic.
 const LOG_FROM: f64 = 6.0;
-/// A logarithmic axis reaches no further than this many times the smallest number: one diverged method must not squeeze
-/// the others together.
-const LARGEST_RATIO: f64 = 2000.0;
+/// A number more than so many times the smallest is left out: one diverged method must not squeeze the others together.
+const LARGEST_RATIO: f64 = 1000.0;
 
 impl Scale {
-    /// An axis that holds all `values` (finite) and, as far as the above allows, the ends of their intervals.
+    /// An axis that holds all `values` (finite) but those left out, and the ends of their intervals within reason.
     pub fn fitting(values: &[f64], intervals: &[f64]) -> Self {
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let kept = values.iter().copied().filter(|value| low <= 0.0 || *value <= low * LARGEST_RATIO);
+        let high = kept.fold(f64::NEG_INFINITY, f64::max);
         if low > high {
             return Self::linear(0.0, 1.0);
         }
-        let log = low > 0.0 && high / low > LOG_FROM;
-        let ends = intervals.iter().copied();
-        if log {
-            let high = high.min(low * LARGEST_RATIO);
-            let bottom = ends.clone().fold(low, f64::min).max(low / 2.0);
-            let top = ends.fold(high, f64::max).min(high * 2.0);
-            Self::logarithmic(bottom / 1.08, top * 1.08)
-        } else {
-            let (low, high) = (ends.clone().fold(low, f64::min), ends.fold(high, f64::max));
-            let pad = if high > low { 0.06 * (high - low) } else { 0.05 * high.abs().max(1.0) };
-            // From zero where zero is near; a perplexity, a loss or a percentage is never below it.
-            let bottom = if low >= 0.0 && low < 0.2 * high { 0.0 } else { low - pad };
-            Self::linear(if low >= 0.0 { bottom.max(0.0) } else { bottom }, high + pad)
+        let ends = || intervals.iter().copied();
+        if low > 0.0 && high / low > LOG_FROM {
+            let bottom = ends().fold(low, f64::min).max(low / 2.0);
+            let top = ends().fold(high, f64::max).min(high * 2.0);
+            return Self::logarithmic(bottom / 1.08, top * 1.08);
         }
+        let reach = if high > low { 2.0 * (high - low) } else { 0.5 * high.abs() };
+        let (low, high) = (ends().fold(low, f64::min).max(low - reach), ends().fold(high, f64::max).min(high + reach));
+        let pad = if high > low { 0.06 * (high - low) } else { 0.05 * high.abs().max(1.0) };
+        // From zero where zero is near; a perplexity, a loss or a percentage is never below it.
+        let bottom = if low >= 0.0 && low < 0.2 * high { 0.0 } else { low - pad };
+        Self::linear(if low >= 0.0 { bottom.max(0.0) } else { bottom }, high + pad)
     }
 
     /// A linear axis with ticks at multiples of 1, 2 or 5 times a power of ten.
     pub fn linear(low: f64, high: f64) -> Self {
-        let rough = ((high - low) / 5.0).max(f64::MIN_POSITIVE);
+        let rough = ((high - low) / 6.0).max(f64::MIN_POSITIVE);
         let power = 10f64.powf(rough.log10().floor());
         let step = power * [1.0, 2.0, 5.0, 10.0].into_iter().find(|step| step * power >= rough * 0.999).unwrap_or(10.0);
         let first = (low / step - 1e-9).ceil();
@@ -109,8 +107,10 @@ mod tests {
         assert!(scale.log);
         assert_eq!(scale.ticks, [10.0, 20.0, 50.0, 100.0]);
         assert!((scale.place((scale.low * scale.high).sqrt()) - 0.5).abs() < 1e-9);
-        let scale = Scale::fitting(&[12.0, 1e30], &[]);
-        assert!(scale.high < 1e5 && scale.place(1e30) == 1.0);
+        let cut = Scale::fitting(&[12.0, 110.0, 1e30], &[10.0, 130.0, 1e31]);
+        assert!(cut.high < 250.0 && cut.place(1e30) == 1.0, "{cut:?}");
+        let two = Scale::fitting(&[12.0, 1e30], &[]);
+        assert!(two.low < 12.0 && two.high < 20.0 && two.place(12.0) < 1.0, "{two:?}");
     }
 
     #[test]

@@ -66,7 +66,7 @@ const INSET: f64 = 16.0;
 /// Between the names at the ends of two lines.
 const NAME_HEIGHT: f64 = 15.0;
 /// Longer names are cut.
-const NAME_LENGTH: usize = 22;
+const NAME_LENGTH: usize = 20;
 const FONT: &str = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'Liberation Sans',sans-serif";
 
 /// Width in pixels of what lies between the first and the last place on the horizontal axis.
@@ -175,7 +175,7 @@ fn line_itself(panel: &Panel, line: &Line) -> Markup {
                 g transform={ "translate(" (px(x)) "," (px(y)) ")" } {
                     @if let Some(title) = &mark.title { title { (title) } }
                     (look.marker())
-                    @if mark.y > panel.y.high { path d="M0,-7V-17M-3,-13L0,-17L3,-13" fill="none" stroke="currentColor" stroke-width="1.4" {} }
+                    @if mark.y > panel.y.high { path d="M0,-6V-12M-2.5,-9.5L0,-12L2.5,-9.5" fill="none" stroke="currentColor" stroke-width="1.4" {} }
                 }
             }
         }

@@ -17,11 +17,12 @@ pub fn markdown(view: &View<'_>) -> String {
         ("Seeds", numbers.join(", ")),
         ("Recipe", comparison.recipe.clone()),
         ("Machine", comparison.machine.clone()),
-        ("Command", comparison.command.clone()),
     ];
     for (name, fact) in facts {
         out.push_str(&format!("- {name}: {}\n", escape(&fact)));
     }
+    // Indented, so that it is shown as it is.
+    out.push_str(&format!("\n    {}\n", comparison.command.trim_start()));
 
     let ks = view.table_ks();
     let mut head = vec!["Method".to_owned()];
