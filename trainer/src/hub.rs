@@ -1,5 +1,7 @@
 //! Models of the Hugging Face hub.
-use std::path::{Path, PathBuf};
 use crate::error::Result;
+use std::path::{Path, PathBuf};
 /// The folder.
-pub fn resolve(base: &Path, _offline: bool) -> Result<PathBuf> { Ok(base.to_owned()) }
+pub fn resolve(base: &Path, _offline: bool) -> Result<PathBuf> {
+    Ok(base.to_owned())
+}

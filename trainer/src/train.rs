@@ -18,7 +18,7 @@ use indicatif::HumanDuration;
 use marionette_dialogues::{Encoder, Share, hold_out};
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, init, params};
+use marionette_models::{FileError, files, init, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
@@ -34,10 +34,12 @@ use crate::{folder, interrupt, tensors};
 
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
-pub use options::{Config, Data, Gradient, InnerRate, Outer, Plan, Precision, RateRule, Settings, method_of, read_base};
+pub use options::{
+    Config, Data, Gradient, InnerRate, Outer, Plan, Precision, RateRule, Settings, method_of, read_base,
+};
 use sampler::Sampler;
-pub use state::{read_parameters, to_torch};
 use state::{Counters, State};
+pub use state::{read_parameters, to_torch};
 use tasks::{Draw, Judged, Tasks};
 
 /// The constants of the outer optimiser (Kingma & Ba 2015).
@@ -75,9 +77,8 @@ pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: R
     // What is not shared out among workers is computed as they compute: the results depend on no other number.
     tch::set_num_threads(compute.threads_each() as i32);
     let begun = resume != Resume::No && out.join(CONFIG_TOML).is_file();
-    if begun {
-        compare(config, out, resume)?;
-    } else {
+    let other = begun && is_other(config, out, resume)?;
+    if !begun {
         folder::must_be_new(out, "give --out another folder, --resume to go on with it, or remove it")?;
     }
     let encoder = encoder(config, base)?;
@@ -93,9 +94,15 @@ pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: R
     eprintln!("{}", forecast::memory(&run));
 
     let found = match begun {
-        true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}")),
+        true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}"))?,
         false => None,
     };
+    if begun {
+        files::remove_stale_temporaries(out);
+    }
+    if other {
+        config.write(out)?;
+    }
     let state = match found {
         Some(mut state) => {
             let Counters { iteration, waited, finished, .. } = &mut state.counters;
@@ -103,7 +110,11 @@ pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: R
             // With --force the end may lie further on than it did.
             *finished &= *iteration >= plan.iterations || *waited >= plan.patience;
             checkpoints::point(out, &state)?;
-            eprintln!("going on after meta-iteration {}", state.counters.iteration);
+            if !state.counters.finished {
+                eprintln!("going on after meta-iteration {}", state.counters.iteration);
+                // It belongs to the best checkpoint of then.
+                let _ = fs::remove_file(out.join(PROBE));
+            }
             state
         }
         None => run.first_state(start, rng)?,
@@ -115,24 +126,25 @@ pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: R
     Ok(report)
 }
 
-/// Refuses to go on with other settings or data.
-fn compare(config: &Config, out: &Path, resume: Resume) -> Result<()> {
+/// Whether the settings or data are others than the run was begun with, which only [`Resume::Forced`] takes.
+///
+/// # Errors
+/// They are, and it is not forced; `config.toml` cannot be read.
+fn is_other(config: &Config, out: &Path, resume: Resume) -> Result<bool> {
     let path = out.join(CONFIG_TOML);
     match Config::recorded(&path)?.difference(config) {
         Some(difference) if resume == Resume::Same => {
             let problem = format!("the run cannot go on as another: {difference}");
             Err(FileError::new(&path, problem).remedy("give what it was begun with, or --force").into())
         }
-        Some(_) => config.write(out),
-        None => Ok(()),
+        difference => Ok(difference.is_some()),
     }
 }
 
 /// What encodes dialogues for a run.
 fn encoder(config: &Config, base: &Base) -> Result<Encoder> {
     let Base { config: shape, .. } = base;
-    let encoder =
-        Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
+    let encoder = Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
     let choices = if config.method()?.classifies() { CHOICES } else { 0 };
     Ok(encoder.with_persona_text(config.model.persona_text).with_choices(choices))
 }
@@ -216,8 +228,9 @@ impl Run<'_> {
             folder::create(self.out, |dir| {
                 self.config.write(dir)?;
                 let made = fs::create_dir(dir.join(CHECKPOINTS));
-                Ok(made
-                    .map_err(|error| FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}")))?)
+                Ok(made.map_err(|error| {
+                    FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}"))
+                })?)
             })?;
         }
         let mut metrics = MetricsFile::open(self.out, 0, 0)?;
@@ -226,7 +239,11 @@ impl Run<'_> {
         counters.metrics_bytes = metrics.bytes;
         counters.seconds = started.elapsed().as_secs_f64();
         let expected = std::time::Duration::from_secs(forecast::seconds(self, counters.seconds).round() as u64);
-        eprintln!("forecast: about {} for {} meta-iterations", HumanDuration(expected), self.config.outer.plan.iterations);
+        eprintln!(
+            "forecast: about {} for {} meta-iterations",
+            HumanDuration(expected),
+            self.config.outer.plan.iterations
+        );
         let mut state = State { parameters, adam: AdamState::new(ADAM, &[], |_| 0.0)?, counters };
         let mut outer: Vec<Tensor> = state.parameters.iter().map(Tensor::shallow_clone).collect();
         if self.config.outer.inner_rate == RateRule::Learned {
@@ -258,7 +275,10 @@ impl Run<'_> {
                 let last = counters.iteration >= plan.iterations;
                 let mut validation = None;
                 if last || counters.iteration.is_multiple_of(plan.validate_every) {
-                    let (newest, rates) = self.validate(&state.parameters, &state.counters.rates)?;
+                    let place = format!("meta-iteration {}", counters.iteration);
+                    let (newest, rates) = self
+                        .validate(&state.parameters, &state.counters.rates)
+                        .map_err(|error| error.during(&place))?;
                     let counters = &mut state.counters;
                     (counters.newest, counters.rates, validation) = (newest, rates, Some(newest));
                     let best = newest.loss_after < counters.best.loss_after;
@@ -321,6 +341,7 @@ impl Run<'_> {
         if learned && let Some(logs) = moved.last() {
             state.counters.rates = tensors::to_host(logs)?.values.iter().map(|log| log.exp()).collect();
         }
+        state.finite(&place)?;
         state.counters.optimiser_steps = state.adam.steps();
         state.counters.iteration = iteration;
         Ok((loss, norm))

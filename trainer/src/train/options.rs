@@ -97,6 +97,7 @@ impl Precision {
 
 /// The settings of a new run.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
+#[group(requires = "base")]
 pub struct Settings {
     /// The pre-trained model: a Hugging Face folder of a GPT-2, or its name on the Hugging Face hub
     #[arg(long, value_name = "DIR|NAME", required_unless_present_any = ["config", "resume"])]
@@ -133,6 +134,7 @@ pub struct Settings {
 
 /// Where the personas come from, and how their dialogues are split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+#[group(requires = "base")]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Dialogue files to meta-train on
@@ -160,6 +162,7 @@ pub struct Data {
 
 /// The outer loop, as on the command line.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
+#[group(requires = "base")]
 pub struct OuterOptions {
     /// The gradient of the outer loop, for methods that are meta-learned [default: maml]
     #[arg(long, value_enum, value_name = "GRADIENT")]
@@ -177,6 +180,7 @@ pub struct OuterOptions {
 
 /// The numbers of the outer loop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+#[group(requires = "base")]
 pub struct Plan {
     /// Meta-iterations
     #[arg(long, default_value_t = 200, value_name = "N")]

@@ -129,7 +129,11 @@ impl Tasks<'_> {
             }
             after.push(if loss.is_finite() { loss * targets as f64 } else { f64::INFINITY });
         }
-        let before = inner::loss(model, at, &query)? * targets as f64;
-        Ok(Judged { before, after, targets })
+        let before = inner::loss(model, at, &query)?;
+        if !before.is_finite() {
+            let what = "the loss before the inner loop";
+            return Err(TrainError::NotFinite { what, value: before, place, remedy: "--outer-lr" });
+        }
+        Ok(Judged { before: before * targets as f64, after, targets })
     }
 }
