@@ -182,6 +182,7 @@ mod tests {
 
     /// The data of a file's records, their framing checked.
     fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        #[allow(clippy::manual_rotate)] // As the documentation spells it.
         let mask = |crc: u32| ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8).to_le_bytes();
         let mut found = Vec::new();
         while !bytes.is_empty() {

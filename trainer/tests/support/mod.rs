@@ -1,6 +1,9 @@
 //! A small random model, a folder that holds it, and dialogues.
 
-#![allow(dead_code, clippy::unwrap_used)] // Each test file uses a part; what fails here fails a test.
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)] // Each test file uses a part; what fails here fails a test.
+
+pub mod events;
+pub mod program;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -133,6 +136,30 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
                 found.insert(path.strip_prefix(folder).unwrap().to_owned(), std::fs::read(&path).unwrap());
             }
         }
+    }
+    found
+}
+
+/// What a run directory says that does not depend on the clock: all but the event files, the seconds in the state (and
+/// the digest of the state), and what a killed program may leave.
+pub fn result(run: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = contents(run);
+    let temporary = |part: std::path::Component| {
+        part.as_os_str().to_string_lossy().starts_with(marionette_models::files::TEMPORARY_PREFIX)
+    };
+    found.retain(|path, _| !path.starts_with("tensorboard") && !path.components().any(temporary));
+    for (path, bytes) in &mut found {
+        let varies = if path.ends_with("state.json") {
+            "  \"seconds\": "
+        } else if path.ends_with("SHA256SUMS") {
+            "  state.json"
+        } else {
+            continue;
+        };
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|line| !line.contains(varies)).collect();
+        assert_eq!(kept.len() + 1, text.lines().count());
+        *bytes = kept.join("\n").into_bytes();
     }
     found
 }
