@@ -1,7 +1,5 @@
 //! Models of the Hugging Face hub.
-use crate::error::Result;
 use std::path::{Path, PathBuf};
+use crate::error::Result;
 /// The folder.
-pub fn resolve(base: &Path, _offline: bool) -> Result<PathBuf> {
-    Ok(base.to_owned())
-}
+pub fn resolve(base: &Path, _offline: bool) -> Result<PathBuf> { Ok(base.to_owned()) }
