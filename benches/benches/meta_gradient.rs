@@ -20,7 +20,7 @@ fn meta(criterion: &mut Criterion) {
     let config = &source.base.config;
     let encoder = Encoder::from_folder(TINY, config.eos_token_id, config.n_positions, config.vocab_size).unwrap();
     let table = params::adapter_table(config, &source.adapter);
-    let frozen = tensors::all_to_torch(&source.base.tensors, Kind::Float, Device::Cpu).unwrap();
+    let frozen = tensors::all_to_torch(source.base.tensors.clone(), Kind::Float, Device::Cpu).unwrap();
     let parts = Method::ExtraPlace.parts();
     let model = Model::new(config, parts, frozen, table.clone(), Kind::Float, Device::Cpu).unwrap();
     let start: Vec<_> = table

@@ -13,6 +13,7 @@ use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::{Bundle, GRAPHS, Precision};
 use marionette_models::params::{self, Init, TensorSpec};
 use marionette_models::{HostTensor, InnerLoop, LearningRate, Tensors, init};
+use marionette_runtime::adapt::Recipe;
 use marionette_runtime::engine::Scored;
 use marionette_runtime::generate::{Go, LanguageModel as _};
 use marionette_runtime::{Engine, Options, adapt};
@@ -41,6 +42,11 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
+        Self::of(InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) })
+    }
+
+    /// With an inner loop in the bundle.
+    fn of(inner_loop: InnerLoop) -> Self {
         let scratch = Scratch::new();
         let mut source = Source::read(&tiny(), FreshAdapters { bottleneck: Some(16), seed: Some(3) }).unwrap();
         let table = params::adapter_table(&source.base.config, &source.adapter);
@@ -48,13 +54,12 @@ impl Pair {
             table.iter().map(|spec| TensorSpec { init: Init::Normal { std: 0.05 }, ..spec.clone() }).collect();
         let start = init::initialise(&spread, &mut ChaCha8Rng::seed_from_u64(11));
         source.adapters = start.clone();
-        source.inner_loop =
-            InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) };
+        source.inner_loop = inner_loop;
         export(&source, Precision::Fp32, &scratch.path("bundle"), &AtomicBool::new(false)).unwrap();
         let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
         let encoder = marionette_runtime::engine::encoder(&bundle).unwrap();
         let device = Engine::open(&bundle, Options::default()).unwrap();
-        let frozen = tensors::all_to_torch(&source.base.tensors, Kind::Float, Device::Cpu).unwrap();
+        let frozen = tensors::all_to_torch(source.base.tensors.clone(), Kind::Float, Device::Cpu).unwrap();
         let parts = Method::ExtraPlace.parts();
         let torch = Model::new(&source.base.config, parts, frozen, table.clone(), Kind::Float, Device::Cpu).unwrap();
         Self { scratch, table, start, torch, device, encoder }
@@ -146,6 +151,42 @@ fn five_inner_steps_end_where_the_trainers_do() {
     assert!(moved > 1e-3, "{moved}");
     let expected = tensors::named_to_host(&pair.table, &adapted.parameters).unwrap();
     all_within("5 inner steps, adapters", &pair.device.adapters(), &expected, 1e-4);
+}
+
+#[test]
+fn learned_learning_rates_move_each_tensor_by_its_own_unless_told_otherwise() {
+    let rates: Vec<f32> = (0..).map(|tensor| 0.03 * tensor as f32).take(Pair::new().table.len()).collect();
+    let recipe = InnerLoop { steps: 1, dialogues_per_step: 3, learning_rate: LearningRate::PerTensor(rates.clone()) };
+    let mut pair = Pair::of(recipe.clone());
+    assert_eq!(pair.device.manifest().inner_loop, recipe);
+    let sequences = pair.sequences();
+    let batch = TokenBatch::new(&Batch::new(&sequences).unwrap(), Device::Cpu).unwrap();
+    let (_, gradient) = inner::loss_and_gradient(&pair.torch, &pair.parameters(), &batch).unwrap();
+    let gradient = tensors::named_to_host(&pair.table, &gradient).unwrap();
+    let stepped = |rate: &dyn Fn(usize) -> f32| -> Tensors {
+        let step = |(tensor, spec): (usize, &TensorSpec)| {
+            let (start, gradient) = (&pair.start[&spec.name], &gradient[&spec.name]);
+            let values = start.values.iter().zip(&gradient.values).map(|(value, slope)| value - rate(tensor) * slope);
+            (spec.name.clone(), HostTensor { shape: spec.shape.clone(), values: values.collect() })
+        };
+        pair.table.iter().enumerate().map(step).collect()
+    };
+    let (learned, told) = (stepped(&|tensor| rates[tensor]), stepped(&|_| ALPHA));
+
+    let own = Recipe::default().inner_loop(&recipe, 3);
+    adapt::follow(&mut pair.device, &sequences, &own, |_| Go::On).unwrap();
+    let found = pair.device.adapters();
+    all_within("learned learning rates", &found, &learned, 1e-5);
+    // The first rate is zero.
+    let still = &pair.table[0].name;
+    assert_eq!(found[still], pair.start[still]);
+
+    let dialogues = &read_dialogues(dialogues("test")).unwrap()[..3];
+    let own = Recipe { learning_rate: Some(ALPHA), ..Recipe::default() }.inner_loop(&recipe, 3);
+    let mut pair = Pair::of(recipe);
+    let persona = adapt::adapt(&mut pair.device, &pair.encoder, dialogues, &own, |_| Go::On).unwrap();
+    assert_eq!(persona.record.learning_rate, LearningRate::Shared(ALPHA));
+    all_within("--inner-lr instead of them", &persona.adapters, &told, 1e-5);
 }
 
 /// log p of the whole vocabulary from logits.

@@ -1,6 +1,7 @@
 //! Training on libtorch: meta-learning of persona adapters and whole models (MAMLviaPP and what it is compared with),
 //! pre-training of a small GPT-2, and evaluation.
 
+pub mod compare;
 pub mod data;
 pub mod device;
 pub mod error;

@@ -202,7 +202,7 @@ pub fn pretrain(options: &Options, device: Device) -> Result<Report> {
 
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let table = params::base_table(&config);
-    let mut weights = tensors::all_to_torch(&init::initialise(&table, &mut rng), Kind::Float, device)?;
+    let mut weights = tensors::all_to_torch(init::initialise(&table, &mut rng), Kind::Float, device)?;
     let names = table.iter().map(|spec| &spec.name);
     let mut trained: Vec<Tensor> = names.filter_map(|name| weights.remove(name)).collect();
     for tensor in &mut trained {

@@ -25,12 +25,12 @@ pub fn to_torch(tensor: &HostTensor, kind: Kind, device: Device) -> Result<Tenso
     Ok(Tensor::f_from_slice(&tensor.values)?.f_reshape(dims(&tensor.shape))?.f_to_kind(kind)?.f_to_device(device)?)
 }
 
-/// Tensors of libtorch with the same names, shapes and values.
+/// Tensors of libtorch with the same names, shapes and values. Each of the given is freed as soon as it is there twice.
 ///
 /// # Errors
 /// What libtorch says.
-pub fn all_to_torch(tensors: &Tensors, kind: Kind, device: Device) -> Result<NamedTensors> {
-    tensors.iter().map(|(name, tensor)| Ok((name.clone(), to_torch(tensor, kind, device)?))).collect()
+pub fn all_to_torch(tensors: Tensors, kind: Kind, device: Device) -> Result<NamedTensors> {
+    tensors.into_iter().map(|(name, tensor)| Ok((name, to_torch(&tensor, kind, device)?))).collect()
 }
 
 /// The values of a tensor of any kind and device, as f32.

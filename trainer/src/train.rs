@@ -1,6 +1,7 @@
 //! The one training loop. What a method learns, from where, and by which gradient is in its [`Config`]; the loop draws
 //! personas, averages their gradients, takes a step of Adam, validates, and keeps checkpoints from which it can go on.
 
+mod check;
 mod checkpoints;
 mod forecast;
 mod metrics;
@@ -15,13 +16,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use indicatif::HumanDuration;
-use marionette_dialogues::{Encoder, Share, hold_out};
+use marionette_dialogues::Encoder;
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, files, init, params};
+use marionette_models::{FileError, Gpt2Config, files, init, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
@@ -32,10 +33,11 @@ use crate::progress::Progress;
 use crate::workers::Compute;
 use crate::{folder, interrupt, tensors};
 
+pub use check::{DeviceCheck, check_device};
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
 pub use options::{
-    Config, Data, Gradient, InnerRate, Outer, Plan, Precision, RateRule, Settings, method_of, read_base,
+    Config, Data, Gradient, InnerRate, Outer, OuterOptions, Plan, Precision, RateRule, Settings, method_of, read_base,
 };
 use sampler::Sampler;
 use state::{Counters, State};
@@ -73,7 +75,7 @@ struct Run<'a> {
 /// # Errors
 /// Impossible options, files that cannot be read or written, a loss that is not finite: then the checkpoints written so
 /// far stay.
-pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: Resume) -> Result<Report> {
+pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Resume) -> Result<Report> {
     // What is not shared out among workers is computed as they compute: the results depend on no other number.
     tch::set_num_threads(compute.threads_each() as i32);
     let begun = resume != Resume::No && out.join(CONFIG_TOML).is_file();
@@ -81,15 +83,14 @@ pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: R
     if !begun {
         folder::must_be_new(out, "give --out another folder, --resume to go on with it, or remove it")?;
     }
-    let encoder = encoder(config, base)?;
+    let encoder = encoder(config, &base.config)?;
     let (personas, mut held) = read_personas(config, &encoder)?;
     held.truncate(config.data.validation_personas);
     let cut = data::cut(&personas) + data::cut(&held);
     if cut > 0 {
         eprintln!("{cut} utterances were cut: the context holds {} tokens", base.config.n_positions);
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
-    let (model, start) = begin(config, base, compute, &mut rng)?;
+    let (model, start) = begin(config, base, compute.device, config.outer.precision.kind())?;
     let run = Run { config, model, personas, held, compute, out };
     eprintln!("{}", forecast::memory(&run));
 
@@ -117,7 +118,7 @@ pub fn run(config: &Config, base: &Base, out: &Path, compute: Compute, resume: R
             }
             state
         }
-        None => run.first_state(start, rng)?,
+        None => run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?,
     };
     let report = run.train(state)?;
     if config.method()?.learns_adapters() && !out.join(PROBE).exists() {
@@ -142,51 +143,53 @@ fn is_other(config: &Config, out: &Path, resume: Resume) -> Result<bool> {
 }
 
 /// What encodes dialogues for a run.
-fn encoder(config: &Config, base: &Base) -> Result<Encoder> {
-    let Base { config: shape, .. } = base;
+fn encoder(config: &Config, shape: &Gpt2Config) -> Result<Encoder> {
     let encoder = Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
     let choices = if config.method()?.classifies() { CHOICES } else { 0 };
     Ok(encoder.with_persona_text(config.model.persona_text).with_choices(choices))
 }
 
 /// The model of a run, and θ_0 as it begins.
-fn begin(config: &Config, base: &Base, compute: Compute, rng: &mut ChaCha8Rng) -> Result<(Model, Vec<Tensor>)> {
+fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Result<(Model, Vec<Tensor>)> {
     let method = config.method()?;
     let table = method.table(&base.config, &config.model.adapter);
-    let mut start = init::initialise(&table, rng);
+    let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
+    // Another stream than the draws', so that these are the same for every method.
+    rng.set_stream(1);
+    let mut start = init::initialise(&table, &mut rng);
     let mut frozen = tensors::NamedTensors::new();
     if !method.learns_base() {
-        frozen = tensors::all_to_torch(&base.tensors, Kind::Float, compute.device)?;
+        frozen = tensors::all_to_torch(base.tensors, Kind::Float, device)?;
     } else if !method.starts_random() {
-        start.extend(base.tensors.clone());
+        start.extend(base.tensors);
     }
-    let kind = config.outer.precision.kind();
-    let model = Model::new(&base.config, method.parts(), frozen, table, kind, compute.device)?;
+    let model = Model::new(&base.config, method.parts(), frozen, table, products, device)?;
     let start = to_torch(&start, &model)?;
     Ok((model, start))
 }
 
 /// The personas to train and to validate on.
 fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
-    let Config { data, outer, .. } = config;
-    let mut train = data::read_tasks(&data.train)?;
-    let held = if data.valid.is_empty() {
-        let share = Share::Fraction(data.hold_out);
-        let (rest, held) =
-            hold_out(train, share, outer.plan.seed).map_err(|error| data::tasks_error(&data.train, error))?;
-        train = rest;
-        held
-    } else {
-        data::read_tasks(&data.valid)?
+    let data = &config.data;
+    let grouping = data::group(&data.train)?;
+    if let Some(note) = data::dropped(&grouping) {
+        eprintln!("{note}");
+    }
+    let train = grouping.tasks;
+    // What is kept for testing is held out first, so that it does not depend on how the validation is done.
+    let (_, train) = data::part(&data.train, train, data.test_part)?;
+    let (held, train) = match data.valid.is_empty() {
+        true => data::part(&data.train, train, data.hold_out)?,
+        false => (data::read_tasks(&data.valid)?, train),
     };
     let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
-    if data.shots >= most {
+    if data.support_dialogues >= most {
         let problem = format!(
             "is {}, but no training persona has more than {most} dialogues and one must be left to judge by; at most {}",
-            data.shots,
+            data.support_dialogues,
             most.saturating_sub(1)
         );
-        return Err(TrainError::option("--shots", problem));
+        return Err(TrainError::option("--support-dialogues", problem));
     }
     let (personas, held) = (data::encode(encoder, &train)?, data::encode(encoder, &held)?);
     let all = personas.iter().chain(&held).flat_map(|persona| &persona.dialogues);

@@ -53,7 +53,7 @@ impl Trained {
         let rates = rates.map_err(|problem| TrainError::option("inner_loop.learning_rate", problem))?;
         let frozen = match method.learns_base() {
             true => tensors::NamedTensors::new(),
-            false => tensors::all_to_torch(&base.tensors, Kind::Float, device)?,
+            false => tensors::all_to_torch(base.tensors, Kind::Float, device)?,
         };
         let kind = Precision::usual(device).kind();
         let model = Model::new(shape, method.parts(), frozen, table, kind, device)?;

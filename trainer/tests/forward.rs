@@ -170,7 +170,7 @@ fn rankings() -> Vec<Ranking> {
 
 /// The classifier's scores by a pass of their own for each history and candidate.
 fn scores_apart() -> Vec<Vec<f64>> {
-    let all = tensors::all_to_torch(&small_tensors(), Kind::Double, Device::Cpu).unwrap();
+    let all = tensors::all_to_torch(small_tensors(), Kind::Double, Device::Cpu).unwrap();
     let model = bare(Kind::Double);
     // The logits are the embedding times the state after the last normalisation; there are more of them than it has
     // numbers, so they tell what it is.

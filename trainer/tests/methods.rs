@@ -45,7 +45,7 @@ fn each_method_learns_its_tensors() {
     assert!(METHODS.iter().all(|&method| Method::from_name(method.name()) == Some(method)));
 }
 
-const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --shots 2 --inner-steps 2 \
+const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --support-dialogues 2 --inner-steps 2 \
                    --meta-batch 2 --iterations 3 --validate-every 2 --save-every 1 --keep 9";
 
 /// All that a checkpoint has learned.

@@ -12,7 +12,7 @@ use marionette_models::run::{ADAPTERS, PROBE, RunModel, Which, checkpoint};
 use support::program::{interrupt, refuses, spawn, train, wait_until, works};
 use support::{contents, result, workplace};
 
-const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --shots 2 --inner-steps 2 \
+const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --support-dialogues 2 --inner-steps 2 \
                    --inner-lr 0.05 --dialogues-per-step 1 --meta-batch 2 --iterations 4 --validate-every 2";
 
 #[test]
@@ -123,7 +123,7 @@ fn impossible_options_are_wrong_usage() {
     for (options, parts) in [
         ("--inner-lr NaN", vec!["--inner-lr", "NaN"]),
         ("--inner-steps 0", vec!["--inner-steps", "0"]),
-        ("--shots 4", vec!["--shots", "is 4", "at most 3"]),
+        ("--support-dialogues 4", vec!["--support-dialogues", "is 4", "at most 3"]),
         ("--method other", vec!["--method", "extra-place"]),
         ("--config base/config.json", vec!["cannot be used with"]),
     ] {
@@ -136,7 +136,7 @@ fn impossible_options_are_wrong_usage() {
     }
     refuses(&train(&folder, "run --data train.txt --out one"), 2, &["--base"]);
     // What a config.toml or a run to go on with says is not said again, at no level of the options.
-    for options in ["--base base", "--inner-steps 3", "--outer-lr 0.5", "--shots 3", "--seed 3"] {
+    for options in ["--base base", "--inner-steps 3", "--outer-lr 0.5", "--support-dialogues 3", "--seed 3"] {
         let config = format!("run --config one/config.toml {options} --out two");
         refuses(&train(&folder, &config), 2, &["cannot be used with", options.split(' ').next().unwrap()]);
         if options != "--base base" {
@@ -171,7 +171,7 @@ fn wrong_files_are_named() {
     refuses(&with("--data", "nobody.txt"), 1, &["nobody.txt", "line 1", "persona"]);
     refuses(&with("--data", "single.txt"), 1, &["single.txt", "two dialogues"]);
     refuses(&with("--valid", "empty.txt"), 1, &["empty.txt"]);
-    refuses(&with("--base", "missing"), 1, &["missing"]);
+    refuses(&with("--base", "./missing"), 1, &["./missing", "is not a folder"]);
     refuses(&with("--base", "train.txt"), 1, &["train.txt", "is not a folder"]);
     refuses(&train(&folder, "run --config cut.toml --out one"), 1, &["cut.toml"]);
     refuses(&train(&folder, "run --config other.toml --out one"), 1, &["other.toml", "config.toml of a run"]);

@@ -19,7 +19,7 @@ use support::events::same_curves;
 use support::program::{interrupt, refuses, spawn, train, wait_until, works};
 use support::{contents, result, workplace};
 
-const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --shots 2 --inner-steps 2 \
+const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --support-dialogues 2 --inner-steps 2 \
                    --meta-batch 2 --iterations 24 --validate-every 5 --save-every 1 --keep 3";
 const EXTRA_PLACE: &str = "--method extra-place --inner-lr learned:0.05";
 const TRANSFER: &str = "--method transfer";
@@ -151,12 +151,12 @@ fn a_second_signal_ends_the_program_at_once() {
     assert!(!folder.join("one").exists());
 }
 
-/// A run that was killed near its end, and the same run left alone.
-fn half(folder: &Path, options: &str) -> (PathBuf, PathBuf) {
+/// A run that was killed after so many lines of metrics, and the same run left alone.
+fn half(folder: &Path, options: &str, after: usize) -> (PathBuf, PathBuf) {
     works(&train(folder, &format!("{RUN} {options} --out whole")));
     let run = folder.join("half");
     let mut child = spawn(folder, &format!("{RUN} {options} --out half"));
-    wait_until(&mut child, || lines(&run) > 16);
+    wait_until(&mut child, || lines(&run) > after);
     child.kill().unwrap();
     child.wait().unwrap();
     (run, folder.join("whole"))
@@ -165,7 +165,7 @@ fn half(folder: &Path, options: &str) -> (PathBuf, PathBuf) {
 /// Damages each file of the newest checkpoint in turn.
 fn damaged(options: &str, files: &[&str]) {
     let (_keep, folder) = workplace();
-    let (half, whole) = half(&folder, options);
+    let (half, whole) = half(&folder, options, 20);
     let expected = result(&whole);
     let names: Vec<String> =
         fs::read_dir(newest(&half)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -213,7 +213,7 @@ fn a_damaged_checkpoint_of_a_whole_model_is_passed_over() {
 #[test]
 fn a_run_does_not_go_on_as_another_unless_forced() {
     let (_keep, folder) = workplace();
-    let (half, whole) = half(&folder, EXTRA_PLACE);
+    let (half, whole) = half(&folder, EXTRA_PLACE, 12);
     let before = contents(&half);
     let resume = format!("{RUN} {EXTRA_PLACE} --out half --resume");
     let refused = |options: &str, parts: &[&str]| {

@@ -164,9 +164,12 @@ pub struct Data {
     /// The part of the training personas to validate on instead, where there is no --valid
     #[arg(long, default_value_t = 0.1, value_name = "PART", allow_negative_numbers = true)]
     pub hold_out: f64,
+    /// The part of the training personas to keep for testing, which a run never sees
+    #[arg(long, default_value_t = 0.0, value_name = "PART", allow_negative_numbers = true)]
+    pub test_part: f64,
     /// Support dialogues of a persona, K
     #[arg(long, default_value_t = 5, value_name = "K")]
-    pub shots: usize,
+    pub support_dialogues: usize,
     /// The most query dialogues of a persona
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub query_dialogues: usize,
@@ -184,7 +187,7 @@ pub struct OuterOptions {
     /// The gradient of the outer loop, for methods that are meta-learned [default: maml]
     #[arg(long, value_enum, value_name = "GRADIENT")]
     pub meta: Option<Gradient>,
-    /// Outer learning rate, β [default: 0.003 for extra-place, 0.002 from a random start, else 0.0005]
+    /// Outer learning rate, β [default: 0.003 for extra-place, 0.002 from a random start, else 0.0001]
     #[arg(long = "outer-lr", value_name = "B", allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
@@ -314,7 +317,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// The absolute path of a dialogue file, of which a part may be named after a `#`.
 fn absolute_part(path: &Path) -> Result<PathBuf> {
-    let (file, part) = marionette_dialogues::file_and_part(path);
+    let (file, part) = marionette_dialogues::split_part(path);
     let mut whole = absolute(&file)?.into_os_string();
     if let Some(part) = part {
         whole.push("#");
@@ -326,7 +329,7 @@ fn absolute_part(path: &Path) -> Result<PathBuf> {
 /// The digest of each dialogue file, those to train on first.
 fn digests(data: &Data) -> Result<Vec<String>> {
     let digest = |path: &PathBuf| {
-        let (path, _) = marionette_dialogues::file_and_part(path);
+        let (path, _) = marionette_dialogues::split_part(path);
         let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be read: {error}"));
         let mut file = fs::File::open(&path).map_err(failed)?;
         Ok(digest::sha256_reader(&mut file).map_err(failed)?.0)
@@ -397,7 +400,7 @@ impl Config {
             ("--bottleneck", model.adapter.bottleneck, 1 << 16),
             ("--inner-steps", model.inner_loop.steps, 10_000),
             ("--dialogues-per-step", model.inner_loop.dialogues_per_step, 10_000),
-            ("--shots", data.shots, 10_000),
+            ("--support-dialogues", data.support_dialogues, 10_000),
             ("--query-dialogues", data.query_dialogues, 10_000),
             ("--validation-personas", data.validation_personas, 1_000_000),
             ("--iterations", outer.plan.iterations, 100_000_000),
@@ -423,6 +426,10 @@ impl Config {
         rates.iter().try_for_each(|&rate| positive("--inner-lr", f64::from(rate)))?;
         positive("--outer-lr", outer.learning_rate)?;
         positive("--clip", outer.plan.clip)?;
+        if !(0.0..1.0).contains(&data.test_part) {
+            let problem = format!("is {}, expected a part from 0 to less than 1", data.test_part);
+            return Err(TrainError::option("--test-part", problem));
+        }
         if data.valid.is_empty() && !(data.hold_out > 0.0 && data.hold_out < 1.0) {
             let problem = format!("is {}, expected a part between 0 and 1, or --valid with files", data.hold_out);
             return Err(TrainError::option("--hold-out", problem));
@@ -488,7 +495,7 @@ mod tests {
     }
 
     fn refused(options: &str) -> String {
-        let words = "run --base base --data train.txt ".to_owned() + options;
+        let words = "run --base ./base --data train.txt ".to_owned() + options;
         match Line::try_parse_from(words.split_whitespace()) {
             Ok(line) => line.settings.resolve(Device::Cpu).unwrap_err().to_string(),
             Err(error) => error.to_string(),
@@ -514,12 +521,14 @@ mod tests {
             "--meta-batch 0",
             "--bottleneck 0",
             "--bottleneck 65537",
-            "--shots 0",
+            "--support-dialogues 0",
             "--query-dialogues 0",
             "--dialogues-per-step 0",
             "--validation-personas 0",
             "--validate-every 0",
             "--patience 0",
+            "--test-part 1",
+            "--test-part -0.1",
             "--hold-out 0",
             "--hold-out 1",
             "--hold-out NaN",
@@ -536,6 +545,6 @@ mod tests {
             assert!(error.contains(option) || error.contains("unexpected argument '-1'"), "{options}: {error}");
             assert!(error.contains(value), "{options}: {error}");
         }
-        assert!(refused("").starts_with("base: cannot be opened"), "{}", refused(""));
+        assert!(refused("").starts_with("./base: is not a folder"), "{}", refused(""));
     }
 }

@@ -47,7 +47,7 @@ pub struct Tasks<'a> {
 impl Tasks<'_> {
     fn split<'p>(&self, draw: &Draw<'p>) -> Split<'p> {
         let data = &self.config.data;
-        Split::new(draw.persona, &draw.order, data.shots, data.query_dialogues)
+        Split::new(draw.persona, &draw.order, data.support_dialogues, data.query_dialogues)
     }
 
     fn support(&self, examples: &[&Example], draw: &Draw, device: Device) -> Result<Support> {
@@ -169,7 +169,8 @@ mod tests {
                 train: Vec::new(),
                 valid: Vec::new(),
                 hold_out: 0.1,
-                shots: 3,
+                test_part: 0.0,
+                support_dialogues: 3,
                 query_dialogues,
                 validation_personas: 1,
                 sha256: Vec::new(),

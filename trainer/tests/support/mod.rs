@@ -62,7 +62,7 @@ pub fn small_tensors() -> Tensors {
 pub fn gpt2(config: &Gpt2Config, host: &Tensors, parts: Parts, kind: Kind) -> Gpt2 {
     // The tests run side by side, and their matrices are too small to share out among threads.
     tch::set_num_threads(1);
-    Gpt2::new(config, parts, &tensors::all_to_torch(host, kind, Device::Cpu).unwrap()).unwrap()
+    Gpt2::new(config, parts, &tensors::all_to_torch(host.clone(), kind, Device::Cpu).unwrap()).unwrap()
 }
 
 /// The small model as a method learns it, and θ_0; its tensors in `kind`, its products in `products`.
@@ -71,7 +71,7 @@ pub fn learner(method: Method, kind: Kind, products: Kind) -> (Model, Vec<Tensor
     let (config, all) = (small_config(), small_tensors());
     let table = method.table(&config, &ADAPTER);
     let start = table.iter().map(|spec| tensors::to_torch(&all[&spec.name], kind, Device::Cpu).unwrap()).collect();
-    let mut frozen = tensors::all_to_torch(&all, kind, Device::Cpu).unwrap();
+    let mut frozen = tensors::all_to_torch(all, kind, Device::Cpu).unwrap();
     frozen.retain(|name, _| table.iter().all(|spec| &spec.name != name));
     (Model::new(&config, method.parts(), frozen, table, products, Device::Cpu).unwrap(), start)
 }
