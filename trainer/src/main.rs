@@ -42,7 +42,7 @@ struct Run {
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
     /// Do again what the config.toml of a former run says
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "OuterOptions", "Plan"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "Plan"])]
     config: Option<PathBuf>,
     /// Go on with the run of --out where it was left; without further options, as it was begun
     #[arg(long)]

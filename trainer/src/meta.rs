@@ -7,17 +7,6 @@ use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::tensors::TokenBatch;
 
-/// Which gradient the outer loop follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meta {
-    /// The exact derivative of the query loss after the inner loop by θ_0 (Finn et al. 2017).
-    Maml,
-    /// The gradient of the query loss at θ_S, as if the inner loop were a constant shift (first-order MAML).
-    Fomaml,
-    /// The way that the inner loop went, (θ_0 − θ_S) / α (Nichol et al. 2018, section 2); it needs no query.
-    Reptile,
-}
-
 /// The outer gradient of one persona.
 #[derive(Debug)]
 pub struct MetaGradient {

@@ -19,7 +19,7 @@ use indicatif::HumanDuration;
 use marionette_dialogues::Encoder;
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, Gpt2Config, init, params};
+use marionette_models::{FileError, Gpt2Config, files, init, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -79,9 +79,8 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     // What is not shared out among workers is computed as they compute: the results depend on no other number.
     tch::set_num_threads(compute.threads_each() as i32);
     let begun = resume != Resume::No && out.join(CONFIG_TOML).is_file();
-    if begun {
-        compare(config, out, resume)?;
-    } else {
+    let other = begun && is_other(config, out, resume)?;
+    if !begun {
         folder::must_be_new(out, "give --out another folder, --resume to go on with it, or remove it")?;
     }
     let encoder = encoder(config, &base.config)?;
@@ -96,9 +95,15 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     eprintln!("{}", forecast::memory(&run));
 
     let found = match begun {
-        true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}")),
+        true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}"))?,
         false => None,
     };
+    if begun {
+        files::remove_stale_temporaries(out);
+    }
+    if other {
+        config.write(out)?;
+    }
     let state = match found {
         Some(mut state) => {
             let Counters { iteration, waited, finished, .. } = &mut state.counters;
@@ -106,7 +111,11 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             // With --force the end may lie further on than it did.
             *finished &= *iteration >= plan.iterations || *waited >= plan.patience;
             checkpoints::point(out, &state)?;
-            eprintln!("going on after meta-iteration {}", state.counters.iteration);
+            if !state.counters.finished {
+                eprintln!("going on after meta-iteration {}", state.counters.iteration);
+                // It belongs to the best checkpoint of then.
+                let _ = fs::remove_file(out.join(PROBE));
+            }
             state
         }
         None => run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?,
@@ -118,16 +127,18 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     Ok(report)
 }
 
-/// Refuses to go on with other settings or data.
-fn compare(config: &Config, out: &Path, resume: Resume) -> Result<()> {
+/// Whether the settings or data are others than the run was begun with, which only [`Resume::Forced`] takes.
+///
+/// # Errors
+/// They are, and it is not forced; `config.toml` cannot be read.
+fn is_other(config: &Config, out: &Path, resume: Resume) -> Result<bool> {
     let path = out.join(CONFIG_TOML);
     match Config::recorded(&path)?.difference(config) {
         Some(difference) if resume == Resume::Same => {
             let problem = format!("the run cannot go on as another: {difference}");
             Err(FileError::new(&path, problem).remedy("give what it was begun with, or --force").into())
         }
-        Some(_) => config.write(out),
-        None => Ok(()),
+        difference => Ok(difference.is_some()),
     }
 }
 
@@ -267,7 +278,10 @@ impl Run<'_> {
                 let last = counters.iteration >= plan.iterations;
                 let mut validation = None;
                 if last || counters.iteration.is_multiple_of(plan.validate_every) {
-                    let (newest, rates) = self.validate(&state.parameters, &state.counters.rates)?;
+                    let place = format!("meta-iteration {}", counters.iteration);
+                    let (newest, rates) = self
+                        .validate(&state.parameters, &state.counters.rates)
+                        .map_err(|error| error.during(&place))?;
                     let counters = &mut state.counters;
                     (counters.newest, counters.rates, validation) = (newest, rates, Some(newest));
                     let best = newest.loss_after < counters.best.loss_after;
@@ -330,6 +344,7 @@ impl Run<'_> {
         if learned && let Some(logs) = moved.last() {
             state.counters.rates = tensors::to_host(logs)?.values.iter().map(|log| log.exp()).collect();
         }
+        state.finite(&place)?;
         state.counters.optimiser_steps = state.adam.steps();
         state.counters.iteration = iteration;
         Ok((loss, norm))

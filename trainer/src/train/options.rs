@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::ArgGroup;
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::config::{AdapterConfig, InnerLoop, LearningRate};
 use marionette_models::run::{CONFIG_TOML, RunModel};
@@ -95,8 +96,26 @@ impl Precision {
     }
 }
 
+/// The options of [`Settings`] and [`OuterOptions`], those of the structs within them left out.
+const OWN: [&str; 11] = [
+    "base",
+    "offline",
+    "method",
+    "persona_text",
+    "bottleneck",
+    "inner_steps",
+    "inner_lr",
+    "dialogues_per_step",
+    "meta",
+    "learning_rate",
+    "precision",
+];
+
 /// The settings of a new run.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
+#[group(skip)]
+// By hand, because the group of a struct with other structs in it is empty (clap_derive 4.6): what says a new run.
+#[command(group = ArgGroup::new("Settings").multiple(true).requires("base").args(OWN))]
 pub struct Settings {
     /// The pre-trained model: a Hugging Face folder of a GPT-2, or its name on the Hugging Face hub
     #[arg(long, value_name = "DIR|NAME", required_unless_present_any = ["config", "resume"])]
@@ -133,6 +152,7 @@ pub struct Settings {
 
 /// Where the personas come from, and how their dialogues are split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+#[group(requires = "base")]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Dialogue files to meta-train on
@@ -180,6 +200,7 @@ pub struct OuterOptions {
 
 /// The numbers of the outer loop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+#[group(requires = "base")]
 pub struct Plan {
     /// Meta-iterations
     #[arg(long, default_value_t = 200, value_name = "N")]
@@ -397,9 +418,10 @@ impl Config {
             LearningRate::Shared(rate) => std::slice::from_ref(rate),
             LearningRate::PerTensor(rates) => rates,
         };
-        let positive = |option, value: f64| match value > 0.0 && value.is_finite() {
+        // Far above every sensible value; below, no product with them leaves what libtorch takes for a number.
+        let positive = |option, value: f64| match value > 0.0 && value <= 1e36 {
             true => Ok(()),
-            false => Err(TrainError::option(option, format!("is {value}, expected a number above 0"))),
+            false => Err(TrainError::option(option, format!("is {value:?}, expected a number above 0, at most 1e36"))),
         };
         rates.iter().try_for_each(|&rate| positive("--inner-lr", f64::from(rate)))?;
         positive("--outer-lr", outer.learning_rate)?;
@@ -473,7 +495,7 @@ mod tests {
     }
 
     fn refused(options: &str) -> String {
-        let words = "run --base base --data train.txt ".to_owned() + options;
+        let words = "run --base ./base --data train.txt ".to_owned() + options;
         match Line::try_parse_from(words.split_whitespace()) {
             Ok(line) => line.settings.resolve(Device::Cpu).unwrap_err().to_string(),
             Err(error) => error.to_string(),
@@ -493,6 +515,7 @@ mod tests {
             "--inner-lr inf",
             "--outer-lr NaN",
             "--outer-lr 0",
+            "--outer-lr 1e37",
             "--clip 0",
             "--clip -2",
             "--meta-batch 0",
@@ -522,6 +545,6 @@ mod tests {
             assert!(error.contains(option) || error.contains("unexpected argument '-1'"), "{options}: {error}");
             assert!(error.contains(value), "{options}: {error}");
         }
-        assert!(refused("").starts_with("base: cannot be opened"), "{}", refused(""));
+        assert!(refused("").starts_with("./base: is not a folder"), "{}", refused(""));
     }
 }

@@ -14,7 +14,7 @@ use tch::{Kind, Tensor};
 use super::metrics::Validation;
 use super::options::{Config, RateRule};
 use super::sampler::Sampler;
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::method::Method;
 use crate::model::Model;
 use crate::optimiser::AdamState;
@@ -73,6 +73,21 @@ impl State {
     pub fn log_rates(&self, model: &Model) -> Result<Tensor> {
         let logs: Vec<f32> = self.counters.rates.iter().map(|rate| rate.ln()).collect();
         Ok(Tensor::f_from_slice(&logs)?.f_to_device(model.device())?)
+    }
+
+    /// Refuses what is not finite, so that it is never saved; `place` says when it was found.
+    ///
+    /// # Errors
+    /// A parameter or an α is not finite; what libtorch says.
+    pub fn finite(&self, place: &str) -> Result<()> {
+        let refuse = |what, value: f64| match value.is_finite() {
+            true => Ok(()),
+            false => Err(TrainError::NotFinite { what, value, place: place.to_owned(), remedy: "--outer-lr" }),
+        };
+        for tensor in &self.parameters {
+            refuse("a parameter", tensor.f_abs()?.f_max()?.f_double_value(&[])?)?;
+        }
+        self.counters.rates.iter().try_for_each(|&rate| refuse("an inner learning rate", f64::from(rate)))
     }
 
     /// Writes all of it into a folder.
