@@ -14,8 +14,12 @@ use crate::error::{FileError, Result};
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let folder = parent(path);
     let failed = |step: &str, error: io::Error| FileError::new(path, format!("{step}: {error}"));
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY_PREFIX)
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY_PREFIX);
+    // As any program makes files: what the umask leaves, not what a secret temporary file has.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder
         .tempfile_in(folder)
         .map_err(|error| failed("a temporary file cannot be made beside it", error))?;
     let mut writer = BufWriter::with_capacity(1 << 18, file.as_file_mut());
