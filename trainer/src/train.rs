@@ -1,8 +1,10 @@
 //! The one training loop. What a method learns, from where, and by which gradient is in its [`Config`]; the loop draws
 //! personas, averages their gradients, takes a step of Adam, validates, and keeps checkpoints from which it can go on.
 
+mod begin;
 mod check;
 mod checkpoints;
+mod config;
 mod forecast;
 mod metrics;
 mod options;
@@ -16,29 +18,28 @@ use std::path::Path;
 use std::time::Instant;
 
 use indicatif::HumanDuration;
-use marionette_dialogues::Encoder;
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, Gpt2Config, files, init, params};
+use marionette_models::{FileError, files, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
-use crate::method::CHOICES;
 use crate::model::Model;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
 use crate::workers::Compute;
 use crate::{folder, interrupt, tensors};
 
+pub(crate) use begin::encoder;
+use begin::{begin, read_personas};
 pub use check::{DeviceCheck, check_device};
+pub use config::{Config, Outer, method_of, read_base};
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
-pub use options::{
-    Config, Data, Gradient, InnerRate, Outer, OuterOptions, Plan, Precision, RateRule, Settings, method_of, read_base,
-};
+pub use options::{Data, Gradient, InnerRate, OuterOptions, Plan, Precision, RateRule, Settings};
 use sampler::Sampler;
 use state::{Counters, State};
 pub use state::{read_parameters, to_torch};
@@ -104,7 +105,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     if other {
         config.write(out)?;
     }
-    let state = match found {
+    let (state, metrics) = match found {
         Some(mut state) => {
             let Counters { iteration, waited, finished, .. } = &mut state.counters;
             let plan = &config.outer.plan;
@@ -116,11 +117,13 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
                 // It belongs to the best checkpoint of then.
                 let _ = fs::remove_file(out.join(PROBE));
             }
-            state
+            let Counters { metrics_bytes, iteration, finished, .. } = state.counters;
+            let metrics = (!finished).then(|| MetricsFile::open(out, metrics_bytes, iteration)).transpose()?;
+            (state, metrics)
         }
         None => run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?,
     };
-    let report = run.train(state)?;
+    let report = run.train(state, metrics)?;
     if config.method()?.learns_adapters() && !out.join(PROBE).exists() {
         run.record_probe()?;
     }
@@ -142,71 +145,13 @@ fn is_other(config: &Config, out: &Path, resume: Resume) -> Result<bool> {
     }
 }
 
-/// What encodes dialogues for a run.
-fn encoder(config: &Config, shape: &Gpt2Config) -> Result<Encoder> {
-    let encoder = Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
-    let choices = if config.method()?.classifies() { CHOICES } else { 0 };
-    Ok(encoder.with_persona_text(config.model.persona_text).with_choices(choices))
-}
-
-/// The model of a run, and θ_0 as it begins.
-fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Result<(Model, Vec<Tensor>)> {
-    let method = config.method()?;
-    let table = method.table(&base.config, &config.model.adapter);
-    let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
-    // Another stream than the draws', so that these are the same for every method.
-    rng.set_stream(1);
-    let mut start = init::initialise(&table, &mut rng);
-    let mut frozen = tensors::NamedTensors::new();
-    if !method.learns_base() {
-        frozen = tensors::all_to_torch(base.tensors, Kind::Float, device)?;
-    } else if !method.starts_random() {
-        start.extend(base.tensors);
-    }
-    let model = Model::new(&base.config, method.parts(), frozen, table, products, device)?;
-    let start = to_torch(&start, &model)?;
-    Ok((model, start))
-}
-
-/// The personas to train and to validate on.
-fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
-    let data = &config.data;
-    let grouping = data::group(&data.train)?;
-    if let Some(note) = data::dropped(&grouping) {
-        eprintln!("{note}");
-    }
-    let train = grouping.tasks;
-    // What is kept for testing is held out first, so that it does not depend on how the validation is done.
-    let (_, train) = data::part(&data.train, train, data.test_part)?;
-    let (held, train) = match data.valid.is_empty() {
-        true => data::part(&data.train, train, data.hold_out)?,
-        false => (data::read_tasks(&data.valid)?, train),
-    };
-    let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
-    if data.support_dialogues >= most {
-        let problem = format!(
-            "is {}, but no training persona has more than {most} dialogues and one must be left to judge by; at most {}",
-            data.support_dialogues,
-            most.saturating_sub(1)
-        );
-        return Err(TrainError::option("--support-dialogues", problem));
-    }
-    let (personas, held) = (data::encode(encoder, &train)?, data::encode(encoder, &held)?);
-    let all = personas.iter().chain(&held).flat_map(|persona| &persona.dialogues);
-    if config.method()?.classifies() && !all.clone().any(|example| !example.choices.is_empty()) {
-        let problem = "is transfertransfo, which learns to choose among candidates, but the dialogues have none";
-        return Err(TrainError::option("--method", problem));
-    }
-    Ok((personas, held))
-}
-
 impl Run<'_> {
     fn tasks(&self) -> Tasks<'_> {
         Tasks { config: self.config }
     }
 
     /// Validates, makes the run directory, and writes the first checkpoint into it.
-    fn first_state(&self, parameters: Vec<Tensor>, rng: ChaCha8Rng) -> Result<State> {
+    fn first_state(&self, parameters: Vec<Tensor>, rng: ChaCha8Rng) -> Result<(State, Option<MetricsFile>)> {
         let rates = self.config.model.inner_loop.learning_rate.per_tensor(self.model.table().len());
         let rates = rates.map_err(|problem| TrainError::option("--inner-lr", problem))?;
         let started = Instant::now();
@@ -254,15 +199,14 @@ impl Run<'_> {
         }
         state.adam = AdamState::new(ADAM, &outer, |_| 0.0)?;
         checkpoints::save(self.out, &state, self.config, &self.model)?;
-        Ok(state)
+        Ok((state, Some(metrics)))
     }
 
-    /// The outer loop, from a state to the end.
-    fn train(&self, mut state: State) -> Result<Report> {
+    /// The outer loop, from a state to the end; without metrics to go on with, the run is at its end.
+    fn train(&self, mut state: State, metrics: Option<MetricsFile>) -> Result<Report> {
         let plan = &self.config.outer.plan;
         let (before, started) = (state.counters.seconds, Instant::now());
-        if !state.counters.finished {
-            let mut metrics = MetricsFile::open(self.out, state.counters.metrics_bytes, state.counters.iteration)?;
+        if let Some(mut metrics) = metrics {
             let progress = Progress::new(plan.iterations as u64, "meta-iterations");
             progress.begin_at(state.counters.iteration as u64);
             progress.note(&format!(

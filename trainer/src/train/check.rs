@@ -6,9 +6,10 @@ use marionette_models::checkpoint::Base;
 use marionette_models::params::TensorSpec;
 use tch::{Device, Kind, Tensor};
 
+use super::begin::{begin, encoder, read_personas};
+use super::config::Config;
 use super::options::Precision;
 use super::tasks::{Draw, Tasks};
-use super::{Config, begin, encoder, read_personas};
 use crate::error::{Result, TrainError};
 use crate::inner;
 use crate::tensors::TokenBatch;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use marionette_models::run::{CHECKPOINTS, Which, set_checkpoint};
 use marionette_models::{FileError, files};
 
-use super::options::Config;
+use super::config::Config;
 use super::state::{self, State};
 use crate::error::Result;
 use crate::folder;

@@ -11,8 +11,9 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::config::Config;
 use super::metrics::Validation;
-use super::options::{Config, RateRule};
+use super::options::RateRule;
 use super::sampler::Sampler;
 use crate::error::{Result, TrainError};
 use crate::method::Method;

@@ -4,7 +4,8 @@ use marionette_dialogues::Example;
 use marionette_models::InnerLoop;
 use tch::{Device, Tensor};
 
-use super::options::{Config, Gradient, RateRule};
+use super::config::Config;
+use super::options::{Gradient, RateRule};
 use super::sampler::Split;
 use crate::data::Persona;
 use crate::error::{Result, TrainError};
@@ -148,7 +149,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use tch::Kind;
 
-    use super::super::options::{Data, Outer, Plan, Precision};
+    use super::super::config::Outer;
+    use super::super::options::{Data, Plan, Precision};
     use super::*;
     use crate::method::Method;
     use crate::tensors::{self, NamedTensors};
