@@ -19,9 +19,8 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
     // As any program makes files: what the umask leaves, not what a secret temporary file has.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder
-        .tempfile_in(folder)
-        .map_err(|error| failed("a temporary file cannot be made beside it", error))?;
+    let mut file =
+        builder.tempfile_in(folder).map_err(|error| failed("a temporary file cannot be made beside it", error))?;
     let mut writer = BufWriter::with_capacity(1 << 18, file.as_file_mut());
     write(&mut writer).and_then(|()| writer.flush()).map_err(|error| failed("cannot be written", error))?;
     drop(writer);
