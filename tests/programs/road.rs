@@ -48,7 +48,7 @@ fn train(scratch: &Scratch, out: &str) -> marionette_tests::Run {
         ("--meta-batch", "2"),
         ("--inner-steps", "2"),
         ("--dialogues-per-step", "1"),
-        ("--shots", "2"),
+        ("--support-dialogues", "2"),
         ("--query-dialogues", "1"),
         ("--bottleneck", "8"),
     ] {
