@@ -4,7 +4,7 @@
 #   make test    every test
 #   make build   the three binaries in target/release
 #   make check   format, lints, licences, documentation
-#   make bench   criterion benches
+#   make bench   criterion benches, and the exact meta-gradient on GPT-2 small's shapes (beside PyTorch's with PEER, PYTHON and MODEL)
 #   make tiny    makes models/tiny again (about an hour on two cores)
 
 .PHONY: demo test build check bench tiny deps
@@ -32,6 +32,7 @@ check: deps
 
 bench: build
 	cargo bench --locked -p marionette-benches
+	@scripts/bench-meta.sh
 
 tiny: build
 	@models/tiny/make.sh

@@ -17,7 +17,7 @@ start=$SECONDS
 
 step "1. Meta-training: 80 personas teach the adapters how to learn one from a few dialogues"
 "$bin/marionette-train" run --base models/tiny --data "$data/train.txt" --valid "$data/valid.txt" --out "$out/run" \
-    --iterations 60 --validate-every 10 --meta-batch 4 --shots "$shots"
+    --iterations 60 --validate-every 10 --meta-batch 4 --support-dialogues "$shots"
 
 step "2. Export to ONNX, and the parity check: does ONNX Runtime compute here what libtorch did?"
 "$bin/marionette-export" "$out/run" --out "$out/bundle"

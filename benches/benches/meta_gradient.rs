@@ -3,12 +3,13 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use marionette_dialogues::{Batch, Encoder, read_dialogues};
+use marionette_dialogues::{Encoder, Example, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source};
 use marionette_models::params;
-use marionette_trainer::gpt2::Gpt2;
 use marionette_trainer::inner::Support;
-use marionette_trainer::meta::{Order, meta_gradient};
+use marionette_trainer::meta::meta_gradient;
+use marionette_trainer::method::Method;
+use marionette_trainer::model::Model;
 use marionette_trainer::tensors::{self, TokenBatch};
 use tch::{Device, Kind};
 
@@ -18,17 +19,18 @@ fn meta(criterion: &mut Criterion) {
     let source = Source::read(TINY.as_ref(), FreshAdapters::default()).unwrap();
     let config = &source.base.config;
     let encoder = Encoder::from_folder(TINY, config.eos_token_id, config.n_positions, config.vocab_size).unwrap();
-    let model =
-        Gpt2::new(config, &tensors::all_to_torch(&source.base.tensors, Kind::Float, Device::Cpu).unwrap()).unwrap();
     let table = params::adapter_table(config, &source.adapter);
+    let frozen = tensors::all_to_torch(source.base.tensors.clone(), Kind::Float, Device::Cpu).unwrap();
+    let parts = Method::ExtraPlace.parts();
+    let model = Model::new(config, parts, frozen, table.clone(), Kind::Float, Device::Cpu).unwrap();
     let start: Vec<_> = table
         .iter()
         .map(|spec| tensors::to_torch(&source.adapters[&spec.name], Kind::Float, Device::Cpu).unwrap())
         .collect();
     let dialogues = read_dialogues(format!("{TINY}/dialogues/train.txt")).unwrap();
     let batch = |dialogues: &[_]| {
-        let sequences: Vec<_> = dialogues.iter().map(|dialogue| encoder.sequence(dialogue).unwrap()).collect();
-        TokenBatch::new(&Batch::new(&sequences).unwrap(), Device::Cpu).unwrap()
+        let examples: Vec<Example> = dialogues.iter().map(|dialogue| encoder.example(dialogue).unwrap()).collect();
+        TokenBatch::of(&examples.iter().collect::<Vec<_>>(), 0, Device::Cpu).unwrap()
     };
     let query = batch(&dialogues[5..8]);
     let rates = vec![0.1; start.len()];
@@ -37,9 +39,9 @@ fn meta(criterion: &mut Criterion) {
     group.sample_size(10);
     for steps in [1, 5] {
         let support = Support::repeat(batch(&dialogues[..5]), steps);
-        for (name, order) in [("first order", Order::First), ("exact", Order::Second)] {
+        for (name, exact) in [("first order", false), ("exact", true)] {
             group.bench_function(BenchmarkId::new(name, format!("S = {steps}")), |b| {
-                b.iter(|| meta_gradient(&model, &start, &support, &query, &rates, order).unwrap());
+                b.iter(|| meta_gradient(&model, &start, &support, &query, &rates, exact, false).unwrap());
             });
         }
     }

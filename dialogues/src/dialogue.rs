@@ -20,6 +20,6 @@ pub struct Dialogue {
     pub partner_persona: Vec<String>,
     /// The exchanges in order; never empty.
     pub exchanges: Vec<Exchange>,
-    /// The line of the file on which the dialogue begins, from 1.
+    /// The line of the file on which the dialogue begins, from 1; in Hugging Face's JSON, which is one line, its number.
     pub line: usize,
 }

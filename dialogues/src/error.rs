@@ -107,3 +107,12 @@ pub(crate) fn excerpt(text: &str) -> String {
     }
     format!("\"{shown}\"")
 }
+
+/// A parser's message without the place, which the caller names in its own words.
+pub(crate) fn without_place(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.rfind(" at line ") {
+        Some(end) => message[..end].to_owned(),
+        None => message,
+    }
+}

@@ -4,8 +4,8 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// The 95 % interval of R = Σy/Σx over n clusters (here personas, whose replies are not independent of one another):
 /// R ± t se with se² = n/(n−1) · Σ(yᵢ − R xᵢ)² / (Σx)² and t the 0.975 quantile of Student's distribution with n − 1
-/// degrees of freedom (the linearised variance of a ratio estimator: Cochran, Sampling Techniques, 3rd edition, section
-/// 6.4, without the finite-population correction).
+/// degrees of freedom (the linearised variance of a ratio estimator: Cochran, Sampling Techniques, 3rd edition, chapter
+/// 6, without the finite-population correction).
 ///
 /// `pairs` gives (yᵢ, xᵢ); clusters without x are passed over. `None` with fewer than two clusters, or where a number is
 /// not finite.

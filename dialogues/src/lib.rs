@@ -8,10 +8,11 @@ mod error;
 mod evaluate;
 mod interval;
 mod metrics;
-mod panics;
+pub mod panics;
 mod rank;
 mod readers;
 mod report;
+mod summary;
 pub mod synthetic;
 mod tasks;
 mod tokenizer;
@@ -24,8 +25,9 @@ pub use evaluate::{EvaluateError, Learner, Options, Passes, Progress, evaluate};
 pub use interval::ratio_interval;
 pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
-pub use readers::{SILENCE, file_and_part, read_dialogues, write_convai2};
+pub use readers::{Format, LeftOut, Reading, SILENCE, read_dialogues, read_file, split_part, write_convai2};
 pub use report::{Cell, Evaluation, Intervals, Outcome, Sample, ShotResult};
+pub use summary::{Bin, Distribution, FileSummary, Summary, Tokens};
 pub use tasks::{Fold, Grouping, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out};
 pub use tokenizer::{
     END_OF_TEXT, StreamDecoder, Tokenizer, load_tokenizer, save_tokenizer, tokenizer_from_bytes, train_bpe,

@@ -1,4 +1,4 @@
-//! Turning a panic of the tokenizers library into an error, without a word on standard error.
+//! Turning a panic of a library into an error, without a word on standard error.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -10,7 +10,10 @@ thread_local! {
 
 /// Runs `work`; a panic in it becomes its message. Panics elsewhere, also on other threads at the same time, are
 /// reported as before.
-pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+///
+/// # Errors
+/// The panic's message.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let report = panic::take_hook();

@@ -18,7 +18,7 @@ pub enum RankBy {
     Sum,
     /// Pointwise mutual information, log p(reply | context) − log p(reply), p(reply) being the probability after a lone
     /// `<eot>`: it does not favour replies that fit everywhere (Li et al. 2016, "A Diversity-Promoting Objective
-    /// Function for Neural Conversation Models", equation 9 with λ = 1).
+    /// Function for Neural Conversation Models").
     Pmi,
     /// The score that the learner itself gives to each candidate.
     Classifier,

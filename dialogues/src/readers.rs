@@ -1,45 +1,126 @@
-//! Reading dialogues from files.
+//! Reading dialogues from files: what a file is, its content says, not its name.
 
+mod chat;
 mod convai2;
+mod format;
+mod guard;
 mod lines;
+mod personachat;
+mod synthetic;
+mod turns;
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Cursor, Read as _};
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use crate::{DataError, Dialogue};
 
 pub use convai2::{SILENCE, write_convai2};
+pub use format::Format;
 
-/// Reads the dialogues of a file in ConvAI2's text format, in file order; never an empty list.
+/// How much of a file is looked at to find out its format, in bytes.
+const HEAD: u64 = 1 << 16;
+
+/// Something of a file that is in no dialogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// What it is, in the plural.
+    pub what: String,
+    /// How often it occurs; never 0.
+    pub count: usize,
+}
+
+/// What was read from a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// What the file is.
+    pub format: Format,
+    /// Its dialogues in file order; never empty.
+    pub dialogues: Vec<Dialogue>,
+    /// What was left out.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What a reader of one format gives.
+type Found = (Vec<Dialogue>, Vec<LeftOut>);
+
+/// The dialogues of a file in any of the formats that [`read_file`] knows, in file order; never an empty list.
 ///
+/// # Errors
+/// As [`read_file`].
+pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError> {
+    read_file(path).map(|reading| reading.dialogues)
+}
+
+/// Reads a file of dialogues. Its content says which format it has:
+///
+/// ConvAI2's text format (Zhang et al. 2018, Dinan et al. 2019), in all variants:
 /// ```text
 /// 1 your persona: i like to ski.
 /// 2 partner's persona: i have two cats.
 /// 3 hello , how are you ?<TAB>fine , just back from the slopes .<TAB><TAB>no idea .|fine , just back from the slopes .
 /// ```
-///
 /// A line's number restarting at 1 begins a new dialogue. Of an exchange's four fields (partner, reply, reward,
-/// candidates separated by `|`) the last two may be missing; the reward is not kept. `__SILENCE__` in the place of the
-/// partner's words means that the persona spoke first: it becomes an empty utterance.
+/// candidates separated by `|`) the last two may be missing; the reward is not kept. Persona lines of either side may
+/// be missing. `__SILENCE__` in the place of the partner's words means that the persona spoke first: it becomes an
+/// empty utterance.
+///
+/// Hugging Face's `personachat_self_original.json` (Wolf et al. 2019): `{"train":[{"personality":[…],"utterances":
+/// [{"candidates":[…],"history":[…]},…]},…],"valid":[…]}`, the gold reply the last candidate. `FILE#valid` reads one
+/// part of it (where no file has that very name).
+///
+/// Synthetic-Persona-Chat CSV (Jandaghi et al. 2023) with the columns `user 1 personas`, `user 2 personas` and `Best
+/// Generated Conversation`. Each conversation gives two dialogues, one from each user's side: what is a reply in the one is
+/// the partner's words in the other. A line without a speaker goes on with the utterance before it; stage directions
+/// (whole lines in brackets or asterisks) are left out.
+///
+/// Chat JSONL, a dialogue a line: `{"messages":[{"role":"user","content":"…"},{"role":"assistant","content":"…"},…],
+/// "persona":["…",…]}`. The assistant is the persona; `persona` (a string or a list of them) may be missing, then
+/// `system` messages say it. Messages of one role in a row are joined by a space.
 ///
 /// # Errors
 /// [`DataError`] naming the line and what was expected, for a file that is missing, empty, not UTF-8 without a
-/// byte-order mark, or not in this format; and for a line longer than 1 MiB, which is never held in memory whole.
-pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError> {
-    let path = path.as_ref();
-    let file = File::open(path).map_err(|error| {
+/// byte-order mark, or in no such format; and for a line, string or record longer than 1 MiB, which is never held in
+/// memory whole.
+pub fn read_file(path: impl AsRef<Path>) -> Result<Reading, DataError> {
+    let (path, part) = split_part(path.as_ref());
+    let path = path.as_path();
+    let mut file = File::open(path).map_err(|error| {
         DataError::file(path, format!("cannot be opened: {error}"), "check the name of the dialogue file")
     })?;
-    convai2::read(path, BufReader::new(file))
+    let mut head = Vec::new();
+    (&mut file).take(HEAD).read_to_end(&mut head).map_err(|error| {
+        DataError::file(path, format!("cannot be read: {error}"), "check that it is a readable file")
+    })?;
+    let format = format::find(path, &head)?;
+    if let Some(part) = part.as_deref().filter(|_| format != Format::PersonaChatJson) {
+        return Err(DataError::file(
+            path,
+            format!("has no part {part:?}: it is {format}, which has no parts"),
+            "leave `#` and what follows it out",
+        ));
+    }
+    let reader = BufReader::new(Cursor::new(head).chain(file));
+    let (dialogues, left_out) = match format {
+        Format::ConvAi2 => (convai2::read(path, reader)?, Vec::new()),
+        Format::PersonaChatJson => (personachat::read(path, reader, part.as_deref())?, Vec::new()),
+        Format::SyntheticPersonaChat => synthetic::read(path, reader)?,
+        Format::ChatJsonl => chat::read(path, reader)?,
+    };
+    Ok(Reading { format, dialogues, left_out: left_out.into_iter().filter(|left| left.count > 0).collect() })
 }
 
-/// A dialogue file's path, and the part of it that is named after a `#` where there is no file of the whole name.
-pub fn file_and_part(path: &Path) -> (PathBuf, Option<String>) {
-    if !path.exists()
-        && let Some((file, part)) = path.to_str().and_then(|text| text.rsplit_once('#'))
-    {
-        return (file.into(), Some(part.to_owned()));
+/// A dialogue file's path, and the part of it that is named after a `#`, where no file has that very name but the one before
+/// the `#` exists.
+pub fn split_part(path: &Path) -> (PathBuf, Option<String>) {
+    let whole = || (path.to_path_buf(), None);
+    if path.exists() {
+        return whole();
     }
-    (path.to_owned(), None)
+    match path.to_str().and_then(|text| text.rsplit_once('#')) {
+        Some((file, part)) if Path::new(file).exists() => (file.into(), Some(part.to_owned())),
+        _ => whole(),
+    }
 }

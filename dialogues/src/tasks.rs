@@ -22,7 +22,7 @@ pub struct Task {
 pub struct Grouping {
     /// The personas, ordered by their first dialogue; never empty.
     pub tasks: Vec<Task>,
-    /// How many personas were left out because they have one dialogue only.
+    /// How many personas, and so dialogues, were left out: personas that have one dialogue only.
     pub dropped_single: usize,
 }
 
@@ -31,7 +31,7 @@ pub struct Grouping {
 pub enum TaskError {
     /// A dialogue that belongs to no persona.
     #[error(
-        "line {line}: the dialogue that begins here has no persona sentence, so its persona is unknown; add `your persona:` lines that all dialogues of a persona share"
+        "line {line}: the dialogue that begins here has no persona sentence, so its persona is unknown; give each dialogue sentences that all dialogues of its persona share"
     )]
     NoPersona {
         /// Where the dialogue begins, from 1.
@@ -58,7 +58,9 @@ pub enum TaskError {
 /// Groups dialogues by persona as PAML does (Madotto et al. 2019): two dialogues that share a persona sentence, word for
 /// word, are of the same persona, and so are all that are linked through others. (ConvAI2's dialogues each show four or
 /// five sentences of a persona, some in other words, so that no two lists need be equal: the 691 dialogues of a part of
-/// its validation set have 469 different lists, and 66 personas.) Personas with a single dialogue are left out.
+/// its validation set have 469 different lists, and 66 personas. The 2,000 sides of Synthetic-Persona-Chat's validation
+/// set have 541, and 95 personas of 16 to 61, mostly 18 to 22: the chain of shared sentences stays short there too.)
+/// Personas with a single dialogue are left out.
 ///
 /// # Errors
 /// [`TaskError::NoPersona`] and [`TaskError::NoTasks`].

@@ -21,10 +21,10 @@ struct Args {
     /// How the frozen weights are stored
     #[arg(long, value_enum, default_value_t = PrecisionArg::Fp32)]
     precision: PrecisionArg,
-    /// Width of fresh adapters, for a model folder [default: 64]
+    /// Width of fresh adapters, for a model folder or a run that learned none [default: 64]
     #[arg(long)]
     bottleneck: Option<usize>,
-    /// Seed of fresh adapters, for a model folder [default: 0]
+    /// Seed of fresh adapters, for a model folder or a run that learned none [default: 0]
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -64,6 +64,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("SIGINT cannot be handled")?;
     let fresh = FreshAdapters { bottleneck: args.bottleneck, seed: args.seed };
     let source = Source::read(&args.source, fresh)?;
+    if let Some(hint) = &source.hint {
+        eprintln!("marionette-export: {hint}");
+    }
     let exported = export(&source, args.precision.into(), &args.out, &INTERRUPTED)?;
     match print(&exported) {
         // Whoever read the output has enough.

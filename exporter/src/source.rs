@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use marionette_dialogues::{Tokenizer, load_tokenizer};
+use marionette_dialogues::{EncodeError, Encoder, Tokenizer};
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::params;
 use marionette_models::probe::Probe;
-use marionette_models::run::{self, RunModel, Which};
-use marionette_models::{AdapterConfig, FileError, InnerLoop, LearningRate, Tensors, digest, files, init};
+use marionette_models::run::{self, Learned, RunModel, Which};
+use marionette_models::{AdapterConfig, FileError, Gpt2Config, InnerLoop, LearningRate, Tensors, digest, files, init};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -44,26 +44,31 @@ pub struct Source {
     pub tokenizer: Tokenizer,
     /// What the trainer computed on a small batch: the file, checked to fit the model.
     pub probe: Option<Vec<u8>>,
+    /// What whoever exports it should know.
+    pub hint: Option<String>,
 }
 
 impl Source {
-    /// Reads a run directory (it has a `config.toml`) with its best checkpoint, or else a Hugging Face model folder.
+    /// Reads a run directory (it has a `config.toml`) with its best checkpoint, or else a Hugging Face model folder. What a
+    /// run's method did not learn is what it began with: the base model that it names, fresh adapters.
     ///
     /// # Errors
-    /// A file is missing or wrong; the run's base has changed since; `fresh` is given for a run, which has adapters.
+    /// A file is missing or wrong; the run's base has changed since; `fresh` is given for a run that learned adapters.
     pub fn read(path: &Path, fresh: FreshAdapters) -> Result<Self, ExportError> {
         if run::is_run(path) { Self::of_run(path, fresh) } else { Self::of_model(path, fresh) }
     }
 
     fn of_run(path: &Path, fresh: FreshAdapters) -> Result<Self, ExportError> {
-        if fresh != FreshAdapters::default() {
+        let model = RunModel::read(path)?;
+        let checkpoint = run::checkpoint(path, Which::Best)?;
+        let learned = Learned::of(&checkpoint)?;
+        if learned.adapters && fresh != FreshAdapters::default() {
             return Err(ExportError::Usage(
-                "--bottleneck and --seed are for fresh adapters, but a run directory brings its own".into(),
+                "--bottleneck and --seed are for fresh adapters, but this run directory brings its own".into(),
             ));
         }
-        let model = RunModel::read(path)?;
-        let base = checkpoint::read_base(&model.base)?;
-        let base_sha256 = digest::base_sha256(&base.config, &base.tensors);
+        let mut base = checkpoint::read_base(&model.base)?;
+        let mut base_sha256 = digest::base_sha256(&base.config, &base.tensors);
         if base_sha256 != model.base_sha256 {
             let problem = format!("is not the model that {} was trained on (digest {base_sha256})", path.display());
             return Err(FileError::new(&model.base, problem)
@@ -71,34 +76,56 @@ impl Source {
                 .remedy(format!("restore the model with digest {}, or train again", model.base_sha256))
                 .into());
         }
-        let checkpoint = run::checkpoint(path, Which::Best)?;
+        let tokenizer = tokenizer(&model.base, &base.config)?;
+        if learned.base {
+            let config = base.config;
+            base = checkpoint::read_base(&checkpoint)?;
+            if base.config != config {
+                let problem = format!("is not that of {}, from which the run began", model.base.display());
+                let remedy = "restore the checkpoint, or train again";
+                return Err(FileError::new(&checkpoint.join(checkpoint::CONFIG_JSON), problem).remedy(remedy).into());
+            }
+            base_sha256 = digest::base_sha256(&base.config, &base.tensors);
+        }
+        let source = Self::fresh(base, base_sha256, tokenizer, fresh)?;
+        let source = Self { persona_text: model.persona_text, ..source };
+        match learned.adapters {
+            true => source.with_adapters_of(path, &checkpoint, model),
+            false => Ok(Self {
+                hint: Some(format!(
+                    "{}: its method ({}) learned no adapters, so the device starts from fresh ones",
+                    path.display(),
+                    model.method
+                )),
+                ..source
+            }),
+        }
+    }
+
+    /// The same with the adapters, the inner loop and the probe of a run.
+    fn with_adapters_of(self, path: &Path, checkpoint: &Path, model: RunModel) -> Result<Self, ExportError> {
+        let config = &self.base.config;
         let (adapters, adapters_metadata) =
-            checkpoint::read_adapters(&checkpoint.join(run::ADAPTERS), &base.config, &model.adapter)?;
-        let tensors = params::adapter_table(&base.config, &model.adapter).len();
-        model
-            .inner_loop
+            checkpoint::read_adapters(&checkpoint.join(run::ADAPTERS), config, &model.adapter)?;
+        let tensors = params::adapter_table(config, &model.adapter).len();
+        let mut inner_loop = run::inner_loop(checkpoint)?;
+        if let LearningRate::PerTensor(rates) = &mut inner_loop.learning_rate {
+            // The adapters' are the last; those before them belong to a base that stays as it is on the device.
+            rates.drain(..rates.len().saturating_sub(tensors));
+        }
+        inner_loop
             .learning_rate
             .per_tensor(tensors)
-            .map_err(|problem| FileError::new(&path.join(run::CONFIG_TOML), problem).at("inner_loop.learning_rate"))?;
+            .map_err(|problem| FileError::new(&checkpoint.join(run::INNER_LOOP), problem).at("learning_rate"))?;
         let recorded = path.join(run::PROBE);
         let probe = match recorded.exists() {
             true => {
-                Probe::read(&recorded, &base.config, &model.adapter)?;
+                Probe::read(&recorded, config, &model.adapter)?;
                 Some(files::read_limited(&recorded, MOST_PROBE)?)
             }
             false => None,
         };
-        Ok(Self {
-            tokenizer: tokenizer(&model.base, &base)?,
-            base,
-            base_sha256,
-            adapter: model.adapter,
-            adapters,
-            adapters_metadata,
-            inner_loop: model.inner_loop,
-            persona_text: model.persona_text,
-            probe,
-        })
+        Ok(Self { adapter: model.adapter, adapters, adapters_metadata, inner_loop, probe, ..self })
     }
 
     fn of_model(path: &Path, fresh: FreshAdapters) -> Result<Self, ExportError> {
@@ -108,6 +135,13 @@ impl Source {
                 .into());
         }
         let base = checkpoint::read_base(path)?;
+        let tokenizer = tokenizer(path, &base.config)?;
+        let base_sha256 = digest::base_sha256(&base.config, &base.tensors);
+        Self::fresh(base, base_sha256, tokenizer, fresh)
+    }
+
+    /// A model with fresh adapters.
+    fn fresh(base: Base, base_sha256: String, tokenizer: Tokenizer, fresh: FreshAdapters) -> Result<Self, ExportError> {
         let bottleneck = fresh.bottleneck.unwrap_or(AdapterConfig::default().bottleneck);
         if bottleneck == 0 || bottleneck > MOST_BOTTLENECK {
             return Err(ExportError::Usage(format!("--bottleneck is {bottleneck}, expected 1 to {MOST_BOTTLENECK}")));
@@ -116,15 +150,16 @@ impl Source {
         let seed = fresh.seed.unwrap_or(0);
         let table = params::adapter_table(&base.config, &adapter);
         Ok(Self {
-            tokenizer: tokenizer(path, &base)?,
-            base_sha256: digest::base_sha256(&base.config, &base.tensors),
             base,
+            base_sha256,
             adapter,
             adapters: init::initialise(&table, &mut ChaCha8Rng::seed_from_u64(seed)),
             adapters_metadata: BTreeMap::from([("seed".to_owned(), seed.to_string())]),
             inner_loop: InnerLoop { steps: 5, dialogues_per_step: 5, learning_rate: LearningRate::Shared(0.01) },
             persona_text: false,
+            tokenizer,
             probe: None,
+            hint: None,
         })
     }
 }
@@ -135,26 +170,19 @@ const MOST_PROBE: u64 = 4 << 30;
 /// The largest bottleneck that opening a bundle accepts.
 const MOST_BOTTLENECK: usize = 1 << 16;
 
-/// The tokenizer of a model's folder, whose ids must have a row in the embedding.
-fn tokenizer(folder: &Path, base: &Base) -> Result<Tokenizer, ExportError> {
-    let tokenizer = load_tokenizer(folder)?;
-    let (largest, rows) = (tokenizer.largest_id(), base.config.vocab_size);
-    if largest as usize >= rows {
-        let problem = format!("its tokenizer has the id {largest}, but the embedding has only {rows} rows");
-        return Err(FileError::new(folder, problem)
-            .at("vocab_size")
-            .remedy("use the tokenizer that the model was trained with")
-            .into());
-    }
-    match tokenizer.end_of_text_id() {
-        Some(id) if id == base.config.eos_token_id => Ok(tokenizer),
-        found => {
-            let found = found.map_or("no such token".to_owned(), |id| format!("id {id}"));
-            let expected = base.config.eos_token_id;
-            Err(FileError::new(folder, format!("its tokenizer has {found}, config.json has eos_token_id {expected}"))
-                .at(marionette_dialogues::END_OF_TEXT)
-                .remedy("use the tokenizer that the model was trained with")
-                .into())
+/// The tokenizer of a model's folder, which must fit the model as it must on the device.
+fn tokenizer(folder: &Path, config: &Gpt2Config) -> Result<Tokenizer, ExportError> {
+    let encoder = Encoder::from_folder(folder, config.eos_token_id, config.n_positions, config.vocab_size);
+    match encoder {
+        Ok(encoder) => Ok(encoder.tokenizer().clone()),
+        Err(EncodeError::Data(error)) => Err(error.into()),
+        Err(error) => {
+            let place = match error {
+                EncodeError::VocabularyTooLarge { .. } => "vocab_size".to_owned(),
+                EncodeError::NoRoom { .. } => "n_positions".to_owned(),
+                _ => format!("eos_token_id {}", config.eos_token_id),
+            };
+            Err(FileError::new(folder, error).at(place).into())
         }
     }
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use marionette_dialogues::{save_tokenizer, train_bpe};
 use marionette_models::bundle::{ADAPT, ADAPTERS, Bundle, GENERATE, SCORE, TOKENIZER, WEIGHTS};
 use marionette_models::checkpoint::{Storage, write_adapters, write_base};
-use marionette_models::{Activation, AdapterConfig, Gpt2Config, HostTensor, Tensors, digest, params};
+use marionette_models::{Activation, AdapterConfig, Gpt2Config, HostTensor, LearningRate, Tensors, digest, params};
 use tempfile::TempDir;
 
 fn config() -> Gpt2Config {
@@ -62,11 +62,22 @@ impl Scratch {
             digest::base_sha256(&config, &base)
         );
         fs::write(scratch.path("run/config.toml"), toml).unwrap();
+        // α as it was by then, which is another than at the beginning of the run.
+        let recipe = r#"{"steps": 3, "dialogues_per_step": 2, "learning_rate": 0.07}"#;
+        fs::write(checkpoint.join("inner_loop.json"), recipe).unwrap();
         scratch
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// Puts a base that the run has learned into its checkpoint.
+    fn learned_base(&self) -> Tensors {
+        let mut base = filled(params::base_table(&config()));
+        base.values_mut().flat_map(|tensor| &mut tensor.values).for_each(|value| *value += 0.5);
+        write_base(&self.path("run/checkpoints/step-30"), &config(), &base, Storage::F32).unwrap();
+        base
     }
 
     fn export(&self, source: &str, out: &str, more: &[&str]) -> Output {
@@ -126,21 +137,120 @@ fn a_run_becomes_a_bundle_with_its_best_adapters_and_inner_loop() {
     let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
     let expected = filled(params::adapter_table(&config(), &AdapterConfig { bottleneck: 4 }));
     assert_eq!(bundle.adapters().unwrap(), expected);
-    assert_eq!(bundle.manifest().inner_loop.steps, 3);
+    let recipe = &bundle.manifest().inner_loop;
+    assert_eq!((recipe.steps, &recipe.learning_rate), (3, &LearningRate::Shared(0.07)));
     assert!(bundle.manifest().persona_text);
     assert!(bundle.probe().unwrap().is_none());
 }
 
 #[test]
+fn a_run_that_learned_the_base_is_exported_with_it_and_fresh_adapters() {
+    let scratch = Scratch::new();
+    let learned = scratch.learned_base();
+    let checkpoint = scratch.path("run/checkpoints/step-30");
+    fs::remove_file(checkpoint.join("adapters.safetensors")).unwrap();
+    // Of a method that classifies replies; and of adapters that are not exported.
+    fs::write(checkpoint.join("classifier.safetensors"), b"any").unwrap();
+    fs::write(scratch.path("run/probe.safetensors"), b"any").unwrap();
+    let fresh = ["--bottleneck", "4", "--seed", "7"];
+    let output = scratch.export("run", "bundle", &fresh);
+    succeeds(&output);
+    let hint = String::from_utf8(output.stderr).unwrap();
+    assert!(hint.contains("learned no adapters") && hint.lines().count() == 1, "{hint}");
+    let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
+    assert_eq!(bundle.manifest().base_sha256, digest::base_sha256(&config(), &learned));
+    weights_are(&scratch.path("bundle"), &learned);
+    assert!(bundle.manifest().persona_text && bundle.probe().unwrap().is_none());
+    // The adapters and the inner loop are those of a model folder.
+    succeeds(&scratch.export("model", "bare", &fresh));
+    let bare = Bundle::open(&scratch.path("bare")).unwrap();
+    assert_ne!(bare.manifest().base_sha256, bundle.manifest().base_sha256);
+    assert_eq!(bundle.adapters().unwrap(), bare.adapters().unwrap());
+    assert_eq!(bundle.manifest().inner_loop, bare.manifest().inner_loop);
+}
+
+#[test]
+fn a_run_that_learned_base_and_adapters_is_exported_with_both() {
+    let scratch = Scratch::new();
+    let learned = scratch.learned_base();
+    let output = scratch.export("run", "bundle", &[]);
+    succeeds(&output);
+    assert!(output.stderr.is_empty());
+    let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
+    assert_eq!(bundle.manifest().base_sha256, digest::base_sha256(&config(), &learned));
+    weights_are(&scratch.path("bundle"), &learned);
+    let expected = filled(params::adapter_table(&config(), &AdapterConfig { bottleneck: 4 }));
+    assert_eq!(bundle.adapters().unwrap(), expected);
+    assert_eq!(bundle.manifest().inner_loop.steps, 3);
+    fs::remove_dir_all(scratch.path("bundle")).unwrap();
+    assert!(scratch.refused("run", &["--seed", "4"], 2).contains("brings its own"));
+}
+
+#[test]
+fn a_learned_base_that_cannot_be_is_refused() {
+    let scratch = Scratch::new();
+    scratch.learned_base();
+    let checkpoint = scratch.path("run/checkpoints/step-30");
+    let weights = checkpoint.join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 4]).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("step-30/model.safetensors"));
+    fs::remove_file(&weights).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("step-30/model.safetensors"));
+    fs::write(&weights, whole).unwrap();
+    let text = fs::read_to_string(checkpoint.join("config.json")).unwrap();
+    fs::write(checkpoint.join("config.json"), text.replace("1e-05", "1e-06").replace("0.00001", "0.000001")).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("step-30/config.json: is not that of"));
+    fs::write(checkpoint.join("config.json"), text).unwrap();
+    // The tokenizer comes from the model that the run began with.
+    let mut base = filled(params::base_table(&config()));
+    base.get_mut("wpe.weight").unwrap().values[5] += 1e-6;
+    write_base(&scratch.path("model"), &config(), &base, Storage::F32).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("is not the model that"));
+}
+
+#[test]
+fn learned_learning_rates_reach_the_bundle() {
+    let scratch = Scratch::new();
+    let path = scratch.path("run/checkpoints/step-30/inner_loop.json");
+    let with = |count: usize| {
+        let rates: Vec<f32> = (0..count).map(|tensor| 0.01 * tensor as f32).collect();
+        let text = format!(r#"{{"steps": 3, "dialogues_per_step": 2, "learning_rate": {rates:?}}}"#);
+        fs::write(&path, text).unwrap();
+        rates
+    };
+    with(15);
+    let error = scratch.refused("run", &[], 1);
+    assert!(error.contains("inner_loop.json: learning_rate: has 15 values, expected one or 16"), "{error}");
+    // Two blocks of two adapters of four tensors.
+    let rates = with(16);
+    succeeds(&scratch.export("run", "bundle", &[]));
+    let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
+    assert_eq!(bundle.manifest().inner_loop.learning_rate, LearningRate::PerTensor(rates));
+
+    // Where the base learned as well, its tensors' rates come first.
+    scratch.learned_base();
+    let rates = with(40);
+    succeeds(&scratch.export("run", "both", &[]));
+    let bundle = Bundle::open(&scratch.path("both")).unwrap();
+    assert_eq!(bundle.manifest().inner_loop.learning_rate, LearningRate::PerTensor(rates[24..].to_vec()));
+}
+
+#[test]
 fn the_weights_file_holds_each_tensor_where_the_graphs_look_for_it() {
-    use marionette_models::onnx::ModelProto;
-    use prost::Message as _;
     let scratch = Scratch::new();
     succeeds(&scratch.export("run", "bundle", &[]));
-    let weights = fs::read(scratch.path("bundle").join(WEIGHTS)).unwrap();
-    let base = filled(params::base_table(&config()));
+    weights_are(&scratch.path("bundle"), &filled(params::base_table(&config())));
+}
+
+/// Every graph finds each tensor of `base` in the bundle's weights.
+#[track_caller]
+fn weights_are(bundle: &Path, base: &Tensors) {
+    use marionette_models::onnx::ModelProto;
+    use prost::Message as _;
+    let weights = fs::read(bundle.join(WEIGHTS)).unwrap();
     for graph in [GENERATE, SCORE, ADAPT] {
-        let model = ModelProto::decode(&fs::read(scratch.path("bundle").join(graph)).unwrap()[..]).unwrap();
+        let model = ModelProto::decode(&fs::read(bundle.join(graph)).unwrap()[..]).unwrap();
         let external: Vec<_> =
             model.graph.unwrap().initializer.into_iter().filter(|tensor| tensor.data_location == 1).collect();
         assert_eq!(external.len(), base.len());
@@ -200,10 +310,11 @@ fn a_tokenizer_that_does_not_fit_the_embedding_is_refused() {
     };
     let text: String = (0..200).map(|i| format!("word{i} word{i} ")).collect();
     train(&[&text], 340);
-    assert!(scratch.refused("model", &[], 1).contains("the embedding has only 300 rows"));
+    let error = scratch.refused("model", &[], 1);
+    assert!(error.contains("model: vocab_size: ") && error.contains("embedding has 300 rows"), "{error}");
     train(&[&text], 280);
     let error = scratch.refused("model", &[], 1);
-    assert!(error.contains("eos_token_id 256"), "{error}");
+    assert!(error.contains("eos_token_id 256: ") && error.contains("use a tokenizer"), "{error}");
 }
 
 #[test]
@@ -237,6 +348,9 @@ fn a_run_without_its_checkpoint_is_refused() {
     assert!(scratch.refused("run", &[], 1).contains("adapters.safetensors"));
     fs::write(scratch.path("run/best"), "step-31\n").unwrap();
     assert!(scratch.refused("run", &[], 1).contains("step-31"));
+    fs::write(scratch.path("run/best"), "step-30\n").unwrap();
+    fs::remove_file(&checkpoint).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("holds neither adapters.safetensors nor model.safetensors"));
     fs::remove_file(scratch.path("run/best")).unwrap();
     assert!(scratch.refused("run", &[], 1).contains("best"));
     fs::write(scratch.path("run/config.toml"), "base = 1").unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{FileError, Result};
 
@@ -14,10 +14,13 @@ use crate::error::{FileError, Result};
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let folder = parent(path);
     let failed = |step: &str, error: io::Error| FileError::new(path, format!("{step}: {error}"));
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY_PREFIX)
-        .tempfile_in(folder)
-        .map_err(|error| failed("a temporary file cannot be made beside it", error))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY_PREFIX);
+    // As any program makes files: what the umask leaves, not what a secret temporary file has.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file =
+        builder.tempfile_in(folder).map_err(|error| failed("a temporary file cannot be made beside it", error))?;
     let mut writer = BufWriter::with_capacity(1 << 18, file.as_file_mut());
     write(&mut writer).and_then(|()| writer.flush()).map_err(|error| failed("cannot be written", error))?;
     drop(writer);
@@ -56,6 +59,100 @@ pub fn remove_stale_temporaries(folder: &Path) {
                 if entry.path().is_dir() { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
         }
     }
+}
+
+/// A new folder being filled, in a temporary folder beside its place: it appears whole, in one rename, or not at all.
+#[derive(Debug)]
+pub struct StagedFolder {
+    target: PathBuf,
+    staging: tempfile::TempDir,
+}
+
+impl StagedFolder {
+    /// Begins a folder that will be `target`. Its parent folder is made where it is missing.
+    ///
+    /// # Errors
+    /// The parent folder cannot be written.
+    pub fn create(target: &Path) -> Result<Self> {
+        let failed = |error| FileError::new(target, format!("cannot be made: {error}"));
+        let parent = parent(target);
+        fs::create_dir_all(parent).map_err(failed)?;
+        remove_stale_temporaries(parent);
+        Ok(Self { target: target.to_owned(), staging: temporary_folder(parent).map_err(failed)? })
+    }
+
+    /// Where it is filled.
+    pub fn path(&self) -> &Path {
+        self.staging.path()
+    }
+
+    /// Puts the folder into its place, where nothing or an empty folder is: fsync of everything in it, rename, fsync of
+    /// the folder it lies in.
+    ///
+    /// # Errors
+    /// The step that failed; what is at the place stays as it was.
+    pub fn finish(self) -> Result<()> {
+        sync_tree(self.staging.path())?;
+        self.put()
+    }
+
+    /// As [`StagedFolder::finish`], but in the place of an older folder.
+    ///
+    /// # Errors
+    /// The step that failed; the older folder stays.
+    pub fn replace(self) -> Result<()> {
+        sync_tree(self.staging.path())?;
+        if !self.target.exists() {
+            return self.put();
+        }
+        // A folder cannot be renamed over another that holds files: the old one steps aside first.
+        let target = self.target.clone();
+        let failed = |error| FileError::new(&target, format!("cannot be put into place: {error}"));
+        let aside = temporary_folder(parent(&target)).map_err(failed)?;
+        let old = aside.path().join("old");
+        fs::rename(&target, &old).map_err(failed)?;
+        self.put().inspect_err(|_| {
+            let _ = fs::rename(&old, &target);
+        })
+    }
+
+    fn put(self) -> Result<()> {
+        let Self { target, staging } = self;
+        fs::rename(staging.path(), &target)
+            .map_err(|error| FileError::new(&target, format!("cannot be put into place: {error}")))?;
+        // What was renamed away is no longer there to be removed.
+        let _ = staging.keep();
+        sync_folder(parent(&target))
+    }
+}
+
+/// A temporary folder in `parent`, as readable as what the user makes: the umask applies.
+fn temporary_folder(parent: &Path) -> io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY_PREFIX);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    builder.tempdir_in(parent)
+}
+
+/// Makes all that is in a folder durable, and the names in it.
+fn sync_tree(folder: &Path) -> Result<()> {
+    let unreadable = |error| FileError::new(folder, format!("cannot be read again: {error}"));
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if entry.file_type().map_err(unreadable)?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            let path = entry.path();
+            File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(|error| FileError::new(&path, format!("cannot be synced to disk: {error}")))?;
+        }
+    }
+    sync_folder(folder)
 }
 
 /// The folder a path lies in.
@@ -120,5 +217,52 @@ mod tests {
         fs::write(&path, b"0123456789").unwrap();
         assert_eq!(read_limited(&path, 10).unwrap().len(), 10);
         assert!(read_limited(&path, 9).is_err());
+    }
+
+    #[test]
+    fn a_staged_folder_appears_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("new/run");
+        let staged = |content: &str| {
+            let staged = StagedFolder::create(&target).unwrap();
+            fs::create_dir(staged.path().join("inner")).unwrap();
+            fs::write(staged.path().join("inner/file"), content).unwrap();
+            staged
+        };
+        let content = || fs::read_to_string(target.join("inner/file")).ok();
+        let around = || fs::read_dir(folder.path().join("new")).unwrap().count();
+        drop(staged("given up"));
+        assert_eq!((content(), around()), (None, 0));
+        // Into an empty folder, over nothing, but not over what holds something.
+        fs::create_dir(&target).unwrap();
+        staged("first").finish().unwrap();
+        assert_eq!(content().as_deref(), Some("first"));
+        let error = staged("second").finish().unwrap_err().to_string();
+        assert!(error.contains("run: cannot be put into place"), "{error}");
+        assert_eq!((content().as_deref(), around()), (Some("first"), 1));
+        staged("third").replace().unwrap();
+        assert_eq!((content().as_deref(), around()), (Some("third"), 1));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let made = folder.path().join("made");
+            fs::create_dir(&made).unwrap();
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode(&target), mode(&made));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_synced_is_not_put_into_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("run");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("old"), "old").unwrap();
+        let staged = StagedFolder::create(&target).unwrap();
+        std::os::unix::fs::symlink("nowhere", staged.path().join("file")).unwrap();
+        assert!(staged.replace().unwrap_err().to_string().contains("synced"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(target.join("old")).unwrap(), "old");
     }
 }

@@ -163,7 +163,7 @@ pub mod names {
         }
     }
 
-    /// The next-utterance classifier, [D, 1] and [1].
+    /// The next-utterance classifier, `[D, 1]` and `[1]`.
     pub fn classifier() -> Pair {
         Pair::new("classifier")
     }

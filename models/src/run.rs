@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
 use crate::config::{AdapterConfig, InnerLoop};
 use crate::error::{FileError, Result};
 use crate::{files, json};
@@ -109,6 +110,32 @@ pub fn inner_loop(checkpoint: &Path) -> Result<InnerLoop> {
     let path = checkpoint.join(INNER_LOOP);
     let bytes = files::read_limited(&path, 1 << 20)?;
     json::from_slice(&bytes).map_err(|error| FileError::new(&path, format!("is not an inner loop: {error}")))
+}
+
+/// What a checkpoint holds: what the run's method learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learned {
+    /// φ, as `config.json` and `model.safetensors`.
+    pub base: bool,
+    /// Φ, as `adapters.safetensors`.
+    pub adapters: bool,
+}
+
+impl Learned {
+    /// What is in the folder of a checkpoint.
+    ///
+    /// # Errors
+    /// There is neither.
+    pub fn of(checkpoint: &Path) -> Result<Self> {
+        let has = |file: &str| checkpoint.join(file).exists();
+        match (has(CONFIG_JSON) || has(MODEL_SAFETENSORS), has(ADAPTERS)) {
+            (false, false) => {
+                Err(FileError::new(checkpoint, format!("holds neither {ADAPTERS} nor {MODEL_SAFETENSORS}"))
+                    .remedy("expected a checkpoint that `marionette-train run` wrote"))
+            }
+            (base, adapters) => Ok(Self { base, adapters }),
+        }
+    }
 }
 
 /// Makes `name` (a `step-N`) the run's best or last checkpoint, atomically.

@@ -142,8 +142,11 @@ pub fn adapt(
     let first = support.get(..inner.dialogues_per_step.min(support.len())).unwrap_or_default();
     let loss_after = loss(engine, first)?;
     check(inner.steps + 1, inner.steps, [("loss", loss_after)])?;
+    // The candidates are not learned from, and ConvAI2's text cannot hold every candidate that other formats can.
+    let mut learned = dialogues.to_vec();
+    learned.iter_mut().flat_map(|dialogue| &mut dialogue.exchanges).for_each(|exchange| exchange.candidates.clear());
     let mut text = Vec::new();
-    write_convai2(&mut text, dialogues)?;
+    write_convai2(&mut text, &learned)?;
     let mut sentences: Vec<String> = Vec::new();
     for sentence in dialogues.iter().flat_map(|dialogue| &dialogue.persona) {
         if !sentences.contains(sentence) {

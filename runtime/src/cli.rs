@@ -3,8 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use marionette_dialogues::RankBy;
 
 use crate::engine::Options;
 use crate::persona_name::PersonaName;
@@ -115,7 +116,7 @@ pub struct AdaptArgs {
     /// The persona's name; one that is there already is replaced
     #[arg(long, value_name = "NAME")]
     pub persona: PersonaName,
-    /// The persona's dialogues in ConvAI2's text format; all of them are taken as this persona's
+    /// The persona's dialogues, in any format that the README lists; all of them are taken as this persona's
     #[arg(long, value_name = "FILE")]
     pub dialogues: PathBuf,
     /// Learn from the first K dialogues only
@@ -145,6 +146,24 @@ fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
         Ok(number) if number >= LEAST => Ok(number),
         _ => Err(format!("expected a whole number, {LEAST} or more")),
     }
+}
+
+/// Numbers of passes, each greater than the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epochs(pub Vec<usize>);
+
+fn ascending(text: &str) -> Result<Epochs, String> {
+    let numbers = text.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>();
+    match numbers {
+        Ok(numbers) if numbers.is_sorted_by(|before, after| before < after) => Ok(Epochs(numbers)),
+        _ => Err("expected whole numbers in ascending order, such as 0,1,3".into()),
+    }
+}
+
+/// A bundle has no classifier, so it cannot be ranked by.
+fn ranking() -> impl TypedValueParser<Value = RankBy> {
+    PossibleValuesParser::new([RankBy::Mean, RankBy::Sum, RankBy::Pmi].map(RankBy::name))
+        .try_map(|name| name.parse::<RankBy>())
 }
 
 /// `generate`.
@@ -184,7 +203,7 @@ pub struct EvaluateArgs {
     /// What every command takes.
     #[command(flatten)]
     pub common: Common,
-    /// Dialogues in ConvAI2's text format, grouped into personas by their persona sentences
+    /// Dialogues, in any format that the README lists, grouped into personas by their persona sentences
     #[arg(long, value_name = "FILE")]
     pub dialogues: PathBuf,
     /// The persona to begin at: with --shots 0 it is tested as it is [default: none, the bundle as it was trained]
@@ -202,9 +221,14 @@ pub struct EvaluateArgs {
     /// The longest reply to generate for F1, in tokens, greedy; 0 leaves F1 out
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub max_tokens: usize,
-    /// Passes over the dialogues [default: as many steps as the bundle's inner loop has]
-    #[arg(long, value_name = "E", value_parser = at_least_one)]
-    pub epochs: Option<NonZeroUsize>,
+    /// After how many passes over the dialogues to test, in ascending order; 0 tests without adapting [default: once, after as
+    /// many steps as the bundle's inner loop has]
+    #[arg(long, value_name = "E,E,…", value_parser = ascending)]
+    pub epochs: Option<Epochs>,
+    /// What ranks the candidates for Hits@1: the mean or the sum of the log-probabilities of a candidate's tokens, or
+    /// log p(reply | context) - log p(reply)
+    #[arg(long, value_name = "HOW", default_value = "mean", value_parser = ranking())]
+    pub rank_by: RankBy,
     /// The learning rate [default: the bundle's]
     #[arg(long, value_name = "A", value_parser = learning_rate, allow_negative_numbers = true)]
     pub inner_lr: Option<f32>,
@@ -272,6 +296,10 @@ mod tests {
             "generate B --prompt x --threads 0",
             "generate B --prompt x --max-tokens 0",
             "evaluate B --dialogues f --shots 1,x",
+            "evaluate B --dialogues f --epochs 3,1",
+            "evaluate B --dialogues f --epochs 1,1",
+            "evaluate B --dialogues f --epochs 1,",
+            "evaluate B --dialogues f --rank-by classifier",
             "bench",
             "dance B",
         ] {
@@ -279,5 +307,18 @@ mod tests {
             let error = Cli::try_parse_from(words).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn evaluating_takes_a_list_of_epochs_and_a_ranking() {
+        let parse = |line: &str| match Cli::try_parse_from(line.split(' ')).map(|cli| cli.command) {
+            Ok(Command::Evaluate(args)) => (args.epochs, args.rank_by),
+            other => panic!("{line}: {other:?}"),
+        };
+        let line = "marionette evaluate B --dialogues f";
+        assert_eq!(parse(line), (None, RankBy::Mean));
+        let list = Some(Epochs(vec![0, 1, 10]));
+        assert_eq!(parse(&format!("{line} --epochs 0,1,10 --rank-by pmi")), (list, RankBy::Pmi));
+        assert_eq!(parse(&format!("{line} --epochs 4")).0, Some(Epochs(vec![4])));
     }
 }

@@ -1,6 +1,6 @@
 //! Evaluating on the device: the dialogues crate's one evaluation, with ONNX Runtime as the learner.
 
-use marionette_dialogues::{Learner, Ranking, Sequence};
+use marionette_dialogues::{Example, Learner, Passes, Ranking, Sequence};
 use marionette_models::Tensors;
 
 use crate::adapt::{self, Recipe};
@@ -13,14 +13,15 @@ use crate::sampling::{Sampler, Sampling};
 pub struct DeviceLearner<'e> {
     engine: &'e mut Engine,
     start: Tensors,
-    recipe: Recipe,
+    learning_rate: Option<f32>,
 }
 
 impl<'e> DeviceLearner<'e> {
-    /// A learner that begins at the engine's present adapters and follows the bundle's inner loop, changed by `recipe`.
-    pub fn new(engine: &'e mut Engine, recipe: Recipe) -> Self {
+    /// A learner that begins at the engine's present adapters and follows the bundle's inner loop, with another α for all
+    /// tensors where one is given.
+    pub fn new(engine: &'e mut Engine, learning_rate: Option<f32>) -> Self {
         let start = engine.adapters();
-        Self { engine, start, recipe }
+        Self { engine, start, learning_rate }
     }
 }
 
@@ -31,9 +32,15 @@ impl Learner for DeviceLearner<'_> {
         self.engine.set_adapters(&self.start)
     }
 
-    fn adapt(&mut self, support: &[Sequence]) -> Result<()> {
-        let inner = self.recipe.inner_loop(&self.engine.manifest().inner_loop, support.len());
-        adapt::follow(self.engine, support, &inner, |_| Go::On).map(drop)
+    fn adapt(&mut self, support: &[Example], passes: Passes) -> Result<()> {
+        let epochs = match passes {
+            Passes::Recipe => None,
+            Passes::Epochs(epochs) => Some(epochs),
+        };
+        let recipe = Recipe { epochs, learning_rate: self.learning_rate };
+        let inner = recipe.inner_loop(&self.engine.manifest().inner_loop, support.len());
+        let support: Vec<Sequence> = support.iter().map(|example| example.sequence.clone()).collect();
+        adapt::follow(self.engine, &support, &inner, |_| Go::On).map(drop)
     }
 
     fn negative_log_likelihood(&mut self, sequence: &Sequence) -> Result<f64> {

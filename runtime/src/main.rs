@@ -252,27 +252,38 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     let (bundle, mut engine, _) = open(&args.common, args.persona.as_ref())?;
     let encoder = engine::encoder(&bundle)?;
-    let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
     let options = marionette_dialogues::Options {
         shots: args.shots.clone(),
+        epochs: args.epochs.clone().map(|epochs| epochs.0).unwrap_or_default(),
         personas: args.personas.map(Into::into),
         folds: args.folds.map(Into::into),
         max_new_tokens: args.max_tokens,
+        rank_by: args.rank_by,
+        samples: 0,
     };
-    let personas = options.personas.unwrap_or(usize::MAX).min(grouping.tasks.len());
-    let bar = progress::bar("evaluating", personas);
+    let bar = progress::bar("evaluating", 0);
     let provider = engine.provider();
-    let mut learner = DeviceLearner::new(&mut engine, recipe);
+    let mut learner = [DeviceLearner::new(&mut engine, args.inner_lr)];
     let result = marionette_dialogues::evaluate(&mut learner, &encoder, &grouping.tasks, &options, |at| {
-        bar.set_position(at.persona as u64);
-        bar.set_message(format!("persona {}, fold {}/{}, {} shots", at.persona + 1, at.fold + 1, at.folds, at.shots));
+        bar.set_length(at.total as u64);
+        bar.set_position(at.done as u64);
+        let epochs = at.epochs.map(|epochs| format!(", {}", count(epochs, "epoch"))).unwrap_or_default();
+        bar.set_message(format!(
+            "persona {}/{}, fold {}/{}, {}{epochs}",
+            at.persona + 1,
+            at.personas,
+            at.fold + 1,
+            at.folds,
+            count(at.shots, "shot")
+        ));
         ControlFlow::Continue(())
     });
     bar.finish_and_clear();
-    let evaluation = result.map_err(|error| match error {
+    let outcome = result.map_err(|error| match error {
         EvaluateError::Learner(error) => anyhow::Error::from(error),
         other => in_file(&other),
     })?;
+    let evaluation = outcome.evaluation();
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&evaluation)?)?;

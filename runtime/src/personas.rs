@@ -68,7 +68,7 @@ pub enum PersonaError {
 pub struct Record {
     /// How many dialogues it was adapted on.
     pub dialogues: usize,
-    /// The SHA-256 of these dialogues in ConvAI2's text format.
+    /// The SHA-256 of these dialogues in ConvAI2's text format, without candidates.
     pub dialogues_sha256: String,
     /// The sentences that describe the persona in these dialogues.
     pub persona: Vec<String>,

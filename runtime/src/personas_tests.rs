@@ -42,7 +42,7 @@ fn persona(value: f32) -> Persona {
         dialogues: 3,
         dialogues_sha256: "cd".repeat(32),
         persona: vec!["i like to ski .".into()],
-        learning_rate: LearningRate::Shared(0.01),
+        learning_rate: LearningRate::PerTensor(vec![0.01, 0.0, 2.5e-8]),
         losses: vec![3.5, 2.25],
         loss_after: 1.125,
     };

@@ -8,17 +8,20 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
-use marionette_dialogues::{Batch, Encoder, Sequence, read_dialogues};
+use marionette_dialogues::{Batch, Encoder, Example, Sequence, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::{Bundle, GRAPHS, Precision};
 use marionette_models::params::{self, Init, TensorSpec};
 use marionette_models::{HostTensor, InnerLoop, LearningRate, Tensors, init};
+use marionette_runtime::adapt::Recipe;
 use marionette_runtime::engine::Scored;
 use marionette_runtime::generate::{Go, LanguageModel as _};
 use marionette_runtime::{Engine, Options, adapt};
 use marionette_tests::{Scratch, dialogues, tiny};
-use marionette_trainer::gpt2::{Adapters, Cache, Gpt2, Layout};
+use marionette_trainer::gpt2::{Cache, Gpt2, Layout};
 use marionette_trainer::inner::{self, Support};
+use marionette_trainer::method::Method;
+use marionette_trainer::model::Model;
 use marionette_trainer::tensors::{self, TokenBatch};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -32,13 +35,18 @@ struct Pair {
     scratch: Scratch,
     table: Vec<TensorSpec>,
     start: Tensors,
-    torch: Gpt2,
+    torch: Model,
     device: Engine,
     encoder: Encoder,
 }
 
 impl Pair {
     fn new() -> Self {
+        Self::of(InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) })
+    }
+
+    /// With an inner loop in the bundle.
+    fn of(inner_loop: InnerLoop) -> Self {
         let scratch = Scratch::new();
         let mut source = Source::read(&tiny(), FreshAdapters { bottleneck: Some(16), seed: Some(3) }).unwrap();
         let table = params::adapter_table(&source.base.config, &source.adapter);
@@ -46,20 +54,26 @@ impl Pair {
             table.iter().map(|spec| TensorSpec { init: Init::Normal { std: 0.05 }, ..spec.clone() }).collect();
         let start = init::initialise(&spread, &mut ChaCha8Rng::seed_from_u64(11));
         source.adapters = start.clone();
-        source.inner_loop =
-            InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) };
+        source.inner_loop = inner_loop;
         export(&source, Precision::Fp32, &scratch.path("bundle"), &AtomicBool::new(false)).unwrap();
         let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
         let encoder = marionette_runtime::engine::encoder(&bundle).unwrap();
         let device = Engine::open(&bundle, Options::default()).unwrap();
-        let base = tensors::all_to_torch(&source.base.tensors, Kind::Float, Device::Cpu).unwrap();
-        let torch = Gpt2::new(&source.base.config, &base).unwrap();
+        let frozen = tensors::all_to_torch(source.base.tensors.clone(), Kind::Float, Device::Cpu).unwrap();
+        let parts = Method::ExtraPlace.parts();
+        let torch = Model::new(&source.base.config, parts, frozen, table.clone(), Kind::Float, Device::Cpu).unwrap();
         Self { scratch, table, start, torch, device, encoder }
     }
 
-    fn adapters(&self) -> Adapters {
+    /// θ_0 of the trainer.
+    fn parameters(&self) -> Vec<Tensor> {
         let tensor = |spec: &TensorSpec| tensors::to_torch(&self.start[&spec.name], Kind::Float, Device::Cpu).unwrap();
-        Adapters { tensors: self.table.iter().map(tensor).collect() }
+        self.table.iter().map(tensor).collect()
+    }
+
+    /// The trainer's model at θ_0.
+    fn at(&self) -> Gpt2 {
+        self.torch.at(&self.parameters()).unwrap()
     }
 
     /// Three dialogues of different lengths.
@@ -95,7 +109,7 @@ fn loss_and_every_gradient_are_libtorchs() {
     let mut pair = Pair::new();
     let batch = Batch::new(&pair.sequences()).unwrap();
     let on_torch = TokenBatch::new(&batch, Device::Cpu).unwrap();
-    let (loss, gradient) = inner::loss_and_gradient(&pair.torch, &pair.adapters().tensors, &on_torch).unwrap();
+    let (loss, gradient) = inner::loss_and_gradient(&pair.torch, &pair.parameters(), &on_torch).unwrap();
     let expected = tensors::named_to_host(&pair.table, &gradient).unwrap();
 
     // The step is the gradient where α is so large that the adapters vanish beside it.
@@ -119,12 +133,14 @@ fn five_inner_steps_end_where_the_trainers_do() {
     let mut pair = Pair::new();
     let sequences = pair.sequences();
     let recipe = pair.device.manifest().inner_loop.clone();
-    let support = Support::new(&recipe, &sequences.iter().collect::<Vec<_>>(), Device::Cpu).unwrap();
+    let examples: Vec<Example> =
+        sequences.iter().map(|sequence| Example { sequence: sequence.clone(), choices: Vec::new() }).collect();
+    let support = Support::new(&recipe, &examples.iter().collect::<Vec<_>>(), 0, Device::Cpu).unwrap();
     let rates = vec![ALPHA; pair.table.len()];
-    let trajectory = inner::adapt(&pair.torch, &pair.adapters().tensors, &support, &rates).unwrap();
+    let adapted = inner::adapt(&pair.torch, &pair.parameters(), &support, &rates).unwrap();
     let losses = adapt::follow(&mut pair.device, &sequences, &recipe, |_| Go::On).unwrap();
-    assert_eq!((losses.len(), trajectory.losses.len()), (STEPS, STEPS));
-    let worst = losses.iter().zip(&trajectory.losses).fold(0.0_f64, |w, (a, b)| w.max((f64::from(*a) / b - 1.0).abs()));
+    assert_eq!((losses.len(), adapted.losses.len()), (STEPS, STEPS));
+    let worst = losses.iter().zip(&adapted.losses).fold(0.0_f64, |w, (a, b)| w.max((f64::from(*a) / b - 1.0).abs()));
     eprintln!("{STEPS} inner steps, losses: worst relative error {worst:.1e}, at most 1e-4");
     assert!(worst <= 1e-4);
     // The adapters went somewhere.
@@ -133,8 +149,44 @@ fn five_inner_steps_end_where_the_trainers_do() {
         &pair.start["h.0.attn_adapter.up.weight"].values,
     );
     assert!(moved > 1e-3, "{moved}");
-    let expected = tensors::named_to_host(&pair.table, trajectory.last()).unwrap();
+    let expected = tensors::named_to_host(&pair.table, &adapted.parameters).unwrap();
     all_within("5 inner steps, adapters", &pair.device.adapters(), &expected, 1e-4);
+}
+
+#[test]
+fn learned_learning_rates_move_each_tensor_by_its_own_unless_told_otherwise() {
+    let rates: Vec<f32> = (0..).map(|tensor| 0.03 * tensor as f32).take(Pair::new().table.len()).collect();
+    let recipe = InnerLoop { steps: 1, dialogues_per_step: 3, learning_rate: LearningRate::PerTensor(rates.clone()) };
+    let mut pair = Pair::of(recipe.clone());
+    assert_eq!(pair.device.manifest().inner_loop, recipe);
+    let sequences = pair.sequences();
+    let batch = TokenBatch::new(&Batch::new(&sequences).unwrap(), Device::Cpu).unwrap();
+    let (_, gradient) = inner::loss_and_gradient(&pair.torch, &pair.parameters(), &batch).unwrap();
+    let gradient = tensors::named_to_host(&pair.table, &gradient).unwrap();
+    let stepped = |rate: &dyn Fn(usize) -> f32| -> Tensors {
+        let step = |(tensor, spec): (usize, &TensorSpec)| {
+            let (start, gradient) = (&pair.start[&spec.name], &gradient[&spec.name]);
+            let values = start.values.iter().zip(&gradient.values).map(|(value, slope)| value - rate(tensor) * slope);
+            (spec.name.clone(), HostTensor { shape: spec.shape.clone(), values: values.collect() })
+        };
+        pair.table.iter().enumerate().map(step).collect()
+    };
+    let (learned, told) = (stepped(&|tensor| rates[tensor]), stepped(&|_| ALPHA));
+
+    let own = Recipe::default().inner_loop(&recipe, 3);
+    adapt::follow(&mut pair.device, &sequences, &own, |_| Go::On).unwrap();
+    let found = pair.device.adapters();
+    all_within("learned learning rates", &found, &learned, 1e-5);
+    // The first rate is zero.
+    let still = &pair.table[0].name;
+    assert_eq!(found[still], pair.start[still]);
+
+    let dialogues = &read_dialogues(dialogues("test")).unwrap()[..3];
+    let own = Recipe { learning_rate: Some(ALPHA), ..Recipe::default() }.inner_loop(&recipe, 3);
+    let mut pair = Pair::of(recipe);
+    let persona = adapt::adapt(&mut pair.device, &pair.encoder, dialogues, &own, |_| Go::On).unwrap();
+    assert_eq!(persona.record.learning_rate, LearningRate::Shared(ALPHA));
+    all_within("--inner-lr instead of them", &persona.adapters, &told, 1e-5);
 }
 
 /// log p of the whole vocabulary from logits.
@@ -151,14 +203,14 @@ fn argmax(values: &[f32]) -> u32 {
 fn cached_decoding_is_the_full_forward_for_64_tokens() {
     let mut pair = Pair::new();
     let mut ids: Vec<u32> = pair.sequences()[0].ids[..20].to_vec();
-    let adapters = pair.adapters();
+    let torch = pair.at();
     let mut logits = pair.device.advance(&ids).unwrap().to_vec();
     let (mut worst, mut worst_score) = (0.0_f32, 0.0_f32);
     for _ in 0..64 {
         // The full forward, without any cache, by libtorch ...
         let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let tokens = Tensor::from_slice(&wide).reshape([1, -1]);
-        let full = tch::no_grad(|| pair.torch.forward(Some(&adapters), &tokens, Layout::default(), None)).unwrap();
+        let full = tch::no_grad(|| torch.forward(&tokens, Layout::default(), None)).unwrap();
         let last = tensors::to_host(&full.get(ids.len() as i64 - 1)).unwrap().values;
         worst = worst.max(difference(&logits, &last));
         let next = argmax(&logits);
@@ -179,15 +231,15 @@ fn cached_decoding_is_the_full_forward_for_64_tokens() {
 #[test]
 fn the_trainers_cached_decoding_is_its_full_forward() {
     let pair = Pair::new();
-    let adapters = pair.adapters();
+    let torch = pair.at();
     let ids: Vec<i64> = pair.sequences()[1].ids.iter().take(70).map(|&id| i64::from(id)).collect();
     let tokens = Tensor::from_slice(&ids).reshape([1, -1]);
-    let full = tch::no_grad(|| pair.torch.forward(Some(&adapters), &tokens, Layout::default(), None)).unwrap();
+    let full = tch::no_grad(|| torch.forward(&tokens, Layout::default(), None)).unwrap();
     let mut cache = Cache::default();
     let mut worst = 0.0_f64;
     for (index, &id) in ids.iter().enumerate() {
         let one = Tensor::from_slice(&[id]).reshape([1, 1]);
-        let step = tch::no_grad(|| pair.torch.step(Some(&adapters), &one, &mut cache)).unwrap();
+        let step = tch::no_grad(|| torch.step(&one, &mut cache)).unwrap();
         worst = worst.max((step.get(0) - full.get(index as i64)).abs().max().double_value(&[]));
     }
     eprintln!("libtorch, cached decoding: worst error {worst:.1e}, at most 1e-4");

@@ -83,7 +83,7 @@ fn missing_files_and_folders_are_named() {
 fn too_little_data_is_said_before_training() {
     let scratch = Scratch::new();
     let file = scratch.write("one.txt", GOOD);
-    train(&scratch, &file, &["--shots", "5"]).refused(1, &["persona"]);
+    train(&scratch, &file, &["--support-dialogues", "5"]).refused(1, &["persona"]);
     assert_eq!(scratch.listing(), ["one.txt"]);
 }
 
@@ -97,7 +97,7 @@ fn impossible_options_are_wrong_usage() {
         &["--inner-lr", "nan"],
         &["--inner-lr", "-1"],
         &["--outer-lr", "inf"],
-        &["--shots", "0"],
+        &["--support-dialogues", "0"],
         &["--bottleneck", "0"],
         &["--method", "telepathy"],
         &["--device", "abacus"],

@@ -48,7 +48,7 @@ fn train(scratch: &Scratch, out: &str) -> marionette_tests::Run {
         ("--meta-batch", "2"),
         ("--inner-steps", "2"),
         ("--dialogues-per-step", "1"),
-        ("--shots", "2"),
+        ("--support-dialogues", "2"),
         ("--query-dialogues", "1"),
         ("--bottleneck", "8"),
     ] {
@@ -149,10 +149,11 @@ fn trainer_and_device_evaluate_alike() {
         .run("marionette", ["evaluate".into(), road().bundle(), "--dialogues".into(), data].into_iter().chain(few))
         .done();
     let (trainer, device) = (json(&trainer), json(&device));
-    assert_eq!(keys(&device), ["seconds", "shots"]);
+    assert_eq!(keys(&device), ["rank_by", "seconds", "shots"]);
     for k in 0..2 {
         let (a, b) = (&trainer["shots"][k], &device["shots"][k]);
-        assert_eq!(keys(b), ["f1", "hits_at_1", "k", "perplexity", "perplexity_per_word", "personas", "replies"]);
+        let figures = ["f1", "hits_at_1", "intervals", "k", "perplexity", "perplexity_per_word", "personas", "replies"];
+        assert_eq!(keys(b), figures);
         assert_eq!((&a["replies"], &a["personas"], &a["k"]), (&b["replies"], &b["personas"], &b["k"]));
         let (p, q) = (a["perplexity"].as_f64().unwrap(), b["perplexity"].as_f64().unwrap());
         assert!((p / q - 1.0).abs() < 1e-3, "perplexity {p} and {q}");

@@ -1,16 +1,32 @@
-//! Dialogue files as the personas of meta-learning, encoded.
+//! Dialogue files as the personas of meta-learning, split and encoded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use marionette_dialogues::{Encoder, Example, Task, TaskError, group_by_persona, read_dialogues};
+use marionette_dialogues::{
+    Encoder, Example, Grouping, Share, Summary, Task, TaskError, group_by_persona, hold_out, read_dialogues,
+};
+use marionette_models::Gpt2Config;
+use marionette_models::checkpoint::CONFIG_JSON;
 
 use crate::error::{Result, TrainError};
+use crate::hub;
+
+/// The seed by which personas are held out: the same for every run, whatever its own seed, so that runs can be compared.
+const SPLIT_SEED: u64 = 1;
 
 /// The personas of dialogue files.
 ///
 /// # Errors
 /// A file cannot be read, or there is no persona with two dialogues in them.
 pub fn read_tasks(files: &[PathBuf]) -> Result<Vec<Task>> {
+    group(files).map(|grouping| grouping.tasks)
+}
+
+/// The personas of dialogue files, and what was left out.
+///
+/// # Errors
+/// As [`read_tasks`].
+pub fn group(files: &[PathBuf]) -> Result<Grouping> {
     let mut dialogues = Vec::new();
     for file in files {
         let found = read_dialogues(file)?;
@@ -20,13 +36,47 @@ pub fn read_tasks(files: &[PathBuf]) -> Result<Vec<Task>> {
         }
         dialogues.extend(found);
     }
-    group_by_persona(dialogues).map(|grouping| grouping.tasks).map_err(|error| tasks_error(files, error))
+    group_by_persona(dialogues).map_err(|error| tasks_error(files, error))
+}
+
+/// How many personas were left out because they have a single dialogue, in words; nothing where none was.
+pub fn dropped(grouping: &Grouping) -> Option<String> {
+    match grouping.dropped_single {
+        0 => None,
+        1 => Some("1 persona was left out: it has a single dialogue".to_owned()),
+        count => Some(format!("{count} personas were left out: they have a single dialogue each")),
+    }
+}
+
+/// What dialogue files hold; with tokens where the model is given whose tokenizer counts them.
+///
+/// # Errors
+/// A file cannot be read, or holds no dialogues.
+pub fn summarise(files: &[PathBuf], base: Option<&Path>, offline: bool) -> Result<Summary> {
+    let encoder = match base {
+        None => None,
+        Some(base) => {
+            let folder = hub::resolve(base, offline)?;
+            let config = Gpt2Config::from_file(&folder.join(CONFIG_JSON))?;
+            Some(Encoder::from_folder(&folder, config.eos_token_id, config.n_positions, config.vocab_size)?)
+        }
+    };
+    Ok(Summary::of_files(files, encoder.as_ref())?)
 }
 
 /// What is wrong with the personas of `files`.
 pub fn tasks_error(files: &[PathBuf], error: TaskError) -> TrainError {
     let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     TrainError::Tasks { file: names.join(", "), error }
+}
+
+/// A part of the personas of some files, chosen by chance, and the others; both in their former order.
+///
+/// # Errors
+/// Nothing would be left of the others.
+pub fn part(files: &[PathBuf], tasks: Vec<Task>, part: f64) -> Result<(Vec<Task>, Vec<Task>)> {
+    let (rest, held) = hold_out(tasks, Share::Fraction(part), SPLIT_SEED).map_err(|error| tasks_error(files, error))?;
+    Ok((held, rest))
 }
 
 /// One persona's dialogues, encoded.

@@ -8,6 +8,7 @@ use marionette_dialogues::{
     evaluate as evaluate_learners,
 };
 use marionette_models::InnerLoop;
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::error::{Result, TrainError};
@@ -38,7 +39,7 @@ pub struct Options {
 }
 
 /// How to evaluate.
-#[derive(Debug, Clone, PartialEq, clap::Args)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct How {
     /// The numbers of dialogues to adapt on
     #[arg(long, value_delimiter = ',', default_value = "0,1,5,10", value_name = "K,…")]

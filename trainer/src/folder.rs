@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use marionette_models::{FileError, files};
+use marionette_models::FileError;
+use marionette_models::files::StagedFolder;
 
 use crate::error::Result;
 
@@ -26,21 +27,7 @@ pub fn must_be_new(path: &Path, remedy: &str) -> Result<()> {
 /// # Errors
 /// The step that failed.
 pub fn create(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let parent = files::parent(path);
-    let failed = |step: &str, error: std::io::Error| FileError::new(path, format!("{step}: {error}"));
-    fs::create_dir_all(parent).map_err(|error| failed("its parent folder cannot be made", error))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let staged = parent.join(format!("{}{}-{name}", files::TEMPORARY_PREFIX, std::process::id()));
-    let _ = fs::remove_dir_all(&staged);
-    let filled = fs::create_dir(&staged).map_err(|error| failed("a folder cannot be made beside it", error));
-    let whole = filled.map_err(Into::into).and_then(|()| {
-        fill(&staged)?;
-        files::sync_folder(&staged)?;
-        fs::rename(&staged, path).map_err(|error| failed("cannot be renamed into place", error))?;
-        Ok(files::sync_folder(parent)?)
-    });
-    if whole.is_err() {
-        let _ = fs::remove_dir_all(&staged);
-    }
-    whole
+    let staged = StagedFolder::create(path)?;
+    fill(staged.path())?;
+    Ok(staged.finish()?)
 }

@@ -2,6 +2,7 @@
 //! pre-training of a small GPT-2, and evaluation.
 
 mod autograd;
+pub mod compare;
 pub mod data;
 mod derivative;
 pub mod device;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use marionette_trainer::device::DeviceName;
 use marionette_trainer::workers::Compute;
-use marionette_trainer::{Result, TrainError, evaluate, interrupt, memory, pretrain, train};
+use marionette_trainer::{Result, TrainError, compare, data, evaluate, interrupt, memory, pretrain, train};
 
 /// Meta-trains persona adapters for a GPT-2 (MAMLviaPP).
 #[derive(Parser)]
@@ -30,6 +30,10 @@ enum Command {
     Run(Run),
     /// Evaluate a run on personas that it has not seen
     Evaluate(Evaluate),
+    /// Train and evaluate every method, and report: the paper's table, figure and samples
+    Compare(Compare),
+    /// Say what dialogue files hold: dialogues, personas, replies, tokens
+    Data(Data),
 }
 
 #[derive(clap::Args)]
@@ -38,7 +42,7 @@ struct Run {
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
     /// Do again what the config.toml of a former run says
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "OuterOptions", "Plan"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "Plan"])]
     config: Option<PathBuf>,
     /// Go on with the run of --out where it was left; without further options, as it was begun
     #[arg(long)]
@@ -46,6 +50,9 @@ struct Run {
     /// Go on although the settings or the data are others than the run was begun with
     #[arg(long, requires = "resume")]
     force: bool,
+    /// First compare losses and gradients on the device with those on the processor, and stop where they differ
+    #[arg(long)]
+    check_device: bool,
     /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
@@ -60,6 +67,31 @@ struct Evaluate {
     /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+}
+
+#[derive(clap::Args)]
+struct Compare {
+    #[command(flatten)]
+    options: compare::Options,
+    /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+}
+
+#[derive(clap::Args)]
+struct Data {
+    /// Dialogue files, of any format that can be trained on
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The model whose tokenizer counts tokens: a Hugging Face folder, or a name on the Hugging Face hub
+    #[arg(long, value_name = "DIR|NAME")]
+    base: Option<PathBuf>,
+    /// Take a model of the hub from the local cache alone
+    #[arg(long)]
+    offline: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// What a program computes with.
@@ -90,7 +122,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             println!("{report}");
             Ok(ended(report.interrupted, &options.out))
         }
-        Command::Run(Run { out, config, resume, force, workers, settings }) => {
+        Command::Run(Run { out, config, resume, force, check_device, workers, settings }) => {
             let compute = compute(device, threads, workers)?;
             let recorded = out.join(marionette_models::run::CONFIG_TOML);
             let (config, base) = match config {
@@ -103,6 +135,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 (true, false) => train::Resume::Same,
                 (true, true) => train::Resume::Forced,
             };
+            if check_device {
+                eprintln!("{}", train::check_device(&config, &base, device)?);
+            }
             let report = train::run(&config, base, &out, compute, resume)?;
             println!("{report}");
             Ok(ended(report.interrupted, &out))
@@ -112,6 +147,20 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             match options.json {
                 true => println!("{}", serde_json::json!(evaluation)),
                 false => println!("{evaluation}"),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Compare(Compare { options, workers }) => {
+            let words: Vec<String> = std::env::args().collect();
+            let table = compare::compare(&options, compute(device, threads, workers)?, words.join(" "))?;
+            println!("{table}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Data(Data { files, base, offline, json }) => {
+            let summary = data::summarise(&files, base.as_deref(), offline)?;
+            match json {
+                true => println!("{}", serde_json::json!(summary)),
+                false => println!("{summary}"),
             }
             Ok(ExitCode::SUCCESS)
         }

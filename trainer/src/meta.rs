@@ -8,17 +8,6 @@ use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::tensors::TokenBatch;
 
-/// Which gradient the outer loop follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meta {
-    /// The exact derivative of the query loss after the inner loop by θ_0 (Finn et al. 2017).
-    Maml,
-    /// The gradient of the query loss at θ_S, as if the inner loop were a constant shift (first-order MAML).
-    Fomaml,
-    /// The way that the inner loop went, (θ_0 − θ_S) / α (Nichol et al. 2018, section 2); it needs no query.
-    Reptile,
-}
-
 /// The outer gradient of one persona.
 #[derive(Debug)]
 pub struct MetaGradient {
@@ -158,7 +147,8 @@ fn add_products(sums: &mut [f64], v: &[Tensor], gradient: &[Tensor]) -> Result<(
 pub fn reptile(model: &Model, start: &[Tensor], support: &Support, rates: &[f32]) -> Result<MetaGradient> {
     let adapted = inner::adapt(model, start, support, rates)?;
     let way = start.iter().zip(&adapted.parameters).zip(rates);
-    let gradient =
-        way.map(|((from, to), &rate)| Ok(from.f_detach()?.f_sub(to)?.f_div_scalar(f64::from(rate))?)).collect::<Result<_>>()?;
+    let gradient = way
+        .map(|((from, to), &rate)| Ok(from.f_detach()?.f_sub(to)?.f_div_scalar(f64::from(rate))?))
+        .collect::<Result<_>>()?;
     Ok(MetaGradient { gradient, rates: None, loss: adapted.losses.last().copied().unwrap_or_default() })
 }

@@ -105,12 +105,12 @@ impl Method {
         if self == Self::ExtraPlace { 0.3 } else { 0.1 }
     }
 
-    /// β where the command line says none.
+    /// β where the command line says none. What begins at zero or at random has further to go than what is pre-trained.
     pub fn outer_rate(self) -> f64 {
         match self {
             Self::ExtraPlace => 3e-3,
             Self::Reinit | Self::ReinitMaml => 2e-3,
-            _ => 5e-4,
+            _ => 1e-4,
         }
     }
 }

@@ -182,7 +182,7 @@ mod tests {
 
     /// The data of a file's records, their framing checked.
     fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-        let mask = |crc: u32| ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8).to_le_bytes();
+        let mask = |crc: u32| (crc / (1 << 15) + crc % (1 << 15) * (1 << 17)).wrapping_add(0xa282_ead8).to_le_bytes();
         let mut found = Vec::new();
         while !bytes.is_empty() {
             let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -239,4 +239,35 @@ mod tests {
         let error = TensorBoard::create(&file.path().join("events"), None).unwrap_err().to_string();
         assert!(error.contains("events") && error.lines().count() == 1, "{error}");
     }
+
+    #[test]
+    fn tensorboard_reads_the_scalars_and_drops_what_a_resumed_run_does_again() {
+        use std::process::Command;
+        let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+        let has =
+            Command::new(&python).args(["-c", "import tensorboard"]).output().is_ok_and(|run| run.status.success());
+        if !has {
+            eprintln!("skipped: {python} has no package tensorboard");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut board = TensorBoard::create(folder.path(), None).unwrap();
+        for (step, loss) in [(1, 4.0), (2, 3.0), (3, 2.5)] {
+            board.scalars(step, &[("loss", loss), ("learning_rate", 0.0)]).unwrap();
+        }
+        // Killed within a record.
+        let killed = board.path().to_owned();
+        let whole = fs::metadata(&killed).unwrap().len();
+        OpenOptions::new().write(true).open(&killed).unwrap().set_len(whole - 3).unwrap();
+        let mut board = TensorBoard::create(folder.path(), Some(1)).unwrap();
+        board.scalars(2, &[("loss", 0.25)]).unwrap();
+        let run = Command::new(&python).args(["-c", READ]).arg(folder.path()).output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert_eq!(String::from_utf8_lossy(&run.stdout).trim(), "[(1, 4.0), (2, 0.25)] [(1, 0.0)]");
+    }
+
+    const READ: &str = "import sys\n\
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n\
+        events = EventAccumulator(sys.argv[1]).Reload()\n\
+        print(*([(e.step, e.value) for e in events.Scalars(tag)] for tag in ('loss', 'learning_rate')))";
 }

@@ -1,7 +1,10 @@
 //! The one training loop. What a method learns, from where, and by which gradient is in its [`Config`]; the loop draws
 //! personas, averages their gradients, takes a step of Adam, validates, and keeps checkpoints from which it can go on.
 
+mod begin;
+mod check;
 mod checkpoints;
+mod config;
 mod forecast;
 mod metrics;
 mod options;
@@ -15,29 +18,31 @@ use std::path::Path;
 use std::time::Instant;
 
 use indicatif::HumanDuration;
-use marionette_dialogues::{Encoder, Share, hold_out};
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, Gpt2Config, init, params};
+use marionette_models::{FileError, files, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
-use crate::method::CHOICES;
 use crate::model::Model;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
 use crate::workers::Compute;
 use crate::{folder, interrupt, tensors};
 
+pub(crate) use begin::encoder;
+use begin::{begin, read_personas};
+pub use check::{DeviceCheck, check_device};
+pub use config::{Config, Outer, method_of, read_base};
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
-pub use options::{Config, Data, Gradient, InnerRate, Outer, Plan, Precision, RateRule, Settings, method_of, read_base};
+pub use options::{Data, Gradient, InnerRate, OuterOptions, Plan, Precision, RateRule, Settings};
 use sampler::Sampler;
-pub use state::{read_parameters, to_torch};
 use state::{Counters, State};
+pub use state::{read_parameters, to_torch};
 use tasks::{Draw, Judged, Tasks};
 
 /// The constants of the outer optimiser (Kingma & Ba 2015).
@@ -75,9 +80,8 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     // What is not shared out among workers is computed as they compute: the results depend on no other number.
     tch::set_num_threads(compute.threads_each() as i32);
     let begun = resume != Resume::No && out.join(CONFIG_TOML).is_file();
-    if begun {
-        compare(config, out, resume)?;
-    } else {
+    let other = begun && is_other(config, out, resume)?;
+    if !begun {
         folder::must_be_new(out, "give --out another folder, --resume to go on with it, or remove it")?;
     }
     let encoder = encoder(config, &base.config)?;
@@ -87,101 +91,58 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     if cut > 0 {
         eprintln!("{cut} utterances were cut: the context holds {} tokens", base.config.n_positions);
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
-    let (model, start) = begin(config, base, compute, &mut rng)?;
+    let (model, start) = begin(config, base, compute.device, config.outer.precision.kind())?;
     let run = Run { config, model, personas, held, compute, out };
     eprintln!("{}", forecast::memory(&run));
 
     let found = match begun {
-        true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}")),
+        true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}"))?,
         false => None,
     };
-    let state = match found {
+    if begun {
+        files::remove_stale_temporaries(out);
+    }
+    if other {
+        config.write(out)?;
+    }
+    let (state, metrics) = match found {
         Some(mut state) => {
             let Counters { iteration, waited, finished, .. } = &mut state.counters;
             let plan = &config.outer.plan;
             // With --force the end may lie further on than it did.
             *finished &= *iteration >= plan.iterations || *waited >= plan.patience;
             checkpoints::point(out, &state)?;
-            eprintln!("going on after meta-iteration {}", state.counters.iteration);
-            state
+            if !state.counters.finished {
+                eprintln!("going on after meta-iteration {}", state.counters.iteration);
+                // It belongs to the best checkpoint of then.
+                let _ = fs::remove_file(out.join(PROBE));
+            }
+            let Counters { metrics_bytes, iteration, finished, .. } = state.counters;
+            let metrics = (!finished).then(|| MetricsFile::open(out, metrics_bytes, iteration)).transpose()?;
+            (state, metrics)
         }
-        None => run.first_state(start, rng)?,
+        None => run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?,
     };
-    let report = run.train(state)?;
+    let report = run.train(state, metrics)?;
     if config.method()?.learns_adapters() && !out.join(PROBE).exists() {
         run.record_probe()?;
     }
     Ok(report)
 }
 
-/// Refuses to go on with other settings or data.
-fn compare(config: &Config, out: &Path, resume: Resume) -> Result<()> {
+/// Whether the settings or data are others than the run was begun with, which only [`Resume::Forced`] takes.
+///
+/// # Errors
+/// They are, and it is not forced; `config.toml` cannot be read.
+fn is_other(config: &Config, out: &Path, resume: Resume) -> Result<bool> {
     let path = out.join(CONFIG_TOML);
     match Config::recorded(&path)?.difference(config) {
         Some(difference) if resume == Resume::Same => {
             let problem = format!("the run cannot go on as another: {difference}");
             Err(FileError::new(&path, problem).remedy("give what it was begun with, or --force").into())
         }
-        Some(_) => config.write(out),
-        None => Ok(()),
+        difference => Ok(difference.is_some()),
     }
-}
-
-/// What encodes dialogues for a run.
-fn encoder(config: &Config, shape: &Gpt2Config) -> Result<Encoder> {
-    let encoder =
-        Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
-    let choices = if config.method()?.classifies() { CHOICES } else { 0 };
-    Ok(encoder.with_persona_text(config.model.persona_text).with_choices(choices))
-}
-
-/// The model of a run, and θ_0 as it begins.
-fn begin(config: &Config, base: Base, compute: Compute, rng: &mut ChaCha8Rng) -> Result<(Model, Vec<Tensor>)> {
-    let method = config.method()?;
-    let table = method.table(&base.config, &config.model.adapter);
-    let mut start = init::initialise(&table, rng);
-    let mut frozen = tensors::NamedTensors::new();
-    if !method.learns_base() {
-        frozen = tensors::all_to_torch(base.tensors, Kind::Float, compute.device)?;
-    } else if !method.starts_random() {
-        start.extend(base.tensors);
-    }
-    let kind = config.outer.precision.kind();
-    let model = Model::new(&base.config, method.parts(), frozen, table, kind, compute.device)?;
-    let start = to_torch(&start, &model)?;
-    Ok((model, start))
-}
-
-/// The personas to train and to validate on.
-fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
-    let Config { data, outer, .. } = config;
-    let mut train = data::read_tasks(&data.train)?;
-    let held = if data.valid.is_empty() {
-        let share = Share::Fraction(data.hold_out);
-        let (rest, held) =
-            hold_out(train, share, outer.plan.seed).map_err(|error| data::tasks_error(&data.train, error))?;
-        train = rest;
-        held
-    } else {
-        data::read_tasks(&data.valid)?
-    };
-    let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
-    if data.shots >= most {
-        let problem = format!(
-            "is {}, but no training persona has more than {most} dialogues and one must be left to judge by; at most {}",
-            data.shots,
-            most.saturating_sub(1)
-        );
-        return Err(TrainError::option("--shots", problem));
-    }
-    let (personas, held) = (data::encode(encoder, &train)?, data::encode(encoder, &held)?);
-    let all = personas.iter().chain(&held).flat_map(|persona| &persona.dialogues);
-    if config.method()?.classifies() && !all.clone().any(|example| !example.choices.is_empty()) {
-        let problem = "is transfertransfo, which learns to choose among candidates, but the dialogues have none";
-        return Err(TrainError::option("--method", problem));
-    }
-    Ok((personas, held))
 }
 
 impl Run<'_> {
@@ -190,7 +151,7 @@ impl Run<'_> {
     }
 
     /// Validates, makes the run directory, and writes the first checkpoint into it.
-    fn first_state(&self, parameters: Vec<Tensor>, rng: ChaCha8Rng) -> Result<State> {
+    fn first_state(&self, parameters: Vec<Tensor>, rng: ChaCha8Rng) -> Result<(State, Option<MetricsFile>)> {
         let rates = self.config.model.inner_loop.learning_rate.per_tensor(self.model.table().len());
         let rates = rates.map_err(|problem| TrainError::option("--inner-lr", problem))?;
         let started = Instant::now();
@@ -215,8 +176,9 @@ impl Run<'_> {
             folder::create(self.out, |dir| {
                 self.config.write(dir)?;
                 let made = fs::create_dir(dir.join(CHECKPOINTS));
-                Ok(made
-                    .map_err(|error| FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}")))?)
+                Ok(made.map_err(|error| {
+                    FileError::new(dir, format!("its folder of checkpoints cannot be made: {error}"))
+                })?)
             })?;
         }
         let mut metrics = MetricsFile::open(self.out, 0, 0)?;
@@ -225,7 +187,11 @@ impl Run<'_> {
         counters.metrics_bytes = metrics.bytes;
         counters.seconds = started.elapsed().as_secs_f64();
         let expected = std::time::Duration::from_secs(forecast::seconds(self, counters.seconds).round() as u64);
-        eprintln!("forecast: about {} for {} meta-iterations", HumanDuration(expected), self.config.outer.plan.iterations);
+        eprintln!(
+            "forecast: about {} for {} meta-iterations",
+            HumanDuration(expected),
+            self.config.outer.plan.iterations
+        );
         let mut state = State { parameters, adam: AdamState::new(ADAM, &[], |_| 0.0)?, counters };
         let mut outer: Vec<Tensor> = state.parameters.iter().map(Tensor::shallow_clone).collect();
         if self.config.outer.inner_rate == RateRule::Learned {
@@ -233,15 +199,14 @@ impl Run<'_> {
         }
         state.adam = AdamState::new(ADAM, &outer, |_| 0.0)?;
         checkpoints::save(self.out, &state, self.config, &self.model)?;
-        Ok(state)
+        Ok((state, Some(metrics)))
     }
 
-    /// The outer loop, from a state to the end.
-    fn train(&self, mut state: State) -> Result<Report> {
+    /// The outer loop, from a state to the end; without metrics to go on with, the run is at its end.
+    fn train(&self, mut state: State, metrics: Option<MetricsFile>) -> Result<Report> {
         let plan = &self.config.outer.plan;
         let (before, started) = (state.counters.seconds, Instant::now());
-        if !state.counters.finished {
-            let mut metrics = MetricsFile::open(self.out, state.counters.metrics_bytes, state.counters.iteration)?;
+        if let Some(mut metrics) = metrics {
             let progress = Progress::new(plan.iterations as u64, "meta-iterations");
             progress.begin_at(state.counters.iteration as u64);
             progress.note(&format!(
@@ -257,7 +222,10 @@ impl Run<'_> {
                 let last = counters.iteration >= plan.iterations;
                 let mut validation = None;
                 if last || counters.iteration.is_multiple_of(plan.validate_every) {
-                    let (newest, rates) = self.validate(&state.parameters, &state.counters.rates)?;
+                    let place = format!("meta-iteration {}", counters.iteration);
+                    let (newest, rates) = self
+                        .validate(&state.parameters, &state.counters.rates)
+                        .map_err(|error| error.during(&place))?;
                     let counters = &mut state.counters;
                     (counters.newest, counters.rates, validation) = (newest, rates, Some(newest));
                     let best = newest.loss_after < counters.best.loss_after;
@@ -320,6 +288,7 @@ impl Run<'_> {
         if learned && let Some(logs) = moved.last() {
             state.counters.rates = tensors::to_host(logs)?.values.iter().map(|log| log.exp()).collect();
         }
+        state.finite(&place)?;
         state.counters.optimiser_steps = state.adam.steps();
         state.counters.iteration = iteration;
         Ok((loss, norm))

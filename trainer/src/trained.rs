@@ -8,10 +8,10 @@ use marionette_models::run::{self, CONFIG_TOML, Which, checkpoint};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Result, TrainError};
-use crate::method::{CHOICES, Method};
+use crate::method::Method;
 use crate::model::Model;
 use crate::tensors;
-use crate::train::{Config, Precision, read_base, read_parameters, to_torch};
+use crate::train::{Config, Precision, encoder, read_base, read_parameters, to_torch};
 
 /// A trained model.
 #[derive(Debug)]
@@ -44,10 +44,7 @@ impl Trained {
         let best = checkpoint(dir, Which::Best)?;
         let recipe = run::inner_loop(&best)?;
         let shape = &base.config;
-        let encoder =
-            Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?
-                .with_persona_text(config.model.persona_text)
-                .with_choices(if method.classifies() { CHOICES } else { 0 });
+        let encoder = encoder(&config, shape)?;
         let table = method.table(shape, &config.model.adapter);
         let rates = recipe.learning_rate.per_tensor(table.len());
         let rates = rates.map_err(|problem| TrainError::option("inner_loop.learning_rate", problem))?;

@@ -72,14 +72,7 @@ pub(super) fn read(path: &Path, reader: impl BufRead) -> Result<Vec<Dialogue>, D
     }
     match dialogues.last() {
         Some(last) => with_exchanges(path, last)?,
-        None => {
-            return Err(DataError::line(
-                path,
-                1,
-                "the file is empty, expected dialogues in ConvAI2's text format",
-                "give a file with dialogues",
-            ));
-        }
+        None => return Err(DataError::line(path, 1, "the file is empty, expected dialogues", "give dialogues")),
     }
     Ok(dialogues)
 }

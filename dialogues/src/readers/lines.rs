@@ -45,14 +45,6 @@ impl<R: BufRead> Lines<R> {
             ));
         }
         const AS_UTF8: &str = "save the file as UTF-8 without a byte-order mark";
-        if number == 1 {
-            if line.starts_with(b"\xFF\xFE") || line.starts_with(b"\xFE\xFF") {
-                return Err(refuse("the text is UTF-16, expected UTF-8".into(), AS_UTF8));
-            }
-            if line.starts_with(b"\xEF\xBB\xBF") {
-                return Err(refuse("the text begins with a byte-order mark".into(), AS_UTF8));
-            }
-        }
         if line.contains(&0) {
             return Err(refuse("the line has a NUL byte, expected UTF-8 text".into(), AS_UTF8));
         }

@@ -174,6 +174,13 @@ fn choices_are_the_gold_reply_among_distractors() {
     distractors.dedup();
     assert_eq!(distractors.len(), 3);
     assert!(distractors.iter().all(|one| ["a", "b", "ab", "ba"].contains(&one.as_str())));
+    // The next exchange draws anew from the same candidates.
+    let mut twice = dialogue.clone();
+    twice.exchanges.push(twice.exchanges[1].clone());
+    assert!((1..20).any(|line| {
+        let example = encoder.example(&Dialogue { line, ..twice.clone() }).unwrap();
+        texts(&example.choices[0]) != texts(&example.choices[1])
+    }));
     // The same again; with another line, sooner or later, others; all four where five are asked for.
     assert_eq!(encoder.example(&dialogue).unwrap(), example);
     assert!((2..20).any(|line| {

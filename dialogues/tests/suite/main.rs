@@ -3,11 +3,13 @@
 
 mod encode;
 mod evaluate;
+mod formats;
 mod helpers;
 mod interval;
 mod metrics;
 mod rank;
 mod readers;
 mod report;
+mod summary;
 mod tasks;
 mod tokenizer;

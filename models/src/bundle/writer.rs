@@ -9,12 +9,12 @@ use super::MANIFEST;
 use super::manifest::{FileEntry, Manifest};
 use crate::digest::HashingWriter;
 use crate::error::{FileError, Result};
-use crate::files;
+use crate::files::StagedFolder;
 
-/// A bundle being written, in a temporary folder beside its place.
+/// A bundle being written.
 pub struct BundleWriter {
     target: PathBuf,
-    staging: tempfile::TempDir,
+    staging: StagedFolder,
     files: BTreeMap<String, FileEntry>,
 }
 
@@ -31,12 +31,7 @@ impl BundleWriter {
                     .remedy("give another --out, or remove it yourself"));
             }
         }
-        let parent = files::parent(target);
-        let failed = |error| FileError::new(target, format!("cannot be made: {error}"));
-        fs::create_dir_all(parent).map_err(failed)?;
-        files::remove_stale_temporaries(parent);
-        let staging = tempfile::Builder::new().prefix(files::TEMPORARY_PREFIX).tempdir_in(parent).map_err(failed)?;
-        Ok(Self { target: target.to_owned(), staging, files: BTreeMap::new() })
+        Ok(Self { staging: StagedFolder::create(target)?, target: target.to_owned(), files: BTreeMap::new() })
     }
 
     /// Writes one file of the bundle.
@@ -71,29 +66,7 @@ impl BundleWriter {
         let mut file = File::create(&path).map_err(failed)?;
         let text = serde_json::to_string_pretty(&manifest).map_err(|error| FileError::new(&self.target, error))?;
         writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(failed)?;
-        files::sync_folder(self.staging.path())?;
-        // mkdtemp makes folders for their owner alone; a bundle is as readable as what the user makes.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            let _ = fs::set_permissions(self.staging.path(), fs::Permissions::from_mode(0o755));
-        }
-        let parent = files::parent(&self.target);
-        if self.target.exists() {
-            // A folder cannot be renamed over another that holds files: the old one steps aside first.
-            let aside = tempfile::Builder::new().prefix(files::TEMPORARY_PREFIX).tempdir_in(parent).map_err(failed)?;
-            let old = aside.path().join("old");
-            fs::rename(&self.target, &old).map_err(failed)?;
-            if let Err(error) = fs::rename(self.staging.path(), &self.target) {
-                let _ = fs::rename(&old, &self.target);
-                return Err(failed(error));
-            }
-        } else {
-            fs::rename(self.staging.path(), &self.target).map_err(failed)?;
-        }
-        // What was renamed away is no longer there to be removed.
-        let _ = self.staging.keep();
-        files::sync_folder(parent)?;
+        self.staging.replace()?;
         Ok(manifest)
     }
 }

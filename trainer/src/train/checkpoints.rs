@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use marionette_models::files;
 use marionette_models::run::{CHECKPOINTS, Which, set_checkpoint};
+use marionette_models::{FileError, files};
 
-use super::options::Config;
+use super::config::Config;
 use super::state::{self, State};
 use crate::error::Result;
 use crate::folder;
@@ -41,8 +41,12 @@ pub fn save(run: &Path, state: &State, config: &Config, model: &Model) -> Result
 /// # Errors
 /// Writing fails.
 pub fn point(run: &Path, state: &State) -> Result<()> {
-    set_checkpoint(run, Which::Best, &name(state.counters.best_iteration))?;
-    Ok(set_checkpoint(run, Which::Last, &name(state.counters.iteration))?)
+    let last = name(state.counters.iteration);
+    let best = name(state.counters.best_iteration);
+    // It was removed if a later one, which is no good now, was better.
+    let there = run.join(CHECKPOINTS).join(&best).is_dir();
+    set_checkpoint(run, Which::Best, if there { &best } else { &last })?;
+    Ok(set_checkpoint(run, Which::Last, &last)?)
 }
 
 /// The meta-iterations of the checkpoints there are, the newest first.
@@ -67,14 +71,24 @@ fn prune(run: &Path, best: usize, keep: usize) {
     }
 }
 
-/// The newest whole checkpoint. Those that are not are passed over, and `say` hears why.
-pub fn newest(run: &Path, config: &Config, model: &Model, mut say: impl FnMut(String)) -> Option<State> {
+/// The newest whole checkpoint; nothing where there is none yet. Those that are not whole are passed over, and `say` hears
+/// why.
+///
+/// # Errors
+/// There are checkpoints, but the run can go on from none of them: to begin again would overwrite them.
+pub fn newest(run: &Path, config: &Config, model: &Model, mut say: impl FnMut(String)) -> Result<Option<State>> {
+    let mut wrong = None;
     for iteration in iterations(run) {
+        if let Some(error) = wrong.take() {
+            say(format!("{error}; taking the checkpoint before it"));
+        }
         let folder: PathBuf = run.join(CHECKPOINTS).join(name(iteration));
         match state::verify(&folder).and_then(|()| State::read(&folder, config, model)) {
-            Ok(state) => return Some(state),
-            Err(error) => say(format!("{error}: taking the checkpoint before it")),
+            Ok(state) => return Ok(Some(state)),
+            Err(error) => wrong = Some(error),
         }
     }
-    None
+    let Some(error) = wrong else { return Ok(None) };
+    let problem = format!("holds none that the run can go on from: {error}");
+    Err(FileError::new(&run.join(CHECKPOINTS), problem).remedy("begin a new run with another --out").into())
 }

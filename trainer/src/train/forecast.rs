@@ -88,7 +88,11 @@ pub(super) fn memory(run: &Run) -> Memory {
     let own = learned * (states + gradients + stored) as f64;
     let bottleneck = config.model.adapter.bottleneck as f64;
     let personas = &run.personas;
-    let inner = graph(model.config(), bottleneck, largest(personas, recipe.dialogues_per_step.min(config.data.shots)));
+    let inner = graph(
+        model.config(),
+        bottleneck,
+        largest(personas, recipe.dialogues_per_step.min(config.data.support_dialogues)),
+    );
     let query = graph(model.config(), bottleneck, largest(personas, config.data.query_dialogues));
     let graphs = match outer.gradient {
         Gradient::Normal | Gradient::Reptile => inner,
@@ -116,7 +120,7 @@ pub(super) fn seconds(run: &Run, validation: f64) -> f64 {
         personas.iter().map(|persona| persona.dialogues.len()).sum::<usize>() as f64 / personas.len().max(1) as f64
     };
     let split = |personas: &[Persona]| {
-        let support = dialogues(personas).min(data.shots as f64);
+        let support = dialogues(personas).min(data.support_dialogues as f64);
         let query = (dialogues(personas) - support).clamp(1.0, data.query_dialogues as f64);
         let step = support.min(recipe.dialogues_per_step as f64);
         (mean(personas) * step, mean(personas) * query, mean(personas) * support)

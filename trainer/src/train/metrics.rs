@@ -101,7 +101,7 @@ impl MetricsFile {
             return Err(FileError::new(&path, problem).remedy("give the file back, or begin a new run").into());
         }
         file.set_len(bytes).map_err(failed)?;
-        let resumed_at = (bytes > 0).then_some(iteration as i64 + 1);
+        let resumed_at = (bytes > 0).then_some(iteration as i64);
         let events = TensorBoard::create(&run.join(EVENTS), resumed_at)?;
         Ok(Self { file, path, events, bytes })
     }

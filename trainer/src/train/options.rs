@@ -1,19 +1,21 @@
-//! What a run is: the options of the command line, and the `config.toml` that they resolve to.
+//! The options of the command line, and how they resolve to the configuration of a run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::ArgGroup;
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::config::{AdapterConfig, InnerLoop, LearningRate};
-use marionette_models::run::{CONFIG_TOML, RunModel};
-use marionette_models::{FileError, digest, files};
+use marionette_models::run::RunModel;
+use marionette_models::{FileError, digest};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
+use super::config::{Config, Outer, digests};
 use crate::error::{Result, TrainError};
 use crate::hub;
-use crate::method::{METHODS, Method};
+use crate::method::Method;
 
 /// The gradient that the outer loop follows, as on the command line and in `config.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -95,8 +97,26 @@ impl Precision {
     }
 }
 
+/// The options of [`Settings`] and [`OuterOptions`], those of the structs within them left out.
+const OWN: [&str; 11] = [
+    "base",
+    "offline",
+    "method",
+    "persona_text",
+    "bottleneck",
+    "inner_steps",
+    "inner_lr",
+    "dialogues_per_step",
+    "meta",
+    "learning_rate",
+    "precision",
+];
+
 /// The settings of a new run.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
+#[group(skip)]
+// By hand, because the group of a struct with other structs in it is empty (clap_derive 4.6): what says a new run.
+#[command(group = ArgGroup::new("Settings").multiple(true).requires("base").args(OWN))]
 pub struct Settings {
     /// The pre-trained model: a Hugging Face folder of a GPT-2, or its name on the Hugging Face hub
     #[arg(long, value_name = "DIR|NAME", required_unless_present_any = ["config", "resume"])]
@@ -133,6 +153,7 @@ pub struct Settings {
 
 /// Where the personas come from, and how their dialogues are split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+#[group(requires = "base")]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Dialogue files to meta-train on
@@ -144,9 +165,12 @@ pub struct Data {
     /// The part of the training personas to validate on instead, where there is no --valid
     #[arg(long, default_value_t = 0.1, value_name = "PART", allow_negative_numbers = true)]
     pub hold_out: f64,
+    /// The part of the training personas to keep for testing, which a run never sees
+    #[arg(long, default_value_t = 0.0, value_name = "PART", allow_negative_numbers = true)]
+    pub test_part: f64,
     /// Support dialogues of a persona, K
     #[arg(long, default_value_t = 5, value_name = "K")]
-    pub shots: usize,
+    pub support_dialogues: usize,
     /// The most query dialogues of a persona
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub query_dialogues: usize,
@@ -164,7 +188,7 @@ pub struct OuterOptions {
     /// The gradient of the outer loop, for methods that are meta-learned [default: maml]
     #[arg(long, value_enum, value_name = "GRADIENT")]
     pub meta: Option<Gradient>,
-    /// Outer learning rate, β [default: 0.003 for extra-place, 0.002 from a random start, else 0.0005]
+    /// Outer learning rate, β [default: 0.003 for extra-place, 0.002 from a random start, else 0.0001]
     #[arg(long = "outer-lr", value_name = "B", allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
@@ -177,6 +201,7 @@ pub struct OuterOptions {
 
 /// The numbers of the outer loop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
+#[group(requires = "base")]
 pub struct Plan {
     /// Meta-iterations
     #[arg(long, default_value_t = 200, value_name = "N")]
@@ -202,34 +227,6 @@ pub struct Plan {
     /// The seed of all random numbers
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
-}
-
-/// The outer loop, resolved.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outer {
-    /// The gradient that it follows.
-    pub gradient: Gradient,
-    /// β.
-    pub learning_rate: f64,
-    /// Where the inner learning rates come from.
-    pub inner_rate: RateRule,
-    /// What products are computed in.
-    pub precision: Precision,
-    /// The other numbers.
-    #[serde(flatten)]
-    pub plan: Plan,
-}
-
-/// A run, resolved: `RUN/config.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Config {
-    /// What model comes out of it; what others read.
-    #[serde(flatten)]
-    pub model: RunModel,
-    /// Where the personas come from.
-    pub data: Data,
-    /// The outer loop.
-    pub outer: Outer,
 }
 
 impl Settings {
@@ -293,160 +290,13 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// The absolute path of a dialogue file, of which a part may be named after a `#`.
 fn absolute_part(path: &Path) -> Result<PathBuf> {
-    let (file, part) = marionette_dialogues::file_and_part(path);
+    let (file, part) = marionette_dialogues::split_part(path);
     let mut whole = absolute(&file)?.into_os_string();
     if let Some(part) = part {
         whole.push("#");
         whole.push(part);
     }
     Ok(whole.into())
-}
-
-/// The digest of each dialogue file, those to train on first.
-fn digests(data: &Data) -> Result<Vec<String>> {
-    let digest = |path: &PathBuf| {
-        let (path, _) = marionette_dialogues::file_and_part(path);
-        let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be read: {error}"));
-        let mut file = fs::File::open(&path).map_err(failed)?;
-        Ok(digest::sha256_reader(&mut file).map_err(failed)?.0)
-    };
-    data.train.iter().chain(&data.valid).map(digest).collect()
-}
-
-impl Config {
-    /// Reads the `config.toml` of a former run with the base model that it names, for the dialogue files as they are now.
-    ///
-    /// # Errors
-    /// The file is wrong or has impossible values; the base model cannot be read, or is another than it was.
-    pub fn read(path: &Path) -> Result<(Self, Base)> {
-        let mut config = Self::recorded(path)?;
-        config.data.sha256 = digests(&config.data)?;
-        let base = read_base(&config.model)?;
-        Ok((config, base))
-    }
-
-    /// Reads a `config.toml` as it stands.
-    ///
-    /// # Errors
-    /// The file is wrong or has impossible values.
-    pub fn recorded(path: &Path) -> Result<Self> {
-        let bytes = files::read_limited(path, 1 << 20)?;
-        let text = str::from_utf8(&bytes).map_err(|_| FileError::new(path, "is not UTF-8"))?;
-        let config: Self = toml::from_str(text)
-            .map_err(|error| FileError::new(path, error.message()).remedy("expected the config.toml of a run"))?;
-        config.check().map_err(|error| FileError::new(path, error))?;
-        Ok(config)
-    }
-
-    /// Writes `config.toml` into a folder.
-    ///
-    /// # Errors
-    /// Writing fails.
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(CONFIG_TOML);
-        let text = toml::to_string(self).map_err(|error| FileError::new(&path, error))?;
-        Ok(files::write_atomic(&path, |writer| writer.write_all(text.as_bytes()))?)
-    }
-
-    /// The first setting in which two runs differ, as `table.key`, with both values.
-    pub fn difference(&self, other: &Self) -> Option<String> {
-        let tree = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
-        first_difference("", &tree(self).into(), &tree(other).into())
-    }
-
-    /// The method.
-    ///
-    /// # Errors
-    /// Its name is unknown.
-    pub fn method(&self) -> Result<Method> {
-        method_of(&self.model)
-    }
-
-    /// Refuses values that cannot be.
-    fn check(&self) -> Result<()> {
-        let Self { model, data, outer } = self;
-        let method = self.method()?;
-        if method.is_meta() == (outer.gradient == Gradient::Normal) {
-            return Err(TrainError::option("--meta", format!("does not fit --method {}", model.method)));
-        }
-        if outer.inner_rate == RateRule::Learned && !matches!(outer.gradient, Gradient::Maml | Gradient::Fomaml) {
-            return Err(TrainError::option("--inner-lr", "is learned, which needs --meta maml or fomaml"));
-        }
-        for (option, value, most) in [
-            ("--bottleneck", model.adapter.bottleneck, 1 << 16),
-            ("--inner-steps", model.inner_loop.steps, 10_000),
-            ("--dialogues-per-step", model.inner_loop.dialogues_per_step, 10_000),
-            ("--shots", data.shots, 10_000),
-            ("--query-dialogues", data.query_dialogues, 10_000),
-            ("--validation-personas", data.validation_personas, 1_000_000),
-            ("--iterations", outer.plan.iterations, 100_000_000),
-            ("--meta-batch", outer.plan.meta_batch, 10_000),
-            ("--validate-every", outer.plan.validate_every, 100_000_000),
-            ("--patience", outer.plan.patience, 100_000_000),
-            ("--save-every", outer.plan.save_every, 100_000_000),
-            ("--keep", outer.plan.keep, 10_000),
-        ] {
-            if value == 0 || value > most {
-                return Err(TrainError::option(option, format!("is {value}, expected 1 to {most}")));
-            }
-        }
-        let rates = match &model.inner_loop.learning_rate {
-            LearningRate::Shared(rate) => std::slice::from_ref(rate),
-            LearningRate::PerTensor(rates) => rates,
-        };
-        let positive = |option, value: f64| match value > 0.0 && value.is_finite() {
-            true => Ok(()),
-            false => Err(TrainError::option(option, format!("is {value}, expected a number above 0"))),
-        };
-        rates.iter().try_for_each(|&rate| positive("--inner-lr", f64::from(rate)))?;
-        positive("--outer-lr", outer.learning_rate)?;
-        positive("--clip", outer.plan.clip)?;
-        if data.valid.is_empty() && !(data.hold_out > 0.0 && data.hold_out < 1.0) {
-            let problem = format!("is {}, expected a part between 0 and 1, or --valid with files", data.hold_out);
-            return Err(TrainError::option("--hold-out", problem));
-        }
-        Ok(())
-    }
-}
-
-/// The method of a run.
-///
-/// # Errors
-/// Its name is unknown.
-pub fn method_of(model: &RunModel) -> Result<Method> {
-    Method::from_name(&model.method).ok_or_else(|| {
-        let names = METHODS.map(Method::name).join(", ");
-        TrainError::option("--method", format!("is {}, expected one of {names}", model.method))
-    })
-}
-
-fn first_difference(path: &str, one: &toml::Value, other: &toml::Value) -> Option<String> {
-    let (toml::Value::Table(left), toml::Value::Table(right)) = (one, other) else {
-        return (one != other).then(|| format!("{path} is {other}, but was {one}"));
-    };
-    let names: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-    names.into_iter().find_map(|name| {
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        match (left.get(name), right.get(name)) {
-            (Some(one), Some(other)) => first_difference(&path, one, other),
-            _ => Some(format!("{path} is set in one of the two only")),
-        }
-    })
-}
-
-/// The base model of a run.
-///
-/// # Errors
-/// It cannot be read, or is another than it was.
-pub fn read_base(model: &RunModel) -> Result<Base> {
-    let base = checkpoint::read_base(&model.base)?;
-    let found = digest::base_sha256(&base.config, &base.tensors);
-    if found != model.base_sha256 {
-        let problem = format!("has digest {found}, but the run was made with {}", model.base_sha256);
-        let remedy = "give back the model that the run was made with, or start a new run";
-        return Err(FileError::new(&model.base, problem).remedy(remedy).into());
-    }
-    Ok(base)
 }
 
 #[cfg(test)]
@@ -466,7 +316,7 @@ mod tests {
     }
 
     fn refused(options: &str) -> String {
-        let words = "run --base base --data train.txt ".to_owned() + options;
+        let words = "run --base ./base --data train.txt ".to_owned() + options;
         match Line::try_parse_from(words.split_whitespace()) {
             Ok(line) => line.settings.resolve(Device::Cpu).unwrap_err().to_string(),
             Err(error) => error.to_string(),
@@ -486,17 +336,20 @@ mod tests {
             "--inner-lr inf",
             "--outer-lr NaN",
             "--outer-lr 0",
+            "--outer-lr 1e37",
             "--clip 0",
             "--clip -2",
             "--meta-batch 0",
             "--bottleneck 0",
             "--bottleneck 65537",
-            "--shots 0",
+            "--support-dialogues 0",
             "--query-dialogues 0",
             "--dialogues-per-step 0",
             "--validation-personas 0",
             "--validate-every 0",
             "--patience 0",
+            "--test-part 1",
+            "--test-part -0.1",
             "--hold-out 0",
             "--hold-out 1",
             "--hold-out NaN",
@@ -513,6 +366,6 @@ mod tests {
             assert!(error.contains(option) || error.contains("unexpected argument '-1'"), "{options}: {error}");
             assert!(error.contains(value), "{options}: {error}");
         }
-        assert!(refused("").starts_with("base: cannot be opened"), "{}", refused(""));
+        assert!(refused("").starts_with("./base: is not a folder"), "{}", refused(""));
     }
 }

@@ -11,10 +11,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::config::Config;
 use super::metrics::Validation;
-use super::options::{Config, RateRule};
+use super::options::RateRule;
 use super::sampler::Sampler;
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::method::Method;
 use crate::model::Model;
 use crate::optimiser::AdamState;
@@ -75,6 +76,21 @@ impl State {
         Ok(Tensor::f_from_slice(&logs)?.f_to_device(model.device())?)
     }
 
+    /// Refuses what is not finite, so that it is never saved; `place` says when it was found.
+    ///
+    /// # Errors
+    /// A parameter or an α is not finite; what libtorch says.
+    pub fn finite(&self, place: &str) -> Result<()> {
+        let refuse = |what, value: f64| match value.is_finite() {
+            true => Ok(()),
+            false => Err(TrainError::NotFinite { what, value, place: place.to_owned(), remedy: "--outer-lr" }),
+        };
+        for tensor in &self.parameters {
+            refuse("a parameter", tensor.f_abs()?.f_max()?.f_double_value(&[])?)?;
+        }
+        self.counters.rates.iter().try_for_each(|&rate| refuse("an inner learning rate", f64::from(rate)))
+    }
+
     /// Writes all of it into a folder.
     ///
     /// # Errors
@@ -112,8 +128,8 @@ impl State {
     pub fn read(dir: &Path, config: &Config, model: &Model) -> Result<Self> {
         let path = dir.join(STATE);
         let bytes = files::read_limited(&path, 1 << 28)?;
-        let counters: Counters =
-            serde_json::from_slice(&bytes).map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?;
+        let counters: Counters = serde_json::from_slice(&bytes)
+            .map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?;
         let host = read_parameters(dir, config, model)?;
         let parameters = to_torch(&host, model)?;
         let path = dir.join(OPTIMISER);

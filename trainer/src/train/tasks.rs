@@ -4,7 +4,8 @@ use marionette_dialogues::Example;
 use marionette_models::InnerLoop;
 use tch::{Device, Tensor};
 
-use super::options::{Config, Gradient, RateRule};
+use super::config::Config;
+use super::options::{Gradient, RateRule};
 use super::sampler::Split;
 use crate::data::Persona;
 use crate::error::{Result, TrainError};
@@ -47,7 +48,7 @@ pub struct Tasks<'a> {
 impl Tasks<'_> {
     fn split<'p>(&self, draw: &Draw<'p>) -> Split<'p> {
         let data = &self.config.data;
-        Split::new(draw.persona, &draw.order, data.shots, data.query_dialogues)
+        Split::new(draw.persona, &draw.order, data.support_dialogues, data.query_dialogues)
     }
 
     fn support(&self, examples: &[&Example], draw: &Draw, device: Device) -> Result<Support> {
@@ -129,7 +130,187 @@ impl Tasks<'_> {
             }
             after.push(if loss.is_finite() { loss * targets as f64 } else { f64::INFINITY });
         }
-        let before = inner::loss(model, at, &query)? * targets as f64;
-        Ok(Judged { before, after, targets })
+        let before = inner::loss(model, at, &query)?;
+        if !before.is_finite() {
+            let what = "the loss before the inner loop";
+            return Err(TrainError::NotFinite { what, value: before, place, remedy: "--outer-lr" });
+        }
+        Ok(Judged { before: before * targets as f64, after, targets })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marionette_dialogues::Sequence;
+    use marionette_models::params::{self, Init, TensorSpec};
+    use marionette_models::run::RunModel;
+    use marionette_models::{Activation, AdapterConfig, Gpt2Config, LearningRate, init};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use tch::Kind;
+
+    use super::super::config::Outer;
+    use super::super::options::{Data, Plan, Precision};
+    use super::*;
+    use crate::method::Method;
+    use crate::tensors::{self, NamedTensors};
+
+    /// Three of five dialogues to learn from, two a step, and one or two to judge by.
+    fn config(gradient: Gradient, query_dialogues: usize) -> Config {
+        let method = if gradient == Gradient::Normal { Method::Transfer } else { Method::InPlace };
+        Config {
+            model: RunModel {
+                base: "base".into(),
+                base_sha256: String::new(),
+                method: method.name().to_owned(),
+                persona_text: false,
+                adapter: AdapterConfig { bottleneck: 4 },
+                inner_loop: InnerLoop { steps: 2, dialogues_per_step: 2, learning_rate: LearningRate::Shared(0.01) },
+            },
+            data: Data {
+                train: Vec::new(),
+                valid: Vec::new(),
+                hold_out: 0.1,
+                test_part: 0.0,
+                support_dialogues: 3,
+                query_dialogues,
+                validation_personas: 1,
+                sha256: Vec::new(),
+            },
+            outer: Outer {
+                gradient,
+                learning_rate: 0.1,
+                inner_rate: RateRule::Fixed,
+                precision: Precision::Fp32,
+                plan: Plan {
+                    iterations: 1,
+                    meta_batch: 1,
+                    clip: 2.0,
+                    validate_every: 1,
+                    patience: 1,
+                    save_every: 1,
+                    keep: 1,
+                    seed: 1,
+                },
+            },
+        }
+    }
+
+    /// A small model in f64, every tensor of which learns, and θ_0.
+    fn model() -> (Model, Vec<Tensor>) {
+        tch::set_num_threads(1);
+        let config = Gpt2Config {
+            vocab_size: 30,
+            n_positions: 20,
+            n_embd: 8,
+            n_layer: 1,
+            n_head: 2,
+            n_inner: 16,
+            activation_function: Activation::GeluNew,
+            layer_norm_epsilon: 1e-5,
+            eos_token_id: 29,
+        };
+        let table = params::base_table(&config);
+        let spread: Vec<TensorSpec> =
+            table.iter().map(|spec| TensorSpec { init: Init::Normal { std: 0.3 }, ..spec.clone() }).collect();
+        let host = init::initialise(&spread, &mut ChaCha8Rng::seed_from_u64(4));
+        let tensor = |spec: &TensorSpec| tensors::to_torch(&host[&spec.name], Kind::Double, Device::Cpu).unwrap();
+        let start = table.iter().map(tensor).collect();
+        let parts = Method::InPlace.parts();
+        let model = Model::new(&config, parts, NamedTensors::new(), table, Kind::Double, Device::Cpu).unwrap();
+        (model, start)
+    }
+
+    fn persona() -> Persona {
+        let example = |seed: u32| {
+            let length = 6 + 2 * seed;
+            let ids = (0..length).map(|place| (seed * 5 + place * (3 + seed)) % 30).collect();
+            // As many targets as it likes, so that a mean over dialogues is not one over targets.
+            let target = (0..length).map(|place| place > 0 && (place % 3 == 0 || seed > 2)).collect();
+            Example { sequence: Sequence { ids, target, ..Sequence::default() }, choices: Vec::new() }
+        };
+        Persona { dialogues: (0..5).map(example).collect() }
+    }
+
+    fn worst(found: &[Tensor], expected: &[Tensor]) -> f64 {
+        let error = |(found, expected): (&Tensor, &Tensor)| {
+            (found - expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[])
+        };
+        found.iter().zip(expected).map(error).fold(0.0, f64::max)
+    }
+
+    const ORDER: [usize; 5] = [3, 0, 4, 1, 2];
+
+    fn draw(persona: &Persona) -> Draw<'_> {
+        Draw { number: 1, persona, order: ORDER.to_vec(), turn: 0 }
+    }
+
+    fn examples<'p>(persona: &'p Persona, order: &[usize]) -> Vec<&'p Example> {
+        order.iter().map(|&index| &persona.dialogues[index]).collect()
+    }
+
+    #[test]
+    fn the_ordinary_gradient_is_that_of_the_mean_over_all_targets() {
+        let ((model, start), persona) = (model(), persona());
+        for query_dialogues in [2, 1] {
+            let config = config(Gradient::Normal, query_dialogues);
+            let rates = vec![0.01; start.len()];
+            let (found, tokens) = Tasks { config: &config }.learn(&model, &start, &rates, &draw(&persona)).unwrap();
+            // Support and query in one padded batch; what is in neither has no part.
+            let rows = examples(&persona, &ORDER[..3 + query_dialogues]);
+            let batch = TokenBatch::of(&rows, 0, Device::Cpu).unwrap();
+            let (loss, expected) = inner::loss_and_gradient(&model, &start, &batch).unwrap();
+            let error = worst(&found.gradient, &expected);
+            assert!(error < 1e-10, "{error}");
+            assert!((found.loss - loss).abs() < 1e-12 && found.rates.is_none());
+            // Read in batches of two, each padded to its longer row.
+            let length = |row: &&Example| row.sequence.ids.len();
+            let padded = rows.chunks(2).map(|pair| pair.len() * pair.iter().map(length).max().unwrap());
+            assert_eq!(tokens, padded.sum::<usize>());
+        }
+    }
+
+    #[test]
+    fn meta_gradients_see_support_and_query_apart_and_reptile_all_of_them() {
+        let ((model, start), persona) = (model(), persona());
+        let rates = vec![0.01; start.len()];
+        let support = |rows: &[&Example], steps| {
+            let recipe = InnerLoop { steps, ..config(Gradient::Maml, 2).model.inner_loop };
+            Support::new(&recipe, rows, 0, Device::Cpu).unwrap()
+        };
+        let query = TokenBatch::of(&examples(&persona, &ORDER[3..]), 0, Device::Cpu).unwrap();
+        for (gradient, exact) in [(Gradient::Maml, true), (Gradient::Fomaml, false)] {
+            let config = config(gradient, 2);
+            let (found, tokens) = Tasks { config: &config }.learn(&model, &start, &rates, &draw(&persona)).unwrap();
+            let support = support(&examples(&persona, &ORDER[..3]), 2);
+            let expected = meta_gradient(&model, &start, &support, &query, &rates, exact, false).unwrap();
+            assert_eq!((worst(&found.gradient, &expected.gradient), found.loss), (0.0, expected.loss));
+            assert_eq!(tokens, support.tokens() + query.tokens());
+        }
+        // Five dialogues, two a step: three steps make one pass.
+        let config = config(Gradient::Reptile, 2);
+        let (found, tokens) = Tasks { config: &config }.learn(&model, &start, &rates, &draw(&persona)).unwrap();
+        let all = support(&examples(&persona, &ORDER), 3);
+        let expected = meta::reptile(&model, &start, &all, &rates).unwrap();
+        assert_eq!((worst(&found.gradient, &expected.gradient), tokens), (0.0, all.tokens()));
+    }
+
+    #[test]
+    fn validation_sums_over_query_targets_and_takes_no_divergence_but_of_one_of_several_rates() {
+        let ((model, start), persona) = (model(), persona());
+        let config = config(Gradient::Maml, 2);
+        let tasks = Tasks { config: &config };
+        let good = vec![0.01; start.len()];
+        let found = tasks.judge(&model, &start, &[good.clone(), vec![f32::MAX; start.len()]], &draw(&persona)).unwrap();
+        let query = TokenBatch::of(&examples(&persona, &ORDER[3..]), 0, Device::Cpu).unwrap();
+        let support = Support::new(&config.model.inner_loop, &examples(&persona, &ORDER[..3]), 0, Device::Cpu).unwrap();
+        let adapted = inner::adapt(&model, &start, &support, &good).unwrap();
+        let loss = |at: &[Tensor]| inner::loss(&model, at, &query).unwrap() * query.targets() as f64;
+        assert_eq!((found.targets, found.before), (query.targets(), loss(&start)));
+        assert_eq!(found.after, [loss(&adapted.parameters), f64::INFINITY]);
+        // The start itself is no good: nothing that is not a number is passed on.
+        let wrong: Vec<Tensor> = start.iter().map(|tensor| tensor * f64::NAN).collect();
+        let error = tasks.judge(&model, &wrong, &[good.clone(), good], &draw(&persona)).unwrap_err().to_string();
+        assert!(error.contains("validation persona 1") && error.lines().count() == 1, "{error}");
     }
 }

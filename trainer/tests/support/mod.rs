@@ -1,6 +1,9 @@
 //! A small random model, a folder that holds it, and dialogues.
 
-#![allow(dead_code, clippy::unwrap_used)] // Each test file uses a part; what fails here fails a test.
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)] // Each test file uses a part; what fails here fails a test.
+
+pub mod events;
+pub mod program;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +13,9 @@ use marionette_models::checkpoint::{Storage, write_base};
 use marionette_models::init;
 use marionette_models::params::{self, Init, TensorSpec};
 use marionette_models::{Activation, AdapterConfig, Gpt2Config, Tensors};
-use marionette_trainer::gpt2::{Adapters, Gpt2};
+use marionette_trainer::gpt2::{Gpt2, Parts};
+use marionette_trainer::method::Method;
+use marionette_trainer::model::Model;
 use marionette_trainer::tensors;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -44,17 +49,31 @@ pub fn random(table: &[TensorSpec], std: f32, seed: u64) -> Tensors {
     tensors
 }
 
-pub fn model(config: &Gpt2Config, base: &Tensors, kind: Kind) -> Gpt2 {
-    // The tests run side by side, and their matrices are too small to share out among threads.
-    tch::set_num_threads(1);
-    Gpt2::new(config, &tensors::all_to_torch(base, kind, Device::Cpu).unwrap()).unwrap()
+/// All tensors of the small model, its adapters and its classifier, random.
+pub fn small_tensors() -> Tensors {
+    let config = small_config();
+    let mut all = random(&params::base_table(&config), 0.3, 1);
+    all.extend(random(&params::adapter_table(&config, &ADAPTER), 0.3, 2));
+    all.extend(random(&params::classifier_table(&config), 0.3, 3));
+    all
 }
 
-/// Adapters in the order of their table.
-pub fn adapters(config: &Gpt2Config, host: &Tensors, kind: Kind) -> Adapters {
-    let table = params::adapter_table(config, &ADAPTER);
-    let tensor = |spec: &TensorSpec| tensors::to_torch(&host[&spec.name], kind, Device::Cpu).unwrap();
-    Adapters { tensors: table.iter().map(tensor).collect() }
+/// A model over tensors by name.
+pub fn gpt2(config: &Gpt2Config, host: &Tensors, parts: Parts, kind: Kind) -> Gpt2 {
+    // The tests run side by side, and their matrices are too small to share out among threads.
+    tch::set_num_threads(1);
+    Gpt2::new(config, parts, &tensors::all_to_torch(host.clone(), kind, Device::Cpu).unwrap()).unwrap()
+}
+
+/// The small model as a method learns it, and θ_0; its tensors in `kind`, its products in `products`.
+pub fn learner(method: Method, kind: Kind, products: Kind) -> (Model, Vec<Tensor>) {
+    tch::set_num_threads(1);
+    let (config, all) = (small_config(), small_tensors());
+    let table = method.table(&config, &ADAPTER);
+    let start = table.iter().map(|spec| tensors::to_torch(&all[&spec.name], kind, Device::Cpu).unwrap()).collect();
+    let mut frozen = tensors::all_to_torch(all, kind, Device::Cpu).unwrap();
+    frozen.retain(|name, _| table.iter().all(|spec| &spec.name != name));
+    (Model::new(&config, method.parts(), frozen, table, products, Device::Cpu).unwrap(), start)
 }
 
 /// The largest difference of two tensors.
@@ -117,6 +136,30 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
                 found.insert(path.strip_prefix(folder).unwrap().to_owned(), std::fs::read(&path).unwrap());
             }
         }
+    }
+    found
+}
+
+/// What a run directory says that does not depend on the clock: all but the event files, the seconds in the state (and
+/// the digest of the state), and what a killed program may leave.
+pub fn result(run: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = contents(run);
+    let temporary = |part: std::path::Component| {
+        part.as_os_str().to_string_lossy().starts_with(marionette_models::files::TEMPORARY_PREFIX)
+    };
+    found.retain(|path, _| !path.starts_with("tensorboard") && !path.components().any(temporary));
+    for (path, bytes) in &mut found {
+        let varies = if path.ends_with("state.json") {
+            "  \"seconds\": "
+        } else if path.ends_with("SHA256SUMS") {
+            "  state.json"
+        } else {
+            continue;
+        };
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|line| !line.contains(varies)).collect();
+        assert_eq!(kept.len() + 1, text.lines().count());
+        *bytes = kept.join("\n").into_bytes();
     }
     found
 }

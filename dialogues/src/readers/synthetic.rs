@@ -1,0 +1,125 @@
+//! Synthetic-Persona-Chat (Jandaghi et al. 2023): CSV, one conversation of two users a record.
+
+use std::io::Read;
+use std::path::Path;
+
+use csv::{ErrorKind, ReaderBuilder};
+
+use super::guard::{Guard, Piece, explain};
+use super::turns::{exchanges, one_line};
+use super::{Found, LeftOut};
+use crate::error::excerpt;
+use crate::{DataError, Dialogue};
+
+const COLUMNS: [&str; 3] = ["user 1 personas", "user 2 personas", "Best Generated Conversation"];
+const REMEDY: &str = "use the file as Synthetic-Persona-Chat distributes it";
+
+/// Whether a line can be this format's header: it has one of the columns.
+pub(super) fn is_header(line: &str) -> bool {
+    line.split(',').any(|name| COLUMNS.iter().any(|column| is_column(name, column)))
+}
+
+fn is_column(name: &str, column: &str) -> bool {
+    name.trim().trim_matches('"').trim().eq_ignore_ascii_case(column)
+}
+
+/// The columns are others.
+pub(super) fn wrong_columns<'name>(path: &Path, found: impl IntoIterator<Item = &'name str>) -> DataError {
+    const SHOWN: usize = 8;
+    let mut names: Vec<String> = found.into_iter().map(excerpt).collect();
+    if names.len() > SHOWN {
+        names.truncate(SHOWN);
+        names.push("…".into());
+    }
+    let expected = COLUMNS.map(excerpt).join(", ");
+    let problem = format!("this CSV has the columns {}, expected {expected}", names.join(", "));
+    DataError::line(path, 1, problem, "name the columns so, or give the dialogues in another of the known formats")
+}
+
+pub(super) fn read(path: &Path, reader: impl Read) -> Result<Found, DataError> {
+    let mut reader = ReaderBuilder::new().from_reader(Guard::new(reader, Piece::CsvRecord));
+    let header = reader.headers().map_err(|error| refuse(path, error))?.clone();
+    let places = COLUMNS.map(|column| header.iter().position(|name| is_column(name, column)));
+    let [Some(first), Some(second), Some(conversation)] = places else {
+        return Err(wrong_columns(path, &header));
+    };
+    let mut dialogues = Vec::new();
+    let (mut directions, mut ownerless, mut silent) = (0, 0, 0);
+    for record in reader.into_records() {
+        let record = record.map_err(|error| refuse(path, error))?;
+        let line = record.position().map_or(0, |position| position.line() as usize);
+        let field = |place: usize| record.get(place).unwrap_or_default();
+        let said = conversation_of(field(conversation), &mut directions, &mut ownerless);
+        for (speaker, own, other) in [(1, first, second), (2, second, first)] {
+            let (exchanges, _) = exchanges(said.iter().map(|(who, text)| (*who == speaker, text.clone())));
+            if exchanges.is_empty() {
+                silent += 1;
+                continue;
+            }
+            let (persona, partner_persona) = (sentences(field(own)), sentences(field(other)));
+            dialogues.push(Dialogue { persona, partner_persona, exchanges, line });
+        }
+    }
+    if dialogues.is_empty() {
+        return Err(DataError::file(path, "has no conversation with lines such as \"User 1: Hi!\"", REMEDY));
+    }
+    let left_out = |what: &str, count| LeftOut { what: what.into(), count };
+    Ok((
+        dialogues,
+        vec![
+            left_out("stage directions, lines in brackets or asterisks", directions),
+            left_out("lines before the first speaker", ownerless),
+            left_out("sides of a conversation that say nothing", silent),
+        ],
+    ))
+}
+
+fn sentences(field: &str) -> Vec<String> {
+    field.lines().map(one_line).filter(|sentence| !sentence.is_empty()).collect()
+}
+
+/// Who says what, line by line: `User 1: Hi!`.
+fn conversation_of(text: &str, directions: &mut usize, ownerless: &mut usize) -> Vec<(u8, String)> {
+    let mut said: Vec<(u8, String)> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        // Some conversations set speakers or whole lines in asterisks, as Markdown's emphasis.
+        let starred = line.starts_with('*') && line.ends_with('*');
+        let bare = line.trim_matches(|character: char| character == '*' || character.is_whitespace());
+        if bare.is_empty() {
+            continue;
+        }
+        let speaker = |name| bare.strip_prefix(name).and_then(|rest: &str| rest.strip_prefix(':'));
+        let spoken = speaker("User 1").map(|words| (1, words)).or_else(|| speaker("User 2").map(|words| (2, words)));
+        if let Some((who, words)) = spoken {
+            let words = words.trim_start_matches(|character: char| character == '*' || character.is_whitespace());
+            said.push((who, one_line(words)));
+        } else if starred
+            || (line.starts_with('[') && line.ends_with(']'))
+            || (line.starts_with('(') && line.ends_with(')'))
+        {
+            *directions += 1;
+        } else if let Some((_, words)) = said.last_mut() {
+            // What follows a line break is of the same utterance: a list, a second paragraph.
+            if !words.is_empty() {
+                words.push(' ');
+            }
+            words.push_str(&one_line(line));
+        } else {
+            *ownerless += 1;
+        }
+    }
+    said
+}
+
+fn refuse(path: &Path, error: csv::Error) -> DataError {
+    let line = |position: Option<&csv::Position>| position.map(|position| position.line() as usize);
+    let at = |line, problem: String| DataError { line, ..DataError::file(path, problem, REMEDY) };
+    match error.kind() {
+        ErrorKind::Io(error) => explain(path, error),
+        ErrorKind::Utf8 { pos, .. } => at(line(pos.as_ref()), "the record that begins here is not UTF-8".into()),
+        ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            at(line(pos.as_ref()), format!("the record that begins here has {len} fields, expected {expected_len}"))
+        }
+        _ => at(None, format!("is not CSV: {error}")),
+    }
+}

@@ -1,0 +1,265 @@
+//! What was understood of dialogue files: counts, distributions, and what was left out.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::readers::{Format, LeftOut, read_file};
+use crate::tasks::{TaskError, group_by_persona};
+use crate::{Dialogue, EncodeError, Encoder};
+
+/// What dialogue files hold, taken together as training and evaluation take them. `Display` prints it as text of at most
+/// 100 columns.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The files in the order given.
+    pub files: Vec<FileSummary>,
+    /// Dialogues of all files.
+    pub dialogues: usize,
+    /// Dialogues without a persona sentence: they are of no persona.
+    pub without_persona: usize,
+    /// Personas with two dialogues or more, which are the tasks.
+    pub personas: usize,
+    /// Personas, and so dialogues, that are left out because they have one dialogue only.
+    pub dropped_single: usize,
+    /// Dialogues a persona.
+    pub dialogues_per_persona: Option<Distribution>,
+    /// Replies of the personas: one an exchange.
+    pub replies: usize,
+    /// White-space words of the replies.
+    pub words: usize,
+    /// Exchanges with candidates to rank.
+    pub with_candidates: usize,
+    /// The least and the most candidates of these.
+    pub candidates: Option<[usize; 2]>,
+    /// The dialogues as one model sees them, where an encoder was given.
+    pub tokens: Option<Tokens>,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileSummary {
+    /// The file as it was named.
+    pub path: PathBuf,
+    /// What it is.
+    pub format: Format,
+    /// Its dialogues.
+    pub dialogues: usize,
+    /// What of it is in no dialogue.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Dialogues as token ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tokens {
+    /// Tokens of all dialogues, cut to the context.
+    pub total: usize,
+    /// Those that are targets: of the replies, and the `<eot>` after each.
+    pub targets: usize,
+    /// The context, in tokens.
+    pub n_positions: usize,
+    /// Dialogues that exceed it and lose their oldest utterances.
+    pub exceeding: usize,
+    /// Tokens a dialogue, cut to the context.
+    pub per_dialogue: Distribution,
+}
+
+/// How a whole number is distributed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Distribution {
+    /// The least.
+    pub least: usize,
+    /// The median, the lower of the middle two.
+    pub median: usize,
+    /// The most.
+    pub most: usize,
+    /// A histogram, without gaps.
+    pub bins: Vec<Bin>,
+}
+
+/// One bar of a histogram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Bin {
+    /// The first value that it counts.
+    pub from: usize,
+    /// The last one.
+    pub to: usize,
+    /// How often one of them occurs.
+    pub count: usize,
+}
+
+impl Summary {
+    /// Reads and counts. `encoder` is what the tokens are counted with.
+    ///
+    /// # Errors
+    /// A file cannot be read ([`crate::read_file`]); the tokenizer fails.
+    pub fn of_files<P: AsRef<Path>>(paths: &[P], encoder: Option<&Encoder>) -> Result<Self, EncodeError> {
+        let mut files = Vec::with_capacity(paths.len());
+        let mut dialogues: Vec<Dialogue> = Vec::new();
+        for path in paths {
+            let reading = read_file(path)?;
+            files.push(FileSummary {
+                path: path.as_ref().to_path_buf(),
+                format: reading.format,
+                dialogues: reading.dialogues.len(),
+                left_out: reading.left_out,
+            });
+            dialogues.extend(reading.dialogues);
+        }
+        let exchanges = || dialogues.iter().flat_map(|dialogue| &dialogue.exchanges);
+        let counts = || exchanges().map(|exchange| exchange.candidates.len()).filter(|count| *count > 0);
+        let mut summary = Self {
+            files,
+            dialogues: dialogues.len(),
+            without_persona: dialogues.iter().filter(|dialogue| dialogue.persona.is_empty()).count(),
+            personas: 0,
+            dropped_single: 0,
+            dialogues_per_persona: None,
+            replies: exchanges().count(),
+            words: exchanges().map(|exchange| exchange.reply.split_whitespace().count()).sum(),
+            with_candidates: counts().count(),
+            candidates: counts().min().zip(counts().max()).map(|(least, most)| [least, most]),
+            tokens: encoder.map(|encoder| Tokens::of(&dialogues, encoder)).transpose()?.flatten(),
+        };
+        dialogues.retain(|dialogue| !dialogue.persona.is_empty());
+        match group_by_persona(dialogues) {
+            Ok(grouping) => {
+                summary.personas = grouping.tasks.len();
+                summary.dropped_single = grouping.dropped_single;
+                let sizes = grouping.tasks.iter().map(|task| task.dialogues.len()).collect();
+                summary.dialogues_per_persona = Distribution::of(sizes);
+            }
+            Err(TaskError::NoTasks { dropped }) => summary.dropped_single = dropped,
+            Err(TaskError::NoPersona { .. } | TaskError::HoldOut { .. }) => {}
+        }
+        Ok(summary)
+    }
+}
+
+impl Tokens {
+    /// `None` where there are no dialogues.
+    fn of(dialogues: &[Dialogue], encoder: &Encoder) -> Result<Option<Self>, EncodeError> {
+        let (mut lengths, mut targets, mut exceeding) = (Vec::with_capacity(dialogues.len()), 0, 0);
+        for dialogue in dialogues {
+            let sequence = encoder.sequence(dialogue)?;
+            lengths.push(sequence.ids.len());
+            targets += sequence.targets();
+            exceeding += usize::from(sequence.cut > 0);
+        }
+        let total = lengths.iter().sum();
+        let n_positions = encoder.n_positions();
+        let of = |per_dialogue| Self { total, targets, n_positions, exceeding, per_dialogue };
+        Ok(Distribution::of(lengths).map(of))
+    }
+}
+
+impl Distribution {
+    /// The most bars that a histogram has.
+    const MOST_BINS: usize = 12;
+
+    /// The distribution of values, whose histogram has bars of 1, 2, 5, 10, 20, … values, as many as keep it short;
+    /// `None` without values.
+    pub fn of(mut values: Vec<usize>) -> Option<Self> {
+        values.sort_unstable();
+        let (&least, &most) = values.first().zip(values.last())?;
+        let median = *values.get((values.len() - 1) / 2)?;
+        let widths =
+            (0..).flat_map(|exponent| [1, 2, 5].map(|digit| 10_usize.saturating_pow(exponent).saturating_mul(digit)));
+        let width = widths.into_iter().find(|width| most / width - least / width < Self::MOST_BINS)?;
+        let first = least / width;
+        let mut bins: Vec<Bin> = (first..=most / width)
+            .map(|place| Bin { from: place * width, to: (place * width).saturating_add(width - 1), count: 0 })
+            .collect();
+        for value in &values {
+            if let Some(bin) = bins.get_mut(value / width - first) {
+                bin.count += 1;
+            }
+        }
+        Some(Self { least, median, most, bins })
+    }
+}
+
+impl fmt::Display for Distribution {
+    /// The histogram, a line a bar.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST_BAR: usize = 60;
+        let label = |bin: &Bin| {
+            if bin.from == bin.to { grouped(bin.from) } else { format!("{}-{}", grouped(bin.from), grouped(bin.to)) }
+        };
+        let width = self.bins.iter().map(|bin| label(bin).len()).max().unwrap_or(0);
+        let highest = self.bins.iter().map(|bin| bin.count).max().unwrap_or(0).max(1);
+        for bin in &self.bins {
+            // No bar is shorter than what is there: one value is seen beside a thousand.
+            let bar = "█".repeat((bin.count * LONGEST_BAR).div_ceil(highest));
+            let space = if bar.is_empty() { "" } else { " " };
+            writeln!(out, "  {:>width$} │{bar}{space}{}", label(bin), grouped(bin.count))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for file in &self.files {
+            writeln!(out, "{}: {}, {} dialogues", file.path.display(), file.format, grouped(file.dialogues))?;
+            for LeftOut { what, count } in &file.left_out {
+                writeln!(out, "  {} left out: {what}", grouped(*count))?;
+            }
+        }
+        writeln!(out)?;
+        let mut row = |name: &str, count: usize, text: &str| {
+            writeln!(out, "{}", format!("{name:<12}{:>12}  {text}", grouped(count)).trim_end())
+        };
+        row("dialogues", self.dialogues, "")?;
+        let alone = grouped(self.dropped_single);
+        row(
+            "personas",
+            self.personas,
+            &format!("with two dialogues or more; left out: {alone} with one dialogue only"),
+        )?;
+        if self.without_persona > 0 {
+            row("no persona", self.without_persona, "dialogues have no persona sentences, so they make no task")?;
+        }
+        row("replies", self.replies, "")?;
+        row("words", self.words, "of the replies")?;
+        if let Some(tokens) = &self.tokens {
+            let targets = grouped(tokens.targets);
+            row("tokens", tokens.total, &format!("of the dialogues, {targets} of them of replies"))?;
+        }
+        let candidates = match self.candidates {
+            Some([least, most]) if least == most => format!("exchanges with {least} candidates each"),
+            Some([least, most]) => format!("exchanges with {least} to {most} candidates"),
+            None => "exchanges with candidates, so there is no Hits@1".to_owned(),
+        };
+        row("candidates", self.with_candidates, &candidates)?;
+        if let Some(sizes) = &self.dialogues_per_persona {
+            let Distribution { least, median, most, .. } = sizes;
+            writeln!(out, "\ndialogues a persona: {least} to {}, median {median}\n{sizes}", grouped(*most))?;
+        }
+        if let Some(Tokens { n_positions, exceeding, per_dialogue, .. }) = &self.tokens {
+            let Distribution { least, median, most, .. } = per_dialogue;
+            let (most, context, exceeding) = (grouped(*most), grouped(*n_positions), grouped(*exceeding));
+            writeln!(out, "tokens a dialogue: {} to {most}, median {}", grouped(*least), grouped(*median))?;
+            write!(out, "{per_dialogue}")?;
+            writeln!(
+                out,
+                "longer than the context of {context} tokens, so that the oldest utterances are cut: {exceeding}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// With a comma between groups of three digits.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,60 @@
+use std::fs;
+
+use marionette_dialogues::{Bin, Distribution, Format, Summary};
+
+use crate::helpers::tiny_encoder;
+
+const TEXT: &str = "1 your persona: ab\n2 b\ta c\t\tb|a c\n3 b\tc\n1 your persona: ab\n2 b\tcccccc\t\tb|c|cccccc\n\
+    1 your persona: c\n2 b\ta\n1 b\ta\n";
+
+#[test]
+fn counts_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, chat) = (folder.path().join("a"), folder.path().join("b"));
+    fs::write(&text, TEXT).unwrap();
+    let line = r#"{"persona":"ab","messages":[{"role":"assistant","content":"c"},{"role":"user","content":"b"}]}"#;
+    fs::write(&chat, line).unwrap();
+    let summary = Summary::of_files(&[&text, &chat], Some(&tiny_encoder(7))).unwrap();
+    let files: Vec<_> = summary.files.iter().map(|file| (file.format, file.dialogues, file.left_out.len())).collect();
+    assert_eq!(files, [(Format::ConvAi2, 4, 0), (Format::ChatJsonl, 1, 1)]);
+    // `ab` has three dialogues over both files, `c` one, and one has no persona.
+    assert_eq!((summary.dialogues, summary.personas, summary.dropped_single, summary.without_persona), (5, 1, 1, 1));
+    assert_eq!((summary.replies, summary.words), (6, 7));
+    assert_eq!((summary.with_candidates, summary.candidates), (2, Some([2, 3])));
+    // b<eot> a c<eot> b<eot> c<eot> is 10 tokens, in 7: b<eot> c<eot>, as `a c<eot>` does not fit; b<eot> cccccc<eot> is 9:
+    // cccccc<eot> is 7 alone, its first token a target of nothing. Then 4 and 4, and <eot> c<eot>: 3.
+    let tokens = summary.tokens.as_ref().unwrap();
+    assert_eq!(
+        (tokens.total, tokens.targets, tokens.exceeding, tokens.n_positions),
+        (4 + 7 + 4 + 4 + 3, 2 + 6 + 6, 2, 7)
+    );
+    let Distribution { least, median, most, .. } = tokens.per_dialogue;
+    assert_eq!((least, median, most), (3, 4, 7));
+    let shown = summary.to_string();
+    assert!(shown.contains("a: ConvAI2 text, 4 dialogues\n"), "{shown}");
+    assert!(shown.contains("  1 left out: closing messages of the user without a reply\n"), "{shown}");
+    assert!(shown.contains("the oldest utterances are cut: 2\n"), "{shown}");
+    assert!(serde_json::to_string(&summary).unwrap().contains(r#""format":"chat-jsonl""#));
+    let without = Summary::of_files(&[&text], None).unwrap();
+    assert_eq!((without.tokens, without.personas), (None, 1));
+    assert!(
+        Summary::of_files(&[folder.path().join("none")], None).unwrap_err().to_string().contains("none: cannot be")
+    );
+}
+
+#[test]
+fn histograms_have_few_bars_of_round_width() {
+    let bin = |from, to, count| Bin { from, to, count };
+    let of = |values: &[usize]| Distribution::of(values.to_vec());
+    let few = of(&[5, 2, 2, 4]).unwrap();
+    assert_eq!((few.least, few.median, few.most), (2, 2, 5));
+    assert_eq!(few.bins, [bin(2, 2, 2), bin(3, 3, 0), bin(4, 4, 1), bin(5, 5, 1)]);
+    // 3 to 999 in tens would be 100 bars, in fifties 20, in hundreds 10.
+    let wide = of(&[999, 3, 120, 150]).unwrap();
+    assert_eq!((wide.bins.len(), wide.bins[0], wide.bins[1]), (10, bin(0, 99, 1), bin(100, 199, 2)));
+    assert_eq!(of(&[7]).unwrap().bins, [bin(7, 7, 1)]);
+    assert_eq!(of(&[]), None);
+    assert!(of(&[0, usize::MAX]).is_some_and(|all| all.bins.len() <= 12));
+    let (long, short) = ("█".repeat(60), "█".repeat(30));
+    assert_eq!(few.to_string(), format!("  2 │{long} 2\n  3 │0\n  4 │{short} 1\n  5 │{short} 1\n"));
+}

@@ -1,0 +1,266 @@
+//! The experiment of the paper: every method with every seed is trained on the same personas and evaluated on the same
+//! others, and a report says what came. What is done already is not done again.
+
+mod results;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use marionette_dialogues::{Outcome, Task};
+use marionette_models::{FileError, files};
+use marionette_report::{Comparison, MethodResult, Split};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+use crate::evaluate::{self, How};
+use crate::method::{METHODS, Method};
+use crate::train::{self, Config, Data, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
+use crate::trained::Trained;
+use crate::workers::Compute;
+use crate::{data, interrupt};
+
+/// The outcome of an evaluation, beside the run that it is of.
+const OUTCOME: &str = "outcome.json";
+/// Contexts that every method answers, one a persona.
+const SAMPLES: usize = 6;
+
+/// What to compare.
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+pub struct Options {
+    /// The pre-trained model: a Hugging Face folder of a GPT-2, or its name on the Hugging Face hub
+    #[arg(long, value_name = "DIR|NAME")]
+    pub base: PathBuf,
+    /// Take a model of the hub from the local cache alone
+    #[arg(long)]
+    pub offline: bool,
+    /// The folder to make: `runs`, and the `report`. Where it is there already, what is done is kept
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Dialogue files to test on; without them a part of the personas of --data is kept for it
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    pub test: Vec<PathBuf>,
+    /// The methods
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "METHOD,…", default_values_t = METHODS)]
+    pub methods: Vec<Method>,
+    /// How often the whole experiment is done, each time with another seed
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seeds: u64,
+    /// The inner and outer learning rate of a method, as in-place=0.1,0.0005 or extra-place=learned:0.3,0.003
+    #[arg(long, num_args = 1.., value_name = "METHOD=A,B")]
+    pub rates: Vec<Rates>,
+    /// The width of the adapters' bottleneck
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub bottleneck: usize,
+    /// Inner SGD steps, S
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub inner_steps: usize,
+    /// Support dialogues in the batch of one inner step
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub dialogues_per_step: usize,
+    /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// Where the personas come from
+    #[command(flatten)]
+    pub data: Data,
+    /// The outer loop; its seed is the first
+    #[command(flatten)]
+    pub plan: Plan,
+    /// How to evaluate
+    #[command(flatten)]
+    pub how: How,
+}
+
+/// `--rates`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rates {
+    method: Method,
+    inner: InnerRate,
+    outer: f64,
+}
+
+impl FromStr for Rates {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?}: expected a method, inner and outer learning rate, as in-place=0.1,0.0005");
+        let (method, rates) = text.split_once('=').ok_or_else(wrong)?;
+        let (inner, outer) = rates.split_once(',').ok_or_else(wrong)?;
+        Ok(Self {
+            method: Method::from_name(method).ok_or_else(wrong)?,
+            inner: inner.parse()?,
+            outer: outer.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+/// The outcome of one run, and by what evaluation it came.
+#[derive(Debug, Serialize, Deserialize)]
+struct Recorded {
+    how: How,
+    test: Vec<String>,
+    outcome: Outcome,
+}
+
+/// Compares the methods, and writes `OUT/report` after each run. `command` is said in the report. Gives the Markdown table.
+///
+/// # Errors
+/// Impossible options, or files that cannot be read or written. A method that diverges is reported, and the others go on.
+pub fn compare(options: &Options, compute: Compute, command: String) -> Result<String> {
+    let mut options = options.clone();
+    if options.seeds == 0 || options.seeds > 1000 {
+        return Err(TrainError::option("--seeds", format!("is {}, expected 1 to 1000", options.seeds)));
+    }
+    options.methods.sort_unstable();
+    options.methods.dedup();
+    if options.test.is_empty() && options.data.test_part == 0.0 {
+        options.data.test_part = 0.25;
+    }
+    let test = test_tasks(&options)?;
+    options.how.check(&test)?;
+    let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed + seed).collect();
+    // All settings are checked before the first run takes its time.
+    for &method in &options.methods {
+        settings(&options, method, options.plan.seed).resolve(compute.device)?;
+    }
+    let mut comparison = Comparison {
+        title: "Methods compared on unseen personas".to_owned(),
+        base: options.base.display().to_string(),
+        data: options.data.train.iter().chain(&options.test).map(|file| file.display().to_string()).collect(),
+        personas: split(&options, test.len())?,
+        seeds: seeds.clone(),
+        rank_by: options.how.rank_by.to_string(),
+        command,
+        machine: results::machine(compute),
+        recipe: results::recipe(&options),
+        methods: Vec::new(),
+        notes: notes(&options)?,
+    };
+    let mut done: Vec<Vec<results::Done>> = options.methods.iter().map(|_| Vec::new()).collect();
+    let mut failures: Vec<Option<String>> = vec![None; options.methods.len()];
+    let total = seeds.len() * options.methods.len();
+    let mut number = 0;
+    for &seed in &seeds {
+        for (index, &method) in options.methods.iter().enumerate() {
+            number += 1;
+            eprintln!("{} with seed {seed} ({number} of {total})", method.name());
+            match one(&options, method, seed, &test, compute) {
+                Ok(result) => done[index].push(result),
+                Err(error @ (TrainError::NotFinite { .. } | TrainError::Evaluation(_))) => {
+                    eprintln!("{}: {error}", method.name());
+                    failures[index] = Some(format!("seed {seed}: {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+            comparison.methods = results_of(&options.methods, &done, &failures);
+            report(&options.out, &comparison)?;
+        }
+    }
+    let table = options.out.join("report/table.md");
+    Ok(fs::read_to_string(&table).map_err(|error| FileError::new(&table, format!("cannot be read: {error}")))?)
+}
+
+fn results_of(methods: &[Method], done: &[Vec<results::Done>], failures: &[Option<String>]) -> Vec<MethodResult> {
+    let rows = methods.iter().zip(done).zip(failures);
+    rows.filter(|((_, done), failure)| !done.is_empty() || failure.is_some())
+        .map(|((&method, done), failure)| results::method(method, done, failure.clone()))
+        .collect()
+}
+
+fn report(out: &Path, comparison: &Comparison) -> Result<()> {
+    let dir = out.join("report");
+    Ok(marionette_report::write(&dir, comparison).map_err(|error| FileError::new(&dir, error))?)
+}
+
+/// The personas to test on.
+fn test_tasks(options: &Options) -> Result<Vec<Task>> {
+    let Options { data: Data { train, test_part, .. }, test, .. } = options;
+    match test.is_empty() {
+        false => data::read_tasks(test),
+        true => Ok(data::part(train, data::read_tasks(train)?, *test_part)?.0),
+    }
+}
+
+/// How many personas are for what.
+fn split(options: &Options, test: usize) -> Result<Split> {
+    let Data { train: files, valid, test_part, hold_out, validation_personas, .. } = &options.data;
+    let (_, train) = data::part(files, data::read_tasks(files)?, *test_part)?;
+    let (held, train) = match valid.is_empty() {
+        true => data::part(files, train, *hold_out)?,
+        false => (data::read_tasks(valid)?, train),
+    };
+    let tested = options.how.personas.unwrap_or(usize::MAX).min(test);
+    Ok(Split { train: train.len(), valid: held.len().min(*validation_personas), test: tested })
+}
+
+/// What a reader of the report must know beside the figures.
+fn notes(options: &Options) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    notes.extend(data::dropped(&data::group(&options.data.train)?));
+    if options.test.is_empty() {
+        notes.push(format!("Tested on {} of the personas of the data, which no training saw.", options.data.test_part));
+    }
+    if options.methods.contains(&Method::Transfertransfo) {
+        notes.push(
+            "transfertransfo sees the persona's sentences and ranks by its classifier; no other method does."
+                .to_owned(),
+        );
+    }
+    if options.methods.iter().any(|method| !method.is_meta()) {
+        notes.push(
+            "Methods with ordinary training are fine-tuned with the learning rate that the validation personas chose."
+                .to_owned(),
+        );
+    }
+    Ok(notes)
+}
+
+/// The settings of one run.
+fn settings(options: &Options, method: Method, seed: u64) -> Settings {
+    let rates = options.rates.iter().rev().find(|rates| rates.method == method);
+    Settings {
+        base: Some(options.base.clone()),
+        offline: options.offline,
+        method,
+        persona_text: false,
+        bottleneck: options.bottleneck,
+        inner_steps: options.inner_steps,
+        inner_lr: rates.map(|rates| rates.inner),
+        dialogues_per_step: options.dialogues_per_step,
+        data: options.data.clone(),
+        outer: OuterOptions {
+            meta: None,
+            learning_rate: rates.map(|rates| rates.outer),
+            precision: options.precision,
+            plan: Plan { seed, ..options.plan.clone() },
+        },
+    }
+}
+
+/// Trains and evaluates one method with one seed, as far as that was not done before.
+fn one(options: &Options, method: Method, seed: u64, test: &[Task], compute: Compute) -> Result<results::Done> {
+    let run = options.out.join("runs").join(format!("{}-seed{seed}", method.name()));
+    let (config, base): (Config, _) = settings(options, method, seed).resolve(compute.device)?;
+    let trained = train::run(&config, base, &run, compute, Resume::Same)?;
+    if trained.interrupted || interrupt::asked() {
+        return Err(TrainError::Interrupted);
+    }
+    let path = run.join(OUTCOME);
+    let names = options.test.iter().map(|file| file.display().to_string()).collect();
+    let learner = Trained::open(&run, compute.device)?;
+    let recorded = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Recorded>(&bytes).ok());
+    let outcome = match recorded {
+        Some(recorded) if recorded.how == options.how && recorded.test == names => recorded.outcome,
+        _ => {
+            let outcome = evaluate::evaluate_trained(&learner, test, &options.how, SAMPLES, compute)?;
+            let recorded = Recorded { how: options.how.clone(), test: names, outcome };
+            let text = serde_json::to_string(&recorded).map_err(|error| FileError::new(&path, error))?;
+            files::write_atomic(&path, |writer| writer.write_all(text.as_bytes()))?;
+            recorded.outcome
+        }
+    };
+    let learned = learner.model.table().iter().map(marionette_models::params::TensorSpec::len).sum();
+    let rates = results::rates(&learner);
+    Ok(results::Done { seed, report: trained, outcome, curve: train::read_metrics(&run)?, learned, rates })
+}

@@ -1,0 +1,125 @@
+//! From runs and outcomes to what the report shows.
+
+use marionette_dialogues::{Evaluation, Outcome, RankBy, ShotResult};
+use marionette_models::LearningRate;
+use marionette_report::{Cell, Curve, Figure, MethodResult, Point, Sample, paper_row};
+
+use super::Options;
+use crate::method::Method;
+use crate::train::{Metrics, Report};
+use crate::trained::Trained;
+use crate::workers::Compute;
+
+/// One method with one seed.
+pub struct Done {
+    pub seed: u64,
+    pub report: Report,
+    pub outcome: Outcome,
+    pub curve: Vec<Metrics>,
+    /// The number of parameters that learned.
+    pub learned: usize,
+    /// α, in words.
+    pub rates: String,
+}
+
+/// α of a trained model, in words.
+pub fn rates(trained: &Trained) -> String {
+    match &trained.recipe.learning_rate {
+        LearningRate::Shared(rate) => format!("{rate:.4}").trim_end_matches('0').trim_end_matches('.').to_owned(),
+        LearningRate::PerTensor(rates) => {
+            let (least, most) =
+                rates.iter().fold((f32::MAX, 0.0_f32), |(least, most), &rate| (least.min(rate), most.max(rate)));
+            format!("{least:.3} to {most:.3}")
+        }
+    }
+}
+
+/// The machine, in one line.
+pub fn machine(compute: Compute) -> String {
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let name = name.trim_start_matches([' ', '\t', ':']).trim();
+    let name = if name.is_empty() { std::env::consts::ARCH } else { name };
+    let device = if compute.device.is_cuda() { "GPU" } else { "CPU" };
+    format!("{name}, {} threads, {} workers, on the {device}", compute.threads, compute.workers)
+}
+
+/// What all methods share, in one line.
+pub fn recipe(options: &Options) -> String {
+    let Options { inner_steps, dialogues_per_step, bottleneck, data, plan, .. } = options;
+    format!(
+        "{} meta-iterations at most of {} personas each, the best by validation; K = {} support and at most {} query \
+         dialogues; {inner_steps} inner SGD steps on {dialogues_per_step} dialogue(s) each; bottleneck {bottleneck}",
+        plan.iterations, plan.meta_batch, data.support_dialogues, data.query_dialogues
+    )
+}
+
+/// What a method came to, over its seeds.
+pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodResult {
+    let mean = |of: &dyn Fn(&Done) -> f64| done.iter().map(of).sum::<f64>() / done.len().max(1) as f64;
+    let evaluations: Vec<Evaluation> = done.iter().map(|done| done.outcome.evaluation()).collect();
+    let pooled = Outcome::pooled(done.iter().map(|done| &done.outcome)).map(|outcome| outcome.evaluation());
+    let cell = |shot: &ShotResult| {
+        let of = |value: &dyn Fn(&ShotResult) -> Option<f64>| -> Vec<f64> {
+            let same = |other: &&ShotResult| (other.k, other.epochs) == (shot.k, shot.epochs);
+            evaluations.iter().filter_map(|evaluation| evaluation.shots.iter().find(same).and_then(value)).collect()
+        };
+        let figure = |value: f64, interval: Option<[f64; 2]>, seeds: Vec<f64>| Figure {
+            value,
+            low: interval.map(|[low, _]| low),
+            high: interval.map(|[_, high]| high),
+            seeds,
+        };
+        let intervals = &shot.intervals;
+        Cell {
+            k: shot.k,
+            epochs: shot.epochs,
+            perplexity: figure(shot.perplexity, intervals.perplexity, of(&|shot| Some(shot.perplexity))),
+            perplexity_per_word: figure(shot.perplexity_per_word, None, of(&|shot| Some(shot.perplexity_per_word))),
+            hits_at_1: shot.hits_at_1.map(|hits| figure(hits, intervals.hits_at_1, of(&|shot| shot.hits_at_1))),
+            f1: shot.f1.map(|f1| figure(f1, intervals.f1, of(&|shot| shot.f1))),
+            replies: shot.replies,
+            personas: shot.personas,
+        }
+    };
+    let mut rates: Vec<&str> = done.iter().map(|done| done.rates.as_str()).collect();
+    rates.dedup();
+    MethodResult {
+        method: method.name().to_owned(),
+        paper: paper_row(method.name()),
+        rank_by: method.classifies().then(|| RankBy::Classifier.to_string()),
+        learned_parameters: done.first().map_or(0, |done| done.learned),
+        inner_lr: rates.join("; "),
+        iterations: done.iter().map(|done| done.report.iterations).max().unwrap_or(0),
+        train_seconds: mean(&|done| done.report.seconds),
+        train_tokens: mean(&|done| done.report.tokens as f64) as usize,
+        cells: pooled.iter().flat_map(|evaluation| &evaluation.shots).map(cell).collect(),
+        curves: done.iter().map(curve).collect(),
+        samples: done.first().map(samples).unwrap_or_default(),
+        failure,
+    }
+}
+
+fn curve(done: &Done) -> Curve {
+    let point = |line: &Metrics| Point {
+        iteration: line.iteration,
+        tokens: line.tokens as usize,
+        train_loss: line.loss,
+        validation_before: line.validation.map(|validation| validation.loss_before),
+        validation_after: line.validation.map(|validation| validation.loss_after),
+    };
+    Curve { seed: done.seed, points: done.curve.iter().map(point).collect() }
+}
+
+fn samples(done: &Done) -> Vec<Sample> {
+    let sample = |sample: &marionette_dialogues::Sample| Sample {
+        persona: sample.persona.clone(),
+        context: sample.context.clone(),
+        gold: sample.gold.clone(),
+        k: sample.k,
+        epochs: sample.epochs,
+        reply: sample.reply.clone(),
+        seed: done.seed,
+    };
+    done.outcome.samples.iter().map(sample).collect()
+}

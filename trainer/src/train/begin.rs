@@ -1,0 +1,74 @@
+//! What a run begins with: its encoder, its personas, its model and θ_0.
+
+use marionette_dialogues::Encoder;
+use marionette_models::checkpoint::Base;
+use marionette_models::{Gpt2Config, init};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+use super::config::Config;
+use super::state::to_torch;
+use crate::data::{self, Persona};
+use crate::error::{Result, TrainError};
+use crate::method::CHOICES;
+use crate::model::Model;
+use crate::tensors;
+
+/// What encodes dialogues for a run.
+pub fn encoder(config: &Config, shape: &Gpt2Config) -> Result<Encoder> {
+    let encoder = Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
+    let choices = if config.method()?.classifies() { CHOICES } else { 0 };
+    Ok(encoder.with_persona_text(config.model.persona_text).with_choices(choices))
+}
+
+/// The model of a run, and θ_0 as it begins.
+pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Result<(Model, Vec<Tensor>)> {
+    let method = config.method()?;
+    let table = method.table(&base.config, &config.model.adapter);
+    let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
+    // Another stream than the draws', so that these are the same for every method.
+    rng.set_stream(1);
+    let mut start = init::initialise(&table, &mut rng);
+    let mut frozen = tensors::NamedTensors::new();
+    if !method.learns_base() {
+        frozen = tensors::all_to_torch(base.tensors, Kind::Float, device)?;
+    } else if !method.starts_random() {
+        start.extend(base.tensors);
+    }
+    let model = Model::new(&base.config, method.parts(), frozen, table, products, device)?;
+    let start = to_torch(&start, &model)?;
+    Ok((model, start))
+}
+
+/// The personas to train and to validate on.
+pub fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
+    let data = &config.data;
+    let grouping = data::group(&data.train)?;
+    if let Some(note) = data::dropped(&grouping) {
+        eprintln!("{note}");
+    }
+    let train = grouping.tasks;
+    // What is kept for testing is held out first, so that it does not depend on how the validation is done.
+    let (_, train) = data::part(&data.train, train, data.test_part)?;
+    let (held, train) = match data.valid.is_empty() {
+        true => data::part(&data.train, train, data.hold_out)?,
+        false => (data::read_tasks(&data.valid)?, train),
+    };
+    let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
+    if data.support_dialogues >= most {
+        let problem = format!(
+            "is {}, but no training persona has more than {most} dialogues and one must be left to judge by; at most {}",
+            data.support_dialogues,
+            most.saturating_sub(1)
+        );
+        return Err(TrainError::option("--support-dialogues", problem));
+    }
+    let (personas, held) = (data::encode(encoder, &train)?, data::encode(encoder, &held)?);
+    let all = personas.iter().chain(&held).flat_map(|persona| &persona.dialogues);
+    if config.method()?.classifies() && !all.clone().any(|example| !example.choices.is_empty()) {
+        let problem = "is transfertransfo, which learns to choose among candidates, but the dialogues have none";
+        return Err(TrainError::option("--method", problem));
+    }
+    Ok((personas, held))
+}

@@ -1,0 +1,194 @@
+//! A run, resolved: its `config.toml`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use marionette_models::checkpoint::{self, Base};
+use marionette_models::config::LearningRate;
+use marionette_models::run::{CONFIG_TOML, RunModel};
+use marionette_models::{FileError, digest, files};
+use serde::{Deserialize, Serialize};
+
+use super::options::{Data, Gradient, Plan, Precision, RateRule};
+use crate::error::{Result, TrainError};
+use crate::method::{METHODS, Method};
+
+/// The outer loop, resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outer {
+    /// The gradient that it follows.
+    pub gradient: Gradient,
+    /// β.
+    pub learning_rate: f64,
+    /// Where the inner learning rates come from.
+    pub inner_rate: RateRule,
+    /// What products are computed in.
+    pub precision: Precision,
+    /// The other numbers.
+    #[serde(flatten)]
+    pub plan: Plan,
+}
+
+/// A run, resolved: `RUN/config.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// What model comes out of it; what others read.
+    #[serde(flatten)]
+    pub model: RunModel,
+    /// Where the personas come from.
+    pub data: Data,
+    /// The outer loop.
+    pub outer: Outer,
+}
+
+/// The digest of each dialogue file, those to train on first.
+pub(super) fn digests(data: &Data) -> Result<Vec<String>> {
+    let digest = |path: &PathBuf| {
+        let (path, _) = marionette_dialogues::split_part(path);
+        let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be read: {error}"));
+        let mut file = fs::File::open(&path).map_err(failed)?;
+        Ok(digest::sha256_reader(&mut file).map_err(failed)?.0)
+    };
+    data.train.iter().chain(&data.valid).map(digest).collect()
+}
+
+impl Config {
+    /// Reads the `config.toml` of a former run with the base model that it names, for the dialogue files as they are now.
+    ///
+    /// # Errors
+    /// The file is wrong or has impossible values; the base model cannot be read, or is another than it was.
+    pub fn read(path: &Path) -> Result<(Self, Base)> {
+        let mut config = Self::recorded(path)?;
+        config.data.sha256 = digests(&config.data)?;
+        let base = read_base(&config.model)?;
+        Ok((config, base))
+    }
+
+    /// Reads a `config.toml` as it stands.
+    ///
+    /// # Errors
+    /// The file is wrong or has impossible values.
+    pub fn recorded(path: &Path) -> Result<Self> {
+        let bytes = files::read_limited(path, 1 << 20)?;
+        let text = str::from_utf8(&bytes).map_err(|_| FileError::new(path, "is not UTF-8"))?;
+        let config: Self = toml::from_str(text)
+            .map_err(|error| FileError::new(path, error.message()).remedy("expected the config.toml of a run"))?;
+        config.check().map_err(|error| FileError::new(path, error))?;
+        Ok(config)
+    }
+
+    /// Writes `config.toml` into a folder.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(CONFIG_TOML);
+        let text = toml::to_string(self).map_err(|error| FileError::new(&path, error))?;
+        Ok(files::write_atomic(&path, |writer| writer.write_all(text.as_bytes()))?)
+    }
+
+    /// The first setting in which two runs differ, as `table.key`, with both values.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let tree = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
+        first_difference("", &tree(self).into(), &tree(other).into())
+    }
+
+    /// The method.
+    ///
+    /// # Errors
+    /// Its name is unknown.
+    pub fn method(&self) -> Result<Method> {
+        method_of(&self.model)
+    }
+
+    /// Refuses values that cannot be.
+    pub(super) fn check(&self) -> Result<()> {
+        let Self { model, data, outer } = self;
+        let method = self.method()?;
+        if method.is_meta() == (outer.gradient == Gradient::Normal) {
+            return Err(TrainError::option("--meta", format!("does not fit --method {}", model.method)));
+        }
+        if outer.inner_rate == RateRule::Learned && !matches!(outer.gradient, Gradient::Maml | Gradient::Fomaml) {
+            return Err(TrainError::option("--inner-lr", "is learned, which needs --meta maml or fomaml"));
+        }
+        for (option, value, most) in [
+            ("--bottleneck", model.adapter.bottleneck, 1 << 16),
+            ("--inner-steps", model.inner_loop.steps, 10_000),
+            ("--dialogues-per-step", model.inner_loop.dialogues_per_step, 10_000),
+            ("--support-dialogues", data.support_dialogues, 10_000),
+            ("--query-dialogues", data.query_dialogues, 10_000),
+            ("--validation-personas", data.validation_personas, 1_000_000),
+            ("--iterations", outer.plan.iterations, 100_000_000),
+            ("--meta-batch", outer.plan.meta_batch, 10_000),
+            ("--validate-every", outer.plan.validate_every, 100_000_000),
+            ("--patience", outer.plan.patience, 100_000_000),
+            ("--save-every", outer.plan.save_every, 100_000_000),
+            ("--keep", outer.plan.keep, 10_000),
+        ] {
+            if value == 0 || value > most {
+                return Err(TrainError::option(option, format!("is {value}, expected 1 to {most}")));
+            }
+        }
+        let rates = match &model.inner_loop.learning_rate {
+            LearningRate::Shared(rate) => std::slice::from_ref(rate),
+            LearningRate::PerTensor(rates) => rates,
+        };
+        // Far above every sensible value; below, no product with them leaves what libtorch takes for a number.
+        let positive = |option, value: f64| match value > 0.0 && value <= 1e36 {
+            true => Ok(()),
+            false => Err(TrainError::option(option, format!("is {value:?}, expected a number above 0, at most 1e36"))),
+        };
+        rates.iter().try_for_each(|&rate| positive("--inner-lr", f64::from(rate)))?;
+        positive("--outer-lr", outer.learning_rate)?;
+        positive("--clip", outer.plan.clip)?;
+        if !(0.0..1.0).contains(&data.test_part) {
+            let problem = format!("is {}, expected a part from 0 to less than 1", data.test_part);
+            return Err(TrainError::option("--test-part", problem));
+        }
+        if data.valid.is_empty() && !(data.hold_out > 0.0 && data.hold_out < 1.0) {
+            let problem = format!("is {}, expected a part between 0 and 1, or --valid with files", data.hold_out);
+            return Err(TrainError::option("--hold-out", problem));
+        }
+        Ok(())
+    }
+}
+
+/// The method of a run.
+///
+/// # Errors
+/// Its name is unknown.
+pub fn method_of(model: &RunModel) -> Result<Method> {
+    Method::from_name(&model.method).ok_or_else(|| {
+        let names = METHODS.map(Method::name).join(", ");
+        TrainError::option("--method", format!("is {}, expected one of {names}", model.method))
+    })
+}
+
+fn first_difference(path: &str, one: &toml::Value, other: &toml::Value) -> Option<String> {
+    let (toml::Value::Table(left), toml::Value::Table(right)) = (one, other) else {
+        return (one != other).then(|| format!("{path} is {other}, but was {one}"));
+    };
+    let names: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+    names.into_iter().find_map(|name| {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        match (left.get(name), right.get(name)) {
+            (Some(one), Some(other)) => first_difference(&path, one, other),
+            _ => Some(format!("{path} is set in one of the two only")),
+        }
+    })
+}
+
+/// The base model of a run.
+///
+/// # Errors
+/// It cannot be read, or is another than it was.
+pub fn read_base(model: &RunModel) -> Result<Base> {
+    let base = checkpoint::read_base(&model.base)?;
+    let found = digest::base_sha256(&base.config, &base.tensors);
+    if found != model.base_sha256 {
+        let problem = format!("has digest {found}, but the run was made with {}", model.base_sha256);
+        let remedy = "give back the model that the run was made with, or start a new run";
+        return Err(FileError::new(&model.base, problem).remedy(remedy).into());
+    }
+    Ok(base)
+}

@@ -1,0 +1,217 @@
+//! The methods of the paper: what learns, where it starts, and that each runs from beginning to end.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests, but not their helpers.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use marionette_models::checkpoint::{read_adapters, read_base, read_table};
+use marionette_models::run::{ADAPTERS, CLASSIFIER, OPTIMISER, RunModel, Which, checkpoint, inner_loop};
+use marionette_models::{LearningRate, Tensors, digest, params, safetensors_file};
+use marionette_trainer::method::{METHODS, Method};
+use marionette_trainer::train::read_metrics;
+use support::program::{train, works};
+use support::{ADAPTER, result, small_config, workplace};
+
+/// Which tensors learn: of the base, of the adapters, of the classifier.
+fn counts(method: Method) -> (usize, usize, usize) {
+    let table = method.table(&small_config(), &ADAPTER);
+    let names: BTreeSet<&str> = table.iter().map(|spec| spec.name.as_str()).collect();
+    assert_eq!(names.len(), table.len());
+    let of = |wanted: &dyn Fn(&str) -> bool| names.iter().filter(|name| wanted(name)).count();
+    let (adapters, classifier) = (of(&|name| name.contains("_adapter.")), of(&|name| name.starts_with("classifier.")));
+    (names.len() - adapters - classifier, adapters, classifier)
+}
+
+#[test]
+fn each_method_learns_its_tensors() {
+    // Two embeddings, twelve tensors in each of two blocks, the last normalisation; two adapters a block of four tensors.
+    const BASE: usize = 2 + 2 * 12 + 2;
+    const BOTH: usize = 2 * 2 * 4;
+    let expected = [
+        ("reinit", (BASE, 0, 0), true, false),
+        ("transfer", (BASE, 0, 0), false, false),
+        ("reinit-maml", (BASE, 0, 0), true, true),
+        ("in-place", (BASE, 0, 0), false, true),
+        ("extra-place-unfixed", (BASE, BOTH, 0), false, true),
+        ("extra-place", (0, BOTH, 0), false, true),
+        ("transfertransfo", (BASE, 0, 2), false, false),
+    ];
+    let found = METHODS.map(|method| (method.name(), counts(method), method.starts_random(), method.is_meta()));
+    assert_eq!(found, expected);
+    assert!(METHODS.iter().all(|&method| Method::from_name(method.name()) == Some(method)));
+}
+
+const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --support-dialogues 2 --inner-steps 2 \
+                   --meta-batch 2 --iterations 3 --validate-every 2 --save-every 1 --keep 9";
+
+/// All that a checkpoint has learned.
+fn learned(run: &Path, method: Method, step: usize) -> Tensors {
+    let folder = run.join(format!("checkpoints/step-{step}"));
+    let model = RunModel::read(run).unwrap();
+    let config = read_base(&model.base).unwrap().config;
+    let mut all = Tensors::new();
+    let there = |name: &str| folder.join(name).is_file();
+    assert_eq!(there("model.safetensors"), method.learns_base());
+    assert_eq!(there("config.json"), method.learns_base());
+    assert_eq!(there(ADAPTERS), method.learns_adapters());
+    assert_eq!(there(CLASSIFIER), method.classifies());
+    if method.learns_base() {
+        all.extend(read_base(&folder).unwrap().tensors);
+    }
+    if method.learns_adapters() {
+        all.extend(read_adapters(&folder.join(ADAPTERS), &config, &model.adapter).unwrap().0);
+    }
+    if method.classifies() {
+        all.extend(read_table(&folder.join(CLASSIFIER), &params::classifier_table(&config)).unwrap().0);
+    }
+    all
+}
+
+/// A run, the same again, what it says, and an evaluation.
+fn runs(method: Method) {
+    let (_keep, folder) = workplace();
+    let name = method.name();
+    let base = read_base(&folder.join("base")).unwrap();
+    let said = works(&train(&folder, &format!("{RUN} --method {name} --out one")));
+    assert!(said.contains("3 meta-iterations"), "{said}");
+    works(&train(&folder, &format!("{RUN} --method {name} --out two")));
+    let run = folder.join("one");
+    assert_eq!(result(&run), result(&folder.join("two")));
+
+    // Where it starts.
+    let (first, last) = (learned(&run, method, 0), learned(&run, method, 3));
+    let part = |all: &Tensors, of: &Tensors| -> Tensors {
+        all.iter()
+            .filter(|(name, _)| of.contains_key(*name))
+            .map(|(name, tensor)| (name.clone(), tensor.clone()))
+            .collect()
+    };
+    if method.learns_base() {
+        let random = matches!(method, Method::Reinit | Method::ReinitMaml);
+        assert_eq!(part(&first, &base.tensors) == base.tensors, !random);
+    }
+    assert!(
+        first.iter().all(|(name, tensor)| !name.contains(".up.") || tensor.values.iter().all(|&value| value == 0.0))
+    );
+    // What learns moves, but the classifier's bias, which softmax does not hear; the optimiser has moments of just these.
+    for (name, tensor) in &first {
+        assert!(name == "classifier.bias" || tensor != &last[name], "{name}");
+    }
+    let (moments, _) = safetensors_file::read(&run.join("checkpoints/step-3").join(OPTIMISER)).unwrap();
+    let expected = first.keys().flat_map(|name| [format!("first.{name}"), format!("second.{name}")]);
+    assert_eq!(moments.keys().cloned().collect::<BTreeSet<_>>(), expected.collect());
+    // What is frozen does not.
+    let model = RunModel::read(&run).unwrap();
+    assert_eq!(digest::base_sha256(&base.config, &base.tensors), model.base_sha256);
+    assert_eq!(read_base(&folder.join("base")).unwrap(), base);
+
+    let metrics = read_metrics(&run).unwrap();
+    assert_eq!(metrics.iter().map(|line| line.iteration).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    let sensible = |loss: f64| loss > 0.5 && loss < 8.0;
+    for (line, before) in metrics.iter().skip(1).zip(&metrics) {
+        assert!(sensible(line.loss.unwrap()), "{line:?}");
+        assert!(line.gradient_norm.unwrap() > 0.0 && line.gradient_norm.unwrap().is_finite(), "{line:?}");
+        assert!(line.tokens > before.tokens && line.inner_lr > 0.0, "{line:?}");
+    }
+    assert_eq!((metrics[0].loss, metrics[0].gradient_norm, metrics[0].tokens), (None, None, 0));
+    assert_eq!(metrics.iter().map(|line| line.validation.is_some()).collect::<Vec<_>>(), [true, false, true, true]);
+    for validation in metrics.iter().filter_map(|line| line.validation) {
+        assert!(sensible(validation.loss_before) && sensible(validation.loss_after), "{validation:?}");
+    }
+
+    let json = works(&train(
+        &folder,
+        "evaluate one --data valid.txt --shots 0,1 --personas 2 --folds 1 --max-tokens 3 --json",
+    ));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let shots = json["shots"].as_array().unwrap();
+    assert_eq!(shots.iter().map(|shot| shot["k"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1]);
+    for shot in shots {
+        let number = |name: &str| shot[name].as_f64().unwrap();
+        assert!(number("perplexity") > 1.0 && number("perplexity") < 1000.0, "{shot}");
+        assert!((0.0..=100.0).contains(&number("hits_at_1")) && (0.0..=100.0).contains(&number("f1")), "{shot}");
+    }
+    assert_eq!(json["rank_by"], if method.classifies() { "classifier" } else { "mean" });
+}
+
+#[test]
+fn reinit_runs() {
+    runs(Method::Reinit);
+}
+
+#[test]
+fn transfer_runs() {
+    runs(Method::Transfer);
+}
+
+#[test]
+fn reinit_maml_runs() {
+    runs(Method::ReinitMaml);
+}
+
+#[test]
+fn in_place_runs() {
+    runs(Method::InPlace);
+}
+
+#[test]
+fn extra_place_unfixed_runs() {
+    runs(Method::ExtraPlaceUnfixed);
+}
+
+#[test]
+fn extra_place_runs() {
+    runs(Method::ExtraPlace);
+}
+
+#[test]
+fn transfertransfo_runs() {
+    runs(Method::Transfertransfo);
+}
+
+#[test]
+fn adapters_begin_as_the_bare_base_and_random_starts_are_shared() {
+    let (_keep, folder) = workplace();
+    let once = RUN.replace("--iterations 3", "--iterations 1");
+    for name in ["extra-place", "extra-place-unfixed", "transfer", "reinit", "reinit-maml"] {
+        works(&train(&folder, &format!("{once} --method {name} --out {name}")));
+    }
+    let first = |name: &str| read_metrics(&folder.join(name)).unwrap()[0].validation.unwrap().loss_before;
+    assert_eq!(first("extra-place"), first("transfer"));
+    assert_eq!(first("extra-place-unfixed"), first("transfer"));
+    // With the same seed the methods that start at random differ in what they learn alone.
+    let start = |name: &str| fs::read(folder.join(name).join("checkpoints/step-0/model.safetensors")).unwrap();
+    assert_eq!(start("reinit"), start("reinit-maml"));
+    assert_ne!(first("reinit"), first("transfer"));
+}
+
+#[test]
+fn rates_are_learned_or_chosen() {
+    let (_keep, folder) = workplace();
+    let rates = |name: &str| {
+        let best = checkpoint(&folder.join(name), Which::Last).unwrap();
+        inner_loop(&best).unwrap().learning_rate
+    };
+    for meta in ["maml", "fomaml"] {
+        works(&train(&folder, &format!("{RUN} --meta {meta} --inner-lr learned:0.05 --out {meta}")));
+        let LearningRate::PerTensor(learned) = rates(meta) else { panic!("{:?}", rates(meta)) };
+        assert_eq!(learned.len(), 16);
+        // Adam's steps of 0.003 in log α: near the start, but elsewhere, and not all in one place.
+        assert!(learned.iter().all(|rate| *rate != 0.05 && (rate / 0.05).ln().abs() < 0.01), "{learned:?}");
+        assert!(learned.iter().any(|rate| *rate != learned[0]));
+        let metrics = read_metrics(&folder.join(meta)).unwrap();
+        let mean = learned.iter().map(|&rate| f64::from(rate)).sum::<f64>() / 16.0;
+        assert!((metrics[3].inner_lr - mean).abs() < 1e-12);
+        works(&train(&folder, &format!("evaluate {meta} --data valid.txt --shots 1 --max-tokens 0")));
+    }
+    works(&train(&folder, &format!("{RUN} --meta reptile --inner-lr 0.05 --out reptile")));
+    assert_eq!(rates("reptile"), LearningRate::Shared(0.05));
+    // Far too small, so that each validation, that before the first step included, takes the largest: three times.
+    works(&train(&folder, &format!("{RUN} --method transfer --inner-lr chosen:0.0001 --out chosen")));
+    let LearningRate::Shared(chosen) = rates("chosen") else { panic!("{:?}", rates("chosen")) };
+    assert!((chosen / 0.0027 - 1.0).abs() < 1e-5, "{chosen}");
+}
