@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::{AdapterConfig, Gpt2Config};
 use marionette_models::params::{self, TensorSpec};
+use marionette_models::{AdapterConfig, Gpt2Config};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;

@@ -261,7 +261,8 @@ impl Block {
         else {
             return Ok((None, gradient));
         };
-        let o = stem.frame.heads(&self.attn_proj.backward(&adjoint.attn_adapter.x_bar_dot(attn, u_attn, &mid, &h)?)?)?;
+        let o =
+            stem.frame.heads(&self.attn_proj.backward(&adjoint.attn_adapter.x_bar_dot(attn, u_attn, &mid, &h)?)?)?;
         let qkv = stem.frame.tangent_backward(&attended.attention, attention, o_bar, &o)?;
         let hat = self.ln_1.scaled(self.attn_qkv.backward(&qkv)?)?;
         let x_bar = self.ln_1.tangent_backward(&attended.norm, norm, hat_bar, hat)?.f_add_(&mid)?;

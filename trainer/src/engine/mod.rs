@@ -212,7 +212,8 @@ impl<'a> Derivative<'a> for Engine<'a> {
             };
             let mut product = Vec::with_capacity(at.len());
             for (block, (at, u)) in self.blocks.iter().zip(learned()).rev() {
-                let (Some((tape, adjoint)), Some(tangent), Some(out)) = (blocks.pop(), tangents.pop(), x_bar_dot.take())
+                let (Some((tape, adjoint)), Some(tangent), Some(out)) =
+                    (blocks.pop(), tangents.pop(), x_bar_dot.take())
                 else {
                     break;
                 };
