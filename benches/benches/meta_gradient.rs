@@ -1,8 +1,10 @@
-//! One persona's meta-gradient on libtorch: first order and exact, with one inner step and with five.
+//! One persona's meta-gradient on libtorch, first order and exact: of the bundled model with one inner step and with five,
+//! and of GPT-2 small's shapes, two rows of 128 tokens and two steps.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use marionette_benches::Task;
 use marionette_dialogues::{Encoder, Example, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source};
 use marionette_models::params;
@@ -48,5 +50,18 @@ fn meta(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, meta);
+fn gpt2_small(criterion: &mut Criterion) {
+    const ROWS: i64 = 2;
+    const LENGTH: i64 = 128;
+    const STEPS: usize = 2;
+    let task = Task::new(None).unwrap();
+    let mut group = criterion.benchmark_group("meta-gradient, GPT-2 small");
+    group.sample_size(10).throughput(Throughput::Elements((STEPS as u64 + 1) * (ROWS * LENGTH) as u64));
+    for (name, exact) in [("first order", false), ("exact", true)] {
+        group.bench_function(name, |b| b.iter(|| task.meta_gradient([ROWS, LENGTH], STEPS, exact).unwrap()));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, meta, gpt2_small);
 criterion_main!(benches);

@@ -10,7 +10,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 
 use crate::error::{FileError, Result};
 use crate::params::HostTensor;
@@ -182,8 +182,11 @@ pub enum FileMetadata<'a> {
 /// # Errors
 /// A tensor's bytes do not fit its shape, or writing fails.
 pub fn write(path: &Path, tensors: &BTreeMap<String, RawTensor>, metadata: FileMetadata<'_>) -> Result<()> {
-    let bytes = to_bytes(tensors, metadata).map_err(|error| FileError::new(path, error))?;
-    files::write_atomic(path, |writer| writer.write_all(&bytes))
+    let header = header(tensors, metadata).map_err(|error| FileError::new(path, error))?;
+    files::write_atomic(path, |writer| {
+        writer.write_all(&header)?;
+        stored(tensors).try_for_each(|(_, tensor)| writer.write_all(&tensor.bytes))
+    })
 }
 
 /// The bytes of a file as [`write()`] writes it.
@@ -191,19 +194,42 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, RawTensor>, metadata: FileM
 /// # Errors
 /// A tensor's bytes do not fit its shape.
 pub fn to_bytes(tensors: &BTreeMap<String, RawTensor>, metadata: FileMetadata<'_>) -> Result<Vec<u8>, String> {
+    let mut bytes = header(tensors, metadata)?;
+    stored(tensors).for_each(|(_, tensor)| bytes.extend_from_slice(&tensor.bytes));
+    Ok(bytes)
+}
+
+/// The tensors in the order in which they lie in a file: the widest type first, so that each is aligned, then by name.
+fn stored(tensors: &BTreeMap<String, RawTensor>) -> impl Iterator<Item = (&String, &RawTensor)> {
+    let mut order: Vec<_> = tensors.iter().collect();
+    order.sort_by(|(one, left), (other, right)| right.dtype.cmp(&left.dtype).then(one.cmp(other)));
+    order.into_iter()
+}
+
+/// All that lies before the tensors' bytes: the header's length, and the header, filled up with spaces to a multiple of 8.
+fn header(tensors: &BTreeMap<String, RawTensor>, metadata: FileMetadata<'_>) -> Result<Vec<u8>, String> {
     let (key, text) = match metadata {
         FileMetadata::HuggingFace => ("format", "pt".to_owned()),
         FileMetadata::Ours(entries) => {
             (METADATA_KEY, serde_json::to_string(entries).map_err(|error| error.to_string())?)
         }
     };
-    let views = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes)
-                .map(|view| (name.as_str(), view))
-                .map_err(|error| format!("{name}: {error}"))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    safetensors::serialize(views, Some(HashMap::from([(key.to_owned(), text)]))).map_err(|error| error.to_string())
+    let mut end = 0;
+    let mut infos = Vec::with_capacity(tensors.len());
+    for (name, tensor) in stored(tensors) {
+        TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes)
+            .map_err(|error| format!("{name}: {error}"))?;
+        let begin = end;
+        end += tensor.bytes.len();
+        infos.push((
+            name.clone(),
+            TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (begin, end) },
+        ));
+    }
+    let metadata =
+        Metadata::new(Some(HashMap::from([(key.to_owned(), text)])), infos).map_err(|error| error.to_string())?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let length = json.len() as u64;
+    Ok([length.to_le_bytes().to_vec(), json].concat())
 }

@@ -211,3 +211,24 @@ fn nan_is_never_saved() {
     assert!(error.contains("h.1.mlp_adapter.up.bias: holds NaN"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), old);
 }
+
+#[test]
+fn the_bytes_are_those_of_the_safetensors_crate() {
+    let raw = BTreeMap::from([
+        ("b".to_owned(), RawTensor::f16(&[3], &[1.0, -2.5, 0.0])),
+        ("a".to_owned(), RawTensor::f16(&[1, 1], &[0.25])),
+        ("c".to_owned(), RawTensor::f32(&[2, 2], &[1.0, 2.0, 3.0, 4.0])),
+        ("d".to_owned(), RawTensor::i64(&[2], &[7, -7])),
+        ("nothing".to_owned(), RawTensor::f32(&[0, 4], &[])),
+    ]);
+    let views = raw.iter().map(|(name, raw)| {
+        (name, safetensors::tensor::TensorView::new(raw.dtype, raw.shape.clone(), &raw.bytes).unwrap())
+    });
+    let metadata = [("format".to_owned(), "pt".to_owned())];
+    let expected = safetensors::serialize(views, Some(metadata.into())).unwrap();
+    assert_eq!(safetensors_file::to_bytes(&raw, FileMetadata::HuggingFace).unwrap(), expected);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("some.safetensors");
+    safetensors_file::write(&path, &raw, FileMetadata::HuggingFace).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), expected);
+}

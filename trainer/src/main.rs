@@ -177,7 +177,7 @@ fn ended(interrupted: bool, out: &std::path::Path) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    memory::keep_freed();
+    memory::prepare();
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {

@@ -72,6 +72,11 @@ impl Model {
         Gpt2::new(&self.config, self.parts, &At { model: self, parameters })
     }
 
+    /// What the model has beside GPT-2.
+    pub(crate) fn parts(&self) -> Parts {
+        self.parts
+    }
+
     /// Whether the tensors that learn are exactly the adapters', and products are computed in the kind of the tensors.
     pub(crate) fn learns_exactly_adapters(&self) -> bool {
         let Some(&bottleneck) = self.table.first().and_then(|spec| spec.shape.get(1)) else { return false };

@@ -13,7 +13,7 @@ mod sampler;
 mod state;
 mod tasks;
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::time::Instant;
 
@@ -93,8 +93,8 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     }
     let (model, start) = begin(config, base, compute.device, config.outer.precision.kind())?;
     let run = Run { config, model, personas, held, compute, out };
-    eprintln!("{}", forecast::memory(&run));
 
+    let mut held = begun.then(|| hold(out)).transpose()?;
     let found = match begun {
         true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}"))?,
         false => None,
@@ -113,6 +113,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             *finished &= *iteration >= plan.iterations || *waited >= plan.patience;
             checkpoints::point(out, &state)?;
             if !state.counters.finished {
+                eprintln!("{}", forecast::memory(&run));
                 eprintln!("going on after meta-iteration {}", state.counters.iteration);
                 // It belongs to the best checkpoint of then.
                 let _ = fs::remove_file(out.join(PROBE));
@@ -121,13 +122,38 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             let metrics = (!finished).then(|| MetricsFile::open(out, metrics_bytes, iteration)).transpose()?;
             (state, metrics)
         }
-        None => run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?,
+        None => {
+            eprintln!("{}", forecast::memory(&run));
+            let first = run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?;
+            if held.is_none() {
+                held = Some(hold(out)?);
+            }
+            first
+        }
     };
     let report = run.train(state, metrics)?;
     if config.method()?.learns_adapters() && !out.join(PROBE).exists() {
         run.record_probe()?;
     }
+    drop(held);
     Ok(report)
+}
+
+/// Keeps other processes off a run directory until it is dropped or the process ends.
+///
+/// # Errors
+/// Another process holds it.
+fn hold(out: &Path) -> Result<File> {
+    // The folder itself, because every file in it may be replaced.
+    let folder = File::open(out).map_err(|error| FileError::new(out, format!("cannot be opened: {error}")))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => {
+            let busy = FileError::new(out, "another process is training in it");
+            Err(busy.remedy("wait for that one, or give --out another folder").into())
+        }
+        Err(TryLockError::Error(error)) => Err(FileError::new(out, format!("cannot be locked: {error}")).into()),
+    }
 }
 
 /// Whether the settings or data are others than the run was begun with, which only [`Resume::Forced`] takes.

@@ -151,6 +151,19 @@ fn a_second_signal_ends_the_program_at_once() {
     assert!(!folder.join("one").exists());
 }
 
+#[test]
+fn a_run_directory_takes_one_process() {
+    let (_keep, folder) = workplace();
+    let run = RUN.replace("--iterations 24", "--iterations 10000");
+    let mut child = spawn(&folder, &format!("{run} {EXTRA_PLACE} --out one"));
+    wait_until(&mut child, || lines(&folder.join("one")) > 2);
+    refuses(&train(&folder, "run --out one --resume"), 1, &["one", "another process is training in it"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A dead process holds nothing.
+    works(&train(&folder, "run --out one --resume --iterations 10 --force"));
+}
+
 /// A run that was killed after so many lines of metrics, and the same run left alone.
 fn half(folder: &Path, options: &str, after: usize) -> (PathBuf, PathBuf) {
     works(&train(folder, &format!("{RUN} {options} --out whole")));

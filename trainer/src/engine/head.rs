@@ -13,7 +13,7 @@ use crate::error::{Result, TrainError};
 use crate::tensors::TokenBatch;
 
 /// Rows at a time: enough for fast products, and so few that a piece of z or p is small beside the model.
-const ROWS: i64 = 128;
+pub(crate) const ROWS: i64 = 128;
 
 pub(super) struct Head {
     /// W, [V, D].

@@ -29,6 +29,8 @@ use std::rc::Rc;
 use marionette_models::params::names;
 use tch::{Tensor, no_grad};
 
+pub(crate) use self::head::ROWS;
+
 use self::block::{Adjoint, Block, Tangent, Tape};
 use self::head::Head;
 use self::stem::Stem;

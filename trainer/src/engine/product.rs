@@ -1,9 +1,10 @@
 //! Matrix products with a frozen weight.
 //!
-//! On a processor and in f32 they go through oneDNN's inner product, which takes the weight as it lies in memory, either
-//! way round. With GPT-2 small's shapes on two cores of an AMD EPYC with AVX-512 it does 190 to 200 GFLOP/s, the copies of
-//! x and of the result included, where libtorch's ordinary product does 175 to 180; with 128 rows and the embedding 180,
-//! where the ordinary product does 100 forward and 150 back.
+//! Large ones, on a processor and in f32, go through oneDNN's inner product, which takes the weight as it lies in memory, either
+//! way round. With GPT-2 small's shapes on two cores of an AMD EPYC with AVX-512 it does 190 to 200 GFLOP/s, the copies of x
+//! and of the result included, where libtorch's ordinary product does 175 to 180; with 128 rows and the embedding 180, where
+//! the ordinary product does 100 forward and 150 back. For each number of rows it compiles a program first, which takes 1 or 2 ms:
+//! longer than a small product itself.
 
 use marionette_models::params::names;
 use tch::{Device, Kind, Tensor, utils};
@@ -11,9 +12,13 @@ use tch::{Device, Kind, Tensor, utils};
 use crate::error::Result;
 use crate::model::Model;
 
-/// Whether oneDNN can multiply them.
+/// Numbers in a weight from which on oneDNN is worth its programs; the smallest of GPT-2 small has 768².
+const LARGE: usize = 1 << 19;
+
+/// Whether oneDNN can and should multiply them.
 fn by_onednn(x: &Tensor, w: &Tensor) -> bool {
-    x.device() == Device::Cpu && x.kind() == Kind::Float && w.kind() == Kind::Float && utils::has_mkldnn()
+    let f32_on_host = |x: &Tensor| x.device() == Device::Cpu && x.kind() == Kind::Float;
+    w.numel() >= LARGE && f32_on_host(x) && f32_on_host(w) && utils::has_mkldnn()
 }
 
 /// x w: x [N, I] and w [I, O] to [N, O].
@@ -65,5 +70,36 @@ impl Linear {
     /// ȳ Wᵀ, the adjoint of x; of tangents likewise.
     pub(super) fn backward(&self, y_bar: &Tensor) -> Result<Tensor> {
         transposed(y_bar, &self.weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(size: [i64; 2], step: f64) -> Tensor {
+        let count = size[0] * size[1];
+        (Tensor::arange(count, (Kind::Double, Device::Cpu)) * step).sin().reshape(size)
+    }
+
+    /// The largest error over the largest value.
+    fn error(found: &Tensor, expected: &Tensor) -> f64 {
+        assert_eq!(found.size(), expected.size());
+        (found.to_kind(Kind::Double) - expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn products_with_small_and_large_weights_are_those_in_f64() {
+        for (inner, outer) in [(7, 5), (1024, 512), (512, 1024)] {
+            for rows in [1, 33] {
+                let (w, x, y) =
+                    (spread([inner, outer], 0.37), spread([rows, inner], 0.71), spread([rows, outer], 0.53));
+                let single = |x: &Tensor| x.to_kind(Kind::Float);
+                assert_eq!(by_onednn(&single(&x), &single(&w)), inner > 7 && utils::has_mkldnn());
+                let forward = error(&plain(&single(&x), &single(&w)).unwrap(), &x.mm(&w));
+                let back = error(&transposed(&single(&y), &single(&w)).unwrap(), &y.mm(&w.transpose(0, 1)));
+                assert!(forward < 1e-5 && back < 1e-5, "{inner} x {outer}, {rows} rows: {forward:.1e}, {back:.1e}");
+            }
+        }
     }
 }

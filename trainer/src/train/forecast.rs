@@ -9,11 +9,12 @@ use marionette_models::params::{self, TensorSpec};
 use super::Run;
 use super::options::{Gradient, Precision, RateRule};
 use crate::data::Persona;
+use crate::engine::ROWS;
 
 /// Bytes of an f32.
 const F32: f64 = 4.0;
 /// What the program and libtorch take before any tensor, in MiB.
-const PROGRAM: f64 = 330.0;
+const PROGRAM: f64 = 280.0;
 
 /// What a run will take.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,12 +59,47 @@ fn largest(personas: &[Persona], dialogues: usize) -> Largest {
     Largest { tokens: tokens as f64, targets: targets as f64, length }
 }
 
-/// The numbers that a graph of first order keeps for the backward pass: per token and block its normalisations, products and
-/// activations, per head its scores; and the logits of each target, thrice.
-fn graph(config: &Gpt2Config, bottleneck: f64, at: Largest) -> f64 {
-    let (d, f, h) = (config.n_embd as f64, config.n_inner as f64, config.n_head as f64);
-    let block = 13.0 * d + 2.0 * f + 4.0 * bottleneck + 3.0 * h * at.length;
-    at.tokens * config.n_layer as f64 * block + 3.0 * at.targets * config.vocab_size as f64
+/// The numbers that are held while a batch is computed: per token and block normalisations, products and activations, per head
+/// the probabilities; of one block what is being made; and what the head holds.
+struct Held<'a> {
+    config: &'a Gpt2Config,
+    /// The adapters' bottleneck, 0 without adapters.
+    bottleneck: f64,
+    /// Whether the derivatives are those of `crate::engine`.
+    by_hand: bool,
+}
+
+impl Held<'_> {
+    /// With so many vectors of width D, of the MLP's width and of the bottleneck's, and matrices of probabilities.
+    fn blocks(&self, at: Largest, [d, f, r, p]: [f64; 4]) -> f64 {
+        let config = self.config;
+        let scores = config.n_head as f64 * at.length;
+        let block = d * config.n_embd as f64 + f * config.n_inner as f64 + r * self.bottleneck + p * scores;
+        let made = 3.0 * scores + 2.0 * config.n_inner as f64;
+        at.tokens * (config.n_layer as f64 * block + made)
+    }
+
+    fn head(&self, at: Largest) -> f64 {
+        let rows = if self.by_hand { 4.0 * at.targets.min(ROWS as f64) } else { 3.0 * at.targets };
+        rows * self.config.vocab_size as f64
+    }
+
+    /// What a walk back needs.
+    fn first_order(&self, at: Largest) -> f64 {
+        let adapters = if self.bottleneck > 0.0 { 2.0 } else { 0.0 };
+        let counts = if self.by_hand { [7.0, 1.0, 2.0, 1.0] } else { [10.0 + adapters, 2.0, 4.0, 1.0] };
+        self.blocks(at, counts)
+    }
+
+    /// The most of an exact outer gradient: the last inner step waits while the query is walked through, then it is walked
+    /// through again.
+    fn exact(&self, inner: Largest, query: Largest) -> f64 {
+        let (waits, again) = match self.by_hand {
+            true => (self.blocks(inner, [12.0, 2.0, 6.0, 1.0]), self.blocks(inner, [19.0, 3.0, 8.0, 2.0])),
+            false => (1.5 * self.first_order(inner), 2.5 * self.first_order(inner)),
+        };
+        (waits + self.first_order(query) + self.head(query)).max(again + self.head(inner))
+    }
 }
 
 /// The memory that a run will take.
@@ -74,35 +110,33 @@ pub(super) fn memory(run: &Run) -> Memory {
     let frozen = if learned < base { base } else { 0.0 };
     let (outer, recipe) = (&config.outer, &config.model.inner_loop);
     let rounded = if outer.precision == Precision::Bf16 { 0.5 } else { 0.0 };
-    let exact = outer.gradient == Gradient::Maml;
-    // θ_0, two moments, the sum of gradients.
-    let shared = frozen * (1.0 + rounded) + 4.0 * learned;
-    // Of a worker: the states of the inner loop, v, a gradient, and what is being made of them.
-    let states = match outer.gradient {
-        Gradient::Normal => 0,
-        Gradient::Maml => recipe.steps + 1,
-        Gradient::Fomaml | Gradient::Reptile => recipe.steps.min(1) + 1,
-    };
-    let gradients = if exact { 4 } else { 2 };
-    let stored = if outer.inner_rate == RateRule::Learned && !exact { recipe.steps } else { 0 };
-    let own = learned * (states + gradients + stored) as f64;
-    let bottleneck = config.model.adapter.bottleneck as f64;
-    let personas = &run.personas;
-    let inner = graph(
-        model.config(),
-        bottleneck,
-        largest(personas, recipe.dialogues_per_step.min(config.data.support_dialogues)),
-    );
-    let query = graph(model.config(), bottleneck, largest(personas, config.data.query_dialogues));
-    let graphs = match outer.gradient {
-        Gradient::Normal | Gradient::Reptile => inner,
-        Gradient::Fomaml => inner.max(query),
-        // The last inner step's, of second order, lives on while the query's is made.
-        Gradient::Maml => 2.5 * inner + query,
-    };
     let workers = run.compute.workers.max(1);
+    // θ_0, two moments, the sum of gradients; and of a worker in training the states of the inner loop, v, a gradient, and
+    // what is being made of them.
+    let own = match outer.gradient {
+        Gradient::Normal => 2,
+        Gradient::Maml => recipe.steps + 4,
+        Gradient::Fomaml if outer.inner_rate == RateRule::Learned => recipe.steps + 3,
+        Gradient::Fomaml | Gradient::Reptile => 4,
+    };
+    // A validation needs three copies a worker beside the first three; a checkpoint, two.
+    let copies = (4 + own * workers).max(3 + 3 * workers);
+    let parameters = frozen * (1.0 + rounded) + learned * copies as f64;
+
+    let personas = &run.personas;
+    let data = &config.data;
+    let bottleneck = if model.parts().adapters { config.model.adapter.bottleneck as f64 } else { 0.0 };
+    let held = Held { config: model.config(), bottleneck, by_hand: model.learns_exactly_adapters() };
+    let inner = largest(personas, recipe.dialogues_per_step.min(data.support_dialogues));
+    let query = largest(personas, data.query_dialogues);
+    let once = |at| held.first_order(at) + held.head(at);
+    let graphs = match outer.gradient {
+        Gradient::Normal | Gradient::Reptile => once(inner),
+        Gradient::Fomaml => once(inner).max(once(query)),
+        Gradient::Maml => held.exact(inner, query),
+    };
     let mib = |floats: f64| floats * F32 / f64::from(1 << 20);
-    let (parameters, graphs) = (mib(shared + own * workers as f64), mib(graphs * workers as f64));
+    let (parameters, graphs) = (mib(parameters), mib(graphs * workers as f64));
     Memory { peak: PROGRAM + parameters + graphs, parameters, graphs, workers }
 }
 

@@ -188,7 +188,8 @@ pub struct OuterOptions {
     /// The gradient of the outer loop, for methods that are meta-learned [default: maml]
     #[arg(long, value_enum, value_name = "GRADIENT")]
     pub meta: Option<Gradient>,
-    /// Outer learning rate, β [default: 0.003 for extra-place, 0.002 from a random start, else 0.0001]
+    /// Outer learning rate, β [default: 0.003 for extra-place, 0.002 for reinit, 0.0007 for reinit-maml,
+    /// else 0.0001]
     #[arg(long = "outer-lr", value_name = "B", allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]

@@ -97,8 +97,9 @@ impl State {
     /// A parameter is not finite; writing fails.
     pub fn write(&self, dir: &Path, config: &Config, model: &Model) -> Result<()> {
         let method = config.method()?;
+        // By value: what is written is a copy of the model, and one is enough.
         let host = tensors::named_to_host(model.table(), &self.parameters)?;
-        write_parameters(dir, &host, config, method, model, self.counters.iteration)?;
+        write_parameters(dir, host, config, method, model, self.counters.iteration)?;
         let mut moments = BTreeMap::new();
         let names = model.table().iter().map(|spec| spec.name.as_str()).chain([RATES]);
         for (name, (first, second)) in names.zip(self.adam.moments()) {
@@ -174,14 +175,14 @@ pub fn to_torch(host: &Tensors, model: &Model) -> Result<Vec<Tensor>> {
 /// Writes what was learned, each part as its readers expect it: the base in the Hugging Face layout, adapters, classifier.
 fn write_parameters(
     dir: &Path,
-    host: &Tensors,
+    mut host: Tensors,
     config: &Config,
     method: Method,
     model: &Model,
     iteration: usize,
 ) -> Result<()> {
-    let part = |table: Vec<params::TensorSpec>| -> Tensors {
-        table.iter().filter_map(|spec| Some((spec.name.clone(), host.get(&spec.name)?.clone()))).collect()
+    let mut part = |table: Vec<params::TensorSpec>| -> Tensors {
+        table.into_iter().filter_map(|spec| host.remove_entry(&spec.name)).collect()
     };
     let metadata = BTreeMap::from([
         ("base_sha256".to_owned(), config.model.base_sha256.clone()),
