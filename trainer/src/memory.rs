@@ -1,7 +1,7 @@
 //! How the libraries below handle memory.
 
 /// To be called when a program begins, before it has threads. Lets memory that malloc got back serve the next step, up to
-/// 1 GiB of it, instead of giving it to the system after each, which would have to clear every page again (with glibc alone);
+/// 256 MiB of it, instead of giving it to the system after each, which would have to clear every page again (with glibc alone);
 /// and lets oneDNN keep 64 compiled programs of about a megabyte each instead of 1024, unless the environment says a
 /// number: it compiles one for each number of rows that a matrix has, and those of one task are enough.
 pub fn prepare() {
@@ -14,7 +14,7 @@ pub fn prepare() {
     {
         // The largest blocks that glibc takes from memory that it keeps.
         const LARGEST: libc::c_int = 32 << 20;
-        const KEPT: libc::c_int = 1 << 30;
+        const KEPT: libc::c_int = 256 << 20;
         // SAFETY: mallopt only sets numbers that malloc reads; what it refuses stays as it was.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST);
