@@ -161,7 +161,7 @@ fn a_run_directory_takes_one_process() {
     child.kill().unwrap();
     child.wait().unwrap();
     // A dead process holds nothing.
-    works(&train(&folder, "run --out one --resume --iterations 10 --force"));
+    works(&train(&folder, &format!("{RUN} {EXTRA_PLACE} --out one --resume --force")));
 }
 
 /// A run that was killed after so many lines of metrics, and the same run left alone.
