@@ -13,7 +13,7 @@ for order in "" --first-order; do
     for ((round = 0; round < rounds; round++)); do
         ours "${shape[@]}" $order
         if [[ -n ${PEER:-} ]]; then "${PYTHON:-python3}" "$PEER" "$model" "${shape[@]}" $order 2>/dev/null; fi
-    done | tee /dev/stderr | awk '
+    done | tee >(cat >&2) | awk '
         match($0, /[0-9]+ ms a task/) { split(substr($0, RSTART), time, " "); match($0, /peak [0-9]+/); peak = substr($0, RSTART + 5, RLENGTH - 5)
             name = $1; times[name] = times[name] " " time[1]; count[name]++; if (peak > peaks[name]) peaks[name] = peak }
         function median(list,   words, n, i, j, t) { n = split(list, words, " "); for (i = 1; i <= n; i++) for (j = i + 1; j <= n; j++)
