@@ -19,13 +19,16 @@ pub struct MetaGradient {
     pub loss: f64,
 }
 
+/// With at most so many steps the last but one leaves a detailed trace; with more, their states take the room of it.
+const TRACED: usize = 3;
+
 /// The derivative of L_query(θ_S) by θ_0, with one α a tensor; and by log α where `learn_rates`.
 ///
 /// From θ_{s+1} = θ_s − α ⊙ g_s(θ_s) follows, with v the derivative by θ_{s+1} and H_s the Hessian of the support loss
 /// of step s at θ_s, that the derivative by θ_s is v − H_s (α ⊙ v), and that step s adds −α ⟨v, g_s⟩ to the derivative by
 /// log α (Li et al. 2017, with one rate a tensor). So v begins as ∇L_query(θ_S) and walks the states backwards. What the
-/// last inner step computed is kept until then; the steps before it are done again, one at a time, the last but one for
-/// less than the others: the memory does not grow with S (but for the states themselves), and S = 1 repeats nothing.
+/// last inner step computed is kept until then; the steps before it are done again, one at a time. The states, one a step,
+/// are all that grows with S; where they are few, their room is used to spare work ([`TRACED`]), and S = 1 repeats nothing.
 ///
 /// # Errors
 /// A loss is not finite; what libtorch says.
@@ -80,7 +83,8 @@ impl<'a> With<'a> for Outer<'a> {
                     steps.push(Step::Gradient(gradient));
                 }
             } else if step + 1 < count {
-                let (found, gradient, trace) = derivative.traced(&state, batch, step + 2 == count)?;
+                let (found, gradient, trace) =
+                    derivative.traced(&state, batch, step + 2 == count && count <= TRACED)?;
                 loss = found;
                 let next = inner::descend(&state, &gradient, rates)?;
                 steps.push(Step::Again(std::mem::replace(&mut state, next), trace));

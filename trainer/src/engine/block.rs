@@ -85,6 +85,12 @@ impl Trace {
     }
 }
 
+impl Trace {
+    pub(super) fn tensors(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        [&mut self.a, &mut self.c, &mut self.hat].into_iter().chain(&mut self.attended_hat)
+    }
+}
+
 impl Adjoint {
     /// The gradient by the eight tensors of the adapters.
     pub(super) fn gradient(&self, tape: &Tape) -> Result<Vec<Tensor>> {

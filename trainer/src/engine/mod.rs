@@ -36,6 +36,7 @@ use self::head::Head;
 use self::stem::Stem;
 use crate::derivative::{Curved, Derivative};
 use crate::error::Result;
+use crate::inner;
 use crate::model::Model;
 use crate::tensors::TokenBatch;
 
@@ -67,6 +68,19 @@ pub(crate) struct Recorded {
 pub(crate) struct Trace {
     head: Tensor,
     blocks: Vec<block::Trace>,
+}
+
+impl Trace {
+    /// Moves what outlives the step into one block of memory.
+    fn settle(&mut self) -> Result<()> {
+        let mut places: Vec<&mut Tensor> = self.blocks.iter_mut().flat_map(block::Trace::tensors).collect();
+        places.push(&mut self.head);
+        let copies = inner::together(&places.iter().map(|tensor| tensor.shallow_clone()).collect::<Vec<_>>())?;
+        for (place, copy) in places.into_iter().zip(copies) {
+            *place = copy;
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Engine<'a> {
@@ -151,7 +165,10 @@ impl<'a> Engine<'a> {
             Ok(())
         })?;
         blocks.reverse();
-        Ok((loss, gradient.into_iter().rev().flatten().collect(), Trace { head: head.into_adjoint(), blocks }))
+        let gradient: Vec<Tensor> = gradient.into_iter().rev().flatten().collect();
+        let mut trace = Trace { head: head.into_adjoint(), blocks };
+        trace.settle()?;
+        Ok((loss, inner::together(&gradient)?, trace))
     }
 
     /// Walks 1 and 2, kept; p too where `keep`.
