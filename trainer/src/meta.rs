@@ -28,7 +28,7 @@ const TRACED: usize = 3;
 /// of step s at θ_s, that the derivative by θ_s is v − H_s (α ⊙ v), and that step s adds −α ⟨v, g_s⟩ to the derivative by
 /// log α (Li et al. 2017, with one rate a tensor). So v begins as ∇L_query(θ_S) and walks the states backwards. What the
 /// last inner step computed is kept until then; the steps before it are done again, one at a time. The states, one a step,
-/// are all that grows with S; where they are few, their room is used to spare work ([`TRACED`]), and S = 1 repeats nothing.
+/// are all that grows with S; where they are few, their room is used to spare work (up to S = 3), and S = 1 repeats nothing.
 ///
 /// # Errors
 /// A loss is not finite; what libtorch says.
