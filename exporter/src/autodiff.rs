@@ -115,11 +115,15 @@ impl Graph {
         if self.shape(sum) == shape { Ok(sum) } else { self.reshape(sum, shape) }
     }
 
-    /// x with its last two dimensions exchanged.
+    /// x with its last two dimensions exchanged; of a matrix that is a transposed one already, that one.
     ///
     /// # Errors
     /// x has fewer than two.
     pub fn matrix_transpose(&mut self, x: Value) -> Result<Value, GraphError> {
+        let made_by = self.nodes.iter().rev().find(|node| node.outputs == [x]);
+        if let Some(node) = made_by.filter(|node| node.op.name() == "Transpose" && self.shape(x).len() == 2) {
+            return Ok(node.inputs[0]);
+        }
         let rank = self.shape(x).len();
         let mut permutation: Vec<usize> = (0..rank).collect();
         if let (Ok(row), Ok(column)) = (axis(-2, rank), axis(-1, rank)) {

@@ -2,6 +2,7 @@
 
 use marionette_dialogues::{DataError, EncodeError};
 use marionette_models::FileError;
+use marionette_models::bundle::Precision;
 
 /// A graph that does not fit together: a fault of whoever builds it, with what is needed to find it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +41,16 @@ pub enum GraphError {
     /// A size that no value of the graph has.
     #[error("no value of the graph has the dimension {0}")]
     UnknownDimension(String),
+    /// A matrix that cannot be cut into blocks of integers.
+    #[error("{precision} needs widths that are multiples of 16, and \"{tensor}\" has {width}; take fp32 or fp16")]
+    Width {
+        /// What was asked for.
+        precision: Precision,
+        /// The matrix.
+        tensor: String,
+        /// The length of its columns.
+        width: usize,
+    },
     /// The weights have no tensor of that name, or not of that shape.
     #[error("the weights have no tensor \"{0}\"")]
     UnknownWeight(String),

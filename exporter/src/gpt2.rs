@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use marionette_models::bundle::Operators;
 use marionette_models::params::names::{self, Block};
 use marionette_models::{AdapterConfig, Gpt2Config, params};
 
@@ -11,7 +12,7 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::ops::Transposed;
 use crate::shape::{Dim, TensorType};
-use crate::weights::Weights;
+use crate::weights::{Rows, Weights};
 
 /// B.
 pub const BATCH: Dim = Dim::Symbol("batch");
@@ -27,11 +28,31 @@ const MASKED: f32 = -1e30;
 
 /// How positions see each other.
 pub trait Attention {
-    /// Attention of block `layer` over queries, keys and values \[positions, D\], to \[positions, D\].
+    /// Attention of block `layer` over queries, keys and values side by side \[positions, 3 D\], to \[positions, D\].
     ///
     /// # Errors
     /// The shapes do not fit.
-    fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: [Value; 3]) -> Result<Value, GraphError>;
+    fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: Value) -> Result<Value, GraphError>;
+}
+
+/// What a graph is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Reading one token at a time.
+    Decode,
+    /// Reading many.
+    Read,
+    /// The same, to be differentiated.
+    Train,
+}
+
+impl Purpose {
+    fn rows(self) -> Rows {
+        match self {
+            Self::Decode => Rows::Few,
+            Self::Read | Self::Train => Rows::Many,
+        }
+    }
 }
 
 /// GPT-2 in a graph: frozen weights by name, adapters as inputs.
@@ -40,6 +61,7 @@ pub struct Gpt2<'a> {
     /// The hyper-parameters.
     pub config: &'a Gpt2Config,
     weights: &'a Weights,
+    purpose: Purpose,
     /// In the order of the adapter table.
     adapters: Vec<(String, Value)>,
     by_name: BTreeMap<String, Value>,
@@ -47,7 +69,7 @@ pub struct Gpt2<'a> {
 
 impl<'a> Gpt2<'a> {
     /// Adds the adapters to the graph's inputs, in the order of the adapter table.
-    pub fn new(graph: &mut Graph, config: &'a Gpt2Config, adapter: &AdapterConfig, weights: &'a Weights) -> Self {
+    pub fn new(graph: &mut Graph, config: &'a Gpt2Config, adapter: &AdapterConfig, weights: &'a Weights, purpose: Purpose) -> Self {
         let adapters: Vec<(String, Value)> = params::adapter_table(config, adapter)
             .into_iter()
             .map(|spec| {
@@ -57,7 +79,7 @@ impl<'a> Gpt2<'a> {
             })
             .collect();
         let by_name = adapters.iter().cloned().collect();
-        Self { config, weights, adapters, by_name }
+        Self { config, weights, purpose, adapters, by_name }
     }
 
     /// The adapters, in the order of the adapter table.
@@ -81,61 +103,86 @@ impl<'a> Gpt2<'a> {
         attention: &mut dyn Attention,
     ) -> Result<Value, GraphError> {
         graph.set_scope("embedding");
-        let tokens = self.weights.tensor(graph, names::WTE)?;
-        let tokens = graph.gather(tokens, input_ids)?;
+        let tokens = self.weights.embedding(graph, input_ids)?;
         let places = self.weights.tensor(graph, names::WPE)?;
         let places = graph.gather(places, positions)?;
         let embedded = graph.add(tokens, places)?;
         let mut x = graph.reshape(embedded, &[POSITIONS, self.config.n_embd.into()])?;
 
+        // What is still to be added to x: a block's output and, where it is fused with the addition, its bias.
+        let mut pending = None;
         for layer in 0..self.config.n_layer {
             let block = Block::new(layer);
             graph.set_scope(format!("h.{layer}.attn"));
-            let normal = self.layer_norm(graph, x, &block.ln_1)?;
-            let qkv = self.weights.linear(graph, normal, &block.attn_qkv)?;
-            let qkv = graph.split(qkv, -1, 3)?;
-            let mut attended = attention.attend(graph, layer, [qkv[0], qkv[1], qkv[2]])?;
+            let normal;
+            (x, normal) = self.add_norm(graph, x, pending, &block.ln_1)?;
+            let qkv = self.weights.linear(graph, normal, &block.attn_qkv, self.purpose.rows())?;
+            let mut attended = attention.attend(graph, layer, qkv)?;
             if layer + 1 == self.config.n_layer {
                 attended = graph.gather(attended, rows)?;
                 x = graph.gather(x, rows)?;
             }
-            let projected = self.weights.linear(graph, attended, &block.attn_proj)?;
-            let adapted = self.adapter(graph, projected, &block.attn_adapter)?;
-            x = graph.add(x, adapted)?;
+            let projected = self.weights.linear(graph, attended, &block.attn_proj, self.purpose.rows())?;
+            pending = Some(self.adapter(graph, projected, &block.attn_adapter)?);
 
             graph.set_scope(format!("h.{layer}.mlp"));
-            let normal = self.layer_norm(graph, x, &block.ln_2)?;
-            let hidden = self.weights.linear(graph, normal, &block.mlp_fc)?;
+            let normal;
+            (x, normal) = self.add_norm(graph, x, pending, &block.ln_2)?;
+            let hidden = self.weights.linear(graph, normal, &block.mlp_fc, self.purpose.rows())?;
             let hidden = graph.gelu(hidden)?;
-            let projected = self.weights.linear(graph, hidden, &block.mlp_proj)?;
-            let adapted = self.adapter(graph, projected, &block.mlp_adapter)?;
-            x = graph.add(x, adapted)?;
+            let projected = self.weights.linear(graph, hidden, &block.mlp_proj, self.purpose.rows())?;
+            pending = Some(self.adapter(graph, projected, &block.mlp_adapter)?);
         }
 
         graph.set_scope("head");
         let ln_f = names::Pair { weight: names::LN_F_WEIGHT.into(), bias: names::LN_F_BIAS.into() };
-        let normal = self.layer_norm(graph, x, &ln_f)?;
-        self.weights.head(graph, normal)
+        let (_, normal) = self.add_norm(graph, x, pending, &ln_f)?;
+        self.weights.head(graph, normal, self.purpose.rows())
     }
 
-    fn layer_norm(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
+    /// x with what is still to be added, and its layer normalisation.
+    fn add_norm(
+        &self,
+        graph: &mut Graph,
+        x: Value,
+        pending: Option<Output>,
+        layer: &names::Pair,
+    ) -> Result<(Value, Value), GraphError> {
         let (scale, shift) = (self.weights.tensor(graph, &layer.weight)?, self.weights.tensor(graph, &layer.bias)?);
-        graph.layer_normalization(x, scale, shift, self.config.layer_norm_epsilon)
+        let epsilon = self.config.layer_norm_epsilon;
+        let x = match pending {
+            Some(Output { value, bias: Some(bias) }) => {
+                let [normal, x] = graph.skip_layer_normalization([value, x, bias], [scale, shift], epsilon)?;
+                return Ok((x, normal));
+            }
+            Some(Output { value, bias: None }) => graph.add(x, value)?,
+            None => x,
+        };
+        Ok((x, graph.layer_normalization(x, scale, shift, epsilon)?))
     }
 
-    /// x + up(gelu(down(x))), x \[N, D\].
-    fn adapter(&self, graph: &mut Graph, x: Value, adapter: &names::Adapter) -> Result<Value, GraphError> {
-        let down = self.trained(graph, x, &adapter.down)?;
-        let hidden = graph.gelu(down)?;
-        let up = self.trained(graph, hidden, &adapter.up)?;
-        graph.add(x, up)
-    }
-
-    fn trained(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
+    /// x + up(gelu(down(x))), x \[N, D\]; without the bias of `up` where that is added together with the residual.
+    fn adapter(&self, graph: &mut Graph, x: Value, adapter: &names::Adapter) -> Result<Output, GraphError> {
         let value =
             |name: &str| self.by_name.get(name).copied().ok_or_else(|| GraphError::UnknownWeight(name.to_owned()));
-        graph.gemm(x, value(&layer.weight)?, Some(value(&layer.bias)?), Transposed::default())
+        let plain = Transposed::default();
+        let down = graph.gemm(x, value(&adapter.down.weight)?, Some(value(&adapter.down.bias)?), plain)?;
+        let hidden = graph.gelu(down)?;
+        let (weight, bias) = (value(&adapter.up.weight)?, value(&adapter.up.bias)?);
+        if self.purpose != Purpose::Train && graph.operators() == Operators::Ort {
+            return Ok(Output { value: graph.gemm(hidden, weight, Some(x), plain)?, bias: Some(bias) });
+        }
+        let up = graph.gemm(hidden, weight, Some(bias), plain)?;
+        Ok(Output { value: graph.add(x, up)?, bias: None })
     }
+}
+
+/// What a block adds to the residual stream.
+#[derive(Debug, Clone, Copy)]
+struct Output {
+    value: Value,
+    /// Still to be added to the value.
+    bias: Option<Value>,
 }
 
 /// Attention over the positions of one call, under a mask that all blocks share.
@@ -199,7 +246,9 @@ pub fn token_index(graph: &mut Graph) -> Result<Value, GraphError> {
 
 impl Attention for Masked<'_> {
     /// softmax(q Kᵀ / √dh + mask) V for each head (Vaswani et al. 2017, equation 1).
-    fn attend(&mut self, graph: &mut Graph, _: usize, [q, k, v]: [Value; 3]) -> Result<Value, GraphError> {
+    fn attend(&mut self, graph: &mut Graph, _: usize, qkv: Value) -> Result<Value, GraphError> {
+        let qkv = graph.split(qkv, -1, 3)?;
+        let [q, k, v] = [qkv[0], qkv[1], qkv[2]];
         let (heads, head_dim) = (self.config.n_head, self.config.head_dim());
         let split_heads = |graph: &mut Graph, x: Value| {
             let x = graph.reshape(x, &[BATCH, TOKENS, heads.into(), head_dim.into()])?;
@@ -238,11 +287,11 @@ impl<'a> Cached<'a> {
 }
 
 impl Attention for Cached<'_> {
-    fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: [Value; 3]) -> Result<Value, GraphError> {
-        let width = Dim::Fixed(self.config.n_embd);
-        let [q, k, v] = qkv.map(|x| graph.reshape(x, &[BATCH, TOKENS, width]));
-        let cached = graph.group_query_attention(self.config.n_head, [q?, k?, v?], self.past[layer], self.lengths)?;
+    fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: Value) -> Result<Value, GraphError> {
+        let width = self.config.n_embd;
+        let qkv = graph.reshape(qkv, &[BATCH, TOKENS, (3 * width).into()])?;
+        let cached = graph.group_query_attention(self.config.n_head, qkv, self.past[layer], self.lengths)?;
         self.present.push([cached.present_key, cached.present_value]);
-        graph.reshape(cached.output, &[POSITIONS, width])
+        graph.reshape(cached.output, &[POSITIONS, width.into()])
     }
 }

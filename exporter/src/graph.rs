@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use marionette_models::bundle::DataType;
+use marionette_models::bundle::{DataType, Operators};
 
 use crate::error::GraphError;
 use crate::ops::Op;
-use crate::shape::{Dim, Shape, TensorType, elements};
+use crate::shape::{Dim, TensorType, elements};
 
 /// A handle to a value of the one graph that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,8 +23,8 @@ impl Value {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Origin {
     Input,
-    /// A frozen weight, kept outside of the graph under the value's name.
-    Weight,
+    /// A frozen weight: a part of `weights.bin`.
+    Weight(String),
     Constant(Vec<u8>),
     /// A node's output.
     Node,
@@ -48,8 +48,9 @@ pub(crate) struct Node {
 }
 
 /// A graph being built. Nodes are in topological order by construction: an operator can only be given values that exist.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Graph {
+    operators: Operators,
     pub(crate) values: Vec<ValueData>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<Value>,
@@ -57,7 +58,8 @@ pub struct Graph {
     scope: String,
     /// Equal constants are one; so are uses of one weight.
     constants: BTreeMap<(i32, Vec<usize>, Vec<u8>), Value>,
-    weights: BTreeMap<String, Value>,
+    /// By the part and the type.
+    weights: BTreeMap<(String, String), Value>,
     /// For every symbolic dimension, the first value that has it, and where: what tells its number when the graph runs.
     dimensions: BTreeMap<Dim, (Value, usize)>,
     /// The same, read out into an i64 tensor of one element.
@@ -66,9 +68,26 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty graph.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty graph, to be made of some operators.
+    pub fn new(operators: Operators) -> Self {
+        Self {
+            operators,
+            values: Vec::new(),
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            scope: String::new(),
+            constants: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            dimensions: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+        }
+    }
+
+    /// What it may be made of.
+    pub fn operators(&self) -> Operators {
+        self.operators
     }
 
     /// Says which part of the model the following nodes belong to; their names begin with it.
@@ -96,15 +115,30 @@ impl Graph {
         Ok(())
     }
 
-    /// A frozen weight of f32, kept outside of the graph under its name.
-    pub fn weight(&mut self, name: &str, shape: &[usize]) -> Value {
-        if let Some(&value) = self.weights.get(name) {
+    /// A frozen weight: the beginning of a part of `weights.bin`, read as a tensor of a type. One part may be read in several ways.
+    pub fn weight(&mut self, part: &str, tensor: TensorType) -> Value {
+        let key = (part.to_owned(), tensor.to_string());
+        if let Some(&value) = self.weights.get(&key) {
             return value;
         }
-        let shape: Shape = shape.iter().map(|&dim| dim.into()).collect();
-        let value = self.push(name.to_owned(), TensorType::f32(shape), Origin::Weight);
-        self.weights.insert(name.to_owned(), value);
+        let is_first = !self.weights.keys().any(|(other, _)| other == part);
+        let name = if is_first { part.to_owned() } else { format!("{part} as {tensor}") };
+        let value = self.push(name, tensor, Origin::Weight(part.to_owned()));
+        self.weights.insert(key, value);
         value
+    }
+
+    /// The part of `weights.bin` that a value is read from, where it is.
+    pub(crate) fn part(&self, value: Value) -> Option<&str> {
+        match &self.values[value.0].origin {
+            Origin::Weight(part) => Some(part),
+            _ => None,
+        }
+    }
+
+    /// A scalar of u8.
+    pub fn byte(&mut self, value: u8) -> Value {
+        self.constant(DataType::U8, &[], vec![value])
     }
 
     /// A scalar of f32.

@@ -14,6 +14,7 @@ pub mod graph;
 pub mod graphs;
 pub mod onnx;
 pub mod ops;
+pub mod quantise;
 pub mod shape;
 pub mod source;
 pub mod weights;

@@ -33,12 +33,21 @@ struct Args {
 enum PrecisionArg {
     /// 32-bit floating point
     Fp32,
+    /// 16-bit floating point
+    Fp16,
+    /// 8-bit integers, a scale a column
+    Int8,
+    /// 4-bit integers, a scale for each 64
+    Int4,
 }
 
 impl From<PrecisionArg> for Precision {
     fn from(precision: PrecisionArg) -> Self {
         match precision {
             PrecisionArg::Fp32 => Self::Fp32,
+            PrecisionArg::Fp16 => Self::Fp16,
+            PrecisionArg::Int8 => Self::Int8,
+            PrecisionArg::Int4 => Self::Int4,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A graph as an ONNX model.
 
-use marionette_models::bundle::{self, GraphInterface, ValueInfo, WEIGHTS};
+use marionette_models::bundle::{self, DataType, GraphInterface, ValueInfo, WEIGHTS};
 use marionette_models::onnx::{
     AttributeProto, DATA_EXTERNAL, Dimension, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type,
@@ -9,11 +9,11 @@ use marionette_models::onnx::{
 use crate::error::GraphError;
 use crate::graph::{Graph, Node, Origin, Value};
 use crate::ops::{Attribute, Domain, OPSET};
-use crate::shape::{Dim, TensorType};
+use crate::shape::{Dim, TensorType, elements};
 use crate::weights::Weights;
 
 /// The version of the format that goes with [`OPSET`] (ONNX `docs/Versioning.md`).
-const IR_VERSION: i64 = 9;
+const IR_VERSION: i64 = 10;
 /// Who writes it.
 const PRODUCER: &str = "marionette-export";
 
@@ -35,7 +35,7 @@ pub fn model(graph: &Graph, name: &str, doc: &str, weights: &Weights) -> Result<
             Origin::Constant(bytes) => {
                 initializer.push(TensorProto { raw_data: Some(bytes.clone()), ..tensor(&data.name, &data.tensor) })
             }
-            Origin::Weight => initializer.push(external(&data.name, &data.tensor, weights)?),
+            Origin::Weight(part) => initializer.push(external(&data.name, part, &data.tensor, weights)?),
             Origin::Input | Origin::Node => {}
         }
     }
@@ -125,10 +125,18 @@ fn named_outputs<'a>(node: &'a Node, read: &[bool]) -> &'a [Value] {
 }
 
 fn node_proto(graph: &Graph, node: &Node, used: &Used<'_>) -> NodeProto {
-    let names = |values: &[Value]| values.iter().map(|&value| graph.name(value).to_owned()).collect();
+    let names = |values: &[Value], empty: &[usize]| {
+        let mut names: Vec<String> = values.iter().map(|&value| graph.name(value).to_owned()).collect();
+        for &place in empty.iter().filter(|_| !values.is_empty()) {
+            if place < names.len() {
+                names.insert(place, String::new());
+            }
+        }
+        names
+    };
     NodeProto {
-        input: names(&node.inputs),
-        output: names(named_outputs(node, &used.read)),
+        input: names(&node.inputs, node.op.empty_inputs()),
+        output: names(named_outputs(node, &used.read), node.op.empty_outputs()),
         name: node.name.clone(),
         op_type: node.op.name().to_owned(),
         attribute: node.op.attributes().into_iter().map(|(name, value)| attribute(name, value)).collect(),
@@ -179,10 +187,11 @@ fn tensor(name: &str, tensor: &TensorType) -> TensorProto {
     TensorProto { dims, data_type: tensor.dtype.onnx(), name: name.to_owned(), ..TensorProto::default() }
 }
 
-fn external(name: &str, of: &TensorType, weights: &Weights) -> Result<TensorProto, GraphError> {
-    let entry = weights.entry(name)?;
-    let place =
-        [("location", WEIGHTS.to_owned()), ("offset", entry.offset.to_string()), ("length", entry.length.to_string())];
+fn external(name: &str, part: &str, of: &TensorType, weights: &Weights) -> Result<TensorProto, GraphError> {
+    let entry = weights.entry(part)?;
+    let length = bytes(of).filter(|length| *length <= entry.length);
+    let length = length.ok_or_else(|| GraphError::UnknownWeight(format!("{part} as {of}")))?;
+    let place = [("location", WEIGHTS.to_owned()), ("offset", entry.offset.to_string()), ("length", length.to_string())];
     Ok(TensorProto {
         data_location: DATA_EXTERNAL,
         external_data: place
@@ -191,6 +200,19 @@ fn external(name: &str, of: &TensorType, weights: &Weights) -> Result<TensorProt
             .collect(),
         ..tensor(name, of)
     })
+}
+
+/// The bytes that a tensor of a fixed shape takes.
+fn bytes(tensor: &TensorType) -> Option<u64> {
+    let bits = match tensor.dtype {
+        DataType::U4 => 4,
+        DataType::Bool | DataType::U8 => 8,
+        DataType::F16 => 16,
+        DataType::F32 | DataType::I32 => 32,
+        DataType::F64 | DataType::I64 => 64,
+    };
+    let (number, symbols) = elements(&tensor.shape);
+    symbols.is_empty().then(|| (number as u64 * bits).div_ceil(8))
 }
 
 fn value_info(graph: &Graph, value: Value) -> ValueInfoProto {
@@ -208,8 +230,10 @@ fn value_info(graph: &Graph, value: Value) -> ValueInfoProto {
 fn refuse_duplicates(graph: &GraphProto) -> Result<(), GraphError> {
     let inputs = graph.input.iter().map(|value| &value.name);
     let initializers = graph.initializer.iter().map(|tensor| &tensor.name);
+    let outputs = graph.node.iter().flat_map(|node| &node.output);
+    // Where an output is left out its name is empty.
     let mut names: Vec<&String> =
-        inputs.chain(initializers).chain(graph.node.iter().flat_map(|node| &node.output)).collect();
+        inputs.chain(initializers).chain(outputs).filter(|name| !name.is_empty()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(GraphError::DuplicateName(pair[0].clone())),

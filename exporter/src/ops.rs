@@ -15,12 +15,15 @@ mod add;
 mod and;
 mod cast;
 mod concat;
+mod dequantize_linear;
 mod constant_of_shape;
 mod div;
+mod dynamic_quantize_mat_mul;
 mod equal;
 mod exp;
 mod expand;
 mod gather;
+mod gather_block_quantized;
 mod gather_elements;
 mod gelu;
 mod gemm;
@@ -29,6 +32,7 @@ mod layer_normalization;
 mod less_or_equal;
 mod log_softmax;
 mod mat_mul;
+mod mat_mul_n_bits;
 mod mul;
 mod non_zero;
 mod or;
@@ -42,6 +46,7 @@ mod scatter_elements;
 mod scatter_nd;
 mod shape_of;
 mod sigmoid;
+mod skip_layer_normalization;
 mod softmax;
 mod split;
 mod sqrt;
@@ -52,8 +57,8 @@ mod where_;
 pub use gemm::Transposed;
 pub use group_query_attention::Cached;
 
-/// The operator set of the standard operators, <https://onnx.ai/onnx/operators>: the first with the tanh form of `Gelu`.
-pub const OPSET: i64 = 20;
+/// The operator set of the standard operators, <https://onnx.ai/onnx/operators>: the first with 4-bit integers.
+pub const OPSET: i64 = 21;
 
 /// Where an operator is specified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +95,16 @@ pub trait Op: Debug {
     /// Its attributes.
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         Vec::new()
+    }
+
+    /// Which of its inputs are left empty, by ONNX's numbers: those it is applied to are the others.
+    fn empty_inputs(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// Which of its outputs are left empty, by ONNX's numbers.
+    fn empty_outputs(&self) -> &'static [usize] {
+        &[]
     }
 
     /// How many of its outputs have to be named; those after may be left out where nothing reads them.

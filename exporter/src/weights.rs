@@ -1,70 +1,184 @@
-//! The frozen weights φ: how they are stored in `weights.bin` and how a graph multiplies with them. Another precision is
-//! another arm of the matches below, and nothing else.
+//! The frozen weights φ: how they are stored in `weights.bin` and how a graph multiplies with them. What a precision means is
+//! said here and nowhere else.
+//!
+//! | precision | embedding and matrices | a product with few rows | with many |
+//! |---|---|---|---|
+//! | fp32 | f32 | `Gemm` | `Gemm` |
+//! | fp16 | f16 | `Gemm` in f32 after a `Cast`, which is done when the graph is opened | the same |
+//! | int8 | u8, a scale a column | `MatMulNBits` | `DynamicQuantizeMatMul`, both ways |
+//! | int4 | 4 bits, a scale a block | `MatMulNBits` | the same; back `DequantizeLinear` and `Gemm` |
+//!
+//! Vectors (biases, layer normalisations) and position embeddings stay f32. Matrices of integers are stored as \[N, K\], the N columns of
+//! a layer one after the other, which is how a column is read, and how the gradient reads the matrix: dx = dy Wᵀ.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use marionette_models::bundle::Precision;
+use half::f16;
+use marionette_models::bundle::{DataType, Operators, Precision};
 use marionette_models::params::names::{self, Pair};
-use marionette_models::{Gpt2Config, Tensors, params};
+use marionette_models::{Gpt2Config, HostTensor, Tensors, params};
 
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::ops::Transposed;
+use crate::quantise::{self, Order, Quantised};
+use crate::shape::TensorType;
 
-/// Every tensor begins at a multiple of this many bytes, so that the file can be mapped into memory (`onnx.proto`,
+/// Every part begins at a multiple of this many bytes, so that the file can be mapped into memory (`onnx.proto`,
 /// `TensorProto.external_data`).
 const ALIGNMENT: u64 = 4096;
+/// The zero points of 4-bit integers, as many as the largest matrix has.
+pub(crate) const ZERO_POINTS: &str = "zero_points";
+/// The longest blocks. Of 8 bits a whole column has one scale, and the block is only how it is read; of 4 bits shorter blocks are
+/// more exact, and larger: 0.5 bits a value with 64.
+const BLOCK_INT8: usize = 256;
+const BLOCK_INT4: usize = 64;
+/// The shortest that ONNX Runtime takes.
+const SHORTEST_BLOCK: usize = 16;
 
-/// Where a tensor lies in `weights.bin`.
+/// A part of `weights.bin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its shape.
-    pub shape: Vec<usize>,
     /// Its first byte.
     pub offset: u64,
     /// Its number of bytes.
     pub length: u64,
 }
 
+/// With how many rows a graph multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// One, or a few: what counts is how fast the weights are read.
+    Few,
+    /// Many: what counts is arithmetic.
+    Many,
+}
+
+/// What a part holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    F32,
+    F16,
+    Integers,
+    Scales,
+    /// Twice 8 in each byte.
+    ZeroPoints,
+}
+
+/// A matrix that products are made with: N columns of K values.
+#[derive(Debug, Clone, Copy)]
+struct Matrix {
+    columns: usize,
+    inner: usize,
+    order: Order,
+}
+
+impl Matrix {
+    fn of(name: &str, shape: &[usize]) -> Option<Self> {
+        match *shape {
+            [columns, inner] if name == names::WTE => Some(Self { columns, inner, order: Order::ColumnsTogether }),
+            [inner, columns] if name != names::WPE => Some(Self { columns, inner, order: Order::ColumnsApart }),
+            _ => None,
+        }
+    }
+
+    /// The largest power of two that divides a column, up to a longest block.
+    fn block(self, longest: usize) -> usize {
+        (1 << self.inner.trailing_zeros()).min(longest)
+    }
+}
+
 /// The plan of `weights.bin`, one copy for all graphs.
 #[derive(Debug, Clone)]
 pub struct Weights {
     precision: Precision,
-    /// In the order of the file.
-    order: Vec<String>,
+    operators: Operators,
+    /// In the order of the file: the part, and the tensor that it is made of.
+    order: Vec<(String, String, Content)>,
     entries: BTreeMap<String, Entry>,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+fn integers(name: &str) -> String {
+    format!("{name}.integers")
+}
+
+fn scales(name: &str) -> String {
+    format!("{name}.scales")
 }
 
 impl Weights {
     /// Plans the file for a model.
-    pub fn new(config: &Gpt2Config, precision: Precision) -> Self {
-        let mut end = 0;
-        let mut order = Vec::new();
-        let mut entries = BTreeMap::new();
+    ///
+    /// # Errors
+    /// A matrix cannot be cut into blocks.
+    pub fn new(config: &Gpt2Config, precision: Precision, operators: Operators) -> Result<Self, GraphError> {
+        let shapes = params::base_table(config).into_iter().map(|spec| (spec.name, spec.shape)).collect();
+        let mut plan = Self { precision, operators, order: Vec::new(), entries: BTreeMap::new(), shapes };
+        let mut zero_points = 0;
         for spec in params::base_table(config) {
-            let length = match precision {
-                Precision::Fp32 => spec.len() as u64 * 4,
+            let len = spec.len();
+            let Some(matrix) = Matrix::of(&spec.name, &spec.shape) else {
+                plan.push(spec.name.clone(), &spec.name, Content::F32, 4 * len);
+                continue;
             };
-            let offset = u64::next_multiple_of(end, ALIGNMENT);
-            end = offset + length;
-            order.push(spec.name.clone());
-            entries.insert(spec.name, Entry { shape: spec.shape, offset, length });
+            match precision {
+                Precision::Fp32 => plan.push(spec.name.clone(), &spec.name, Content::F32, 4 * len),
+                Precision::Fp16 => plan.push(spec.name.clone(), &spec.name, Content::F16, 2 * len),
+                Precision::Int8 | Precision::Int4 => {
+                    let (bits, block) = plan.blocks(matrix);
+                    if block < SHORTEST_BLOCK {
+                        return Err(GraphError::Width { precision, tensor: spec.name, width: matrix.inner });
+                    }
+                    let scaled = if bits == 8 { matrix.columns } else { len / block };
+                    zero_points = zero_points.max(if bits == 8 { 0 } else { scaled });
+                    plan.push(integers(&spec.name), &spec.name, Content::Integers, len * bits / 8);
+                    plan.push(scales(&spec.name), &spec.name, Content::Scales, 4 * scaled);
+                }
+            }
         }
-        Self { precision, order, entries }
+        if zero_points > 0 {
+            plan.push(ZERO_POINTS.to_owned(), "", Content::ZeroPoints, zero_points.div_ceil(2));
+        }
+        Ok(plan)
     }
 
-    /// Where a tensor lies.
+    fn push(&mut self, part: String, tensor: &str, content: Content, length: usize) {
+        let end = self.order.last().map_or(0, |(part, ..)| self.entries[part].offset + self.entries[part].length);
+        let entry = Entry { offset: end.next_multiple_of(ALIGNMENT), length: length as u64 };
+        self.entries.insert(part.clone(), entry);
+        self.order.push((part, tensor.to_owned(), content));
+    }
+
+    /// Bits and block of a quantised matrix.
+    fn blocks(&self, matrix: Matrix) -> (usize, usize) {
+        match self.precision {
+            Precision::Int4 => (4, matrix.block(BLOCK_INT4)),
+            _ => (8, matrix.block(BLOCK_INT8)),
+        }
+    }
+
+    /// Where a part lies.
     ///
     /// # Errors
     /// There is none of that name.
-    pub fn entry(&self, name: &str) -> Result<&Entry, GraphError> {
-        self.entries.get(name).ok_or_else(|| GraphError::UnknownWeight(name.to_owned()))
+    pub fn entry(&self, part: &str) -> Result<&Entry, GraphError> {
+        self.entries.get(part).ok_or_else(|| GraphError::UnknownWeight(part.to_owned()))
+    }
+
+    fn shape(&self, name: &str) -> Result<&[usize], GraphError> {
+        self.shapes.get(name).map(Vec::as_slice).ok_or_else(|| GraphError::UnknownWeight(name.to_owned()))
     }
 
     /// How the weights are stored.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// What graphs multiply them with.
+    pub fn operators(&self) -> Operators {
+        self.operators
     }
 
     /// Writes the file.
@@ -73,34 +187,87 @@ impl Weights {
     /// A tensor is missing from `base`, or writing fails.
     pub fn write(&self, base: &Tensors, writer: &mut dyn Write) -> io::Result<()> {
         let mut end = 0;
-        for name in &self.order {
-            let missing = || io::Error::other(format!("tensor {name} is missing"));
-            let (entry, tensor) = (&self.entries[name], base.get(name).ok_or_else(missing)?);
+        // The scales come right after their integers.
+        let mut last: Option<Quantised> = None;
+        for (part, name, content) in &self.order {
+            let entry = &self.entries[part];
+            let tensor = || base.get(name).ok_or_else(|| io::Error::other(format!("tensor {name} is missing")));
             io::copy(&mut io::Read::take(io::repeat(0), entry.offset - end), writer)?;
-            match self.precision {
-                Precision::Fp32 => tensor.write_le(writer)?,
+            match content {
+                Content::F32 => tensor()?.write_le(writer)?,
+                Content::F16 => {
+                    let halves = tensor()?.values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes());
+                    writer.write_all(&halves.collect::<Vec<u8>>())?;
+                }
+                Content::Integers => {
+                    let quantised = self.quantise(name, tensor()?);
+                    writer.write_all(&quantised.integers)?;
+                    last = Some(quantised);
+                }
+                Content::Scales => {
+                    let scales = last.take().unwrap_or_else(|| self.quantise(name, &base[name])).scales;
+                    writer.write_all(&scales.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())?;
+                }
+                Content::ZeroPoints => {
+                    io::copy(&mut io::Read::take(io::repeat(0x88), entry.length), writer)?;
+                }
             }
             end = entry.offset + entry.length;
         }
         Ok(())
     }
 
-    /// A tensor as it is: an embedding, a scale, a bias.
+    fn quantise(&self, name: &str, tensor: &HostTensor) -> Quantised {
+        let Some(matrix) = Matrix::of(name, &tensor.shape) else {
+            return Quantised { integers: Vec::new(), scales: Vec::new() };
+        };
+        match self.blocks(matrix) {
+            (8, _) => quantise::to_int8(&tensor.values, matrix.order, matrix.columns),
+            (_, block) => quantise::to_int4(&tensor.values, matrix.order, matrix.columns, block),
+        }
+    }
+
+    /// A vector, or position embeddings, as they are.
     ///
     /// # Errors
     /// There is none of that name.
     pub fn tensor(&self, graph: &mut Graph, name: &str) -> Result<Value, GraphError> {
-        Ok(graph.weight(name, &self.entry(name)?.shape))
+        let shape = self.shape(name)?.iter().map(|&dim| dim.into()).collect::<Vec<_>>();
+        let half = self.precision == Precision::Fp16 && Matrix::of(name, self.shape(name)?).is_some();
+        if !half {
+            return Ok(graph.weight(name, TensorType::f32(shape)));
+        }
+        let stored = graph.weight(name, TensorType { dtype: DataType::F16, shape });
+        graph.cast(stored, DataType::F32)
+    }
+
+    /// Token embeddings: the rows of wte that `ids` names.
+    ///
+    /// # Errors
+    /// `ids` are no i64.
+    pub fn embedding(&self, graph: &mut Graph, ids: Value) -> Result<Value, GraphError> {
+        let Some(matrix) = self.quantised(names::WTE)? else {
+            let table = self.tensor(graph, names::WTE)?;
+            return graph.gather(table, ids);
+        };
+        let (bits, block) = self.blocks(matrix);
+        let packed = u8s(&[matrix.columns, matrix.inner * bits / 8]);
+        let integers = graph.weight(&integers(names::WTE), packed);
+        let blocks = matrix.inner / block;
+        let scales = self.block_scales(graph, names::WTE, matrix)?;
+        let scales = graph.reshape(scales, &[matrix.columns.into(), blocks.into()])?;
+        graph.gather_block_quantized([integers, scales], ids, bits, block)
     }
 
     /// A linear layer, x W + b: x \[N, in\], W \[in, out\]. Its gradient reads the same W transposed.
     ///
     /// # Errors
     /// There is no such layer, or x does not fit.
-    pub fn linear(&self, graph: &mut Graph, x: Value, layer: &Pair) -> Result<Value, GraphError> {
+    pub fn linear(&self, graph: &mut Graph, x: Value, layer: &Pair, rows: Rows) -> Result<Value, GraphError> {
         let bias = self.tensor(graph, &layer.bias)?;
-        match self.precision {
-            Precision::Fp32 => {
+        match self.quantised(&layer.weight)? {
+            Some(matrix) => self.product(graph, x, (&layer.weight, matrix), Some(bias), rows),
+            None => {
                 let weight = self.tensor(graph, &layer.weight)?;
                 graph.gemm(x, weight, Some(bias), Transposed::default())
             }
@@ -111,12 +278,57 @@ impl Weights {
     ///
     /// # Errors
     /// x does not fit.
-    pub fn head(&self, graph: &mut Graph, x: Value) -> Result<Value, GraphError> {
-        match self.precision {
-            Precision::Fp32 => {
+    pub fn head(&self, graph: &mut Graph, x: Value, rows: Rows) -> Result<Value, GraphError> {
+        match self.quantised(names::WTE)? {
+            Some(matrix) => self.product(graph, x, (names::WTE, matrix), None, rows),
+            None => {
                 let embedding = self.tensor(graph, names::WTE)?;
                 graph.gemm(x, embedding, None, Transposed { a: false, b: true })
             }
         }
     }
+
+    fn quantised(&self, name: &str) -> Result<Option<Matrix>, GraphError> {
+        let matrix = Matrix::of(name, self.shape(name)?);
+        Ok(matrix.filter(|_| matches!(self.precision, Precision::Int8 | Precision::Int4)))
+    }
+
+    /// One scale for each block, \[N · K / block\].
+    fn block_scales(&self, graph: &mut Graph, name: &str, matrix: Matrix) -> Result<Value, GraphError> {
+        let (bits, block) = self.blocks(matrix);
+        let blocks = matrix.inner / block;
+        let all = matrix.columns * blocks;
+        if bits == 4 {
+            return Ok(graph.weight(&scales(name), TensorType::f32([all.into()])));
+        }
+        let column = graph.weight(&scales(name), TensorType::f32([matrix.columns.into(), 1.into()]));
+        let repeated = graph.expand(column, &[matrix.columns.into(), blocks.into()])?;
+        graph.reshape(repeated, &[all.into()])
+    }
+
+    fn product(
+        &self,
+        graph: &mut Graph,
+        x: Value,
+        (name, matrix): (&str, Matrix),
+        bias: Option<Value>,
+        rows: Rows,
+    ) -> Result<Value, GraphError> {
+        let Matrix { columns, inner, .. } = matrix;
+        let (bits, block) = self.blocks(matrix);
+        let part = integers(name);
+        if bits == 8 && rows == Rows::Many {
+            let stored = graph.weight(&part, u8s(&[columns, inner]));
+            let turned = graph.matrix_transpose(stored)?;
+            let scales = graph.weight(&scales(name), TensorType::f32([columns.into()]));
+            return graph.dynamic_quantize_mat_mul(x, [turned, scales], bias);
+        }
+        let stored = graph.weight(&part, u8s(&[columns, inner / block, block * bits / 8]));
+        let scales = self.block_scales(graph, name, matrix)?;
+        graph.mat_mul_n_bits(x, [stored, scales], bias, bits, block)
+    }
+}
+
+fn u8s(shape: &[usize]) -> TensorType {
+    TensorType { dtype: DataType::U8, shape: shape.iter().map(|&dim| dim.into()).collect() }
 }

@@ -208,6 +208,8 @@ pub mod data_type {
     pub const FLOAT16: i32 = 10;
     /// 64-bit floating point.
     pub const DOUBLE: i32 = 11;
+    /// Unsigned halves of bytes, the lower one first.
+    pub const UINT4: i32 = 21;
 }
 
 /// A key and a value.

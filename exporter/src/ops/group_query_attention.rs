@@ -20,7 +20,7 @@ pub struct Cached {
 }
 
 /// softmax(q Kᵀ / √dh) V for each of `heads` heads, K and V being the cache with this call's keys and values put in at
-/// their positions. Inputs: query, key, value \[B, T, D\]; past key and value \[B, H, C, dh\]; for each row its number of tokens
+/// their positions. Inputs: queries, keys and values side by side \[B, T, 3 D\]; past key and value \[B, H, C, dh\]; for each row its number of tokens
 /// after this call, less 1, i32\[B\]; the largest of these numbers, i32\[1\].
 #[derive(Debug, Clone, Copy)]
 struct GroupQueryAttention {
@@ -41,18 +41,23 @@ impl Op for GroupQueryAttention {
         vec![("num_heads", heads.clone()), ("kv_num_heads", heads)]
     }
 
+    fn empty_inputs(&self) -> &'static [usize] {
+        // Keys and values, which lie beside the queries.
+        &[1, 2]
+    }
+
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let [query, key, value, past_key, past_value, lengths, longest] = arity(inputs)?;
-        let ([batch, _, Dim::Fixed(width)], [past_batch, heads, _, Dim::Fixed(head)]) =
-            (&query.shape[..], &past_key.shape[..])
+        let [packed, past_key, past_value, lengths, longest] = arity(inputs)?;
+        let ([batch, tokens, Dim::Fixed(width)], [past_batch, heads, _, Dim::Fixed(head)]) =
+            (&packed.shape[..], &past_key.shape[..])
         else {
-            return Err("expected a query [B, T, D] and a cache [B, H, C, dh]".into());
+            return Err("expected queries, keys and values [B, T, 3 D] and a cache [B, H, C, dh]".into());
         };
-        if query != key || query != value || past_key != past_value {
-            return Err("query, key and value differ, or the caches do".into());
+        if past_key != past_value {
+            return Err("the caches differ".into());
         }
-        if batch != past_batch || *heads != Dim::Fixed(self.heads) || head * self.heads != *width {
-            return Err(format!("the cache does not fit {} heads of a query {query}", self.heads));
+        if batch != past_batch || *heads != Dim::Fixed(self.heads) || 3 * head * self.heads != *width {
+            return Err(format!("the cache does not fit {} heads of {packed}", self.heads));
         }
         if head % 8 != 0 {
             return Err(format!("heads are {head} wide: ONNX Runtime wants a multiple of 8"));
@@ -60,18 +65,20 @@ impl Op for GroupQueryAttention {
         if lengths.dtype != DataType::I32 || longest.dtype != DataType::I32 || lengths.shape != [*batch] {
             return Err("expected numbers of tokens i32[B] and i32[1]".into());
         }
-        Ok(vec![query.clone(), past_key.clone(), past_value.clone()])
+        let output = packed.reshaped([*batch, *tokens, Dim::Fixed(width / 3)]);
+        Ok(vec![output, past_key.clone(), past_value.clone()])
     }
 
     #[cfg(test)]
     fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        let [query, key, value] = [inputs[0], inputs[1], inputs[2]];
-        let (mut keys, mut values) = (inputs[3].clone(), inputs[4].clone());
-        let (batch, tokens, width) = (query.shape()[0], query.shape()[1], query.shape()[2]);
+        let (mut keys, mut values) = (inputs[1].clone(), inputs[2].clone());
+        let (batch, tokens, width) = (inputs[0].shape()[0], inputs[0].shape()[1], inputs[0].shape()[2] / 3);
         let head = width / self.heads;
-        let mut output = query.clone();
+        let part = |i: usize| inputs[0].slice_axis(ndarray::Axis(2), (i * width..(i + 1) * width).into());
+        let [query, key, value] = [part(0), part(1), part(2)];
+        let mut output = query.to_owned();
         for b in 0..batch {
-            let first = inputs[5][[b]] as usize + 1 - tokens;
+            let first = inputs[3][[b]] as usize + 1 - tokens;
             for h in 0..self.heads {
                 for t in 0..tokens {
                     for i in 0..head {
@@ -97,19 +104,19 @@ impl Op for GroupQueryAttention {
 }
 
 impl Graph {
-    /// Causal attention of `heads` heads over `past` (key, value) and this call's `query`, `key`, `value`; `last` is each
-    /// row's last position, i32\[B\].
+    /// Causal attention of `heads` heads over `past` (key, value) and this call's queries, keys and values, `packed` side by side;
+    /// `last` is each row's last position, i32\[B\].
     ///
     /// # Errors
     /// The shapes do not fit, or a head's width is not a multiple of 8.
     pub fn group_query_attention(
         &mut self,
         heads: usize,
-        [query, key, value]: [Value; 3],
+        packed: Value,
         [past_key, past_value]: [Value; 2],
         [last, longest]: [Value; 2],
     ) -> Result<Cached, GraphError> {
-        let inputs = [query, key, value, past_key, past_value, last, longest];
+        let inputs = [packed, past_key, past_value, last, longest];
         let outputs = self.apply(GroupQueryAttention { heads }, &inputs)?;
         Ok(Cached { output: outputs[0], present_key: outputs[1], present_value: outputs[2] })
     }
@@ -122,11 +129,11 @@ mod tests {
 
     #[test]
     fn heads_that_onnx_runtime_refuses_are_refused_here() {
-        let query = || float(&[1, 2, 24]);
+        let packed = || float(&[1, 2, 72]);
         let cache = |heads: usize, head: usize| float(&[1, heads, 5, head]);
         let attention = |heads: usize, cache: crate::testing::Sample| {
             let op = GroupQueryAttention { heads };
-            refused(op, &[query(), query(), query(), cache.clone(), cache, indices(&[1]), indices(&[2])])
+            refused(op, &[packed(), cache.clone(), cache, indices(&[1]), indices(&[2])])
         };
         assert!(attention(2, cache(2, 12)).contains("multiple of 8"));
         assert!(attention(3, cache(2, 12)).contains("does not fit 3 heads"));

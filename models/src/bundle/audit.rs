@@ -89,10 +89,12 @@ fn check_tensor(tensor: &TensorProto, weights: u64) -> Result<(), String> {
         Some(WEIGHTS) => {}
         other => return Err(format!("external data lies in \"{}\", expected {WEIGHTS}", other.unwrap_or(""))),
     }
+    let bits = element_bits(tensor.data_type)?;
     let expected = tensor
         .dims
         .iter()
-        .try_fold(element_size(tensor.data_type)?, |size, &dim| size.checked_mul(u64::try_from(dim).ok()?))
+        .try_fold(bits, |size, &dim| size.checked_mul(u64::try_from(dim).ok()?))
+        .map(|bits| bits.div_ceil(8))
         .ok_or_else(|| format!("has the impossible shape {:?}", tensor.dims))?;
     match (offset, length) {
         (Some(offset), Some(length))
@@ -104,13 +106,14 @@ fn check_tensor(tensor: &TensorProto, weights: u64) -> Result<(), String> {
     }
 }
 
-fn element_size(data_type: i32) -> Result<u64, String> {
-    use crate::onnx::data_type::{BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT32, INT64, UINT8};
+fn element_bits(data_type: i32) -> Result<u64, String> {
+    use crate::onnx::data_type::{BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT32, INT64, UINT4, UINT8};
     match data_type {
-        BOOL | INT8 | UINT8 => Ok(1),
-        FLOAT16 => Ok(2),
-        FLOAT | INT32 => Ok(4),
-        DOUBLE | INT64 => Ok(8),
+        UINT4 => Ok(4),
+        BOOL | INT8 | UINT8 => Ok(8),
+        FLOAT16 => Ok(16),
+        FLOAT | INT32 => Ok(32),
+        DOUBLE | INT64 => Ok(64),
         other => Err(format!("has the unknown type {other}")),
     }
 }

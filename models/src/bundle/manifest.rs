@@ -1,6 +1,7 @@
 //! What a bundle says about itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,33 @@ pub struct Manifest {
 pub enum Precision {
     /// 32-bit floating point.
     Fp32,
+    /// 16-bit floating point.
+    Fp16,
+    /// Matrices as 8-bit integers, with one scale a column.
+    Int8,
+    /// Matrices as 4-bit integers, with one scale for a block of a column.
+    Int4,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Fp32, Self::Fp16, Self::Int8, Self::Int4];
+
+    /// As the command line and the manifest spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Which operators the graphs use.
@@ -49,6 +77,21 @@ pub enum Precision {
 pub enum Operators {
     /// ONNX's own and ONNX Runtime's (`com.microsoft`).
     Ort,
+    /// ONNX's own alone.
+    Standard,
+}
+
+impl Operators {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ort, Self::Standard];
+
+    /// As the command line and the manifest spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ort => "ort",
+            Self::Standard => "standard",
+        }
+    }
 }
 
 /// One file of a bundle.
@@ -99,6 +142,12 @@ pub enum DataType {
     I64,
     /// Truth values.
     Bool,
+    /// 16-bit floating point.
+    F16,
+    /// Bytes.
+    U8,
+    /// Halves of bytes, the lower one first.
+    U4,
 }
 
 impl DataType {
@@ -110,6 +159,9 @@ impl DataType {
             Self::I32 => data_type::INT32,
             Self::I64 => data_type::INT64,
             Self::Bool => data_type::BOOL,
+            Self::F16 => data_type::FLOAT16,
+            Self::U8 => data_type::UINT8,
+            Self::U4 => data_type::UINT4,
         }
     }
 }

@@ -1,0 +1,63 @@
+//! Integers back to floating point. <https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html>
+
+use marionette_models::bundle::DataType;
+
+use super::{Attribute, Op, arity};
+use crate::error::GraphError;
+use crate::graph::{Graph, Value};
+use crate::shape::{Dim, TensorType};
+
+/// y = (q − z) s: q \[N, K\] of 4 bits, s and z \[N, K / block\], one for each block of a row.
+#[derive(Debug, Clone, Copy)]
+struct DequantizeLinear {
+    block: usize,
+}
+
+impl Op for DequantizeLinear {
+    fn name(&self) -> &'static str {
+        "DequantizeLinear"
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("axis", Attribute::Int(1)), ("block_size", Attribute::Int(self.block as i64))]
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [integers, scales, zeros] = arity(inputs)?;
+        if integers.dtype != DataType::U4 || zeros.dtype != DataType::U4 || scales.dtype != DataType::F32 {
+            return Err("expected integers and zero points of u4 and scales of f32".into());
+        }
+        match (&integers.shape[..], &scales.shape[..]) {
+            ([rows, Dim::Fixed(width)], [same, Dim::Fixed(blocks)])
+                if rows == same && blocks * self.block == *width && zeros.shape == scales.shape =>
+            {
+                Ok(vec![TensorType::f32(integers.shape.clone())])
+            }
+            _ => Err("the scales do not fit the integers".into()),
+        }
+    }
+
+    #[cfg(test)]
+    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+        let value = |i: ndarray::IxDyn| {
+            let block = [i[0], i[1] / self.block];
+            (inputs[0][&i] - inputs[2][block]) * inputs[1][block]
+        };
+        vec![crate::testing::Array::from_shape_fn(inputs[0].shape(), value)]
+    }
+}
+
+impl Graph {
+    /// A matrix \[N, K\] of 4-bit integers in floating point; `scales` and `zeros` \[N, K / block\].
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn dequantize_linear(
+        &mut self,
+        integers: Value,
+        [scales, zeros]: [Value; 2],
+        block: usize,
+    ) -> Result<Value, GraphError> {
+        self.apply_one(DequantizeLinear { block }, &[integers, scales, zeros])
+    }
+}

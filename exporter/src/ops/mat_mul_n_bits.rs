@@ -1,0 +1,146 @@
+//! A product with a frozen matrix of 4- or 8-bit integers, read once and in small pieces: the operator for few rows.
+//! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits>
+
+use marionette_models::bundle::DataType;
+
+use super::{Attribute, Domain, Op, Transposed, no_gradient};
+use crate::autodiff::Backward;
+use crate::error::GraphError;
+use crate::graph::{Graph, Value};
+use crate::shape::{Dim, TensorType};
+use crate::weights::ZERO_POINTS;
+
+/// y = x W + b, x \[M, K\], b \[N\] where there is one. W is held as integers \[N, K / block, block · bits / 8\], each block with a
+/// scale \[N · K / block\]: w = (q − 2^(bits − 1)) s. The rows of x are rounded to 8 bits, block by block (accuracy level 4), so that
+/// the products are those of integers. ∂x = ∂y Wᵀ with the matrix in floating point; the rounding counts as the identity.
+#[derive(Debug, Clone, Copy)]
+struct MatMulNBits {
+    bits: usize,
+    block: usize,
+    inner: usize,
+    columns: usize,
+    bias: bool,
+}
+
+impl Op for MatMulNBits {
+    fn name(&self) -> &'static str {
+        "MatMulNBits"
+    }
+
+    fn domain(&self) -> Domain {
+        Domain::Microsoft
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let int = |value: usize| Attribute::Int(value as i64);
+        vec![
+            ("K", int(self.inner)),
+            ("N", int(self.columns)),
+            ("bits", int(self.bits)),
+            ("block_size", int(self.block)),
+            ("accuracy_level", Attribute::Int(4)),
+        ]
+    }
+
+    fn empty_inputs(&self) -> &'static [usize] {
+        // Zero points and an order of groups.
+        if self.bias { &[3, 4] } else { &[] }
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let (x, integers, scales) = match inputs {
+            [x, integers, scales] if !self.bias => (x, integers, scales),
+            [x, integers, scales, bias] if self.bias && bias.shape == [Dim::Fixed(self.columns)] => {
+                (x, integers, scales)
+            }
+            _ => return Err(format!("expected x, integers, scales and, where there is one, a bias[{}]", self.columns)),
+        };
+        let blocks = self.inner / self.block;
+        let packed = [self.columns, blocks, self.block * self.bits / 8].map(Dim::Fixed);
+        if integers.dtype != DataType::U8 || integers.shape != packed {
+            return Err(format!("the integers are {integers}, expected u8{packed:?}"));
+        }
+        if scales.dtype != DataType::F32 || scales.shape != [Dim::Fixed(self.columns * blocks)] {
+            return Err(format!("the scales are {scales}, expected f32[{}]", self.columns * blocks));
+        }
+        match x.shape[..] {
+            [rows, Dim::Fixed(inner)] if inner == self.inner => {
+                Ok(vec![TensorType::f32([rows, self.columns.into()])])
+            }
+            _ => Err(format!("x is {x}, expected [M, {}]", self.inner)),
+        }
+    }
+
+    fn gradient(&self, graph: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
+        let part = graph.part(node.inputs[1]).map(ToOwned::to_owned);
+        let Some(part) = part.filter(|_| self.bits == 4 && !node.wanted[1..].contains(&true)) else {
+            return Err(no_gradient(self.name(), "its matrix is not one of 4 bits that is frozen"));
+        };
+        let dy = node.gradient(graph, 0)?;
+        let shape = |inner: usize| vec![Dim::Fixed(self.columns), Dim::Fixed(inner)];
+        let blocks = self.inner / self.block;
+        let integers = graph.weight(&part, TensorType { dtype: DataType::U4, shape: shape(self.inner) });
+        let zeros = graph.weight(ZERO_POINTS, TensorType { dtype: DataType::U4, shape: shape(blocks) });
+        let scales = graph.reshape(node.inputs[2], &shape(blocks))?;
+        let matrix = graph.dequantize_linear(integers, [scales, zeros], self.block)?;
+        let mut gradients = vec![None; node.inputs.len()];
+        gradients[0] = Some(graph.gemm(dy, matrix, None, Transposed::default())?);
+        Ok(gradients)
+    }
+
+    #[cfg(test)]
+    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+        let zero = f64::from(1 << (self.bits - 1));
+        let matrix = ndarray::Array2::from_shape_fn((self.inner, self.columns), |(k, n)| {
+            let (block, within) = (k / self.block, k % self.block);
+            let byte = inputs[1][[n, block, within * self.bits / 8]] as u32;
+            let q = match (self.bits, within % 2) {
+                (8, _) => byte,
+                (_, 0) => byte & 15,
+                _ => byte >> 4,
+            };
+            (f64::from(q) - zero) * inputs[2][[n * (self.inner / self.block) + block]]
+        });
+        let mut y = inputs[0].view().into_dimensionality::<ndarray::Ix2>().unwrap().dot(&matrix).into_dyn();
+        if let Some(bias) = inputs.get(3) {
+            y += *bias;
+        }
+        vec![y]
+    }
+}
+
+impl Graph {
+    /// x W + b with W as integers of `bits` bits in blocks of `block`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn mat_mul_n_bits(
+        &mut self,
+        x: Value,
+        [integers, scales]: [Value; 2],
+        bias: Option<Value>,
+        bits: usize,
+        block: usize,
+    ) -> Result<Value, GraphError> {
+        let fixed = |dim: Option<&Dim>| if let Some(Dim::Fixed(value)) = dim { *value } else { 0 };
+        let shape = self.shape(integers);
+        let (columns, inner) = (fixed(shape.first()), fixed(shape.get(1)) * block);
+        let op = MatMulNBits { bits, block, inner, columns, bias: bias.is_some() };
+        let inputs: Vec<Value> = [x, integers, scales].into_iter().chain(bias).collect();
+        self.apply_one(op, &inputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MatMulNBits;
+    use crate::testing::{float, indices_of, refused};
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let op = MatMulNBits { bits: 4, block: 16, inner: 32, columns: 3, bias: false };
+        assert!(refused(op, &[float(&[2, 32]), float(&[3, 2, 8]), float(&[6])]).contains("integers"));
+        assert!(refused(op, &[float(&[2, 32]), indices_of(&[1], &[0]), float(&[6])]).contains("integers"));
+        assert!(refused(op, &[float(&[2, 32])]).contains("expected x"));
+    }
+}
