@@ -69,7 +69,13 @@ pub struct Gpt2<'a> {
 
 impl<'a> Gpt2<'a> {
     /// Adds the adapters to the graph's inputs, in the order of the adapter table.
-    pub fn new(graph: &mut Graph, config: &'a Gpt2Config, adapter: &AdapterConfig, weights: &'a Weights, purpose: Purpose) -> Self {
+    pub fn new(
+        graph: &mut Graph,
+        config: &'a Gpt2Config,
+        adapter: &AdapterConfig,
+        weights: &'a Weights,
+        purpose: Purpose,
+    ) -> Self {
         let adapters: Vec<(String, Value)> = params::adapter_table(config, adapter)
             .into_iter()
             .map(|spec| {
@@ -150,18 +156,14 @@ impl<'a> Gpt2<'a> {
     ) -> Result<(Value, Value), GraphError> {
         let (scale, shift) = (self.weights.tensor(graph, &layer.weight)?, self.weights.tensor(graph, &layer.bias)?);
         let epsilon = self.config.layer_norm_epsilon;
-        let x = match pending {
-            Some(Output { value, bias: Some(bias) }) => {
-                let [normal, x] = graph.skip_layer_normalization([value, x, bias], [scale, shift], epsilon)?;
-                return Ok((x, normal));
-            }
-            Some(Output { value, bias: None }) => graph.add(x, value)?,
-            None => x,
-        };
+        let mut x = x;
+        for value in pending.into_iter().flat_map(|Output { value, bias }| bias.into_iter().chain([value])) {
+            x = graph.add(x, value)?;
+        }
         Ok((x, graph.layer_normalization(x, scale, shift, epsilon)?))
     }
 
-    /// x + up(gelu(down(x))), x \[N, D\]; without the bias of `up` where that is added together with the residual.
+    /// x + up(gelu(down(x))), x \[N, D\]; the bias of `up` apart where the product itself adds x.
     fn adapter(&self, graph: &mut Graph, x: Value, adapter: &names::Adapter) -> Result<Output, GraphError> {
         let value =
             |name: &str| self.by_name.get(name).copied().ok_or_else(|| GraphError::UnknownWeight(name.to_owned()));

@@ -125,18 +125,14 @@ fn named_outputs<'a>(node: &'a Node, read: &[bool]) -> &'a [Value] {
 }
 
 fn node_proto(graph: &Graph, node: &Node, used: &Used<'_>) -> NodeProto {
-    let names = |values: &[Value], empty: &[usize]| {
-        let mut names: Vec<String> = values.iter().map(|&value| graph.name(value).to_owned()).collect();
-        for &place in empty.iter().filter(|_| !values.is_empty()) {
-            if place < names.len() {
-                names.insert(place, String::new());
-            }
-        }
-        names
-    };
+    let names = |values: &[Value]| values.iter().map(|&value| graph.name(value).to_owned()).collect();
+    let mut input: Vec<String> = names(&node.inputs);
+    for &place in node.op.empty_inputs() {
+        input.insert(place, String::new());
+    }
     NodeProto {
-        input: names(&node.inputs, node.op.empty_inputs()),
-        output: names(named_outputs(node, &used.read), node.op.empty_outputs()),
+        input,
+        output: names(named_outputs(node, &used.read)),
         name: node.name.clone(),
         op_type: node.op.name().to_owned(),
         attribute: node.op.attributes().into_iter().map(|(name, value)| attribute(name, value)).collect(),
@@ -191,7 +187,8 @@ fn external(name: &str, part: &str, of: &TensorType, weights: &Weights) -> Resul
     let entry = weights.entry(part)?;
     let length = bytes(of).filter(|length| *length <= entry.length);
     let length = length.ok_or_else(|| GraphError::UnknownWeight(format!("{part} as {of}")))?;
-    let place = [("location", WEIGHTS.to_owned()), ("offset", entry.offset.to_string()), ("length", length.to_string())];
+    let place =
+        [("location", WEIGHTS.to_owned()), ("offset", entry.offset.to_string()), ("length", length.to_string())];
     Ok(TensorProto {
         data_location: DATA_EXTERNAL,
         external_data: place
@@ -230,10 +227,8 @@ fn value_info(graph: &Graph, value: Value) -> ValueInfoProto {
 fn refuse_duplicates(graph: &GraphProto) -> Result<(), GraphError> {
     let inputs = graph.input.iter().map(|value| &value.name);
     let initializers = graph.initializer.iter().map(|tensor| &tensor.name);
-    let outputs = graph.node.iter().flat_map(|node| &node.output);
-    // Where an output is left out its name is empty.
     let mut names: Vec<&String> =
-        inputs.chain(initializers).chain(outputs).filter(|name| !name.is_empty()).collect();
+        inputs.chain(initializers).chain(graph.node.iter().flat_map(|node| &node.output)).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(GraphError::DuplicateName(pair[0].clone())),

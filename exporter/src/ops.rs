@@ -15,8 +15,8 @@ mod add;
 mod and;
 mod cast;
 mod concat;
-mod dequantize_linear;
 mod constant_of_shape;
+mod dequantize_linear;
 mod div;
 mod dynamic_quantize_mat_mul;
 mod equal;
@@ -46,7 +46,6 @@ mod scatter_elements;
 mod scatter_nd;
 mod shape_of;
 mod sigmoid;
-mod skip_layer_normalization;
 mod softmax;
 mod split;
 mod sqrt;
@@ -99,11 +98,6 @@ pub trait Op: Debug {
 
     /// Which of its inputs are left empty, by ONNX's numbers: those it is applied to are the others.
     fn empty_inputs(&self) -> &'static [usize] {
-        &[]
-    }
-
-    /// Which of its outputs are left empty, by ONNX's numbers.
-    fn empty_outputs(&self) -> &'static [usize] {
         &[]
     }
 

@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn errors_are_at_most_half_a_step() {
         let (columns, inner) = (37, 64);
-        let values: Vec<f32> = (0..columns * inner).map(|i| ((i * 7919 % 1013) as f32 / 1013.0 - 0.5).powi(3)).collect();
+        let values: Vec<f32> =
+            (0..columns * inner).map(|i| ((i * 7919 % 1013) as f32 / 1013.0 - 0.5).powi(3)).collect();
         let eight = to_int8(&values, Order::ColumnsApart, columns);
         let four = to_int4(&values, Order::ColumnsApart, columns, 32);
         assert_eq!((eight.scales.len(), four.scales.len()), (columns, columns * 2));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::bundle::DataType;
+use marionette_models::bundle::{DataType, Operators};
 use ndarray::{ArrayD, IxDyn};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -100,7 +100,7 @@ pub fn evaluate(graph: &Graph, feeds: &BTreeMap<String, Array>, wanted: &[Value]
         .map(|value| {
             let data = graph.data(value);
             match &data.origin {
-                Origin::Input | Origin::Weight => feeds.get(&data.name).cloned(),
+                Origin::Input | Origin::Weight(_) => feeds.get(&data.name).cloned(),
                 Origin::Constant(bytes) => Some(constant(&data.tensor, bytes)),
                 Origin::Node => None,
             }
@@ -130,6 +130,7 @@ fn constant(tensor: &TensorType, bytes: &[u8]) -> Array {
     let values: Vec<f64> = match tensor.dtype {
         DataType::F32 => bytes.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
         DataType::I64 => bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+        DataType::U8 => bytes.iter().map(|&byte| f64::from(byte)).collect(),
         other => panic!("no constants of {other:?}"),
     };
     let shape: Vec<usize> = tensor.shape.iter().map(|dim| dim.to_string().parse().unwrap()).collect();
@@ -169,7 +170,7 @@ pub fn check_gradient(op: impl Op + Clone + 'static, inputs: &[Sample]) {
 /// As [`check_gradient`], with only the first `outputs` outputs in the loss.
 pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outputs: usize) {
     let name = op.name();
-    let mut graph = Graph::new();
+    let mut graph = Graph::new(Operators::Ort);
     let mut feeds = BTreeMap::new();
     let mut handles = Vec::new();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -213,7 +214,7 @@ pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outpu
 
 /// The message with which an operator refuses inputs.
 pub fn refused(op: impl Op + 'static, inputs: &[Sample]) -> String {
-    let mut graph = Graph::new();
+    let mut graph = Graph::new(Operators::Ort);
     let inputs: Vec<Value> = inputs.iter().map(|sample| graph.input("x", sample.tensor_type())).collect();
     graph.apply(op, &inputs).unwrap_err().to_string()
 }

@@ -47,6 +47,11 @@ impl Pair {
 
     /// With an inner loop in the bundle.
     fn of(inner_loop: InnerLoop) -> Self {
+        Self::with(inner_loop, Precision::Fp32)
+    }
+
+    /// With another precision on the device.
+    fn with(inner_loop: InnerLoop, precision: Precision) -> Self {
         let scratch = Scratch::new();
         let mut source = Source::read(&tiny(), FreshAdapters { bottleneck: Some(16), seed: Some(3) }).unwrap();
         let table = params::adapter_table(&source.base.config, &source.adapter);
@@ -55,7 +60,7 @@ impl Pair {
         let start = init::initialise(&spread, &mut ChaCha8Rng::seed_from_u64(11));
         source.adapters = start.clone();
         source.inner_loop = inner_loop;
-        export(&source, Precision::Fp32, &scratch.path("bundle"), &AtomicBool::new(false)).unwrap();
+        export(&source, precision, &scratch.path("bundle"), &AtomicBool::new(false)).unwrap();
         let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
         let encoder = marionette_runtime::engine::encoder(&bundle).unwrap();
         let device = Engine::open(&bundle, Options::default()).unwrap();
@@ -151,6 +156,38 @@ fn five_inner_steps_end_where_the_trainers_do() {
     assert!(moved > 1e-3, "{moved}");
     let expected = tensors::named_to_host(&pair.table, &adapted.parameters).unwrap();
     all_within("5 inner steps, adapters", &pair.device.adapters(), &expected, 1e-4);
+}
+
+/// Rounded weights, and for integers rounded activations too, move losses by little; and adapting with them goes as far down.
+#[test]
+fn every_precision_adapts_as_f32_does() {
+    // The worst relative error of a loss: f16 has 11 bits, integers of 8 about 7, of 4 about 3.
+    for (precision, most) in [(Precision::Fp16, 1e-3), (Precision::Int8, 1e-2), (Precision::Int4, 5e-2)] {
+        let inner = InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) };
+        let mut pair = Pair::with(inner.clone(), precision);
+        let batch = Batch::new(&pair.sequences()).unwrap();
+        let support = Support::repeat(TokenBatch::new(&batch, Device::Cpu).unwrap(), STEPS);
+        let rates = vec![ALPHA; pair.table.len()];
+        let expected = inner::adapt(&pair.torch, &pair.parameters(), &support, &rates).unwrap();
+        let losses: Vec<f64> =
+            (0..STEPS).map(|_| f64::from(pair.device.adapt_step(&batch, &rates).unwrap().loss)).collect();
+        let errors = losses.iter().zip(&expected.losses).map(|(found, expected)| (found / expected - 1.0).abs());
+        let worst = errors.fold(0.0, f64::max);
+        eprintln!("{precision}, losses of {STEPS} steps: worst relative error {worst:.1e}, at most {most:.0e}");
+        assert!(worst <= most, "{precision}: {losses:?}, expected {:?}", expected.losses);
+
+        // One token at a time and all at once are two kinds of product.
+        let ids: Vec<i64> = pair.sequences()[0].ids.iter().take(24).map(|&id| i64::from(id)).collect();
+        let scored = pair.device.score(&Scored::all(&ids)).unwrap();
+        let mut worst = 0.0_f64;
+        for (index, &id) in ids.iter().enumerate().take(ids.len() - 1) {
+            let logits = pair.device.advance(&[id as u32]).unwrap();
+            let log_prob = log_softmax(logits)[ids[index + 1] as usize];
+            worst = worst.max(f64::from((log_prob - scored[index]).abs()));
+        }
+        eprintln!("{precision}, decoding beside scoring: worst error {worst:.1e}");
+        assert!(worst <= 20.0 * most, "{precision}: {worst}");
+    }
 }
 
 #[test]

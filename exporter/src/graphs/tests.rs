@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::bundle::Precision;
+use marionette_models::bundle::{DataType, Operators, Precision};
 use marionette_models::params;
 use prost::Message as _;
 
@@ -19,7 +19,7 @@ type Build =
 
 fn build(graph: Build) -> Graph {
     let (config, adapter) = config();
-    graph(&config, &adapter, &Weights::new(&config, Precision::Fp32)).unwrap()
+    graph(&config, &adapter, &Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap()).unwrap()
 }
 
 fn output(graph: &Graph, name: &str) -> Value {
@@ -207,7 +207,7 @@ fn zero_adapters_are_the_bare_model() {
 #[test]
 fn the_same_model_gives_the_same_bytes() {
     let (config, _) = config();
-    let weights = Weights::new(&config, Precision::Fp32);
+    let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
     for graph in [generate as Build, score, adapt] {
         let encode = || onnx::model(&build(graph), "name", "doc", &weights).unwrap().encode_to_vec();
         assert_eq!(encode(), encode());
@@ -217,7 +217,7 @@ fn the_same_model_gives_the_same_bytes() {
 #[test]
 fn only_generation_needs_more_than_standard_operators() {
     let (config, _) = config();
-    let weights = Weights::new(&config, Precision::Fp32);
+    let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
     let domains = |graph: Build| -> Vec<String> {
         let model = onnx::model(&build(graph), "name", "doc", &weights).unwrap();
         model.opset_import.into_iter().map(|set| set.domain).collect()
@@ -225,4 +225,126 @@ fn only_generation_needs_more_than_standard_operators() {
     assert_eq!(domains(generate), ["", "com.microsoft"]);
     assert_eq!(domains(score), [""]);
     assert_eq!(domains(adapt), [""]);
+}
+
+/// What the graphs read of `weights.bin`, as they read it, beside the other feeds.
+fn stored(graph: &Graph, weights: &Weights, feeds: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+    let (config, _) = config();
+    let host = |spec: params::TensorSpec| {
+        let values = feeds[&spec.name].iter().map(|&value| value as f32).collect();
+        (spec.name, marionette_models::HostTensor { shape: spec.shape, values })
+    };
+    let mut file = Vec::new();
+    weights.write(&params::base_table(&config).into_iter().map(host).collect(), &mut file).unwrap();
+    let mut all = feeds.clone();
+    for value in graph.handles() {
+        let Some(part) = graph.part(value) else { continue };
+        let shape: Vec<usize> = graph.shape(value).iter().map(|dim| dim.to_string().parse().unwrap()).collect();
+        let count: usize = shape.iter().product();
+        let bytes = &file[weights.entry(part).unwrap().offset as usize..];
+        let four = |bytes: &[u8]| f64::from(f32::from_le_bytes(bytes.try_into().unwrap()));
+        let values: Vec<f64> = match graph.tensor(value).dtype {
+            DataType::F32 => bytes.chunks(4).take(count).map(four).collect(),
+            DataType::F16 => {
+                bytes.chunks(2).take(count).map(|b| half::f16::from_le_bytes(b.try_into().unwrap()).to_f64()).collect()
+            }
+            DataType::U8 => bytes[..count].iter().map(|&byte| f64::from(byte)).collect(),
+            _ => bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).take(count).map(f64::from).collect(),
+        };
+        all.insert(graph.name(value).to_owned(), Array::from_shape_vec(shape, values).unwrap());
+    }
+    all
+}
+
+/// The tensors that a precision makes of others: each value rounded to its nearest neighbour, worked out apart from
+/// the code under test where it is 8 bits, and by reading what was stored where it is 4.
+fn rounded(precision: Precision, weights: &Weights, feeds: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+    let (config, _) = config();
+    let mut all = feeds.clone();
+    let is_matrix = |spec: &params::TensorSpec| spec.shape.len() == 2 && spec.name != params::names::WPE;
+    for spec in params::base_table(&config).into_iter().filter(is_matrix) {
+        let columns_apart = spec.name != params::names::WTE;
+        let tensor = all.get_mut(&spec.name).unwrap();
+        match precision {
+            Precision::Fp32 => {}
+            Precision::Fp16 => tensor.mapv_inplace(|value| half::f16::from_f64(value).to_f64()),
+            Precision::Int8 => {
+                let axis = ndarray::Axis(usize::from(columns_apart));
+                for mut column in tensor.axis_iter_mut(axis) {
+                    let scale = column.iter().fold(0.0_f64, |most, value| most.max(value.abs())) / 127.0;
+                    column.mapv_inplace(|value| (value / scale).round() * scale);
+                }
+            }
+            Precision::Int4 => {
+                let mut graph = Graph::new(Operators::Ort);
+                let [columns, inner] = if columns_apart { [1, 0] } else { [0, 1] }.map(|axis| spec.shape[axis]);
+                let u4 = crate::shape::TensorType { dtype: DataType::U4, shape: vec![columns.into(), inner.into()] };
+                let integers = graph.weight(&format!("{}.integers", spec.name), u4);
+                // A column of the test's model is one block or two.
+                let block = inner.min(64);
+                let scales = graph.weight(
+                    &format!("{}.scales", spec.name),
+                    crate::shape::TensorType::f32([columns.into(), (inner / block).into()]),
+                );
+                let read = stored(&graph, weights, feeds);
+                let (q, s) = (&read[graph.name(integers)], &read[graph.name(scales)]);
+                tensor.indexed_iter_mut().for_each(|(at, value)| {
+                    let (n, k) = if columns_apart { (at[1], at[0]) } else { (at[0], at[1]) };
+                    let dequantised = (q[[n, k]] - 8.0) * s[[n, k / block]];
+                    assert!((dequantised - *value).abs() <= 2.0 * s[[n, k / block]].abs());
+                    *value = dequantised;
+                });
+            }
+        }
+    }
+    all
+}
+
+/// The graphs of every precision compute, but for the rounding of activations, what the model of its rounded weights does.
+#[test]
+fn every_precision_is_the_model_of_its_weights() {
+    let (config, adapter) = config();
+    for precision in Precision::ALL {
+        let weights = Weights::new(&config, precision, Operators::Ort).unwrap();
+        let build = |graph: Build| graph(&config, &adapter, &weights).unwrap();
+
+        let (graph, mut feeds) = (build(generate), tensors(false));
+        let cache = Array::zeros(vec![1, config.n_head, 9, config.head_dim()]);
+        for part in (0..config.n_layer).flat_map(|l| ["key", "value"].map(|part| format!("past.{l}.{part}"))) {
+            feeds.insert(part, cache.clone());
+        }
+        feeds.insert("input_ids".into(), integers(&[1, 4], &[7, 2, 7, 1]));
+        feeds.insert("positions".into(), integers(&[1, 4], &[0, 1, 2, 3]));
+        let found = evaluate(&graph, &stored(&graph, &weights, &feeds), &graph.outputs[..1]).remove(0);
+        let expected = next_logits(&rounded(precision, &weights, &feeds), &[7, 2, 7, 1], true);
+        // Scales are f32.
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-5, "{precision}: {found}, expected {expected}");
+        }
+
+        let (graph, feeds) = (build(adapt), adapt_feeds(MASK.as_flattened()));
+        let all = stored(&graph, &weights, &feeds);
+        let loss = output(&graph, "loss");
+        for (i, spec) in params::adapter_table(&config, &adapter).into_iter().enumerate().step_by(3) {
+            let updated = &evaluate(&graph, &all, &[output(&graph, &format!("updated.{}", spec.name))])[0];
+            let gradient = (&all[&spec.name] - updated) / all["learning_rate"][[i]];
+            let worst = worst_error(&all[&spec.name], &gradient, |at| {
+                let mut all = all.clone();
+                all.insert(spec.name.clone(), at.clone());
+                evaluate(&graph, &all, &[loss])[0].sum()
+            });
+            assert!(worst <= TOLERANCE, "{precision}, {}: {worst:e}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn widths_that_have_no_blocks_are_refused() {
+    let (config, _) = config();
+    let config = marionette_models::Gpt2Config { n_inner: 24, ..config };
+    for precision in [Precision::Int8, Precision::Int4] {
+        let problem = Weights::new(&config, precision, Operators::Ort).unwrap_err().to_string();
+        assert!(problem.contains("multiples of 16") && problem.contains("has 24"), "{problem}");
+    }
+    assert!(Weights::new(&config, Precision::Fp16, Operators::Ort).is_ok());
 }

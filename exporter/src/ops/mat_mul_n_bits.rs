@@ -64,9 +64,7 @@ impl Op for MatMulNBits {
             return Err(format!("the scales are {scales}, expected f32[{}]", self.columns * blocks));
         }
         match x.shape[..] {
-            [rows, Dim::Fixed(inner)] if inner == self.inner => {
-                Ok(vec![TensorType::f32([rows, self.columns.into()])])
-            }
+            [rows, Dim::Fixed(inner)] if inner == self.inner => Ok(vec![TensorType::f32([rows, self.columns.into()])]),
             _ => Err(format!("x is {x}, expected [M, {}]", self.inner)),
         }
     }

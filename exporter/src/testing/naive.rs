@@ -16,7 +16,7 @@ pub fn config() -> (Gpt2Config, AdapterConfig) {
         n_embd: 16,
         n_layer: 2,
         n_head: 2,
-        n_inner: 24,
+        n_inner: 32,
         activation_function: marionette_models::Activation::GeluNew,
         layer_norm_epsilon: 1e-5,
         eos_token_id: 10,

@@ -143,7 +143,7 @@ impl Engine {
             // prepacking the weights stay mapped from the file, 600 MiB less at the same speed of a step, of scoring and
             // of prefill. Only decoding, a row at a time, is slower without (about a tenth).
             memory_pattern: file != bundle::ADAPT,
-            prepacking: file == bundle::GENERATE,
+            prepacking: file == bundle::GENERATE || self.manifest.precision == bundle::Precision::Int8,
         };
         Ok(Graph::open(self.runtime, &self.dir.join(file), options)?)
     }
