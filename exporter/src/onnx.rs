@@ -203,7 +203,7 @@ fn external(name: &str, part: &str, of: &TensorType, weights: &Weights) -> Resul
 fn bytes(tensor: &TensorType) -> Option<u64> {
     let bits = match tensor.dtype {
         DataType::U4 => 4,
-        DataType::Bool | DataType::U8 => 8,
+        DataType::Bool | DataType::U8 | DataType::I8 => 8,
         DataType::F16 => 16,
         DataType::F32 | DataType::I32 => 32,
         DataType::F64 | DataType::I64 => 64,

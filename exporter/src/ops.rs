@@ -13,6 +13,7 @@ mod reduction;
 
 mod add;
 mod and;
+mod bitwise_xor;
 mod cast;
 mod concat;
 mod constant_of_shape;

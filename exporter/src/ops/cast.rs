@@ -7,7 +7,8 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::TensorType;
 
-/// y = x as another type.
+/// y = x as another type; of a byte beyond the range of signed ones, the one with the same bits (as ONNX Runtime does; ONNX leaves it
+/// open).
 #[derive(Debug, Clone, Copy)]
 struct Cast {
     to: DataType,
@@ -27,10 +28,13 @@ impl Op for Cast {
         Ok(vec![TensorType { dtype: self.to, shape: x.shape.clone() }])
     }
 
-    /// From an integer to f32 only, where f64 has all values.
+    /// From an integer to f32, where f64 has all values, and to signed bytes.
     #[cfg(test)]
     fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        vec![inputs[0].clone()]
+        match self.to {
+            DataType::I8 => vec![inputs[0].mapv(|x| f64::from(x as u8 as i8))],
+            _ => vec![inputs[0].clone()],
+        }
     }
 }
 

@@ -9,11 +9,13 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::TensorType;
 
-/// y = x W + b, x \[M, K\], b \[N\] where there is one; w = (q − z) s with q u8\[K, N\], s \[N\] or \[\] and z u8\[\]. x is rounded to 8 bits with one
-/// scale for all of it, so that the product is one of integers. ∂x = (∂y ⊙ s) (q − z)ᵀ, a product of the same kind; the rounding
+/// y = x W + b, x \[M, K\], b \[N\] where there is one; w = q s with q i8\[K, N\], s \[N\] or \[\]. x is rounded to 8 bits with one
+/// scale for all of it, so that the product is one of integers. ∂x = (∂y ⊙ s) qᵀ, a product of the same kind; the rounding
 /// counts as the identity (the straight-through estimator, Bengio et al. 2013).
 #[derive(Debug, Clone, Copy)]
-struct DynamicQuantizeMatMul;
+struct DynamicQuantizeMatMul {
+    bias: bool,
+}
 
 impl Op for DynamicQuantizeMatMul {
     fn name(&self) -> &'static str {
@@ -24,14 +26,19 @@ impl Op for DynamicQuantizeMatMul {
         Domain::Microsoft
     }
 
+    fn empty_inputs(&self) -> &'static [usize] {
+        // The zero point.
+        if self.bias { &[3] } else { &[] }
+    }
+
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let (x, integers, scales, zero, bias) = match inputs {
-            [x, integers, scales, zero] => (x, integers, scales, zero, None),
-            [x, integers, scales, zero, bias] => (x, integers, scales, zero, Some(bias)),
-            _ => return Err(format!("{} inputs, expected 4 or 5", inputs.len())),
+        let (x, integers, scales, bias) = match inputs {
+            [x, integers, scales] if !self.bias => (x, integers, scales, None),
+            [x, integers, scales, bias] if self.bias => (x, integers, scales, Some(bias)),
+            _ => return Err(format!("{} inputs, expected 3 and a bias where there is one", inputs.len())),
         };
-        if integers.dtype != DataType::U8 || zero.dtype != DataType::U8 || !zero.shape.is_empty() {
-            return Err("expected integers and a zero point of u8".into());
+        if integers.dtype != DataType::I8 {
+            return Err("expected integers of i8".into());
         }
         match (&x.shape[..], &integers.shape[..]) {
             ([rows, inner], [same, columns])
@@ -60,10 +67,10 @@ impl Op for DynamicQuantizeMatMul {
 
     #[cfg(test)]
     fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        let matrix = (inputs[1] - inputs[3]) * inputs[2];
+        let matrix = inputs[1] * inputs[2];
         let two = |x: &crate::testing::Array| x.clone().into_dimensionality::<ndarray::Ix2>().unwrap();
         let mut y = two(inputs[0]).dot(&two(&matrix)).into_dyn();
-        if let Some(bias) = inputs.get(4) {
+        if let Some(bias) = inputs.get(3) {
             y += *bias;
         }
         vec![y]
@@ -71,7 +78,7 @@ impl Op for DynamicQuantizeMatMul {
 }
 
 impl Graph {
-    /// x W + b with W as bytes u8\[K, N\], one scale a column or one for all, and the zero point 128.
+    /// x W + b with W as bytes i8\[K, N\], with one scale a column or one for all.
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -81,8 +88,7 @@ impl Graph {
         [integers, scales]: [Value; 2],
         bias: Option<Value>,
     ) -> Result<Value, GraphError> {
-        let zero = self.byte(128);
-        let inputs: Vec<Value> = [x, integers, scales, zero].into_iter().chain(bias).collect();
-        self.apply_one(DynamicQuantizeMatMul, &inputs)
+        let inputs: Vec<Value> = [x, integers, scales].into_iter().chain(bias).collect();
+        self.apply_one(DynamicQuantizeMatMul { bias: bias.is_some() }, &inputs)
     }
 }

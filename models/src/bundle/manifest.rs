@@ -146,6 +146,8 @@ pub enum DataType {
     F16,
     /// Bytes.
     U8,
+    /// Bytes with a sign.
+    I8,
     /// Halves of bytes, the lower one first.
     U4,
 }
@@ -161,6 +163,7 @@ impl DataType {
             Self::Bool => data_type::BOOL,
             Self::F16 => data_type::FLOAT16,
             Self::U8 => data_type::UINT8,
+            Self::I8 => data_type::INT8,
             Self::U4 => data_type::UINT4,
         }
     }
