@@ -42,7 +42,7 @@ pub fn export(
     interrupted: &AtomicBool,
 ) -> Result<Exported, ExportError> {
     let config = &source.base.config;
-    let weights = Weights::new(config, precision, Operators::Ort)?;
+    let weights = Weights::new(config, precision)?;
     let mut interfaces = BTreeMap::new();
     let mut nodes = BTreeMap::new();
     let mut contents: Vec<(&str, Vec<u8>)> = Vec::new();

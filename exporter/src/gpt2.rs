@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::bundle::Operators;
 use marionette_models::params::names::{self, Block};
 use marionette_models::{AdapterConfig, Gpt2Config, params};
 
@@ -35,33 +34,13 @@ pub trait Attention {
     fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: Value) -> Result<Value, GraphError>;
 }
 
-/// What a graph is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// Reading one token at a time.
-    Decode,
-    /// Reading many.
-    Read,
-    /// The same, to be differentiated.
-    Train,
-}
-
-impl Purpose {
-    fn rows(self) -> Rows {
-        match self {
-            Self::Decode => Rows::Few,
-            Self::Read | Self::Train => Rows::Many,
-        }
-    }
-}
-
 /// GPT-2 in a graph: frozen weights by name, adapters as inputs.
 #[derive(Debug)]
 pub struct Gpt2<'a> {
     /// The hyper-parameters.
     pub config: &'a Gpt2Config,
     weights: &'a Weights,
-    purpose: Purpose,
+    rows: Rows,
     /// In the order of the adapter table.
     adapters: Vec<(String, Value)>,
     by_name: BTreeMap<String, Value>,
@@ -74,7 +53,7 @@ impl<'a> Gpt2<'a> {
         config: &'a Gpt2Config,
         adapter: &AdapterConfig,
         weights: &'a Weights,
-        purpose: Purpose,
+        rows: Rows,
     ) -> Self {
         let adapters: Vec<(String, Value)> = params::adapter_table(config, adapter)
             .into_iter()
@@ -85,7 +64,7 @@ impl<'a> Gpt2<'a> {
             })
             .collect();
         let by_name = adapters.iter().cloned().collect();
-        Self { config, weights, purpose, adapters, by_name }
+        Self { config, weights, rows, adapters, by_name }
     }
 
     /// The adapters, in the order of the adapter table.
@@ -115,76 +94,53 @@ impl<'a> Gpt2<'a> {
         let embedded = graph.add(tokens, places)?;
         let mut x = graph.reshape(embedded, &[POSITIONS, self.config.n_embd.into()])?;
 
-        // What is still to be added to x: a block's output and, where it is fused with the addition, its bias.
-        let mut pending = None;
         for layer in 0..self.config.n_layer {
             let block = Block::new(layer);
             graph.set_scope(format!("h.{layer}.attn"));
-            let normal;
-            (x, normal) = self.add_norm(graph, x, pending, &block.ln_1)?;
-            let qkv = self.weights.linear(graph, normal, &block.attn_qkv, self.purpose.rows())?;
+            let normal = self.layer_norm(graph, x, &block.ln_1)?;
+            let qkv = self.weights.linear(graph, normal, &block.attn_qkv, self.rows)?;
             let mut attended = attention.attend(graph, layer, qkv)?;
             if layer + 1 == self.config.n_layer {
                 attended = graph.gather(attended, rows)?;
                 x = graph.gather(x, rows)?;
             }
-            let projected = self.weights.linear(graph, attended, &block.attn_proj, self.purpose.rows())?;
-            pending = Some(self.adapter(graph, projected, &block.attn_adapter)?);
+            let projected = self.weights.linear(graph, attended, &block.attn_proj, self.rows)?;
+            let adapted = self.adapter(graph, projected, &block.attn_adapter)?;
+            x = graph.add(x, adapted)?;
 
             graph.set_scope(format!("h.{layer}.mlp"));
-            let normal;
-            (x, normal) = self.add_norm(graph, x, pending, &block.ln_2)?;
-            let hidden = self.weights.linear(graph, normal, &block.mlp_fc, self.purpose.rows())?;
+            let normal = self.layer_norm(graph, x, &block.ln_2)?;
+            let hidden = self.weights.linear(graph, normal, &block.mlp_fc, self.rows)?;
             let hidden = graph.gelu(hidden)?;
-            let projected = self.weights.linear(graph, hidden, &block.mlp_proj, self.purpose.rows())?;
-            pending = Some(self.adapter(graph, projected, &block.mlp_adapter)?);
+            let projected = self.weights.linear(graph, hidden, &block.mlp_proj, self.rows)?;
+            let adapted = self.adapter(graph, projected, &block.mlp_adapter)?;
+            x = graph.add(x, adapted)?;
         }
 
         graph.set_scope("head");
         let ln_f = names::Pair { weight: names::LN_F_WEIGHT.into(), bias: names::LN_F_BIAS.into() };
-        let (_, normal) = self.add_norm(graph, x, pending, &ln_f)?;
-        self.weights.head(graph, normal, self.purpose.rows())
+        let normal = self.layer_norm(graph, x, &ln_f)?;
+        self.weights.head(graph, normal, self.rows)
     }
 
-    /// x with what is still to be added, and its layer normalisation.
-    fn add_norm(
-        &self,
-        graph: &mut Graph,
-        x: Value,
-        pending: Option<Output>,
-        layer: &names::Pair,
-    ) -> Result<(Value, Value), GraphError> {
+    fn layer_norm(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
         let (scale, shift) = (self.weights.tensor(graph, &layer.weight)?, self.weights.tensor(graph, &layer.bias)?);
-        let epsilon = self.config.layer_norm_epsilon;
-        let mut x = x;
-        for value in pending.into_iter().flat_map(|Output { value, bias }| bias.into_iter().chain([value])) {
-            x = graph.add(x, value)?;
-        }
-        Ok((x, graph.layer_normalization(x, scale, shift, epsilon)?))
+        graph.layer_normalization(x, scale, shift, self.config.layer_norm_epsilon)
     }
 
-    /// x + up(gelu(down(x))), x \[N, D\]; the bias of `up` apart where the product itself adds x.
-    fn adapter(&self, graph: &mut Graph, x: Value, adapter: &names::Adapter) -> Result<Output, GraphError> {
+    /// x + up(gelu(down(x))), x \[N, D\].
+    fn adapter(&self, graph: &mut Graph, x: Value, adapter: &names::Adapter) -> Result<Value, GraphError> {
+        let down = self.trained(graph, x, &adapter.down)?;
+        let hidden = graph.gelu(down)?;
+        let up = self.trained(graph, hidden, &adapter.up)?;
+        graph.add(x, up)
+    }
+
+    fn trained(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
         let value =
             |name: &str| self.by_name.get(name).copied().ok_or_else(|| GraphError::UnknownWeight(name.to_owned()));
-        let plain = Transposed::default();
-        let down = graph.gemm(x, value(&adapter.down.weight)?, Some(value(&adapter.down.bias)?), plain)?;
-        let hidden = graph.gelu(down)?;
-        let (weight, bias) = (value(&adapter.up.weight)?, value(&adapter.up.bias)?);
-        if self.purpose != Purpose::Train && graph.operators() == Operators::Ort {
-            return Ok(Output { value: graph.gemm(hidden, weight, Some(x), plain)?, bias: Some(bias) });
-        }
-        let up = graph.gemm(hidden, weight, Some(bias), plain)?;
-        Ok(Output { value: graph.add(x, up)?, bias: None })
+        graph.gemm(x, value(&layer.weight)?, Some(value(&layer.bias)?), Transposed::default())
     }
-}
-
-/// What a block adds to the residual stream.
-#[derive(Debug, Clone, Copy)]
-struct Output {
-    value: Value,
-    /// Still to be added to the value.
-    bias: Option<Value>,
 }
 
 /// Attention over the positions of one call, under a mask that all blocks share.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use marionette_models::bundle::{DataType, Operators};
+use marionette_models::bundle::DataType;
 
 use crate::error::GraphError;
 use crate::ops::Op;
@@ -48,9 +48,8 @@ pub(crate) struct Node {
 }
 
 /// A graph being built. Nodes are in topological order by construction: an operator can only be given values that exist.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Graph {
-    operators: Operators,
     pub(crate) values: Vec<ValueData>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<Value>,
@@ -68,26 +67,9 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty graph, to be made of some operators.
-    pub fn new(operators: Operators) -> Self {
-        Self {
-            operators,
-            values: Vec::new(),
-            nodes: Vec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            scope: String::new(),
-            constants: BTreeMap::new(),
-            weights: BTreeMap::new(),
-            dimensions: BTreeMap::new(),
-            sizes: BTreeMap::new(),
-            shapes: BTreeMap::new(),
-        }
-    }
-
-    /// What it may be made of.
-    pub fn operators(&self) -> Operators {
-        self.operators
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Says which part of the model the following nodes belong to; their names begin with it.

@@ -6,10 +6,10 @@ use marionette_models::{AdapterConfig, Gpt2Config};
 
 use crate::autodiff::gradients;
 use crate::error::GraphError;
-use crate::gpt2::{BATCH, CAPACITY, Cached, Gpt2, Masked, POSITIONS, Purpose, TOKENS, token_index};
+use crate::gpt2::{BATCH, CAPACITY, Cached, Gpt2, Masked, POSITIONS, TOKENS, token_index};
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
-use crate::weights::Weights;
+use crate::weights::{Rows, Weights};
 
 /// Which positions are asked for, in `score`.
 const ROWS: &str = "rows";
@@ -29,14 +29,14 @@ const TARGETS: &str = "targets";
 /// # Errors
 /// The model is of a shape that ONNX Runtime's attention does not take: a head's width is not a multiple of 8.
 pub fn generate(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
-    let graph = &mut Graph::new(weights.operators());
+    let graph = &mut Graph::new();
     let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
     let positions = graph.input("positions", TensorType::i64([BATCH, TOKENS]));
     let cache = TensorType::f32([BATCH, config.n_head.into(), CAPACITY, config.head_dim().into()]);
     let past = (0..config.n_layer)
         .map(|layer| ["key", "value"].map(|part| graph.input(&format!("past.{layer}.{part}"), cache.clone())))
         .collect();
-    let model = Gpt2::new(graph, config, adapter, weights, Purpose::Decode);
+    let model = Gpt2::new(graph, config, adapter, weights, Rows::Few);
 
     graph.set_scope("last");
     let flat = graph.reshape(positions, &[POSITIONS])?;
@@ -56,7 +56,7 @@ pub fn generate(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights)
             graph.output(value, &format!("present.{layer}.{part}"))?;
         }
     }
-    Ok(std::mem::replace(graph, Graph::new(weights.operators())))
+    Ok(std::mem::take(graph))
 }
 
 /// The index of each row's last position among all: T − 1, 2 T − 1, …, i64\[B\].
@@ -76,17 +76,17 @@ fn last_of_each_row(graph: &mut Graph) -> Result<Value, GraphError> {
 /// # Errors
 /// The graph does not fit together.
 pub fn score(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
-    let graph = &mut Graph::new(weights.operators());
+    let graph = &mut Graph::new();
     let [input_ids, positions, branch] =
         ["input_ids", "positions", "branch"].map(|name| graph.input(name, TensorType::i64([BATCH, TOKENS])));
     let [rows, targets] = ["rows", "targets"].map(|name| graph.input(name, TensorType::i64([Dim::Symbol(ROWS)])));
-    let model = Gpt2::new(graph, config, adapter, weights, Purpose::Read);
+    let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
     let mut attention = Masked::branched(graph, config, branch)?;
     let logits = model.logits(graph, input_ids, positions, rows, &mut attention)?;
     let log_probs = log_probs(graph, logits, targets)?;
     let log_probs = graph.reshape(log_probs, &[Dim::Symbol(ROWS)])?;
     graph.output(log_probs, "log_probs")?;
-    Ok(std::mem::replace(graph, Graph::new(weights.operators())))
+    Ok(std::mem::take(graph))
 }
 
 /// The log-probability of each row's target, \[N, 1\], from logits \[N, V\] and targets i64\[N\].
@@ -110,12 +110,12 @@ fn log_probs(graph: &mut Graph, logits: Value, targets: Value) -> Result<Value, 
 /// # Errors
 /// The graph does not fit together.
 pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
-    let graph = &mut Graph::new(weights.operators());
+    let graph = &mut Graph::new();
     let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
     let loss_mask = graph.input("loss_mask", TensorType { dtype: DataType::Bool, shape: vec![BATCH, TOKENS] });
     let tensors = marionette_models::params::adapter_table(config, adapter).len();
     let learning_rate = graph.input("learning_rate", TensorType::f32([tensors.into()]));
-    let model = Gpt2::new(graph, config, adapter, weights, Purpose::Train);
+    let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
     let loss = loss(graph, &model, input_ids, loss_mask)?;
     graph.output(loss, "loss")?;
 
@@ -140,7 +140,7 @@ pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
         let updated = graph.sub(*value, step)?;
         graph.output(updated, &format!("updated.{name}"))?;
     }
-    Ok(std::mem::replace(graph, Graph::new(weights.operators())))
+    Ok(std::mem::take(graph))
 }
 
 /// The loss that [`adapt`] describes. Only the positions before a target are given to the head.

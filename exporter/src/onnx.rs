@@ -1,9 +1,10 @@
 //! A graph as an ONNX model.
 
-use marionette_models::bundle::{self, DataType, GraphInterface, ValueInfo, WEIGHTS};
+use marionette_models::bundle::{self, GraphInterface, ValueInfo, WEIGHTS};
 use marionette_models::onnx::{
     AttributeProto, DATA_EXTERNAL, Dimension, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type,
+    data_type,
 };
 
 use crate::error::GraphError;
@@ -201,13 +202,7 @@ fn external(name: &str, part: &str, of: &TensorType, weights: &Weights) -> Resul
 
 /// The bytes that a tensor of a fixed shape takes.
 fn bytes(tensor: &TensorType) -> Option<u64> {
-    let bits = match tensor.dtype {
-        DataType::U4 => 4,
-        DataType::Bool | DataType::U8 | DataType::I8 => 8,
-        DataType::F16 => 16,
-        DataType::F32 | DataType::I32 => 32,
-        DataType::F64 | DataType::I64 => 64,
-    };
+    let bits = data_type::bits(tensor.dtype.onnx())?;
     let (number, symbols) = elements(&tensor.shape);
     symbols.is_empty().then(|| (number as u64 * bits).div_ceil(8))
 }

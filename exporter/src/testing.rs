@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::bundle::{DataType, Operators};
+use marionette_models::bundle::DataType;
 use ndarray::{ArrayD, IxDyn};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -74,6 +74,15 @@ pub fn integers(shape: &[usize], values: &[i64]) -> Array {
 /// Values uniform in ±1.5.
 pub fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Array {
     Array::from_shape_simple_fn(IxDyn(shape), || rng.random_range(-1.5..1.5))
+}
+
+/// The integer of a quantised value, less the middle of its range: of the byte it lies in and its place in the block.
+pub fn quantised(bits: usize, byte: f64, place: usize) -> f64 {
+    match (bits, place % 2) {
+        (8, _) => byte - 128.0,
+        (_, 0) => f64::from(byte as u8 & 15) - 8.0,
+        _ => f64::from(byte as u8 >> 4) - 8.0,
+    }
 }
 
 pub fn to_shape(tensor: &Array) -> Vec<usize> {
@@ -170,7 +179,7 @@ pub fn check_gradient(op: impl Op + Clone + 'static, inputs: &[Sample]) {
 /// As [`check_gradient`], with only the first `outputs` outputs in the loss.
 pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outputs: usize) {
     let name = op.name();
-    let mut graph = Graph::new(Operators::Ort);
+    let mut graph = Graph::new();
     let mut feeds = BTreeMap::new();
     let mut handles = Vec::new();
     let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -214,7 +223,7 @@ pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outpu
 
 /// The message with which an operator refuses inputs.
 pub fn refused(op: impl Op + 'static, inputs: &[Sample]) -> String {
-    let mut graph = Graph::new(Operators::Ort);
+    let mut graph = Graph::new();
     let inputs: Vec<Value> = inputs.iter().map(|sample| graph.input("x", sample.tensor_type())).collect();
     graph.apply(op, &inputs).unwrap_err().to_string()
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use half::f16;
-use marionette_models::bundle::{DataType, Operators, Precision};
+use marionette_models::bundle::{DataType, Precision};
 use marionette_models::params::names::{self, Pair};
 use marionette_models::{Gpt2Config, HostTensor, Tensors, params};
 
@@ -56,11 +56,12 @@ pub enum Rows {
 }
 
 /// What a part holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Content {
     F32,
     F16,
-    Integers,
+    /// A matrix's integers, and right after them their scales.
+    Integers(Matrix),
     Scales,
     /// Twice 8 in each byte.
     ZeroPoints,
@@ -93,7 +94,6 @@ impl Matrix {
 #[derive(Debug, Clone)]
 pub struct Weights {
     precision: Precision,
-    operators: Operators,
     /// In the order of the file: the part, and the tensor that it is made of.
     order: Vec<(String, String, Content)>,
     entries: BTreeMap<String, Entry>,
@@ -113,9 +113,9 @@ impl Weights {
     ///
     /// # Errors
     /// A matrix cannot be cut into blocks.
-    pub fn new(config: &Gpt2Config, precision: Precision, operators: Operators) -> Result<Self, GraphError> {
+    pub fn new(config: &Gpt2Config, precision: Precision) -> Result<Self, GraphError> {
         let shapes = params::base_table(config).into_iter().map(|spec| (spec.name, spec.shape)).collect();
-        let mut plan = Self { precision, operators, order: Vec::new(), entries: BTreeMap::new(), shapes };
+        let mut plan = Self { precision, order: Vec::new(), entries: BTreeMap::new(), shapes };
         let mut zero_points = 0;
         for spec in params::base_table(config) {
             let len = spec.len();
@@ -133,7 +133,7 @@ impl Weights {
                     }
                     let scaled = if bits == 8 { matrix.columns } else { len / block };
                     zero_points = zero_points.max(if bits == 8 { 0 } else { scaled });
-                    plan.push(integers(&spec.name), &spec.name, Content::Integers, len * bits / 8);
+                    plan.push(integers(&spec.name), &spec.name, Content::Integers(matrix), len * bits / 8);
                     plan.push(scales(&spec.name), &spec.name, Content::Scales, 4 * scaled);
                 }
             }
@@ -176,19 +176,13 @@ impl Weights {
         self.precision
     }
 
-    /// What graphs multiply them with.
-    pub fn operators(&self) -> Operators {
-        self.operators
-    }
-
     /// Writes the file.
     ///
     /// # Errors
     /// A tensor is missing from `base`, or writing fails.
     pub fn write(&self, base: &Tensors, writer: &mut dyn Write) -> io::Result<()> {
         let mut end = 0;
-        // The scales come right after their integers.
-        let mut last: Option<Quantised> = None;
+        let mut scales = HostTensor::default();
         for (part, name, content) in &self.order {
             let entry = &self.entries[part];
             let tensor = || base.get(name).ok_or_else(|| io::Error::other(format!("tensor {name} is missing")));
@@ -199,15 +193,12 @@ impl Weights {
                     let halves = tensor()?.values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes());
                     writer.write_all(&halves.collect::<Vec<u8>>())?;
                 }
-                Content::Integers => {
-                    let quantised = self.quantise(name, tensor()?);
+                Content::Integers(matrix) => {
+                    let quantised = self.quantise(*matrix, &tensor()?.values);
                     writer.write_all(&quantised.integers)?;
-                    last = Some(quantised);
+                    scales.values = quantised.scales;
                 }
-                Content::Scales => {
-                    let scales = last.take().unwrap_or_else(|| self.quantise(name, &base[name])).scales;
-                    writer.write_all(&scales.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>())?;
-                }
+                Content::Scales => scales.write_le(writer)?,
                 Content::ZeroPoints => {
                     io::copy(&mut io::Read::take(io::repeat(0x88), entry.length), writer)?;
                 }
@@ -217,28 +208,24 @@ impl Weights {
         Ok(())
     }
 
-    fn quantise(&self, name: &str, tensor: &HostTensor) -> Quantised {
-        let Some(matrix) = Matrix::of(name, &tensor.shape) else {
-            return Quantised { integers: Vec::new(), scales: Vec::new() };
-        };
+    fn quantise(&self, matrix: Matrix, values: &[f32]) -> Quantised {
         match self.blocks(matrix) {
-            (8, _) => quantise::to_int8(&tensor.values, matrix.order, matrix.columns),
-            (_, block) => quantise::to_int4(&tensor.values, matrix.order, matrix.columns, block),
+            (8, _) => quantise::to_int8(values, matrix.order, matrix.columns),
+            (_, block) => quantise::to_int4(values, matrix.order, matrix.columns, block),
         }
     }
 
-    /// A vector, or position embeddings, as they are.
+    /// A tensor that is not one of integers, in f32.
     ///
     /// # Errors
     /// There is none of that name.
     pub fn tensor(&self, graph: &mut Graph, name: &str) -> Result<Value, GraphError> {
         let shape = self.shape(name)?.iter().map(|&dim| dim.into()).collect::<Vec<_>>();
-        let half = self.precision == Precision::Fp16 && Matrix::of(name, self.shape(name)?).is_some();
-        if !half {
-            return Ok(graph.weight(name, TensorType::f32(shape)));
+        if self.precision == Precision::Fp16 && Matrix::of(name, self.shape(name)?).is_some() {
+            let stored = graph.weight(name, TensorType { dtype: DataType::F16, shape });
+            return graph.cast(stored, DataType::F32);
         }
-        let stored = graph.weight(name, TensorType { dtype: DataType::F16, shape });
-        graph.cast(stored, DataType::F32)
+        Ok(graph.weight(name, TensorType::f32(shape)))
     }
 
     /// Token embeddings: the rows of wte that `ids` names.
@@ -319,11 +306,11 @@ impl Weights {
         let part = integers(name);
         if bits == 8 && rows == Rows::Many {
             let stored = graph.weight(&part, u8s(&[columns, inner]));
-            // q + 128 with its highest bit turned is q: constants, which are computed once, when the graph is opened. With
+            // q + 128 with its highest bit flipped is q: constants, which are computed once, when the graph is opened. With
             // unsigned bytes and a zero point the product takes twice as long.
             let middle = graph.byte(128);
-            let turned = graph.bitwise_xor(stored, middle)?;
-            let signed = graph.cast(turned, DataType::I8)?;
+            let flipped = graph.bitwise_xor(stored, middle)?;
+            let signed = graph.cast(flipped, DataType::I8)?;
             let turned = graph.matrix_transpose(signed)?;
             let scales = graph.weight(&scales(name), TensorType::f32([columns.into()]));
             return graph.dynamic_quantize_mat_mul(x, [turned, scales], bias);

@@ -210,6 +210,18 @@ pub mod data_type {
     pub const DOUBLE: i32 = 11;
     /// Unsigned halves of bytes, the lower one first.
     pub const UINT4: i32 = 21;
+
+    /// How many bits an element of a type takes; `None` for a type that is not one of these.
+    pub fn bits(data_type: i32) -> Option<u64> {
+        match data_type {
+            UINT4 => Some(4),
+            BOOL | INT8 | UINT8 => Some(8),
+            FLOAT16 => Some(16),
+            FLOAT | INT32 => Some(32),
+            DOUBLE | INT64 => Some(64),
+            _ => None,
+        }
+    }
 }
 
 /// A key and a value.

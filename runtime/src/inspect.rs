@@ -41,7 +41,7 @@ pub fn describe(bundle: &Bundle) -> String {
             format!("{low} to {high}, one a tensor")
         }
     };
-    let precision = name_of(&manifest.precision);
+    let precision = manifest.precision;
     let mut lines = String::new();
     let mut line = |key: &str, value: String| {
         // Writing to a string cannot fail.

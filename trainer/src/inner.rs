@@ -7,7 +7,7 @@ use tch::{Device, Tensor, no_grad};
 use crate::derivative::{self, Derivative, With};
 use crate::error::{Result, TrainError};
 use crate::model::Model;
-use crate::tensors::TokenBatch;
+use crate::tensors::{self, TokenBatch};
 
 /// The support set, cut into the batches of the inner steps.
 #[derive(Debug)]
@@ -86,28 +86,12 @@ impl<'a> With<'a> for LossAndGradient<'a> {
 /// else leave holes among what the step gave back.
 pub(crate) fn descend(parameters: &[Tensor], gradient: &[Tensor], rates: &[f32]) -> Result<Vec<Tensor>> {
     no_grad(|| {
-        let moved = together(parameters)?;
+        let moved = tensors::together(parameters)?;
         for ((moved, gradient), &rate) in moved.iter().zip(gradient).zip(rates) {
             let _ = moved.shallow_clone().f_sub_(&gradient.f_mul_scalar(f64::from(rate))?)?;
         }
         Ok(moved)
     })
-}
-
-/// Copies of tensors of one kind and device, in one block of memory.
-pub(crate) fn together(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
-    let Some(first) = tensors.first() else { return Ok(Vec::new()) };
-    let count = tensors.iter().map(|tensor| tensor.numel() as i64).sum::<i64>();
-    let block = Tensor::f_empty([count], (first.kind(), first.device()))?;
-    let mut begin = 0;
-    let copy = |tensor: &Tensor| {
-        let size = tensor.numel() as i64;
-        let mut place = block.f_narrow(0, begin, size)?.f_view_(tensor.size())?;
-        place.f_copy_(tensor)?;
-        begin += size;
-        Ok(place)
-    };
-    tensors.iter().map(copy).collect()
 }
 
 /// Refuses a support loss that is not finite; `step` counts from 0.

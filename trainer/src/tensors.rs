@@ -33,6 +33,25 @@ pub fn all_to_torch(tensors: Tensors, kind: Kind, device: Device) -> Result<Name
     tensors.into_iter().map(|(name, tensor)| Ok((name, to_torch(&tensor, kind, device)?))).collect()
 }
 
+/// Copies of tensors of one kind and device, in one block of memory.
+///
+/// # Errors
+/// What libtorch says.
+pub(crate) fn together(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+    let Some(first) = tensors.first() else { return Ok(Vec::new()) };
+    let count = tensors.iter().map(|tensor| tensor.numel() as i64).sum::<i64>();
+    let block = Tensor::f_empty([count], (first.kind(), first.device()))?;
+    let mut begin = 0;
+    let copy = |tensor: &Tensor| {
+        let size = tensor.numel() as i64;
+        let mut place = block.f_narrow(0, begin, size)?.f_view_(tensor.size())?;
+        place.f_copy_(tensor)?;
+        begin += size;
+        Ok(place)
+    };
+    tensors.iter().map(copy).collect()
+}
+
 /// The values of a tensor of any kind and device, as f32.
 ///
 /// # Errors

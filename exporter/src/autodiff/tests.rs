@@ -4,7 +4,6 @@ use super::gradients;
 use crate::GraphError;
 use crate::graph::Graph;
 use crate::shape::{Dim, TensorType};
-use marionette_models::bundle::Operators;
 
 fn vector(graph: &mut Graph, name: &str) -> crate::graph::Value {
     graph.input(name, TensorType::f32([3.into()]))
@@ -12,7 +11,7 @@ fn vector(graph: &mut Graph, name: &str) -> crate::graph::Value {
 
 #[test]
 fn an_operator_without_gradient_is_named() {
-    let graph = &mut Graph::new(Operators::Ort);
+    let graph = &mut Graph::new();
     let x = vector(graph, "x");
     graph.set_scope("block");
     let y = graph.exp(x).unwrap();
@@ -23,7 +22,7 @@ fn an_operator_without_gradient_is_named() {
 
 #[test]
 fn an_operator_without_gradient_beside_the_path_is_no_obstacle() {
-    let graph = &mut Graph::new(Operators::Ort);
+    let graph = &mut Graph::new();
     let (x, other) = (vector(graph, "x"), vector(graph, "other"));
     let frozen = graph.exp(other).unwrap();
     let y = graph.mul(x, frozen).unwrap();
@@ -33,7 +32,7 @@ fn an_operator_without_gradient_beside_the_path_is_no_obstacle() {
 
 #[test]
 fn a_loss_must_be_a_scalar_that_depends_on_the_parameters() {
-    let graph = &mut Graph::new(Operators::Ort);
+    let graph = &mut Graph::new();
     let (x, other) = (vector(graph, "x"), vector(graph, "other"));
     assert!(matches!(gradients(graph, x, &[x]), Err(GraphError::NotALoss(_))));
     let loss = graph.reduce_sum(x, &[0], false).unwrap();
@@ -42,7 +41,7 @@ fn a_loss_must_be_a_scalar_that_depends_on_the_parameters() {
 
 #[test]
 fn names_and_dimensions_are_checked() {
-    let graph = &mut Graph::new(Operators::Ort);
+    let graph = &mut Graph::new();
     let x = vector(graph, "x");
     assert!(matches!(graph.output(x, "y"), Err(GraphError::DuplicateName(_))));
     let y = graph.add(x, x).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::bundle::{DataType, Operators, Precision};
+use marionette_models::bundle::{DataType, Precision};
 use marionette_models::params;
 use prost::Message as _;
 
@@ -19,7 +19,7 @@ type Build =
 
 fn build(graph: Build) -> Graph {
     let (config, adapter) = config();
-    graph(&config, &adapter, &Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap()).unwrap()
+    graph(&config, &adapter, &Weights::new(&config, Precision::Fp32).unwrap()).unwrap()
 }
 
 fn output(graph: &Graph, name: &str) -> Value {
@@ -207,7 +207,7 @@ fn zero_adapters_are_the_bare_model() {
 #[test]
 fn the_same_model_gives_the_same_bytes() {
     let (config, _) = config();
-    let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
+    let weights = Weights::new(&config, Precision::Fp32).unwrap();
     for graph in [generate as Build, score, adapt] {
         let encode = || onnx::model(&build(graph), "name", "doc", &weights).unwrap().encode_to_vec();
         assert_eq!(encode(), encode());
@@ -217,7 +217,7 @@ fn the_same_model_gives_the_same_bytes() {
 #[test]
 fn only_generation_needs_more_than_standard_operators() {
     let (config, _) = config();
-    let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
+    let weights = Weights::new(&config, Precision::Fp32).unwrap();
     let domains = |graph: Build| -> Vec<String> {
         let model = onnx::model(&build(graph), "name", "doc", &weights).unwrap();
         model.opset_import.into_iter().map(|set| set.domain).collect()
@@ -276,7 +276,7 @@ fn rounded(precision: Precision, weights: &Weights, feeds: &BTreeMap<String, Arr
                 }
             }
             Precision::Int4 => {
-                let mut graph = Graph::new(Operators::Ort);
+                let mut graph = Graph::new();
                 let [columns, inner] = if columns_apart { [1, 0] } else { [0, 1] }.map(|axis| spec.shape[axis]);
                 let u4 = crate::shape::TensorType { dtype: DataType::U4, shape: vec![columns.into(), inner.into()] };
                 let integers = graph.weight(&format!("{}.integers", spec.name), u4);
@@ -305,7 +305,7 @@ fn rounded(precision: Precision, weights: &Weights, feeds: &BTreeMap<String, Arr
 fn every_precision_is_the_model_of_its_weights() {
     let (config, adapter) = config();
     for precision in Precision::ALL {
-        let weights = Weights::new(&config, precision, Operators::Ort).unwrap();
+        let weights = Weights::new(&config, precision).unwrap();
         let build = |graph: Build| graph(&config, &adapter, &weights).unwrap();
 
         let (graph, mut feeds) = (build(generate), tensors(false));
@@ -343,8 +343,8 @@ fn widths_that_have_no_blocks_are_refused() {
     let (config, _) = config();
     let config = marionette_models::Gpt2Config { n_inner: 24, ..config };
     for precision in [Precision::Int8, Precision::Int4] {
-        let problem = Weights::new(&config, precision, Operators::Ort).unwrap_err().to_string();
+        let problem = Weights::new(&config, precision).unwrap_err().to_string();
         assert!(problem.contains("multiples of 16") && problem.contains("has 24"), "{problem}");
     }
-    assert!(Weights::new(&config, Precision::Fp16, Operators::Ort).is_ok());
+    assert!(Weights::new(&config, Precision::Fp16).is_ok());
 }

@@ -50,16 +50,10 @@ impl Op for GatherBlockQuantized {
 
     #[cfg(test)]
     fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        let zero = f64::from(1 << (self.bits - 1));
         let width = inputs[2].shape()[1] * self.block;
         let value = |row: usize, d: usize| {
-            let byte = inputs[0][[row, d * self.bits / 8]] as u32;
-            let q = match (self.bits, d % 2) {
-                (8, _) => byte,
-                (_, 0) => byte & 15,
-                _ => byte >> 4,
-            };
-            (f64::from(q) - zero) * inputs[2][[row, d / self.block]]
+            let byte = inputs[0][[row, d * self.bits / 8]];
+            crate::testing::quantised(self.bits, byte, d) * inputs[2][[row, d / self.block]]
         };
         let rows = inputs[1].iter().flat_map(|&row| (0..width).map(move |d| value(row as usize, d)));
         let shape = [inputs[1].shape(), &[width]].concat();

@@ -20,8 +20,8 @@ pub struct Cached {
 }
 
 /// softmax(q Kᵀ / √dh) V for each of `heads` heads, K and V being the cache with this call's keys and values put in at
-/// their positions. Inputs: queries, keys and values side by side \[B, T, 3 D\]; past key and value \[B, H, C, dh\]; for each row its number of tokens
-/// after this call, less 1, i32\[B\]; the largest of these numbers, i32\[1\].
+/// their positions. Inputs: queries, keys and values side by side \[B, T, 3 D\]; past key and value \[B, H, C, dh\]; for each row its
+/// number of tokens after this call, less 1, i32\[B\]; the largest of these numbers, i32\[1\].
 #[derive(Debug, Clone, Copy)]
 struct GroupQueryAttention {
     heads: usize,

@@ -88,16 +88,10 @@ impl Op for MatMulNBits {
 
     #[cfg(test)]
     fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        let zero = f64::from(1 << (self.bits - 1));
         let matrix = ndarray::Array2::from_shape_fn((self.inner, self.columns), |(k, n)| {
             let (block, within) = (k / self.block, k % self.block);
-            let byte = inputs[1][[n, block, within * self.bits / 8]] as u32;
-            let q = match (self.bits, within % 2) {
-                (8, _) => byte,
-                (_, 0) => byte & 15,
-                _ => byte >> 4,
-            };
-            (f64::from(q) - zero) * inputs[2][[n * (self.inner / self.block) + block]]
+            let byte = inputs[1][[n, block, within * self.bits / 8]];
+            crate::testing::quantised(self.bits, byte, within) * inputs[2][[n * (self.inner / self.block) + block]]
         });
         let mut y = inputs[0].view().into_dimensionality::<ndarray::Ix2>().unwrap().dot(&matrix).into_dyn();
         if let Some(bias) = inputs.get(3) {

@@ -10,7 +10,7 @@ use super::WEIGHTS;
 use super::manifest::{Dim, GraphInterface, ValueInfo};
 use crate::error::{FileError, Result};
 use crate::files;
-use crate::onnx::{DATA_EXTERNAL, Dimension, ModelProto, TensorProto, ValueInfoProto};
+use crate::onnx::{DATA_EXTERNAL, Dimension, ModelProto, TensorProto, ValueInfoProto, data_type};
 
 /// A graph of more than this many bytes is refused: weights lie outside, GPT-2 XL's graphs have a few MB.
 const MAX_GRAPH: u64 = 256 << 20;
@@ -89,7 +89,8 @@ fn check_tensor(tensor: &TensorProto, weights: u64) -> Result<(), String> {
         Some(WEIGHTS) => {}
         other => return Err(format!("external data lies in \"{}\", expected {WEIGHTS}", other.unwrap_or(""))),
     }
-    let bits = element_bits(tensor.data_type)?;
+    let unknown = || format!("has the unknown type {}", tensor.data_type);
+    let bits = data_type::bits(tensor.data_type).ok_or_else(unknown)?;
     let expected = tensor
         .dims
         .iter()
@@ -103,18 +104,6 @@ fn check_tensor(tensor: &TensorProto, weights: u64) -> Result<(), String> {
             Ok(())
         }
         _ => Err(format!("external data does not lie within {WEIGHTS} with the {expected} bytes of its shape")),
-    }
-}
-
-fn element_bits(data_type: i32) -> Result<u64, String> {
-    use crate::onnx::data_type::{BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT32, INT64, UINT4, UINT8};
-    match data_type {
-        UINT4 => Ok(4),
-        BOOL | INT8 | UINT8 => Ok(8),
-        FLOAT16 => Ok(16),
-        FLOAT | INT32 => Ok(32),
-        DOUBLE | INT64 => Ok(64),
-        other => Err(format!("has the unknown type {other}")),
     }
 }
 

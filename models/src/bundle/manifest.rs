@@ -53,21 +53,17 @@ pub enum Precision {
 impl Precision {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Fp32, Self::Fp16, Self::Int8, Self::Int4];
+}
 
-    /// As the command line and the manifest spell it.
-    pub fn name(self) -> &'static str {
-        match self {
+/// As the command line and the manifest spell it.
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::Fp32 => "fp32",
             Self::Fp16 => "fp16",
             Self::Int8 => "int8",
             Self::Int4 => "int4",
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        })
     }
 }
 
@@ -77,21 +73,6 @@ impl fmt::Display for Precision {
 pub enum Operators {
     /// ONNX's own and ONNX Runtime's (`com.microsoft`).
     Ort,
-    /// ONNX's own alone.
-    Standard,
-}
-
-impl Operators {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Ort, Self::Standard];
-
-    /// As the command line and the manifest spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ort => "ort",
-            Self::Standard => "standard",
-        }
-    }
 }
 
 /// One file of a bundle.

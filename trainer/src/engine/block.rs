@@ -83,9 +83,7 @@ impl Trace {
             attended_hat: adjoint.attended.as_ref().map(|(_, hat)| hat.shallow_clone()),
         }
     }
-}
 
-impl Trace {
     pub(super) fn tensors(&mut self) -> impl Iterator<Item = &mut Tensor> {
         [&mut self.a, &mut self.c, &mut self.hat].into_iter().chain(&mut self.attended_hat)
     }

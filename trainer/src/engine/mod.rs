@@ -36,9 +36,8 @@ use self::head::Head;
 use self::stem::Stem;
 use crate::derivative::{Curved, Derivative};
 use crate::error::Result;
-use crate::inner;
 use crate::model::Model;
-use crate::tensors::TokenBatch;
+use crate::tensors::{self, TokenBatch};
 
 /// Tensors of one block: those of the adapter after attention and of the one after the MLP, four each.
 const LEARNED: usize = 8;
@@ -75,7 +74,7 @@ impl Trace {
     fn settle(&mut self) -> Result<()> {
         let mut places: Vec<&mut Tensor> = self.blocks.iter_mut().flat_map(block::Trace::tensors).collect();
         places.push(&mut self.head);
-        let copies = inner::together(&places.iter().map(|tensor| tensor.shallow_clone()).collect::<Vec<_>>())?;
+        let copies = tensors::together(&places.iter().map(|tensor| tensor.shallow_clone()).collect::<Vec<_>>())?;
         for (place, copy) in places.into_iter().zip(copies) {
             *place = copy;
         }
@@ -165,10 +164,7 @@ impl<'a> Engine<'a> {
             Ok(())
         })?;
         blocks.reverse();
-        let gradient: Vec<Tensor> = gradient.into_iter().rev().flatten().collect();
-        let mut trace = Trace { head: head.into_adjoint(), blocks };
-        trace.settle()?;
-        Ok((loss, inner::together(&gradient)?, trace))
+        Ok((loss, gradient.into_iter().rev().flatten().collect(), Trace { head: head.into_adjoint(), blocks }))
     }
 
     /// Walks 1 and 2, kept; p too where `keep`.
@@ -196,12 +192,19 @@ impl<'a> Derivative<'a> for Engine<'a> {
     type Curved = Recorded;
 
     fn gradient(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>)> {
-        let (loss, gradient, _) = no_grad(|| self.first_order(at, batch, false))?;
-        Ok((loss, gradient))
+        no_grad(|| {
+            let (loss, gradient, _) = self.first_order(at, batch, false)?;
+            // The query's outlives its step.
+            Ok((loss, tensors::together(&gradient)?))
+        })
     }
 
     fn traced(&self, at: &[Tensor], batch: &'a TokenBatch, detailed: bool) -> Result<(f64, Vec<Tensor>, Trace)> {
-        no_grad(|| self.first_order(at, batch, detailed))
+        no_grad(|| {
+            let (loss, gradient, mut trace) = self.first_order(at, batch, detailed)?;
+            trace.settle()?;
+            Ok((loss, gradient, trace))
+        })
     }
 
     fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, alone: bool) -> Result<Recorded> {

@@ -131,12 +131,12 @@ pub(super) fn memory(run: &Run) -> Memory {
     let query = largest(personas, data.query_dialogues);
     // Where the embedding learns, its gradient is the sum of two, of what is read and of the head.
     let embedding = if learned < base { 0.0 } else { 2.0 * (model.config().vocab_size * model.config().n_embd) as f64 };
-    let once = |at| held.first_order(at) + held.head(at) + embedding;
+    let once = |at| held.first_order(at) + held.head(at);
     let graphs = match outer.gradient {
         Gradient::Normal | Gradient::Reptile => once(inner),
         Gradient::Fomaml => once(inner).max(once(query)),
-        Gradient::Maml => held.exact(inner, query) + embedding,
-    };
+        Gradient::Maml => held.exact(inner, query),
+    } + embedding;
     let mib = |floats: f64| floats * F32 / f64::from(1 << 20);
     let (parameters, graphs) = (mib(parameters), mib(graphs * workers as f64));
     Memory { peak: PROGRAM + parameters + graphs, parameters, graphs, workers }
