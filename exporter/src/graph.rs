@@ -111,6 +111,7 @@ impl Graph {
     }
 
     /// The part of `weights.bin` that a value is read from, where it is.
+    #[cfg(test)]
     pub(crate) fn part(&self, value: Value) -> Option<&str> {
         match &self.values[value.0].origin {
             Origin::Weight(part) => Some(part),

@@ -37,6 +37,7 @@ mod mat_mul_n_bits;
 mod mul;
 mod non_zero;
 mod or;
+mod quantize_linear;
 mod range;
 mod reduce_max;
 mod reduce_mean;

@@ -6,7 +6,7 @@
 //! | fp32 | f32 | `Gemm` | `Gemm` |
 //! | fp16 | f16 | `Gemm` in f32 after a `Cast`, which is done when the graph is opened | the same |
 //! | int8 | u8, a scale a column | `MatMulNBits` | `DynamicQuantizeMatMul`, both ways |
-//! | int4 | 4 bits, a scale a block | `MatMulNBits` | the same; back `DequantizeLinear` and `Gemm` |
+//! | int4 | 4 bits, a scale a block | `MatMulNBits` | as int8, with bytes made of the stored integers when the graph is opened |
 //!
 //! Vectors (biases, layer normalisations) and position embeddings stay f32. Matrices of integers are stored as \[N, K\], the N columns of
 //! a layer one after the other, which is how a column is read, and how the gradient reads the matrix: dx = dy Wᵀ.
@@ -23,7 +23,7 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::ops::Transposed;
 use crate::quantise::{self, Order, Quantised};
-use crate::shape::TensorType;
+use crate::shape::{Dim, TensorType};
 
 /// Every part begins at a multiple of this many bytes, so that the file can be mapped into memory (`onnx.proto`,
 /// `TensorProto.external_data`).
@@ -277,7 +277,7 @@ impl Weights {
 
     fn quantised(&self, name: &str) -> Result<Option<Matrix>, GraphError> {
         let matrix = Matrix::of(name, self.shape(name)?);
-        Ok(matrix.filter(|_| matches!(self.precision, Precision::Int8 | Precision::Int4)))
+        Ok(matrix.filter(|_| self.precision.is_integer()))
     }
 
     /// One scale for each block, \[N · K / block\].
@@ -304,20 +304,47 @@ impl Weights {
         let Matrix { columns, inner, .. } = matrix;
         let (bits, block) = self.blocks(matrix);
         let part = integers(name);
-        if bits == 8 && rows == Rows::Many {
-            let stored = graph.weight(&part, u8s(&[columns, inner]));
-            // q + 128 with its highest bit flipped is q: constants, which are computed once, when the graph is opened. With
-            // unsigned bytes and a zero point the product takes twice as long.
-            let middle = graph.byte(128);
-            let flipped = graph.bitwise_xor(stored, middle)?;
-            let signed = graph.cast(flipped, DataType::I8)?;
-            let turned = graph.matrix_transpose(signed)?;
-            let scales = graph.weight(&scales(name), TensorType::f32([columns.into()]));
-            return graph.dynamic_quantize_mat_mul(x, [turned, scales], bias);
+        if rows == Rows::Many {
+            let matrix = self.bytes(graph, name, matrix)?;
+            return graph.dynamic_quantize_mat_mul(x, matrix, bias);
         }
         let stored = graph.weight(&part, u8s(&[columns, inner / block, block * bits / 8]));
         let scales = self.block_scales(graph, name, matrix)?;
         graph.mat_mul_n_bits(x, [stored, scales], bias, bits, block)
+    }
+
+    /// A matrix as signed bytes i8\[K, N\] with one scale a column, \[N\]: constants, which are computed once, when the graph is
+    /// opened.
+    fn bytes(&self, graph: &mut Graph, name: &str, matrix: Matrix) -> Result<[Value; 2], GraphError> {
+        let Matrix { columns, inner, .. } = matrix;
+        let (bits, block) = self.blocks(matrix);
+        let (signed, scales) = if bits == 8 {
+            let stored = graph.weight(&integers(name), u8s(&[columns, inner]));
+            // q + 128 with its highest bit flipped is q. With unsigned bytes and a zero point the product takes twice as long.
+            let middle = graph.byte(128);
+            let flipped = graph.bitwise_xor(stored, middle)?;
+            (graph.cast(flipped, DataType::I8)?, graph.weight(&scales(name), TensorType::f32([columns.into()])))
+        } else {
+            let four_bits =
+                |shape: [usize; 2]| TensorType { dtype: DataType::U4, shape: shape.map(Dim::from).to_vec() };
+            let blocks = inner / block;
+            let stored = graph.weight(&integers(name), four_bits([columns, inner]));
+            let zeros = graph.weight(ZERO_POINTS, four_bits([columns, blocks]));
+            let scales = self.block_scales(graph, name, matrix)?;
+            let scales = graph.reshape(scales, &[columns.into(), blocks.into()])?;
+            // The column's scale is the largest of its blocks', as its integers reach to -8 and bytes to 127.
+            let squares = graph.mul(scales, scales)?;
+            let largest = graph.reduce_max(squares, &[1], true)?;
+            let largest = graph.sqrt(largest)?;
+            let share = graph.scalar(8.0 / 127.0);
+            let column = graph.mul(largest, share)?;
+            // In units of the column's scale 16 bits are exact enough, and take half the memory.
+            let relative = graph.div(scales, column)?;
+            let relative = graph.cast(relative, DataType::F16)?;
+            let values = graph.dequantize_linear(stored, [relative, zeros], block)?;
+            (graph.round_to_i8(values)?, graph.reshape(column, &[columns.into()])?)
+        };
+        Ok([graph.matrix_transpose(signed)?, scales])
     }
 }
 

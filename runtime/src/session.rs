@@ -356,7 +356,9 @@ fn configure(
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_log_level(LogLevel::Fatal)?
         .with_memory_pattern(options.memory_pattern)?
-        .with_prepacking(options.prepacking)?;
+        .with_prepacking(options.prepacking)?
+        // Else what the 4-bit weights become is not computed once, but in every run.
+        .with_config_entry("session.disable_quant_qdq", "1")?;
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads.get())?;
     }

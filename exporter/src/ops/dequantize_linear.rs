@@ -7,7 +7,7 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
 
-/// y = (q − z) s: q \[N, K\] of 4 bits, s and z \[N, K / block\], one for each block of a row.
+/// y = (q − z) s: q \[N, K\] of 4 bits, s and z \[N, K / block\], one for each block of a row; y is of s's type.
 #[derive(Debug, Clone, Copy)]
 struct DequantizeLinear {
     block: usize,
@@ -24,14 +24,15 @@ impl Op for DequantizeLinear {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [integers, scales, zeros] = arity(inputs)?;
-        if integers.dtype != DataType::U4 || zeros.dtype != DataType::U4 || scales.dtype != DataType::F32 {
-            return Err("expected integers and zero points of u4 and scales of f32".into());
+        let is_float = matches!(scales.dtype, DataType::F32 | DataType::F16);
+        if integers.dtype != DataType::U4 || zeros.dtype != DataType::U4 || !is_float {
+            return Err("expected integers and zero points of u4 and scales of f32 or f16".into());
         }
         match (&integers.shape[..], &scales.shape[..]) {
             ([rows, Dim::Fixed(width)], [same, Dim::Fixed(blocks)])
                 if rows == same && blocks * self.block == *width && zeros.shape == scales.shape =>
             {
-                Ok(vec![TensorType::f32(integers.shape.clone())])
+                Ok(vec![TensorType { dtype: scales.dtype, shape: integers.shape.clone() }])
             }
             _ => Err("the scales do not fit the integers".into()),
         }

@@ -3,16 +3,14 @@
 
 use marionette_models::bundle::DataType;
 
-use super::{Attribute, Domain, Op, Transposed, no_gradient};
-use crate::autodiff::Backward;
+use super::{Attribute, Domain, Op};
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
-use crate::weights::ZERO_POINTS;
 
 /// y = x W + b, x \[M, K\], b \[N\] where there is one. W is held as integers \[N, K / block, block · bits / 8\], each block with a
 /// scale \[N · K / block\]: w = (q − 2^(bits − 1)) s. The rows of x are rounded to 8 bits, block by block (accuracy level 4), so that
-/// the products are those of integers. ∂x = ∂y Wᵀ with the matrix in floating point; the rounding counts as the identity.
+/// the products are those of integers. It has no gradient.
 #[derive(Debug, Clone, Copy)]
 struct MatMulNBits {
     bits: usize,
@@ -67,23 +65,6 @@ impl Op for MatMulNBits {
             [rows, Dim::Fixed(inner)] if inner == self.inner => Ok(vec![TensorType::f32([rows, self.columns.into()])]),
             _ => Err(format!("x is {x}, expected [M, {}]", self.inner)),
         }
-    }
-
-    fn gradient(&self, graph: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
-        let part = graph.part(node.inputs[1]).map(ToOwned::to_owned);
-        let Some(part) = part.filter(|_| self.bits == 4 && !node.wanted[1..].contains(&true)) else {
-            return Err(no_gradient(self.name(), "its matrix is not one of 4 bits that is frozen"));
-        };
-        let dy = node.gradient(graph, 0)?;
-        let shape = |inner: usize| vec![Dim::Fixed(self.columns), Dim::Fixed(inner)];
-        let blocks = self.inner / self.block;
-        let integers = graph.weight(&part, TensorType { dtype: DataType::U4, shape: shape(self.inner) });
-        let zeros = graph.weight(ZERO_POINTS, TensorType { dtype: DataType::U4, shape: shape(blocks) });
-        let scales = graph.reshape(node.inputs[2], &shape(blocks))?;
-        let matrix = graph.dequantize_linear(integers, [scales, zeros], self.block)?;
-        let mut gradients = vec![None; node.inputs.len()];
-        gradients[0] = Some(graph.gemm(dy, matrix, None, Transposed::default())?);
-        Ok(gradients)
     }
 
     #[cfg(test)]

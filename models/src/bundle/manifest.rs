@@ -53,6 +53,11 @@ pub enum Precision {
 impl Precision {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Fp32, Self::Fp16, Self::Int8, Self::Int4];
+
+    /// Whether matrices are integers.
+    pub fn is_integer(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int4)
+    }
 }
 
 /// As the command line and the manifest spell it.

@@ -141,10 +141,10 @@ impl Engine {
             threads: self.options.threads,
             // Measured at GPT-2 small: without the pattern a step's peak is 360 MiB lower at the same speed; without
             // prepacking the weights stay mapped from the file, 600 MiB less at the same speed of a step, of scoring and
-            // of prefill. Only decoding, a row at a time, is slower without (about a tenth). Products of 8-bit integers are made with
+            // of prefill. Only decoding, a row at a time, is slower without (about a tenth). Products of integers are made with
             // packed matrices or packed anew in every call.
             memory_pattern: file != bundle::ADAPT,
-            prepacking: file == bundle::GENERATE || self.manifest.precision == bundle::Precision::Int8,
+            prepacking: file == bundle::GENERATE || self.manifest.precision.is_integer(),
         };
         Ok(Graph::open(self.runtime, &self.dir.join(file), options)?)
     }
