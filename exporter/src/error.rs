@@ -29,6 +29,12 @@ pub enum GraphError {
         /// Why not.
         problem: String,
     },
+    /// An operator that is no function has no body.
+    #[error("{operator} is not made of other operators")]
+    NoBody {
+        /// The operator.
+        operator: &'static str,
+    },
     /// The loss is no scalar of f32.
     #[error("the loss is {0}, expected a scalar of f32")]
     NotALoss(String),

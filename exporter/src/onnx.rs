@@ -1,10 +1,12 @@
 //! A graph as an ONNX model.
 
+use std::collections::BTreeMap;
+
 use marionette_models::bundle::{self, GraphInterface, ValueInfo, WEIGHTS};
 use marionette_models::onnx::{
-    AttributeProto, DATA_EXTERNAL, Dimension, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type,
-    data_type,
+    AttributeProto, DATA_EXTERNAL, Dimension, DimensionProto, FunctionProto, GraphProto, ModelProto, NodeProto,
+    OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
+    ValueInfoProto, attribute_type, data_type,
 };
 
 use crate::error::GraphError;
@@ -60,7 +62,63 @@ pub fn model(graph: &Graph, name: &str, doc: &str, weights: &Weights) -> Result<
         doc_string: doc.to_owned(),
         graph: Some(graph_proto),
         opset_import: domains.into_iter().map(operator_set).collect(),
+        functions: functions(graph, &used)?,
         ..ModelProto::default()
+    })
+}
+
+/// The bodies of the operators of [`Domain::Marionette`], each one once.
+fn functions(graph: &Graph, used: &Used<'_>) -> Result<Vec<FunctionProto>, GraphError> {
+    let mut functions: BTreeMap<&str, FunctionProto> = BTreeMap::new();
+    for node in used.nodes.iter().filter(|node| node.op.domain() == Domain::Marionette) {
+        if !functions.contains_key(node.op.name()) {
+            functions.insert(node.op.name(), function(graph, node)?);
+        }
+    }
+    Ok(functions.into_values().collect())
+}
+
+/// A function has no types: it fits every application of its operator.
+fn function(graph: &Graph, node: &Node) -> Result<FunctionProto, GraphError> {
+    let mut body = Graph::new();
+    let inputs: Vec<Value> = (0..)
+        .zip(&node.inputs)
+        .map(|(i, &input): (usize, _)| body.input(&format!("input_{i}"), graph.tensor(input).clone()))
+        .collect();
+    for (i, output) in (0..).zip(node.op.body(&mut body, &inputs)?) {
+        let i: usize = i;
+        body.output(output, &format!("output_{i}"))?;
+    }
+    let used = Used::of(&body);
+    let mut nodes = Vec::new();
+    for value in used.values() {
+        let data = body.data(value);
+        if let Origin::Constant(bytes) = &data.origin {
+            let tensor = TensorProto { raw_data: Some(bytes.clone()), ..tensor("", &data.tensor) };
+            nodes.push(NodeProto {
+                output: vec![data.name.clone()],
+                op_type: "Constant".to_owned(),
+                attribute: vec![AttributeProto {
+                    name: "value".to_owned(),
+                    r#type: attribute_type::TENSOR,
+                    t: Some(tensor),
+                    ..AttributeProto::default()
+                }],
+                ..NodeProto::default()
+            });
+        }
+    }
+    nodes.extend(used.nodes.iter().map(|node| node_proto(&body, node, &used)));
+    let names = |values: &[Value]| values.iter().map(|&value| body.name(value).to_owned()).collect();
+    Ok(FunctionProto {
+        name: node.op.name().to_owned(),
+        input: names(&body.inputs),
+        output: names(&body.outputs),
+        attribute: node.op.attributes().into_iter().map(|(name, _)| name.to_owned()).collect(),
+        node: nodes,
+        doc_string: String::new(),
+        opset_import: vec![operator_set(Domain::Onnx)],
+        domain: domain(Domain::Marionette).to_owned(),
     })
 }
 
@@ -168,13 +226,14 @@ fn domain(domain: Domain) -> &'static str {
     match domain {
         Domain::Onnx => "",
         Domain::Microsoft => "com.microsoft",
+        Domain::Marionette => "marionette",
     }
 }
 
 fn operator_set(of: Domain) -> OperatorSetIdProto {
     let version = match of {
         Domain::Onnx => OPSET,
-        Domain::Microsoft => 1,
+        Domain::Microsoft | Domain::Marionette => 1,
     };
     OperatorSetIdProto { domain: domain(of).to_owned(), version }
 }

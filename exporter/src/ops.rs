@@ -27,9 +27,11 @@ mod gather;
 mod gather_block_quantized;
 mod gather_elements;
 mod gelu;
+mod gelu_gradient;
 mod gemm;
 mod group_query_attention;
 mod layer_normalization;
+mod layer_normalization_gradient;
 mod less_or_equal;
 mod log_softmax;
 mod mat_mul;
@@ -68,6 +70,9 @@ pub enum Domain {
     Onnx,
     /// By ONNX Runtime, <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
     Microsoft,
+    /// By us: a model-local function whose body is ONNX's own operators, [`Op::body`]. ONNX Runtime executes the body, unless it is
+    /// given a kernel for the whole, as our runtime does on the processor.
+    Marionette,
 }
 
 /// The value of an attribute.
@@ -113,6 +118,15 @@ pub trait Op: Debug {
     /// # Errors
     /// What is wrong with the inputs.
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String>;
+
+    /// Its meaning in ONNX's own operators, for an operator of [`Domain::Marionette`]: adds them and gives the outputs.
+    ///
+    /// # Errors
+    /// The operator is of another domain; the inputs do not fit.
+    fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        let _ = (graph, inputs);
+        Err(GraphError::NoBody { operator: self.name() })
+    }
 
     /// Adds the nodes that compute the gradient with respect to each wanted input; `None` for the others. Called only
     /// where the loss depends on at least one output.

@@ -221,6 +221,32 @@ pub fn check_gradient_of(op: impl Op + Clone + 'static, inputs: &[Sample], outpu
     assert!(worst <= TOLERANCE, "{name} {shapes:?}: {worst:e}");
 }
 
+/// Checks an operator of several against its body: the largest difference of their outputs.
+pub fn check_body(op: impl Op + 'static, inputs: &[Sample], tolerance: f64) {
+    let mut graph = Graph::new();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut feeds = BTreeMap::new();
+    let mut handles = Vec::new();
+    for (i, sample) in inputs.iter().enumerate() {
+        handles.push(graph.input(&format!("input{i}"), sample.tensor_type()));
+        let array = match sample {
+            Sample::Random(shape) => random(shape, &mut rng),
+            Sample::Given(_, array) => array.clone(),
+        };
+        feeds.insert(format!("input{i}"), array);
+    }
+    let arrays: Vec<&Array> = (0..inputs.len()).map(|i| &feeds[&format!("input{i}")]).collect();
+    let expected = op.evaluate(&arrays);
+    let outputs = op.body(&mut graph, &handles).unwrap();
+    let found = evaluate(&graph, &feeds, &outputs);
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(found.shape(), expected.shape());
+        let worst = (found - expected).iter().fold(0.0_f64, |worst, error| worst.max(error.abs()));
+        assert!(worst <= tolerance, "{}: {worst:e}", op.name());
+    }
+}
+
 /// The message with which an operator refuses inputs.
 pub fn refused(op: impl Op + 'static, inputs: &[Sample]) -> String {
     let mut graph = Graph::new();

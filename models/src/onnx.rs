@@ -27,9 +27,38 @@ pub struct ModelProto {
     /// Training information; ours have none.
     #[prost(message, repeated, tag = "20")]
     pub training_info: Vec<Opaque>,
-    /// Model-local functions; ours have none.
+    /// Model-local functions.
     #[prost(message, repeated, tag = "25")]
-    pub functions: Vec<Opaque>,
+    pub functions: Vec<FunctionProto>,
+}
+
+/// A model-local function: what an operator of a domain of our own does, in ONNX's operators.
+#[derive(Clone, PartialEq, Message)]
+pub struct FunctionProto {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The names of its inputs.
+    #[prost(string, repeated, tag = "4")]
+    pub input: Vec<String>,
+    /// The names of its outputs.
+    #[prost(string, repeated, tag = "5")]
+    pub output: Vec<String>,
+    /// The names of its attributes.
+    #[prost(string, repeated, tag = "6")]
+    pub attribute: Vec<String>,
+    /// Its body: nodes in topological order.
+    #[prost(message, repeated, tag = "7")]
+    pub node: Vec<NodeProto>,
+    /// What it is.
+    #[prost(string, tag = "8")]
+    pub doc_string: String,
+    /// The operator sets that the body is written in.
+    #[prost(message, repeated, tag = "9")]
+    pub opset_import: Vec<OperatorSetIdProto>,
+    /// Its domain.
+    #[prost(string, tag = "10")]
+    pub domain: String,
 }
 
 /// A message whose presence alone matters.

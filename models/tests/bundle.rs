@@ -247,6 +247,20 @@ fn hostile_graphs_are_refused_although_their_digests_fit() {
             entry.value = value.to_owned();
         }
     }
+    /// Adds a function that is as it should be, but for one change.
+    fn function(change: impl FnOnce(&mut onnx::FunctionProto)) -> impl FnOnce(&mut ModelProto) {
+        move |graph| {
+            let mut function = onnx::FunctionProto {
+                name: "f".into(),
+                domain: "marionette".into(),
+                node: vec![node(graph).clone()],
+                opset_import: vec![onnx::OperatorSetIdProto { domain: String::new(), version: 20 }],
+                ..onnx::FunctionProto::default()
+            };
+            change(&mut function);
+            graph.functions.push(function);
+        }
+    }
     for path in ["../weights.bin", "/etc/passwd", "C:\\weights.bin", "adapters.safetensors", ""] {
         let error = graph_refusal(external("location", path));
         assert!(error.contains("initializer w: external data lies in"), "{error}");
@@ -263,7 +277,11 @@ fn hostile_graphs_are_refused_although_their_digests_fit() {
         (graph_refusal(|g| g.opset_import[0].domain = "evil.ops".into()), "\"evil.ops\" version 20 is not known"),
         (graph_refusal(|g| node(g).domain = "com.microsoft".into()), "is not imported"),
         (graph_refusal(|g| node(g).attribute[0].g = Some(onnx::Opaque {})), "holds a graph"),
-        (graph_refusal(|g| g.functions.push(onnx::Opaque {})), "functions"),
+        (graph_refusal(|g| g.training_info.push(onnx::Opaque {})), "training information"),
+        (graph_refusal(function(|f| f.domain = "ai.onnx".into())), "function f: is of the domain \"ai.onnx\""),
+        (graph_refusal(function(|f| f.opset_import[0].domain = "marionette".into())), "more than ONNX's operators"),
+        (graph_refusal(function(|f| f.node[0].domain = "marionette".into())), "is not imported"),
+        (graph_refusal(function(|f| f.node[0].attribute[0].g = Some(onnx::Opaque {}))), "holds a graph"),
         (graph_refusal(|g| g.graph.as_mut().unwrap().input[0].name = "y".into()), "\"y\" differs from \"x\""),
         (graph_refusal(|g| g.graph.as_mut().unwrap().input.clear()), "are 0, the manifest says 1"),
         (graph_refusal(|g| g.graph = None), "graph: is missing"),

@@ -17,6 +17,8 @@ use ort::{ep, logging::LogLevel};
 
 use crate::error::one_line;
 
+mod operators;
+
 /// The oldest ONNX Runtime that is used: since 1.24 it checks the paths of external data itself.
 const OLDEST: &str = "1.24";
 const OLDEST_MINOR: u32 = 24;
@@ -359,6 +361,9 @@ fn configure(
         .with_prepacking(options.prepacking)?
         // Else what the 4-bit weights become is not computed once, but in every run.
         .with_config_entry("session.disable_quant_qdq", "1")?;
+    if options.provider == Provider::Cpu {
+        builder = builder.with_operators(operators::domain()?)?;
+    }
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads.get())?;
     }

@@ -7,14 +7,10 @@ use crate::graph::{Graph, Value};
 use crate::shape::TensorType;
 
 /// √(2/π)
-const SCALE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
-const CUBIC: f64 = 0.044715;
+pub(super) const SCALE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+pub(super) const CUBIC: f64 = 0.044715;
 
-/// y = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
-///
-/// With (1 + tanh u)/2 = σ(2u), y = x σ(v), v = x (a + c x²), a = 2√(2/π), c = 0.044715 a. So
-/// ∂y/∂x = σ + x σ (1 − σ) (a + 3 c x²) = σ (1 + w − w σ), w = x (a + 3 c x²): one transcendental, and nothing kept from the
-/// forward pass but x.
+/// y = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))). Its gradient keeps nothing of the forward pass but x.
 #[derive(Debug, Clone, Copy)]
 struct Gelu;
 
@@ -33,24 +29,7 @@ impl Op for Gelu {
 
     fn gradient(&self, graph: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
         let dy = node.gradient(graph, 0)?;
-        let x = node.inputs[0];
-        let square = graph.mul(x, x)?;
-        // x (a + k x²)
-        let cubic = |graph: &mut Graph, k: f64| {
-            let (a, k) = (graph.scalar((2.0 * SCALE) as f32), graph.scalar(k as f32));
-            let scaled = graph.mul(square, k)?;
-            let sum = graph.add(scaled, a)?;
-            graph.mul(x, sum)
-        };
-        let v = cubic(graph, 2.0 * SCALE * CUBIC)?;
-        let sigma = graph.sigmoid(v)?;
-        let w = cubic(graph, 6.0 * SCALE * CUBIC)?;
-        let w_sigma = graph.mul(w, sigma)?;
-        let difference = graph.sub(w, w_sigma)?;
-        let one = graph.scalar(1.0);
-        let factor = graph.add(difference, one)?;
-        let derivative = graph.mul(sigma, factor)?;
-        Ok(vec![Some(graph.mul(dy, derivative)?)])
+        Ok(vec![Some(graph.gelu_gradient(dy, node.inputs[0])?)])
     }
 
     #[cfg(test)]

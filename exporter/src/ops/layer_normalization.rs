@@ -12,7 +12,7 @@ use crate::shape::{Dim, TensorType};
 /// y = x̂ w + b, x̂ = (x − μ) s over the last dimension, with the mean μ and s = 1 / √(variance + ε), which are the second
 /// and third output, \[…, 1\].
 ///
-/// With g = ∂y w: ∂x = s (g − mean(g) − x̂ mean(g x̂)), ∂w = Σ ∂y x̂, ∂b = Σ ∂y (sums over all but the last dimension).
+/// ∂x is [`super::layer_normalization_gradient`]; ∂w = Σ ∂y x̂, ∂b = Σ ∂y (sums over all but the last dimension).
 #[derive(Debug, Clone, Copy)]
 struct LayerNormalization {
     epsilon: f32,
@@ -52,20 +52,13 @@ impl Op for LayerNormalization {
         let dy = node.gradient(graph, 0)?;
         let [x, scale, shift] = [node.inputs[0], node.inputs[1], node.inputs[2]];
         let [mean, inverse_deviation] = [node.outputs[1], node.outputs[2]];
-        let centred = graph.sub(x, mean)?;
-        let normalised = graph.mul(centred, inverse_deviation)?;
         let mut gradients = vec![None; 3];
         if node.wanted[0] {
-            let g = graph.mul(dy, scale)?;
-            let g_mean = graph.reduce_mean(g, &[-1], true)?;
-            let product = graph.mul(g, normalised)?;
-            let product_mean = graph.reduce_mean(product, &[-1], true)?;
-            let along = graph.mul(normalised, product_mean)?;
-            let rest = graph.sub(g, g_mean)?;
-            let rest = graph.sub(rest, along)?;
-            gradients[0] = Some(graph.mul(rest, inverse_deviation)?);
+            gradients[0] = Some(graph.layer_normalization_gradient(dy, x, scale, [mean, inverse_deviation])?);
         }
         if node.wanted[1] {
+            let centred = graph.sub(x, mean)?;
+            let normalised = graph.mul(centred, inverse_deviation)?;
             let product = graph.mul(dy, normalised)?;
             let shape = graph.shape(scale).to_vec();
             gradients[1] = Some(graph.sum_to(product, &shape)?);

@@ -8,37 +8,37 @@ use prost::Message as _;
 
 use super::WEIGHTS;
 use super::manifest::{Dim, GraphInterface, ValueInfo};
-use crate::error::{FileError, Result};
+use crate::error::FileError;
 use crate::files;
-use crate::onnx::{DATA_EXTERNAL, Dimension, ModelProto, TensorProto, ValueInfoProto, data_type};
+use crate::onnx::{
+    DATA_EXTERNAL, Dimension, FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    data_type,
+};
 
 /// A graph of more than this many bytes is refused: weights lie outside, GPT-2 XL's graphs have a few MB.
 const MAX_GRAPH: u64 = 256 << 20;
 /// The newest version of ONNX's operators that our graphs are written in, and the one of ONNX Runtime's.
 const MAX_OPSET: i64 = 21;
 const MICROSOFT: &str = "com.microsoft";
+/// Our own operators: functions that the graph brings with it.
+const OURS: &str = "marionette";
 
-/// Checks one graph: known operator sets, no control flow or functions, no external data but within the first `weights`
-/// bytes of `weights.bin`, and the inputs and outputs of the manifest.
-pub(super) fn graph(path: &Path, interface: &GraphInterface, weights: u64) -> Result<()> {
+/// Checks one graph: known operator sets, no control flow, no functions but of our own domain, no external data but within the first
+/// `weights` bytes of `weights.bin`, and the inputs and outputs of the manifest.
+pub(super) fn graph(path: &Path, interface: &GraphInterface, weights: u64) -> crate::error::Result<()> {
     let bytes = files::read_limited(path, MAX_GRAPH)?;
     let model =
         ModelProto::decode(&bytes[..]).map_err(|error| FileError::new(path, format!("is no ONNX model: {error}")))?;
     let refuse = |place: &str, problem: String| Err(FileError::new(path, problem).at(place));
-    let mut domains = BTreeSet::new();
-    for set in &model.opset_import {
-        let known = match set.domain.as_str() {
-            "" | "ai.onnx" => (1..=MAX_OPSET).contains(&set.version),
-            MICROSOFT => set.version == 1,
-            _ => false,
-        };
-        if !known {
-            return refuse("opset_import", format!("\"{}\" version {} is not known", set.domain, set.version));
-        }
-        domains.insert(set.domain.as_str());
+    let domains = match check_sets(&model.opset_import) {
+        Ok(domains) => domains,
+        Err(problem) => return refuse("opset_import", problem),
+    };
+    if !model.training_info.is_empty() {
+        return refuse("model", "holds training information, which no bundle has".into());
     }
-    if !model.functions.is_empty() || !model.training_info.is_empty() {
-        return refuse("model", "holds functions or training information, which no bundle has".into());
+    for function in &model.functions {
+        check_function(function).or_else(|problem| refuse(&format!("function {}", function.name), problem))?;
     }
     let Some(graph) = &model.graph else { return refuse("graph", "is missing".into()) };
     if !graph.sparse_initializer.is_empty() {
@@ -48,24 +48,58 @@ pub(super) fn graph(path: &Path, interface: &GraphInterface, weights: u64) -> Re
         check_tensor(tensor, weights).or_else(|problem| refuse(&format!("initializer {}", tensor.name), problem))?;
     }
     for node in &graph.node {
-        let place = format!("node {} ({})", node.name, node.op_type);
-        if !domains.contains(node.domain.as_str()) {
-            return refuse(&place, format!("is of the domain \"{}\", which is not imported", node.domain));
-        }
-        for attribute in &node.attribute {
-            let nested = attribute.g.is_some()
-                || !attribute.graphs.is_empty()
-                || attribute.sparse_tensor.is_some()
-                || !attribute.sparse_tensors.is_empty()
-                || !attribute.tensors.is_empty();
-            let external = attribute.t.as_ref().is_some_and(is_external);
-            if nested || external {
-                return refuse(&place, format!("attribute {} holds a graph or outside data", attribute.name));
-            }
-        }
+        check_node(node, &domains)
+            .or_else(|problem| refuse(&format!("node {} ({})", node.name, node.op_type), problem))?;
     }
     check_values(&graph.input, &interface.inputs).or_else(|problem| refuse("inputs", problem))?;
     check_values(&graph.output, &interface.outputs).or_else(|problem| refuse("outputs", problem))
+}
+
+/// The domains of the operator sets, which must be known.
+fn check_sets(sets: &[OperatorSetIdProto]) -> Result<BTreeSet<&str>, String> {
+    let mut domains = BTreeSet::new();
+    for set in sets {
+        let known = match set.domain.as_str() {
+            "" | "ai.onnx" => (1..=MAX_OPSET).contains(&set.version),
+            MICROSOFT | OURS => set.version == 1,
+            _ => false,
+        };
+        if !known {
+            return Err(format!("\"{}\" version {} is not known", set.domain, set.version));
+        }
+        domains.insert(set.domain.as_str());
+    }
+    Ok(domains)
+}
+
+/// A function is of our domain, and made of ONNX's operators, so that none calls itself.
+fn check_function(function: &FunctionProto) -> Result<(), String> {
+    if function.domain != OURS {
+        return Err(format!("is of the domain \"{}\", expected \"{OURS}\"", function.domain));
+    }
+    let domains = check_sets(&function.opset_import)?;
+    if domains.iter().any(|domain| !domain.is_empty()) {
+        return Err("is made of more than ONNX's operators".into());
+    }
+    function.node.iter().try_for_each(|node| check_node(node, &domains))
+}
+
+fn check_node(node: &NodeProto, domains: &BTreeSet<&str>) -> Result<(), String> {
+    if !domains.contains(node.domain.as_str()) {
+        return Err(format!("is of the domain \"{}\", which is not imported", node.domain));
+    }
+    for attribute in &node.attribute {
+        let nested = attribute.g.is_some()
+            || !attribute.graphs.is_empty()
+            || attribute.sparse_tensor.is_some()
+            || !attribute.sparse_tensors.is_empty()
+            || !attribute.tensors.is_empty();
+        let external = attribute.t.as_ref().is_some_and(is_external);
+        if nested || external {
+            return Err(format!("attribute {} holds a graph or outside data", attribute.name));
+        }
+    }
+    Ok(())
 }
 
 fn is_external(tensor: &TensorProto) -> bool {
