@@ -279,7 +279,12 @@ fn hostile_graphs_are_refused_although_their_digests_fit() {
         (graph_refusal(|g| node(g).attribute[0].g = Some(onnx::Opaque {})), "holds a graph"),
         (graph_refusal(|g| g.training_info.push(onnx::Opaque {})), "training information"),
         (graph_refusal(function(|f| f.domain = "ai.onnx".into())), "function f: is of the domain \"ai.onnx\""),
-        (graph_refusal(function(|f| f.opset_import[0].domain = "marionette".into())), "more than ONNX's operators"),
+        (
+            graph_refusal(function(|f| {
+                (f.opset_import[0].domain, f.opset_import[0].version) = ("marionette".into(), 1)
+            })),
+            "more than ONNX's operators",
+        ),
         (graph_refusal(function(|f| f.node[0].domain = "marionette".into())), "is not imported"),
         (graph_refusal(function(|f| f.node[0].attribute[0].g = Some(onnx::Opaque {}))), "holds a graph"),
         (graph_refusal(|g| g.graph.as_mut().unwrap().input[0].name = "y".into()), "\"y\" differs from \"x\""),
