@@ -11,6 +11,7 @@ pub mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod generate;
+mod huge_pages;
 pub mod inspect;
 pub mod interrupt;
 mod kernels;

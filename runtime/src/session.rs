@@ -16,12 +16,15 @@ use ort::value::{PrimitiveTensorElementType, Tensor};
 use ort::{ep, logging::LogLevel};
 
 use crate::error::one_line;
+use crate::huge_pages;
 
 mod operators;
 
 /// The oldest ONNX Runtime that is used: since 1.24 it checks the paths of external data itself.
 const OLDEST: &str = "1.24";
 const OLDEST_MINOR: u32 = 24;
+/// After so many runs a graph is worth the tenth of a second that moving its memory takes.
+const RUNS_BEFORE_HUGE_PAGES: usize = 3;
 /// Names the library, where it is set.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// What to do where there is no library.
@@ -284,6 +287,8 @@ pub struct Graph {
     name: String,
     session: Session,
     binding: IoBinding,
+    /// How many runs there were.
+    runs: usize,
 }
 
 impl Graph {
@@ -306,7 +311,7 @@ impl Graph {
         }
         let session = builder.commit_from_file(path).map_err(failed)?;
         let binding = session.create_binding().map_err(failed)?;
-        Ok(Self { name, session, binding })
+        Ok(Self { name, session, binding, runs: 0 })
     }
 
     /// Binds values to an input. They are copied.
@@ -346,7 +351,12 @@ impl Graph {
     /// [`SessionError::Graph`].
     pub fn run(&mut self) -> Result<(), SessionError> {
         let failed = |error| failure(&self.name, "failed", &error);
-        self.session.run_binding(&self.binding).map(drop).map_err(failed)
+        self.session.run_binding(&self.binding).map(drop).map_err(failed)?;
+        self.runs += 1;
+        if self.runs == RUNS_BEFORE_HUGE_PAGES {
+            huge_pages::collapse();
+        }
+        Ok(())
     }
 }
 
