@@ -37,7 +37,7 @@ enum PrecisionArg {
     Fp16,
     /// 8-bit integers, a scale a column
     Int8,
-    /// 4-bit integers, a scale for each 64
+    /// 4-bit integers, a scale for each 128
     Int4,
 }
 
