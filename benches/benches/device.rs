@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use marionette_dialogues::{Batch, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source, export};
-use marionette_models::bundle::{Bundle, Precision};
+use marionette_models::bundle::{Bundle, Operators, Precision};
 use marionette_runtime::engine::{self, Scored};
 use marionette_runtime::generate::LanguageModel as _;
 use marionette_runtime::{Engine, Options};
@@ -18,7 +18,7 @@ fn device(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bundle");
     let source = Source::read(TINY.as_ref(), FreshAdapters::default()).unwrap();
-    export(&source, Precision::Fp32, &path, &AtomicBool::new(false)).unwrap();
+    export(&source, Precision::Fp32, Operators::Ort, &path, &AtomicBool::new(false)).unwrap();
     let bundle = Bundle::open(&path).unwrap();
     let encoder = engine::encoder(&bundle).unwrap();
     let mut engine = Engine::open(&bundle, Options::default()).unwrap();

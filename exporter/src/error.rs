@@ -29,8 +29,8 @@ pub enum GraphError {
         /// Why not.
         problem: String,
     },
-    /// An operator that is no function has no body.
-    #[error("{operator} is not made of other operators")]
+    /// An operator cannot be said in ONNX's own.
+    #[error("{operator} has no form in ONNX's own operators")]
     NoBody {
         /// The operator.
         operator: &'static str,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use marionette_models::bundle::{
-    self, ADAPTERS, BundleWriter, FORMAT_VERSION, GRAPHS, Manifest, Operators, PROBE, Precision, TOKENIZER, WEIGHTS,
+    self, ADAPTERS, BundleWriter, FORMAT_VERSION, Manifest, Operators, PROBE, Precision, TOKENIZER, WEIGHTS,
 };
 use marionette_models::safetensors_file::{self, FileMetadata};
 use marionette_models::{AdapterConfig, FileError, Gpt2Config, checkpoint};
@@ -15,6 +15,7 @@ use prost::Message as _;
 use crate::error::{ExportError, GraphError};
 use crate::graph::Graph;
 use crate::source::Source;
+use crate::standard::standard;
 use crate::weights::Weights;
 use crate::{graphs, onnx};
 
@@ -38,16 +39,21 @@ pub struct Exported {
 pub fn export(
     source: &Source,
     precision: Precision,
+    operators: Operators,
     out: &Path,
     interrupted: &AtomicBool,
 ) -> Result<Exported, ExportError> {
     let config = &source.base.config;
-    let weights = Weights::new(config, precision)?;
+    let weights = Weights::new(config, precision, operators)?;
     let mut interfaces = BTreeMap::new();
     let mut nodes = BTreeMap::new();
     let mut contents: Vec<(&str, Vec<u8>)> = Vec::new();
-    for (name, file) in GRAPHS {
+    for (name, file) in bundle::graphs(precision, operators) {
         let (graph, doc) = build(file, config, &source.adapter, &weights)?;
+        let graph = match operators {
+            Operators::Ort => graph,
+            Operators::Standard => standard(&graph)?,
+        };
         let model = onnx::model(&graph, name, doc, &weights)?;
         nodes.insert(file, model.graph.as_ref().map_or(0, |graph| graph.node.len()));
         interfaces.insert(name.to_owned(), onnx::interface(&graph, file));
@@ -80,7 +86,7 @@ pub fn export(
         adapter: source.adapter,
         base_sha256: source.base_sha256.clone(),
         precision,
-        operators: Operators::Ort,
+        operators,
         inner_loop: source.inner_loop.clone(),
         persona_text: source.persona_text,
         files: BTreeMap::new(),
@@ -126,6 +132,9 @@ fn build(
             graphs::generate(config, adapter, weights)?,
             "GPT-2 with adapters: logits after the last token, and the key-value cache",
         )),
+        bundle::PREFILL => {
+            Ok((graphs::prefill(config, adapter, weights)?, "GPT-2 with adapters: the key-value cache of a prompt"))
+        }
         bundle::SCORE => {
             Ok((graphs::score(config, adapter, weights)?, "GPT-2 with adapters: log-probabilities of given tokens"))
         }

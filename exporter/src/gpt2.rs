@@ -23,7 +23,7 @@ pub const POSITIONS: Dim = Dim::Product("batch", "tokens");
 pub const CAPACITY: Dim = Dim::Symbol("capacity");
 
 /// What a masked score becomes: softmax makes exactly 0 of it, and no infinity takes part in any arithmetic.
-const MASKED: f32 = -1e30;
+pub(crate) const MASKED: f32 = -1e30;
 
 /// How positions see each other.
 pub trait Attention {

@@ -139,7 +139,7 @@ impl Graph {
         self.constant(DataType::I64, &[values.len()], values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    fn constant(&mut self, dtype: DataType, shape: &[usize], bytes: Vec<u8>) -> Value {
+    pub(crate) fn constant(&mut self, dtype: DataType, shape: &[usize], bytes: Vec<u8>) -> Value {
         let key = (dtype.onnx(), shape.to_vec(), bytes);
         if let Some(&value) = self.constants.get(&key) {
             return value;
@@ -156,6 +156,10 @@ impl Graph {
     /// # Errors
     /// Its inputs' number, types or shapes do not fit.
     pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        self.apply_shared(Rc::new(op), inputs)
+    }
+
+    pub(crate) fn apply_shared(&mut self, op: Rc<dyn Op>, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let types: Vec<&TensorType> = inputs.iter().map(|&value| self.tensor(value)).collect();
         let outputs = op.infer(&types).map_err(|problem| GraphError::Invalid {
             operator: op.name(),
@@ -174,7 +178,7 @@ impl Graph {
             })
             .collect();
         let scope = self.scope.clone();
-        self.nodes.push(Node { op: Rc::new(op), name, scope, inputs: inputs.to_vec(), outputs: outputs.clone() });
+        self.nodes.push(Node { op, name, scope, inputs: inputs.to_vec(), outputs: outputs.clone() });
         Ok(outputs)
     }
 

@@ -3,6 +3,7 @@
 //!
 //! - [`graph`], [`ops`], [`autodiff`]: a typed graph builder, its operators, and reverse-mode differentiation over it;
 //! - [`gpt2`], [`graphs`]: the forward pass, and the three graphs made of it;
+//! - [`mod@standard`]: a graph in ONNX's own operators alone;
 //! - [`weights`], [`onnx`]: how the frozen weights are stored, and how a graph becomes a file;
 //! - [`source`], [`mod@export`]: what is exported, and the bundle.
 
@@ -17,6 +18,7 @@ pub mod ops;
 pub mod quantise;
 pub mod shape;
 pub mod source;
+pub mod standard;
 pub mod weights;
 
 #[cfg(test)]

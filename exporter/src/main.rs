@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export};
-use marionette_models::bundle::Precision;
+use marionette_models::bundle::{Operators, Precision};
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ struct Args {
     /// How the frozen weights are stored
     #[arg(long, value_enum, default_value_t = PrecisionArg::Fp32)]
     precision: PrecisionArg,
+    /// Which operators the graphs are made of
+    #[arg(long, value_enum, default_value_t = OperatorsArg::Ort)]
+    ops: OperatorsArg,
     /// Width of fresh adapters, for a model folder or a run that learned none [default: 64]
     #[arg(long)]
     bottleneck: Option<usize>,
@@ -52,6 +55,23 @@ impl From<PrecisionArg> for Precision {
     }
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OperatorsArg {
+    /// ONNX's own, ONNX Runtime's where it has faster ones, and functions for which marionette has kernels
+    Ort,
+    /// ONNX's own alone, for execution providers and runtimes that know no others
+    Standard,
+}
+
+impl From<OperatorsArg> for Operators {
+    fn from(operators: OperatorsArg) -> Self {
+        match operators {
+            OperatorsArg::Ort => Self::Ort,
+            OperatorsArg::Standard => Self::Standard,
+        }
+    }
+}
+
 /// Set by SIGINT and SIGTERM.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -76,7 +96,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(hint) = &source.hint {
         eprintln!("marionette-export: {hint}");
     }
-    let exported = export(&source, args.precision.into(), &args.out, &INTERRUPTED)?;
+    let exported = export(&source, args.precision.into(), args.ops.into(), &args.out, &INTERRUPTED)?;
     match print(&exported) {
         // Whoever read the output has enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -13,12 +13,15 @@ mod reduction;
 
 mod add;
 mod and;
+mod bit_shift;
+mod bitwise_and;
 mod bitwise_xor;
 mod cast;
 mod concat;
 mod constant_of_shape;
 mod dequantize_linear;
 mod div;
+mod dynamic_quantize_linear;
 mod dynamic_quantize_mat_mul;
 mod equal;
 mod exp;
@@ -35,6 +38,7 @@ mod layer_normalization_gradient;
 mod less_or_equal;
 mod log_softmax;
 mod mat_mul;
+mod mat_mul_integer;
 mod mat_mul_n_bits;
 mod mul;
 mod non_zero;
@@ -50,6 +54,7 @@ mod scatter_elements;
 mod scatter_nd;
 mod shape_of;
 mod sigmoid;
+mod slice;
 mod softmax;
 mod split;
 mod sqrt;
@@ -119,10 +124,10 @@ pub trait Op: Debug {
     /// What is wrong with the inputs.
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String>;
 
-    /// Its meaning in ONNX's own operators, for an operator of [`Domain::Marionette`]: adds them and gives the outputs.
+    /// Its meaning in ONNX's own operators, for an operator of another domain: adds them and gives the outputs.
     ///
     /// # Errors
-    /// The operator is of another domain; the inputs do not fit.
+    /// The operator has none; the inputs do not fit.
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let _ = (graph, inputs);
         Err(GraphError::NoBody { operator: self.name() })

@@ -8,6 +8,8 @@
 //! | int8 | u8, a scale a column | `MatMulNBits` | `DynamicQuantizeMatMul`, both ways |
 //! | int4 | 4 bits, a scale a block | `MatMulNBits` | as int8, with bytes made of the stored integers when the graph is opened |
 //!
+//! With standard operators alone all products of integers are those with many rows.
+//!
 //! Vectors (biases, layer normalisations) and position embeddings stay f32. Matrices of integers are stored as \[N, K\], the N columns of
 //! a layer one after the other, which is how a column is read, and how the gradient reads the matrix: dx = dy Wᵀ.
 
@@ -15,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use half::f16;
-use marionette_models::bundle::{DataType, Precision};
+use marionette_models::bundle::{DataType, Operators, Precision};
 use marionette_models::params::names::{self, Pair};
 use marionette_models::{Gpt2Config, HostTensor, Tensors, params};
 
@@ -94,6 +96,7 @@ impl Matrix {
 #[derive(Debug, Clone)]
 pub struct Weights {
     precision: Precision,
+    operators: Operators,
     /// In the order of the file: the part, and the tensor that it is made of.
     order: Vec<(String, String, Content)>,
     entries: BTreeMap<String, Entry>,
@@ -113,9 +116,9 @@ impl Weights {
     ///
     /// # Errors
     /// A matrix cannot be cut into blocks.
-    pub fn new(config: &Gpt2Config, precision: Precision) -> Result<Self, GraphError> {
+    pub fn new(config: &Gpt2Config, precision: Precision, operators: Operators) -> Result<Self, GraphError> {
         let shapes = params::base_table(config).into_iter().map(|spec| (spec.name, spec.shape)).collect();
-        let mut plan = Self { precision, order: Vec::new(), entries: BTreeMap::new(), shapes };
+        let mut plan = Self { precision, operators, order: Vec::new(), entries: BTreeMap::new(), shapes };
         let mut zero_points = 0;
         for spec in params::base_table(config) {
             let len = spec.len();
@@ -304,7 +307,8 @@ impl Weights {
         let Matrix { columns, inner, .. } = matrix;
         let (bits, block) = self.blocks(matrix);
         let part = integers(name);
-        if rows == Rows::Many {
+        // No standard operator reads integers in small pieces.
+        if rows == Rows::Many || self.operators == Operators::Standard {
             let matrix = self.bytes(graph, name, matrix)?;
             return graph.dynamic_quantize_mat_mul(x, matrix, bias);
         }

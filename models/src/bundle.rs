@@ -15,11 +15,13 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const MANIFEST: &str = "manifest.json";
 /// Generation: logits of the last position, KV cache.
 pub const GENERATE: &str = "generate.onnx";
+/// Reading a prompt: KV cache alone.
+pub const PREFILL: &str = "prefill.onnx";
 /// Scoring: log-probabilities of given tokens.
 pub const SCORE: &str = "score.onnx";
 /// Adaptation: one SGD step of the adapters.
 pub const ADAPT: &str = "adapt.onnx";
-/// The frozen weights, external data of all three graphs.
+/// The frozen weights, external data of all graphs.
 pub const WEIGHTS: &str = "weights.bin";
 /// Φ, the meta-learned adapters.
 pub const ADAPTERS: &str = "adapters.safetensors";
@@ -28,5 +30,12 @@ pub const TOKENIZER: &str = "tokenizer.json";
 /// What the trainer computed on a small batch; absent where no run made the bundle.
 pub const PROBE: &str = "probe.safetensors";
 
-/// The graphs by the names that the manifest gives them.
-pub const GRAPHS: [(&str, &str); 3] = [("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT)];
+/// The graphs of a bundle, by the names that the manifest gives them.
+pub fn graphs(precision: Precision, operators: Operators) -> Vec<(&'static str, &'static str)> {
+    let mut graphs = vec![("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT)];
+    // Elsewhere `generate` reads a prompt with the same products.
+    if precision == Precision::Int8 && operators == Operators::Ort {
+        graphs.push(("prefill", PREFILL));
+    }
+    graphs
+}

@@ -48,7 +48,10 @@ fn manifest() -> Manifest {
         inner_loop: InnerLoop { steps: 5, dialogues_per_step: 5, learning_rate: LearningRate::Shared(0.1) },
         persona_text: false,
         files: BTreeMap::new(),
-        graphs: bundle::GRAPHS.iter().map(|(name, file)| ((*name).to_owned(), interface(file))).collect(),
+        graphs: bundle::graphs(Precision::Fp32, Operators::Ort)
+            .iter()
+            .map(|(name, file)| ((*name).to_owned(), interface(file)))
+            .collect(),
     }
 }
 
@@ -91,7 +94,7 @@ fn graph() -> ModelProto {
 
 fn write(dir: &Path, graph: &ModelProto, manifest: Manifest) -> Result<Manifest, marionette_models::FileError> {
     let mut writer = BundleWriter::create(dir)?;
-    for (_, file) in bundle::GRAPHS {
+    for (_, file) in bundle::graphs(Precision::Fp32, Operators::Ort) {
         writer.file(file, |w| w.write_all(&graph.encode_to_vec()))?;
     }
     writer.file(bundle::WEIGHTS, |w| w.write_all(&[0; 32]))?;
@@ -293,6 +296,20 @@ fn hostile_graphs_are_refused_although_their_digests_fit() {
     ] {
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn other_operators_than_the_manifest_says_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut graph = graph();
+    graph.opset_import.push(onnx::OperatorSetIdProto { domain: "com.microsoft".into(), version: 1 });
+    let standard = Manifest { operators: Operators::Standard, ..manifest() };
+    write(&folder.path().join("b"), &graph, standard).unwrap();
+    let error = Bundle::open(&folder.path().join("b")).unwrap_err().to_string();
+    assert!(error.contains("imports \"com.microsoft\", but the manifest says standard"), "{error}");
+    // Without it the same graph is taken.
+    write(&folder.path().join("c"), &graph, manifest()).unwrap();
+    assert!(Bundle::open(&folder.path().join("c")).is_ok());
 }
 
 #[test]

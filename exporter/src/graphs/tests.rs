@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::bundle::{DataType, Precision};
+use marionette_models::bundle::{DataType, Operators, Precision};
 use marionette_models::params;
 use prost::Message as _;
 
@@ -10,6 +10,7 @@ use super::{adapt, generate, score};
 use crate::graph::{Graph, Value};
 use crate::onnx;
 use crate::shape::Dim;
+use crate::standard::standard;
 use crate::testing::naive::{config, next_log_probs, next_logits, tensors};
 use crate::testing::{Array, TOLERANCE, evaluate, integers, worst_error};
 use crate::weights::Weights;
@@ -19,7 +20,7 @@ type Build =
 
 fn build(graph: Build) -> Graph {
     let (config, adapter) = config();
-    graph(&config, &adapter, &Weights::new(&config, Precision::Fp32).unwrap()).unwrap()
+    graph(&config, &adapter, &Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap()).unwrap()
 }
 
 fn output(graph: &Graph, name: &str) -> Value {
@@ -207,7 +208,7 @@ fn zero_adapters_are_the_bare_model() {
 #[test]
 fn the_same_model_gives_the_same_bytes() {
     let (config, _) = config();
-    let weights = Weights::new(&config, Precision::Fp32).unwrap();
+    let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
     for graph in [generate as Build, score, adapt] {
         let encode = || onnx::model(&build(graph), "name", "doc", &weights).unwrap().encode_to_vec();
         assert_eq!(encode(), encode());
@@ -217,7 +218,7 @@ fn the_same_model_gives_the_same_bytes() {
 #[test]
 fn only_generation_needs_operators_that_are_not_made_of_standard_ones() {
     let (config, _) = config();
-    let weights = Weights::new(&config, Precision::Fp32).unwrap();
+    let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
     let domains = |graph: Build| -> Vec<String> {
         let model = onnx::model(&build(graph), "name", "doc", &weights).unwrap();
         model.opset_import.into_iter().map(|set| set.domain).collect()
@@ -225,6 +226,36 @@ fn only_generation_needs_operators_that_are_not_made_of_standard_ones() {
     assert_eq!(domains(generate), ["", "com.microsoft"]);
     assert_eq!(domains(score), [""]);
     assert_eq!(domains(adapt), ["", "marionette"]);
+}
+
+#[test]
+fn standard_operators_are_enough_for_every_graph() {
+    let (config, adapter) = config();
+    for precision in Precision::ALL {
+        let weights = Weights::new(&config, precision, Operators::Standard).unwrap();
+        for build in [generate as Build, score, adapt] {
+            let graph = standard(&build(&config, &adapter, &weights).unwrap()).unwrap();
+            let model = onnx::model(&graph, "name", "doc", &weights).unwrap();
+            let domains: Vec<String> = model.opset_import.into_iter().map(|set| set.domain).collect();
+            assert_eq!(domains, [""]);
+            assert!(model.functions.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_step_in_standard_operators_is_the_same_step() {
+    let graph = build(adapt);
+    let other = standard(&graph).unwrap();
+    let feeds = adapt_feeds(MASK.as_flattened());
+    let names: Vec<&str> = graph.outputs.iter().map(|&value| graph.name(value)).collect();
+    assert!(graph.nodes.iter().any(|node| node.op.name() == "GeluGradient"));
+    let found = evaluate(&other, &feeds, &names.iter().map(|name| output(&other, name)).collect::<Vec<_>>());
+    let expected = evaluate(&graph, &feeds, &graph.outputs);
+    for ((name, found), expected) in names.iter().zip(&found).zip(&expected) {
+        let worst = (found - expected).iter().fold(0.0_f64, |worst, error| worst.max(error.abs()));
+        assert!(worst < CLOSE, "{name}: {worst:e}");
+    }
 }
 
 /// What the graphs read of `weights.bin`, as they read it, beside the other feeds.
@@ -305,7 +336,7 @@ fn rounded(precision: Precision, weights: &Weights, feeds: &BTreeMap<String, Arr
 fn every_precision_is_the_model_of_its_weights() {
     let (config, adapter) = config();
     for precision in Precision::ALL {
-        let weights = Weights::new(&config, precision).unwrap();
+        let weights = Weights::new(&config, precision, Operators::Ort).unwrap();
         let build = |graph: Build| graph(&config, &adapter, &weights).unwrap();
 
         let (graph, mut feeds) = (build(generate), tensors(false));
@@ -343,8 +374,8 @@ fn widths_that_have_no_blocks_are_refused() {
     let (config, _) = config();
     let config = marionette_models::Gpt2Config { n_inner: 24, ..config };
     for precision in [Precision::Int8, Precision::Int4] {
-        let problem = Weights::new(&config, precision).unwrap_err().to_string();
+        let problem = Weights::new(&config, precision, Operators::Ort).unwrap_err().to_string();
         assert!(problem.contains("multiples of 16") && problem.contains("has 24"), "{problem}");
     }
-    assert!(Weights::new(&config, Precision::Fp16).is_ok());
+    assert!(Weights::new(&config, Precision::Fp16, Operators::Ort).is_ok());
 }

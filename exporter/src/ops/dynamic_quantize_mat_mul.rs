@@ -52,6 +52,18 @@ impl Op for DynamicQuantizeMatMul {
         }
     }
 
+    fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        let [bytes, scale, zero] = graph.dynamic_quantize_linear(inputs[0])?;
+        let product = graph.mat_mul_integer(bytes, inputs[1], zero)?;
+        let product = graph.cast(product, DataType::F32)?;
+        let scales = graph.mul(scale, inputs[2])?;
+        let y = graph.mul(product, scales)?;
+        Ok(vec![match inputs.get(3) {
+            Some(&bias) => graph.add(y, bias)?,
+            None => y,
+        }])
+    }
+
     fn gradient(&self, graph: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
         if node.wanted[1..].contains(&true) {
             return Err(no_gradient(self.name(), "its matrix is frozen"));
@@ -90,5 +102,21 @@ impl Graph {
     ) -> Result<Value, GraphError> {
         let inputs: Vec<Value> = [x, integers, scales].into_iter().chain(bias).collect();
         self.apply_one(DynamicQuantizeMatMul { bias: bias.is_some() }, &inputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marionette_models::bundle::DataType;
+
+    use super::DynamicQuantizeMatMul;
+    use crate::testing::{Sample, check_body, float, integers};
+
+    #[test]
+    fn the_body_is_what_the_operator_is_but_for_rounding() {
+        let matrix = || Sample::Given(DataType::I8, integers(&[4, 2], &[3, -2, 1, 0, -5, 4, 2, -1]));
+        // Of values between ±1.5, a byte's step is 0.012: half of it, times columns whose integers sum up to 11 times 1.5.
+        check_body(DynamicQuantizeMatMul { bias: false }, &[float(&[3, 4]), matrix(), float(&[2])], 0.1);
+        check_body(DynamicQuantizeMatMul { bias: true }, &[float(&[3, 4]), matrix(), float(&[]), float(&[2])], 0.1);
     }
 }

@@ -48,6 +48,35 @@ impl Op for GatherBlockQuantized {
         }
     }
 
+    fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        let [integers, indices, scales] = [inputs[0], inputs[1], inputs[2]];
+        let rows = graph.shape(indices).to_vec();
+        let blocks = graph.shape(scales)[1];
+        let all = [&rows[..], &[blocks, self.block.into()]].concat();
+        let stored = graph.gather(integers, indices)?;
+        let (values, middle) = if self.bits == 8 {
+            (stored, 128.0)
+        } else {
+            let (mask, four) = (graph.byte(15), graph.byte(4));
+            let halves = [graph.bitwise_and(stored, mask)?, graph.shift_right(stored, four)?];
+            let apart = [&rows[..], &[graph.shape(stored)[rows.len()], 1.into()]].concat();
+            let halves = [graph.reshape(halves[0], &apart)?, graph.reshape(halves[1], &apart)?];
+            (graph.concat(&halves, -1)?, 8.0)
+        };
+        let values = graph.reshape(values, &all)?;
+        let values = graph.cast(values, DataType::F32)?;
+        let middle = graph.scalar(middle);
+        let values = graph.sub(values, middle)?;
+        let scales = graph.gather(scales, indices)?;
+        let scales = graph.reshape(scales, &[&rows[..], &[blocks, 1.into()]].concat())?;
+        let values = graph.mul(values, scales)?;
+        let width = match blocks {
+            Dim::Fixed(blocks) => blocks * self.block,
+            _ => self.block,
+        };
+        Ok(vec![graph.reshape(values, &[&rows[..], &[width.into()]].concat())?])
+    }
+
     #[cfg(test)]
     fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
         let width = inputs[2].shape()[1] * self.block;
@@ -74,5 +103,23 @@ impl Graph {
         block: usize,
     ) -> Result<Value, GraphError> {
         self.apply_one(GatherBlockQuantized { bits, block }, &[integers, indices, scales])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marionette_models::bundle::DataType;
+
+    use super::GatherBlockQuantized;
+    use crate::testing::{Sample, check_body, float, indices_of, integers};
+
+    #[test]
+    fn the_body_is_what_the_operator_is() {
+        for bits in [4, 8] {
+            let bytes: Vec<i64> = (0..3 * 8 * bits / 8).map(|i| i as i64 * 97 % 256).collect();
+            let stored = Sample::Given(DataType::U8, integers(&[3, 8 * bits / 8], &bytes));
+            let wanted = indices_of(&[2, 2], &[2, 0, 1, 2]);
+            check_body(GatherBlockQuantized { bits, block: 4 }, &[stored, wanted, float(&[3, 2])], 1e-6);
+        }
     }
 }

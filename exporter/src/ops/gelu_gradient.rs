@@ -8,10 +8,10 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::TensorType;
 
-/// ∂x = ∂y σ (1 + w − w σ).
+/// ∂x = ∂y σ (1 + w (1 − σ)).
 ///
 /// With (1 + tanh u)/2 = σ(2u), GELU is y = x σ(v), v = x (a + c x²), a = 2√(2/π), c = 0.044715 a. So
-/// ∂y/∂x = σ + x σ (1 − σ) (a + 3 c x²) = σ (1 + w − w σ), w = x (a + 3 c x²): one transcendental.
+/// ∂y/∂x = σ + x σ (1 − σ) (a + 3 c x²) = σ (1 + w (1 − σ)), w = x (a + 3 c x²): one transcendental.
 #[derive(Debug, Clone, Copy)]
 struct GeluGradient;
 
@@ -45,10 +45,10 @@ impl Op for GeluGradient {
         let v = cubic(graph, 2.0 * SCALE * CUBIC)?;
         let sigma = graph.sigmoid(v)?;
         let w = cubic(graph, 6.0 * SCALE * CUBIC)?;
-        let w_sigma = graph.mul(w, sigma)?;
-        let difference = graph.sub(w, w_sigma)?;
         let one = graph.scalar(1.0);
-        let factor = graph.add(difference, one)?;
+        let rest = graph.sub(one, sigma)?;
+        let bend = graph.mul(w, rest)?;
+        let factor = graph.add(bend, one)?;
         let derivative = graph.mul(sigma, factor)?;
         Ok(vec![graph.mul(dy, derivative)?])
     }

@@ -5,8 +5,12 @@ use marionette_models::bundle::DataType;
 
 use super::{Attribute, Domain, Op, arity};
 use crate::error::GraphError;
+use crate::gpt2::MASKED;
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
+
+/// How much of the cache is in use, where attention is made of other operators.
+const CACHED: Dim = Dim::Symbol("cached");
 
 /// What cached attention gives.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +73,59 @@ impl Op for GroupQueryAttention {
         Ok(vec![output, past_key.clone(), past_value.clone()])
     }
 
+    fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        let [packed, last, longest] = [inputs[0], inputs[3], inputs[4]];
+        let [batch, tokens] = [graph.shape(packed)[0], graph.shape(packed)[1]];
+        let (heads, head) = (Dim::Fixed(self.heads), graph.shape(inputs[1])[3]);
+        // Where this call's tokens are: last − T + 1, … last.
+        let last = graph.cast(last, DataType::I64)?;
+        let last = graph.reshape(last, &[batch, 1.into()])?;
+        let (zero, one, count) = (graph.integer(0), graph.integer(1), graph.size(tokens)?);
+        let count = graph.reshape(count, &[])?;
+        let index = graph.range(zero, count, one, tokens)?;
+        let before_first = graph.sub(last, count)?;
+        let first = graph.add(before_first, one)?;
+        let positions = graph.add(first, index)?;
+        let places = graph.reshape(positions, &[batch, 1.into(), tokens, 1.into()])?;
+        let places = graph.expand(places, &[batch, heads, tokens, head])?;
+        // Which of the cache they see: as much as there is, up to themselves.
+        let longest = graph.cast(longest, DataType::I64)?;
+        let end = graph.reshape(longest, &[])?;
+        let cached = graph.range(zero, end, one, CACHED)?;
+        let seeing = graph.reshape(positions, &[batch, 1.into(), tokens, 1.into()])?;
+        let visible = graph.less_or_equal(cached, seeing)?;
+        let (open, closed) = (graph.scalar(0.0), graph.scalar(MASKED));
+        let mask = graph.choose(visible, open, closed)?;
+
+        let parts = graph.split(packed, -1, 3)?;
+        let mut by_heads = Vec::with_capacity(3);
+        for part in parts {
+            let part = graph.reshape(part, &[batch, tokens, heads, head])?;
+            by_heads.push(graph.transpose(part, &[0, 2, 1, 3])?);
+        }
+        let mut present = Vec::with_capacity(2);
+        let mut seen = Vec::with_capacity(2);
+        for (past, new) in inputs[1..3].iter().zip(&by_heads[1..]) {
+            let extended = graph.scatter_elements(*past, places, *new)?;
+            seen.push(graph.first(extended, 2, longest, CACHED)?);
+            present.push(extended);
+        }
+        let width = match head {
+            Dim::Fixed(head) => head,
+            _ => 1,
+        };
+        let scale = graph.scalar(1.0 / (width as f32).sqrt());
+        let query = graph.mul(by_heads[0], scale)?;
+        let keys = graph.matrix_transpose(seen[0])?;
+        let scores = graph.mat_mul(query, keys)?;
+        let scores = graph.add(scores, mask)?;
+        let shares = graph.softmax(scores)?;
+        let mixed = graph.mat_mul(shares, seen[1])?;
+        let mixed = graph.transpose(mixed, &[0, 2, 1, 3])?;
+        let output = graph.reshape(mixed, &[batch, tokens, (self.heads * width).into()])?;
+        Ok(vec![output, present[0], present[1]])
+    }
+
     #[cfg(test)]
     fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
         let (mut keys, mut values) = (inputs[1].clone(), inputs[2].clone());
@@ -124,8 +181,19 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
+    use marionette_models::bundle::DataType;
+
     use super::GroupQueryAttention;
-    use crate::testing::{float, indices, refused};
+    use crate::testing::{Sample, check_body, float, indices, integers, refused};
+
+    #[test]
+    fn the_body_is_what_the_operator_is() {
+        // Two rows of different lengths, each with three new tokens in a cache for seven.
+        let lengths = |shape: &[usize], values: &[i64]| Sample::Given(DataType::I32, integers(shape, values));
+        let cache = || float(&[2, 2, 7, 8]);
+        let samples = [float(&[2, 3, 48]), cache(), cache(), lengths(&[2], &[5, 2]), lengths(&[1], &[6])];
+        check_body(GroupQueryAttention { heads: 2 }, &samples, 1e-6);
+    }
 
     #[test]
     fn heads_that_onnx_runtime_refuses_are_refused_here() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use prost::Message as _;
 
 use super::WEIGHTS;
-use super::manifest::{Dim, GraphInterface, ValueInfo};
+use super::manifest::{Dim, GraphInterface, Operators, ValueInfo};
 use crate::error::FileError;
 use crate::files;
 use crate::onnx::{
@@ -23,9 +23,14 @@ const MICROSOFT: &str = "com.microsoft";
 /// Our own operators: functions that the graph brings with it.
 const OURS: &str = "marionette";
 
-/// Checks one graph: known operator sets, no control flow, no functions but of our own domain, no external data but within the first
+/// Checks one graph: known operator sets (ONNX's alone where the manifest says so), no control flow, no functions but of our own domain, no external data but within the first
 /// `weights` bytes of `weights.bin`, and the inputs and outputs of the manifest.
-pub(super) fn graph(path: &Path, interface: &GraphInterface, weights: u64) -> crate::error::Result<()> {
+pub(super) fn graph(
+    path: &Path,
+    interface: &GraphInterface,
+    operators: Operators,
+    weights: u64,
+) -> crate::error::Result<()> {
     let bytes = files::read_limited(path, MAX_GRAPH)?;
     let model =
         ModelProto::decode(&bytes[..]).map_err(|error| FileError::new(path, format!("is no ONNX model: {error}")))?;
@@ -34,6 +39,9 @@ pub(super) fn graph(path: &Path, interface: &GraphInterface, weights: u64) -> cr
         Ok(domains) => domains,
         Err(problem) => return refuse("opset_import", problem),
     };
+    if let Some(domain) = domains.iter().find(|domain| operators == Operators::Standard && !is_onnx(domain)) {
+        return refuse("opset_import", format!("imports \"{domain}\", but the manifest says standard operators"));
+    }
     if !model.training_info.is_empty() {
         return refuse("model", "holds training information, which no bundle has".into());
     }
@@ -60,7 +68,7 @@ fn check_sets(sets: &[OperatorSetIdProto]) -> Result<BTreeSet<&str>, String> {
     let mut domains = BTreeSet::new();
     for set in sets {
         let known = match set.domain.as_str() {
-            "" | "ai.onnx" => (1..=MAX_OPSET).contains(&set.version),
+            domain if is_onnx(domain) => (1..=MAX_OPSET).contains(&set.version),
             MICROSOFT | OURS => set.version == 1,
             _ => false,
         };
@@ -78,10 +86,14 @@ fn check_function(function: &FunctionProto) -> Result<(), String> {
         return Err(format!("is of the domain \"{}\", expected \"{OURS}\"", function.domain));
     }
     let domains = check_sets(&function.opset_import)?;
-    if domains.iter().any(|domain| !domain.is_empty()) {
+    if !domains.iter().all(|domain| is_onnx(domain)) {
         return Err("is made of more than ONNX's operators".into());
     }
     function.node.iter().try_for_each(|node| check_node(node, &domains))
+}
+
+fn is_onnx(domain: &str) -> bool {
+    matches!(domain, "" | "ai.onnx")
 }
 
 fn check_node(node: &NodeProto, domains: &BTreeSet<&str>) -> Result<(), String> {

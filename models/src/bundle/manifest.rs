@@ -76,8 +76,25 @@ impl fmt::Display for Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operators {
-    /// ONNX's own and ONNX Runtime's (`com.microsoft`).
+    /// ONNX's own, ONNX Runtime's (`com.microsoft`), and functions of ours (`marionette`).
     Ort,
+    /// ONNX's own alone.
+    Standard,
+}
+
+impl Operators {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ort, Self::Standard];
+}
+
+/// As the command line and the manifest spell it.
+impl fmt::Display for Operators {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ort => "ort",
+            Self::Standard => "standard",
+        })
+    }
 }
 
 /// One file of a bundle.

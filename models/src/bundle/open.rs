@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::audit;
 use super::manifest::Manifest;
-use super::{ADAPTERS, FORMAT_VERSION, GRAPHS, MANIFEST, PROBE, TOKENIZER, WEIGHTS};
+use super::{ADAPTERS, FORMAT_VERSION, MANIFEST, PROBE, TOKENIZER, WEIGHTS, graphs};
 use crate::checkpoint;
 use crate::digest;
 use crate::error::{FileError, Result};
@@ -37,7 +37,7 @@ impl Bundle {
         verify_digests(dir, &manifest)?;
         let weights = manifest.files.get(WEIGHTS).map_or(0, |entry| entry.bytes);
         for interface in manifest.graphs.values() {
-            audit::graph(&dir.join(&interface.file), interface, weights)?;
+            audit::graph(&dir.join(&interface.file), interface, manifest.operators, weights)?;
         }
         Ok(Self { dir: dir.to_owned(), manifest })
     }
@@ -116,19 +116,20 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
             return wrong("files", format!("\"{name}\" is no plain file name"));
         }
     }
-    for name in GRAPHS.map(|(_, file)| file).into_iter().chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
+    let graphs = graphs(manifest.precision, manifest.operators);
+    for name in graphs.iter().map(|(_, file)| *file).chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
         if !manifest.files.contains_key(name) {
             return wrong("files", format!("{name} is not listed"));
         }
     }
-    for (graph, file) in GRAPHS {
+    for &(graph, file) in &graphs {
         match manifest.graphs.get(graph) {
             Some(interface) if interface.file == file => {}
             _ => return wrong("graphs", format!("\"{graph}\" is missing or does not name {file}")),
         }
     }
-    if manifest.graphs.len() != GRAPHS.len() {
-        return wrong("graphs", format!("has {} entries, expected {}", manifest.graphs.len(), GRAPHS.len()));
+    if manifest.graphs.len() != graphs.len() {
+        return wrong("graphs", format!("has {} entries, expected {}", manifest.graphs.len(), graphs.len()));
     }
     Ok(manifest)
 }

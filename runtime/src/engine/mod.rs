@@ -144,7 +144,8 @@ impl Engine {
             // of prefill. Only decoding, a row at a time, is slower without (about a tenth). Products of integers are made with
             // packed matrices or packed anew in every call.
             memory_pattern: file != bundle::ADAPT,
-            prepacking: file == bundle::GENERATE || self.manifest.precision.is_integer(),
+            prepacking: matches!(file, bundle::GENERATE | bundle::PREFILL) || self.manifest.precision.is_integer(),
+            takes_turns: matches!(file, bundle::PREFILL | bundle::GENERATE),
         };
         Ok(Graph::open(self.runtime, &self.dir.join(file), options)?)
     }
