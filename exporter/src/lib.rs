@@ -13,6 +13,7 @@ pub mod export;
 pub mod gpt2;
 pub mod graph;
 pub mod graphs;
+pub mod interpreter;
 pub mod onnx;
 pub mod ops;
 pub mod quantise;

@@ -1,6 +1,9 @@
 //! The operators, one file each: formula, shapes, gradient, and the specification it follows. Adding one is adding its file
 //! and its line below.
 
+// Inputs of [`Op::evaluate`] are of the shapes that `infer` has accepted.
+#![allow(clippy::unwrap_used)]
+
 use std::fmt::Debug;
 
 use crate::autodiff::Backward;
@@ -143,9 +146,8 @@ pub trait Op: Debug {
         Err(no_gradient(self.name(), "the operator is not used in a forward pass that is differentiated"))
     }
 
-    /// The outputs in f64: what gradients are checked against.
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array>;
+    /// The outputs, computed in f64, of inputs that [`Op::infer`] has accepted.
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array>;
 }
 
 fn no_gradient(operator: &'static str, problem: impl Into<String>) -> GraphError {

@@ -1,21 +1,21 @@
-//! What tests of operators and graphs share: evaluation in f64, and gradients against central differences.
+//! What tests of operators and graphs share: evaluation, and gradients against central differences.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use marionette_models::bundle::DataType;
-use ndarray::{ArrayD, IxDyn};
+use ndarray::IxDyn;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::autodiff::gradients;
 use crate::graph::{Graph, Origin, Value};
+use crate::interpreter;
+pub use crate::interpreter::Array;
 use crate::ops::Op;
 use crate::shape::TensorType;
 
 pub mod naive;
-
-/// Every type's values in tests: integers and truth values are f64 too.
-pub type Array = ArrayD<f64>;
 
 /// An input of an operator under test.
 #[derive(Debug, Clone)]
@@ -76,74 +76,17 @@ pub fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Array {
     Array::from_shape_simple_fn(IxDyn(shape), || rng.random_range(-1.5..1.5))
 }
 
-/// The integer of a quantised value, less the middle of its range: of the byte it lies in and its place in the block.
-pub fn quantised(bits: usize, byte: f64, place: usize) -> f64 {
-    match (bits, place % 2) {
-        (8, _) => byte - 128.0,
-        (_, 0) => f64::from(byte as u8 & 15) - 8.0,
-        _ => f64::from(byte as u8 >> 4) - 8.0,
-    }
-}
-
-pub fn to_shape(tensor: &Array) -> Vec<usize> {
-    tensor.iter().map(|&dim| dim as usize).collect()
-}
-
-/// The shape that arrays broadcast to.
-pub fn broadcast_shape(arrays: &[&Array]) -> Vec<usize> {
-    let rank = arrays.iter().map(|array| array.ndim()).max().unwrap_or(0);
-    let mut shape = vec![1; rank];
-    for array in arrays {
-        for (i, &dim) in array.shape().iter().enumerate() {
-            let at = rank - array.ndim() + i;
-            shape[at] = if dim == 1 { shape[at] } else { dim };
-        }
-    }
-    shape
-}
-
-/// Computes a graph in f64. `feeds` holds its inputs and weights by name; gives the values asked for.
+/// Computes a graph. `feeds` holds its inputs and weights by name; gives the values asked for.
 pub fn evaluate(graph: &Graph, feeds: &BTreeMap<String, Array>, wanted: &[Value]) -> Vec<Array> {
-    let mut arrays: Vec<Option<Array>> = graph
-        .handles()
-        .map(|value| {
-            let data = graph.data(value);
-            match &data.origin {
-                Origin::Input | Origin::Weight(_) => feeds.get(&data.name).cloned(),
-                Origin::Constant(bytes) => Some(constant(&data.tensor, bytes)),
-                Origin::Node => None,
-            }
-        })
-        .collect();
-    for node in &graph.nodes {
-        if wanted.iter().all(|value| arrays[value.index()].is_some()) {
-            break;
+    let read = |value: Value| {
+        let data = graph.data(value);
+        match &data.origin {
+            Origin::Input | Origin::Weight(_) => feeds.get(&data.name).cloned().map(Rc::new),
+            Origin::Constant(bytes) => Some(Rc::new(interpreter::decode(&data.tensor, bytes))),
+            Origin::Node => None,
         }
-        let inputs: Vec<&Array> = node.inputs.iter().map(|input| arrays[input.index()].as_ref().unwrap()).collect();
-        let outputs = node.op.evaluate(&inputs);
-        for (&output, array) in node.outputs.iter().zip(outputs) {
-            // What runs must be of the shape that was inferred.
-            assert_eq!(array.ndim(), graph.shape(output).len(), "{}", node.name);
-            for (&found, dim) in array.shape().iter().zip(graph.shape(output)) {
-                if let crate::shape::Dim::Fixed(expected) = dim {
-                    assert_eq!(found, *expected, "{}: {}", node.name, graph.tensor(output));
-                }
-            }
-            arrays[output.index()] = Some(array);
-        }
-    }
-    wanted.iter().map(|value| arrays[value.index()].clone().unwrap()).collect()
-}
-
-fn constant(tensor: &TensorType, bytes: &[u8]) -> Array {
-    let values: Vec<f64> = match tensor.dtype {
-        DataType::F32 => bytes.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
-        DataType::I64 => bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
-        DataType::U8 => bytes.iter().map(|&byte| f64::from(byte)).collect(),
-        other => panic!("no constants of {other:?}"),
     };
-    let shape: Vec<usize> = tensor.shape.iter().map(|dim| dim.to_string().parse().unwrap()).collect();
-    Array::from_shape_vec(IxDyn(&shape), values).unwrap()
+    interpreter::compute(graph, graph.handles().map(read).collect(), wanted)
 }
 
 /// The worst relative error of a gradient: the largest absolute difference from central differences of `loss` around each

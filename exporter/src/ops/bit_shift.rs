@@ -23,8 +23,7 @@ impl Op for BitShift {
         elementwise::arithmetic(inputs)
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         elementwise::zip(inputs, |a, b| f64::from(a as u8 >> b as u8))
     }
 }

@@ -29,8 +29,7 @@ impl Op for Cast {
     }
 
     /// From an integer to f32, where f64 has all values, and to signed bytes.
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         match self.to {
             DataType::I8 => vec![inputs[0].mapv(|x| f64::from(x as u8 as i8))],
             _ => vec![inputs[0].clone()],

@@ -43,8 +43,7 @@ impl Op for Concat {
         Ok(vec![first.reshaped(shape)])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let axis = ndarray::Axis(axis(self.axis, inputs[0].ndim()).unwrap());
         let views: Vec<_> = inputs.iter().map(|input| input.view()).collect();
         vec![ndarray::concatenate(axis, &views).unwrap()]

@@ -24,9 +24,8 @@ impl Op for ConstantOfShape {
         Ok(vec![TensorType::f32(self.shape.clone())])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        vec![crate::testing::Array::zeros(crate::testing::to_shape(inputs[0]))]
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+        vec![crate::interpreter::Array::zeros(crate::interpreter::to_shape(inputs[0]))]
     }
 }
 

@@ -38,13 +38,12 @@ impl Op for DequantizeLinear {
         }
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let value = |i: ndarray::IxDyn| {
             let block = [i[0], i[1] / self.block];
             (inputs[0][&i] - inputs[2][block]) * inputs[1][block]
         };
-        vec![crate::testing::Array::from_shape_fn(inputs[0].shape(), value)]
+        vec![crate::interpreter::Array::from_shape_fn(inputs[0].shape(), value)]
     }
 }
 

@@ -27,8 +27,7 @@ impl Op for DynamicQuantizeLinear {
         Ok(vec![bytes(x.shape.clone()), TensorType::f32([]), bytes(Vec::new())])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let (least, most) = inputs[0].iter().fold((0.0_f64, 0.0_f64), |(least, most), &x| (least.min(x), most.max(x)));
         let scale = if most > least { (most - least) / 255.0 } else { 1.0 };
         let zero = (-least / scale).round_ties_even().clamp(0.0, 255.0);

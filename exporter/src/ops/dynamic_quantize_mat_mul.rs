@@ -77,10 +77,9 @@ impl Op for DynamicQuantizeMatMul {
         Ok(gradients)
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let matrix = inputs[1] * inputs[2];
-        let two = |x: &crate::testing::Array| x.clone().into_dimensionality::<ndarray::Ix2>().unwrap();
+        let two = |x: &crate::interpreter::Array| x.clone().into_dimensionality::<ndarray::Ix2>().unwrap();
         let mut y = two(inputs[0]).dot(&two(&matrix)).into_dyn();
         if let Some(bias) = inputs.get(3) {
             y += *bias;

@@ -18,8 +18,7 @@ impl Op for Equal {
         elementwise::comparison(inputs)
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         elementwise::zip(inputs, |a, b| f64::from(a == b))
     }
 }

@@ -24,9 +24,8 @@ impl Op for Expand {
         Ok(vec![x.reshaped(self.shape.clone())])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        vec![inputs[0].broadcast(crate::testing::to_shape(inputs[1])).unwrap().to_owned()]
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+        vec![inputs[0].broadcast(crate::interpreter::to_shape(inputs[1])).unwrap().to_owned()]
     }
 }
 

@@ -41,8 +41,7 @@ impl Op for Gather {
         Ok(vec![Some(graph.scatter_add_rows(zeros, indices, dy)?), None])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let indices: Vec<usize> = inputs[1].iter().map(|&index| index as usize).collect();
         let rows = inputs[0].select(ndarray::Axis(0), &indices);
         let shape = [inputs[1].shape(), &inputs[0].shape()[1..]].concat();

@@ -77,16 +77,15 @@ impl Op for GatherBlockQuantized {
         Ok(vec![graph.reshape(values, &[&rows[..], &[width.into()]].concat())?])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let width = inputs[2].shape()[1] * self.block;
         let value = |row: usize, d: usize| {
             let byte = inputs[0][[row, d * self.bits / 8]];
-            crate::testing::quantised(self.bits, byte, d) * inputs[2][[row, d / self.block]]
+            crate::interpreter::quantised(self.bits, byte, d) * inputs[2][[row, d / self.block]]
         };
         let rows = inputs[1].iter().flat_map(|&row| (0..width).map(move |d| value(row as usize, d)));
         let shape = [inputs[1].shape(), &[width]].concat();
-        vec![crate::testing::Array::from_shape_vec(shape, rows.collect()).unwrap()]
+        vec![crate::interpreter::Array::from_shape_vec(shape, rows.collect()).unwrap()]
     }
 }
 

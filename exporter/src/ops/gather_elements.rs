@@ -36,8 +36,7 @@ impl Op for GatherElements {
         Ok(vec![Some(graph.scatter_add_elements(zeros, node.inputs[1], dy)?), None])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let mut y = inputs[1].clone();
         for (at, value) in y.indexed_iter_mut() {
             *value = inputs[0][[at[0], *value as usize]];

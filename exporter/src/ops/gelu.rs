@@ -32,8 +32,7 @@ impl Op for Gelu {
         Ok(vec![Some(graph.gelu_gradient(dy, node.inputs[0])?)])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         vec![inputs[0].mapv(|x| 0.5 * x * (1.0 + (SCALE * (x + CUBIC * x * x * x)).tanh()))]
     }
 }

@@ -53,8 +53,7 @@ impl Op for GeluGradient {
         Ok(vec![graph.mul(dy, derivative)?])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let derivative = inputs[1].mapv(|x| {
             let tanh = (SCALE * (x + CUBIC * x.powi(3))).tanh();
             0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * SCALE * (1.0 + 3.0 * CUBIC * x * x)

@@ -86,8 +86,7 @@ impl Op for Gemm {
         Ok(gradients)
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let matrix = |i: usize, transposed: bool| {
             let x = inputs[i].view().into_dimensionality::<ndarray::Ix2>().unwrap();
             if transposed { x.reversed_axes() } else { x }

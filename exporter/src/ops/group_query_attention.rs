@@ -126,8 +126,7 @@ impl Op for GroupQueryAttention {
         Ok(vec![output, present[0], present[1]])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let (mut keys, mut values) = (inputs[1].clone(), inputs[2].clone());
         let (batch, tokens, width) = (inputs[0].shape()[0], inputs[0].shape()[1], inputs[0].shape()[2] / 3);
         let head = width / self.heads;

@@ -52,13 +52,12 @@ impl Op for MatMul {
         Ok(gradients)
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         use ndarray::{Axis, Ix2, Ix3};
         let [a, b] = [inputs[0], inputs[1]];
-        let leading = |x: &crate::testing::Array| crate::testing::Array::zeros(&x.shape()[..x.ndim() - 2]);
-        let batch = crate::testing::broadcast_shape(&[&leading(a), &leading(b)]);
-        let expand = |x: &crate::testing::Array| {
+        let leading = |x: &crate::interpreter::Array| crate::interpreter::Array::zeros(&x.shape()[..x.ndim() - 2]);
+        let batch = crate::interpreter::broadcast_shape(&[&leading(a), &leading(b)]);
+        let expand = |x: &crate::interpreter::Array| {
             let matrix = &x.shape()[x.ndim() - 2..];
             let full = x.broadcast([&batch[..], matrix].concat()).unwrap().to_owned();
             let count = batch.iter().product::<usize>();

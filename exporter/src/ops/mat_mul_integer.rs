@@ -29,9 +29,8 @@ impl Op for MatMulInteger {
         }
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        let two = |x: crate::testing::Array| x.into_dimensionality::<ndarray::Ix2>().unwrap();
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+        let two = |x: crate::interpreter::Array| x.into_dimensionality::<ndarray::Ix2>().unwrap();
         vec![two(inputs[0] - inputs[2]).dot(&two(inputs[1].clone())).into_dyn()]
     }
 }

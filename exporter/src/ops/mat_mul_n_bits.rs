@@ -67,12 +67,11 @@ impl Op for MatMulNBits {
         }
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let matrix = ndarray::Array2::from_shape_fn((self.inner, self.columns), |(k, n)| {
             let (block, within) = (k / self.block, k % self.block);
             let byte = inputs[1][[n, block, within * self.bits / 8]];
-            crate::testing::quantised(self.bits, byte, within) * inputs[2][[n * (self.inner / self.block) + block]]
+            crate::interpreter::quantised(self.bits, byte, within) * inputs[2][[n * (self.inner / self.block) + block]]
         });
         let mut y = inputs[0].view().into_dimensionality::<ndarray::Ix2>().unwrap().dot(&matrix).into_dyn();
         if let Some(bias) = inputs.get(3) {

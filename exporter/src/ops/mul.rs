@@ -36,8 +36,7 @@ impl Op for Mul {
         Ok(gradients)
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         elementwise::zip(inputs, |a, b| a * b)
     }
 }

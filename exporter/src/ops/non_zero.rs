@@ -27,11 +27,10 @@ impl Op for NonZero {
         Ok(vec![TensorType::i64([1.into(), Dim::Symbol(self.count)])])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let found: Vec<f64> =
             inputs[0].iter().enumerate().filter(|(_, value)| **value != 0.0).map(|(i, _)| i as f64).collect();
-        vec![crate::testing::Array::from_shape_vec(vec![1, found.len()], found).unwrap()]
+        vec![crate::interpreter::Array::from_shape_vec(vec![1, found.len()], found).unwrap()]
     }
 }
 

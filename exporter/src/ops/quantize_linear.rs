@@ -25,8 +25,7 @@ impl Op for QuantizeLinear {
         Ok(vec![TensorType { dtype: DataType::I8, shape: x.shape.clone() }])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         vec![inputs[0].mapv(|x| x.round_ties_even().clamp(-128.0, 127.0))]
     }
 }

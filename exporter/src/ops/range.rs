@@ -26,8 +26,7 @@ impl Op for Range {
         Ok(vec![TensorType::i64([self.count])])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let [start, limit, step] = [0, 1, 2].map(|i| inputs[i].sum());
         vec![ndarray::Array::range(start, limit, step).into_dyn()]
     }

@@ -23,8 +23,7 @@ impl Op for ReduceMax {
         self.0.infer(inputs)
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         vec![self.0.fold(inputs[0], f64::NEG_INFINITY, f64::max)]
     }
 }

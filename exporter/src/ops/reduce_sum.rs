@@ -32,8 +32,7 @@ impl Op for ReduceSum {
         Ok(vec![Some(graph.expand(dy, &shape)?), None])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         vec![self.0.fold(inputs[0], 0.0, |a, b| a + b)]
     }
 }

@@ -32,8 +32,7 @@ impl Op for ScatterElements {
         Ok(vec![x.clone()])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let mut y = inputs[0].clone();
         for (at, &update) in inputs[2].indexed_iter() {
             let mut to = at.clone();

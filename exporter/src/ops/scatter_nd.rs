@@ -28,8 +28,7 @@ impl Op for ScatterNd {
         }
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let mut y = inputs[0].clone();
         let rows = inputs[1].len();
         let updates = inputs[2].to_shape([&[rows], &y.shape()[1..]].concat()).unwrap().to_owned();

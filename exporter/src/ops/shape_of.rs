@@ -28,8 +28,7 @@ impl Op for Shape {
         Ok(vec![TensorType::i64([1.into()])])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         vec![ndarray::arr1(&[inputs[0].shape()[self.axis] as f64]).into_dyn()]
     }
 }

@@ -32,8 +32,7 @@ impl Op for Softmax {
         Ok(vec![Some(graph.mul(y, centred)?)])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let mut y = inputs[0].clone();
         for mut row in y.rows_mut() {
             let most = row.fold(f64::NEG_INFINITY, |a, &b| a.max(b));

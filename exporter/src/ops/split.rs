@@ -39,8 +39,7 @@ impl Op for Split {
         Ok(vec![Some(graph.concat(&parts, self.axis)?)])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let axis = ndarray::Axis(axis(self.axis, inputs[0].ndim()).unwrap());
         let size = inputs[0].len_of(axis) / self.parts;
         inputs[0].axis_chunks_iter(axis, size).map(|part| part.to_owned()).collect()

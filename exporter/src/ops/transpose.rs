@@ -40,8 +40,7 @@ impl Op for Transpose {
         Ok(vec![Some(graph.transpose(dy, &inverse)?)])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         vec![inputs[0].clone().permuted_axes(self.permutation.clone()).as_standard_layout().into_owned()]
     }
 }

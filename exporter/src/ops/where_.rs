@@ -24,9 +24,8 @@ impl Op for Where {
         Ok(vec![a.reshaped(broadcast(&condition.shape, &broadcast(&a.shape, &b.shape)?)?)])
     }
 
-    #[cfg(test)]
-    fn evaluate(&self, inputs: &[&crate::testing::Array]) -> Vec<crate::testing::Array> {
-        let shape = crate::testing::broadcast_shape(inputs);
+    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+        let shape = crate::interpreter::broadcast_shape(inputs);
         let [condition, a, b] = [0, 1, 2].map(|i| inputs[i].broadcast(shape.clone()).unwrap());
         vec![ndarray::Zip::from(&condition).and(&a).and(&b).map_collect(|&c, &x, &y| if c != 0.0 { x } else { y })]
     }

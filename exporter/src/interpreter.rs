@@ -1,0 +1,165 @@
+//! Graphs computed here, in f64: what the exporter measures a precision's error with, and what tests check graphs with.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use half::f16;
+use marionette_models::bundle::DataType;
+use ndarray::{ArrayD, IxDyn};
+
+use crate::graph::{Graph, Node, Origin, Value};
+use crate::shape::{Dim, TensorType};
+
+/// Every type's values: integers and truth values are f64 too.
+pub type Array = ArrayD<f64>;
+
+/// A graph with its weights, of which all that depends on weights alone is computed once.
+#[derive(Debug)]
+pub struct Interpreter<'a> {
+    graph: &'a Graph,
+    constants: Vec<Option<Rc<Array>>>,
+}
+
+impl<'a> Interpreter<'a> {
+    /// Reads the weights: `weight` gives those of a part of `weights.bin`, read as a type.
+    ///
+    /// # Errors
+    /// `weight`'s.
+    pub fn new<E>(graph: &'a Graph, mut weight: impl FnMut(&str, &TensorType) -> Result<Array, E>) -> Result<Self, E> {
+        let mut constants: Vec<Option<Rc<Array>>> = Vec::new();
+        for value in graph.handles() {
+            let data = graph.data(value);
+            constants.push(match &data.origin {
+                Origin::Constant(bytes) => Some(Rc::new(decode(&data.tensor, bytes))),
+                Origin::Weight(part) => Some(Rc::new(weight(part, &data.tensor)?)),
+                Origin::Input | Origin::Node => None,
+            });
+        }
+        let mut is_constant: Vec<bool> = constants.iter().map(Option::is_some).collect();
+        let mut remaining = vec![0_usize; constants.len()];
+        for node in &graph.nodes {
+            let all = node.inputs.iter().all(|input| is_constant[input.index()]);
+            node.outputs.iter().for_each(|output| is_constant[output.index()] = all);
+            node.inputs.iter().for_each(|input| remaining[input.index()] += 1);
+        }
+        for node in graph.nodes.iter().filter(|node| node.inputs.iter().all(|input| is_constant[input.index()])) {
+            let computed = apply(graph, node, &constants);
+            for (output, array) in node.outputs.iter().zip(computed) {
+                constants[output.index()] = Some(Rc::new(array));
+            }
+            for input in &node.inputs {
+                remaining[input.index()] -= 1;
+                if remaining[input.index()] == 0 {
+                    constants[input.index()] = None;
+                }
+            }
+        }
+        Ok(Self { graph, constants })
+    }
+
+    /// The graph's outputs, by name, of inputs by name.
+    pub fn run(&self, inputs: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+        let mut arrays = self.constants.clone();
+        for &input in &self.graph.inputs {
+            arrays[input.index()] = inputs.get(self.graph.name(input)).cloned().map(Rc::new);
+        }
+        let outputs = compute(self.graph, arrays, &self.graph.outputs);
+        self.graph.outputs.iter().map(|&output| self.graph.name(output).to_owned()).zip(outputs).collect()
+    }
+}
+
+/// Computes the wanted values of a graph from those that are there, and forgets each after its last use.
+pub(crate) fn compute(graph: &Graph, mut arrays: Vec<Option<Rc<Array>>>, wanted: &[Value]) -> Vec<Array> {
+    let mut remaining = vec![0_usize; arrays.len()];
+    wanted.iter().for_each(|value| remaining[value.index()] += 1);
+    let mut nodes = Vec::new();
+    for node in graph.nodes.iter().rev() {
+        let is_needed = |output: &Value| remaining[output.index()] > 0 && arrays[output.index()].is_none();
+        if node.outputs.iter().any(is_needed) {
+            node.inputs.iter().for_each(|input| remaining[input.index()] += 1);
+            nodes.push(node);
+        }
+    }
+    for node in nodes.into_iter().rev() {
+        let computed = apply(graph, node, &arrays);
+        for (output, array) in node.outputs.iter().zip(computed) {
+            arrays[output.index()] = (remaining[output.index()] > 0).then(|| Rc::new(array));
+        }
+        for input in &node.inputs {
+            remaining[input.index()] -= 1;
+            if remaining[input.index()] == 0 {
+                arrays[input.index()] = None;
+            }
+        }
+    }
+    wanted.iter().map(|value| array(&arrays, *value).clone()).collect()
+}
+
+/// A value that is there: nodes stand after those whose outputs they take.
+#[allow(clippy::expect_used)]
+fn array(arrays: &[Option<Rc<Array>>], value: Value) -> &Array {
+    arrays[value.index()].as_deref().expect("the graph's inputs are all given")
+}
+
+fn apply(graph: &Graph, node: &Node, arrays: &[Option<Rc<Array>>]) -> Vec<Array> {
+    let inputs: Vec<&Array> = node.inputs.iter().map(|input| array(arrays, *input)).collect();
+    let outputs = node.op.evaluate(&inputs);
+    for (array, &output) in outputs.iter().zip(&node.outputs) {
+        // What runs must be of the shape that was inferred.
+        let shape = graph.shape(output);
+        let fits = |(found, dim): (&usize, &Dim)| !matches!(dim, Dim::Fixed(expected) if expected != found);
+        assert!(
+            array.ndim() == shape.len() && array.shape().iter().zip(shape).all(fits),
+            "{}: {:?} is not {}",
+            node.name,
+            array.shape(),
+            graph.tensor(output)
+        );
+    }
+    outputs
+}
+
+/// The values of a tensor of a fixed shape, from its bytes as ONNX stores them: little-endian, halves of bytes the lower one first.
+pub(crate) fn decode(tensor: &TensorType, bytes: &[u8]) -> Array {
+    let values: Vec<f64> = match tensor.dtype {
+        DataType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+        DataType::F16 => bytes.as_chunks::<2>().0.iter().map(|b| f64::from(f16::from_le_bytes(*b))).collect(),
+        DataType::F64 => bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        DataType::I32 => bytes.as_chunks::<4>().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
+        DataType::I64 => bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+        DataType::U8 | DataType::Bool => bytes.iter().map(|&byte| f64::from(byte)).collect(),
+        DataType::I8 => bytes.iter().map(|&byte| f64::from(byte as i8)).collect(),
+        DataType::U4 => bytes.iter().flat_map(|&byte| [byte & 15, byte >> 4]).map(f64::from).collect(),
+    };
+    let size = |dim: &Dim| if let Dim::Fixed(size) = dim { *size } else { 0 };
+    let shape: Vec<usize> = tensor.shape.iter().map(size).collect();
+    let count = shape.iter().product();
+    let values = values.into_iter().take(count).collect::<Vec<f64>>();
+    Array::from_shape_vec(IxDyn(&shape), values).unwrap_or_else(|_| Array::zeros(shape))
+}
+
+/// The integer of a quantised value, less the middle of its range: of the byte it lies in and its place in the block.
+pub(crate) fn quantised(bits: usize, byte: f64, place: usize) -> f64 {
+    match (bits, place % 2) {
+        (8, _) => byte - 128.0,
+        (_, 0) => f64::from(byte as u8 & 15) - 8.0,
+        _ => f64::from(byte as u8 >> 4) - 8.0,
+    }
+}
+
+pub(crate) fn to_shape(tensor: &Array) -> Vec<usize> {
+    tensor.iter().map(|&dim| dim as usize).collect()
+}
+
+/// The shape that arrays broadcast to.
+pub(crate) fn broadcast_shape(arrays: &[&Array]) -> Vec<usize> {
+    let rank = arrays.iter().map(|array| array.ndim()).max().unwrap_or(0);
+    let mut shape = vec![1; rank];
+    for array in arrays {
+        for (i, &dim) in array.shape().iter().enumerate() {
+            let at = rank - array.ndim() + i;
+            shape[at] = if dim == 1 { shape[at] } else { dim };
+        }
+    }
+    shape
+}
