@@ -134,6 +134,9 @@ pub enum Share {
     Fraction(f64),
 }
 
+/// The seed by which a run holds personas out: the same for every run, whatever its own seed, so that runs can be compared.
+pub const SPLIT_SEED: u64 = 1;
+
 /// Splits personas into those to train on and those held out, chosen by a shuffle with `seed` (ChaCha8); both in their
 /// former order.
 ///

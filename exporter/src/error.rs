@@ -77,6 +77,9 @@ pub enum ExportError {
     /// The user has interrupted.
     #[error("interrupted, nothing is written")]
     Interrupted,
+    /// The user has interrupted while the error of the precision was measured.
+    #[error("interrupted; the bundle is written, what its precision costs is not measured")]
+    Unmeasured,
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),

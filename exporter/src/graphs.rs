@@ -118,6 +118,24 @@ pub fn score(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
     Ok(std::mem::take(graph))
 }
 
+/// What no bundle holds, and the error of a precision is measured with: takes `input_ids` i64\[B, T\], `rows` i64\[N\] and the adapters,
+/// gives `logits` f32\[N, V\] of the token after each of the rows.
+///
+/// # Errors
+/// The graph does not fit together.
+pub fn logits(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+    let graph = &mut Graph::new();
+    let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
+    let rows = graph.input("rows", TensorType::i64([Dim::Symbol(ROWS)]));
+    let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
+    graph.set_scope("positions");
+    let index = token_index(graph)?;
+    let mut attention = Masked::causal(graph, config)?;
+    let logits = model.logits(graph, input_ids, index, rows, &mut attention)?;
+    graph.output(logits, "logits")?;
+    Ok(std::mem::take(graph))
+}
+
 /// The log-probability of each row's target, \[N, 1\], from logits \[N, V\] and targets i64\[N\].
 fn log_probs(graph: &mut Graph, logits: Value, targets: Value) -> Result<Value, GraphError> {
     let all = graph.log_softmax(logits)?;

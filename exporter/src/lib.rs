@@ -5,7 +5,8 @@
 //! - [`gpt2`], [`graphs`]: the forward pass, and the three graphs made of it;
 //! - [`mod@standard`]: a graph in ONNX's own operators alone;
 //! - [`weights`], [`onnx`]: how the frozen weights are stored, and how a graph becomes a file;
-//! - [`source`], [`mod@export`]: what is exported, and the bundle.
+//! - [`source`], [`mod@export`]: what is exported, and the bundle;
+//! - [`report`], [`interpreter`]: what the bundle's precision costs, by computing its graphs here.
 
 pub mod autodiff;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod interpreter;
 pub mod onnx;
 pub mod ops;
 pub mod quantise;
+pub mod report;
 pub mod shape;
 pub mod source;
 pub mod standard;
@@ -27,4 +29,5 @@ mod testing;
 
 pub use error::{ExportError, GraphError};
 pub use export::{Exported, export};
+pub use report::Report;
 pub use source::{FreshAdapters, Source};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export};
+use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, report};
 use marionette_models::bundle::{Operators, Precision};
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
             eprintln!("marionette-export: {error:#}");
             ExitCode::from(match error.downcast_ref() {
                 Some(ExportError::Usage(_)) => 2,
-                Some(ExportError::Interrupted) => 130,
+                Some(ExportError::Interrupted | ExportError::Unmeasured) => 130,
                 _ => 1,
             })
         }
@@ -97,7 +97,17 @@ fn run(args: &Args) -> anyhow::Result<()> {
         eprintln!("marionette-export: {hint}");
     }
     let exported = export(&source, args.precision.into(), args.ops.into(), &args.out, &INTERRUPTED)?;
-    match print(&exported) {
+    printed(print(&exported))?;
+    if exported.manifest.precision != Precision::Fp32 {
+        let (precision, operators) = (exported.manifest.precision, exported.manifest.operators);
+        let report = report::measure(&source, precision, operators, &args.out, &INTERRUPTED)?;
+        printed(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{report}")))?;
+    }
+    Ok(())
+}
+
+fn printed(result: std::io::Result<()>) -> anyhow::Result<()> {
+    match result {
         // Whoever read the output has enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("the bundle is written, but its table cannot be printed"),

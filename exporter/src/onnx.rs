@@ -260,7 +260,7 @@ fn external(name: &str, part: &str, of: &TensorType, weights: &Weights) -> Resul
 }
 
 /// The bytes that a tensor of a fixed shape takes.
-fn bytes(tensor: &TensorType) -> Option<u64> {
+pub(crate) fn bytes(tensor: &TensorType) -> Option<u64> {
     let bits = data_type::bits(tensor.dtype.onnx())?;
     let (number, symbols) = elements(&tensor.shape);
     symbols.is_empty().then(|| (number as u64 * bits).div_ceil(8))

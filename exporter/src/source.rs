@@ -1,13 +1,15 @@
 //! What is exported: a run directory, or a Hugging Face model folder with fresh adapters.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use marionette_dialogues::{EncodeError, Encoder, Tokenizer};
+use marionette_dialogues::{
+    EncodeError, Encoder, SPLIT_SEED, Share, Task, Tokenizer, group_by_persona, hold_out, read_dialogues,
+};
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::params;
 use marionette_models::probe::Probe;
-use marionette_models::run::{self, Learned, RunModel, Which};
+use marionette_models::run::{self, Learned, RunData, RunModel, Which};
 use marionette_models::{AdapterConfig, FileError, Gpt2Config, InnerLoop, LearningRate, Tensors, digest, files, init};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -44,6 +46,8 @@ pub struct Source {
     pub tokenizer: Tokenizer,
     /// What the trainer computed on a small batch: the file, checked to fit the model.
     pub probe: Option<Vec<u8>>,
+    /// The personas that the run was validated on, or why there are none.
+    pub validation: Result<Vec<Task>, String>,
     /// What whoever exports it should know.
     pub hint: Option<String>,
 }
@@ -88,7 +92,7 @@ impl Source {
             base_sha256 = digest::base_sha256(&base.config, &base.tensors);
         }
         let source = Self::fresh(base, base_sha256, tokenizer, fresh)?;
-        let source = Self { persona_text: model.persona_text, ..source };
+        let source = Self { persona_text: model.persona_text, validation: validation(path), ..source };
         match learned.adapters {
             true => source.with_adapters_of(path, &checkpoint, model),
             false => Ok(Self {
@@ -159,9 +163,37 @@ impl Source {
             persona_text: false,
             tokenizer,
             probe: None,
+            validation: Err("a model folder names no validation dialogues".into()),
             hint: None,
         })
     }
+}
+
+/// The personas that a run was validated on, or why they cannot be had: it does not stop an export.
+fn validation(path: &Path) -> Result<Vec<Task>, String> {
+    let data = RunData::read(path).map_err(|error| error.to_string())?;
+    for (file, expected) in data.train.iter().chain(&data.valid).zip(&data.sha256) {
+        let found = files::open_regular(file).and_then(|mut file_| {
+            digest::sha256_reader(&mut file_).map_err(|error| FileError::new(file, format!("cannot be read: {error}")))
+        });
+        if found.map_err(|error| error.to_string())?.0 != *expected {
+            return Err(format!("{} has changed since the run", file.display()));
+        }
+    }
+    let tasks = |files: &[PathBuf]| -> Result<Vec<Task>, String> {
+        let mut dialogues = Vec::new();
+        for file in files {
+            dialogues.extend(read_dialogues(file).map_err(|error| error.to_string())?);
+        }
+        Ok(group_by_persona(dialogues).map_err(|error| error.to_string())?.tasks)
+    };
+    if !data.valid.is_empty() {
+        return tasks(&data.valid);
+    }
+    // As the run did it: what is kept for testing first.
+    let held = |tasks, part| hold_out(tasks, Share::Fraction(part), SPLIT_SEED).map_err(|error| error.to_string());
+    let (rest, _) = held(tasks(&data.train)?, data.test_part)?;
+    Ok(held(rest, data.hold_out)?.1)
 }
 
 /// A probe of more bytes is refused; it holds little more than Φ.

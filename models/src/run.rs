@@ -63,6 +63,39 @@ impl RunModel {
     }
 }
 
+/// The part of a run's `config.toml` that says which dialogues it was judged by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunData {
+    /// Dialogue files to meta-train on.
+    pub train: Vec<PathBuf>,
+    /// Dialogue files to validate on.
+    pub valid: Vec<PathBuf>,
+    /// The part of the training personas to validate on instead, where there are none.
+    pub hold_out: f64,
+    /// The part of the training personas that was kept for testing.
+    pub test_part: f64,
+    /// The digests of the files, those to train on first.
+    pub sha256: Vec<String>,
+}
+
+impl RunData {
+    /// Reads it from `RUN/config.toml`.
+    ///
+    /// # Errors
+    /// The file is missing or wrong, or says nothing of data.
+    pub fn read(run: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct File {
+            data: RunData,
+        }
+        let path = run.join(CONFIG_TOML);
+        let bytes = files::read_limited(&path, 1 << 20)?;
+        let text = str::from_utf8(&bytes).map_err(|_| FileError::new(&path, "is not UTF-8"))?;
+        let file: File = toml::from_str(text).map_err(|error| FileError::new(&path, error.message()).at("data"))?;
+        Ok(file.data)
+    }
+}
+
 /// Which checkpoint of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {

@@ -3,16 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use marionette_dialogues::{
-    Encoder, Example, Grouping, Share, Summary, Task, TaskError, group_by_persona, hold_out, read_dialogues,
+    Encoder, Example, Grouping, SPLIT_SEED, Share, Summary, Task, TaskError, group_by_persona, hold_out, read_dialogues,
 };
 use marionette_models::Gpt2Config;
 use marionette_models::checkpoint::CONFIG_JSON;
 
 use crate::error::{Result, TrainError};
 use crate::hub;
-
-/// The seed by which personas are held out: the same for every run, whatever its own seed, so that runs can be compared.
-const SPLIT_SEED: u64 = 1;
 
 /// The personas of dialogue files.
 ///
