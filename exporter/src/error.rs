@@ -57,6 +57,14 @@ pub enum GraphError {
         /// The length of its columns.
         width: usize,
     },
+    /// A weight that is too large for 16 bits.
+    #[error("fp16 holds values up to 65,504, and \"{tensor}\" has {value}; take fp32")]
+    Range {
+        /// The tensor.
+        tensor: String,
+        /// Its value, in words.
+        value: String,
+    },
     /// The weights have no tensor of that name, or not of that shape.
     #[error("the weights have no tensor \"{0}\"")]
     UnknownWeight(String),

@@ -45,6 +45,7 @@ pub fn export(
 ) -> Result<Exported, ExportError> {
     let config = &source.base.config;
     let weights = Weights::new(config, precision, operators)?;
+    weights.check(&source.base.tensors)?;
     let mut interfaces = BTreeMap::new();
     let mut nodes = BTreeMap::new();
     let mut contents: Vec<(&str, Vec<u8>)> = Vec::new();

@@ -179,6 +179,20 @@ impl Weights {
         self.precision
     }
 
+    /// Checks that the precision can hold the model's values.
+    ///
+    /// # Errors
+    /// [`GraphError::Range`].
+    pub fn check(&self, base: &Tensors) -> Result<(), GraphError> {
+        for (_, name, content) in &self.order {
+            let Some(tensor) = base.get(name).filter(|_| matches!(content, Content::F16)) else { continue };
+            if let Some(&value) = tensor.values.iter().find(|value| f16::from_f32(**value).is_infinite()) {
+                return Err(GraphError::Range { tensor: name.clone(), value: value.to_string() });
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the file.
     ///
     /// # Errors

@@ -237,6 +237,54 @@ fn learned_learning_rates_reach_the_bundle() {
 }
 
 #[test]
+fn an_export_says_what_its_precision_costs_or_why_it_cannot() {
+    let scratch = Scratch::new();
+    let said = |output: Output| {
+        succeeds(&output);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!said(scratch.export("run", "fp32", &[])).contains("costs"));
+    let said_of_model = said(scratch.export("model", "bundle", &["--precision", "int8"]));
+    assert!(said_of_model.contains("what int8 costs, beside fp32:\n  worst logit difference "), "{said_of_model}");
+    assert!(said_of_model.contains("are not measured: a model folder names no validation dialogues"));
+
+    // A run whose dialogues are there, and the same after they have changed.
+    let dialogues = scratch.path("valid.txt");
+    let file = "1 your persona: i am here.\n2 a b\tc d\t\ta|c d\n1 your persona: i am here.\n2 b a\td c\t\ta|d c\n";
+    fs::write(&dialogues, file).unwrap();
+    let config = scratch.path("run/config.toml");
+    let data = format!(
+        "[data]\ntrain = []\nvalid = [{dialogues:?}]\nhold_out = 0.1\ntest_part = 0.0\nsha256 = [\"{}\"]\n",
+        digest::sha256(file.as_bytes())
+    );
+    fs::write(&config, fs::read_to_string(&config).unwrap() + &data).unwrap();
+    let said_of_run = said(scratch.export("run", "bundle", &["--precision", "int8"]));
+    assert!(said_of_run.contains(" of 2 validation dialogues\n  10 steps of adaptation: loss "), "{said_of_run}");
+    fs::write(&dialogues, file.to_owned() + " ").unwrap();
+    let said_of_run = said(scratch.export("run", "bundle", &["--precision", "int8"]));
+    assert!(said_of_run.contains("valid.txt has changed since the run"), "{said_of_run}");
+}
+
+#[test]
+fn weights_that_16_bits_cannot_hold_are_refused() {
+    let scratch = Scratch::new();
+    let mut base = filled(params::base_table(&config()));
+    base.get_mut("h.1.mlp.c_fc.weight").unwrap().values[5] = 65_520.0;
+    write_base(&scratch.path("model"), &config(), &base, Storage::F32).unwrap();
+    let error = scratch.refused("model", &["--precision", "fp16"], 1);
+    assert!(error.contains("\"h.1.mlp.c_fc.weight\" has 65520; take fp32"), "{error}");
+    succeeds(&scratch.export("model", "bundle", &[]));
+}
+
+#[test]
+fn standard_operators_are_those_of_onnx_alone() {
+    let scratch = Scratch::new();
+    succeeds(&scratch.export("run", "bundle", &["--precision", "int4", "--ops", "standard"]));
+    let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
+    assert_eq!(bundle.manifest().operators, marionette_models::bundle::Operators::Standard);
+}
+
+#[test]
 fn the_weights_file_holds_each_tensor_where_the_graphs_look_for_it() {
     let scratch = Scratch::new();
     succeeds(&scratch.export("run", "bundle", &[]));
