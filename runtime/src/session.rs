@@ -16,7 +16,7 @@ use ort::value::{PrimitiveTensorElementType, Tensor};
 use ort::{ep, logging::LogLevel};
 
 use crate::error::one_line;
-use crate::huge_pages;
+use crate::pages;
 
 mod operators;
 
@@ -356,7 +356,7 @@ impl Graph {
         self.session.run_binding(&self.binding).map(drop).map_err(failed)?;
         self.runs += 1;
         if self.runs == RUNS_BEFORE_HUGE_PAGES {
-            huge_pages::collapse();
+            pages::collapse();
         }
         Ok(())
     }
@@ -391,14 +391,15 @@ fn failure(graph: &str, action: &str, error: &ort::Error) -> SessionError {
 pub struct Buffer(Tensor<f32>);
 
 impl Buffer {
-    /// A tensor of zeros.
+    /// A tensor of zeros, which takes memory where it is written: a cache for a long context costs what is in it.
     ///
     /// # Errors
     /// [`SessionError::Graph`] where there is no memory for it.
     pub fn zeros(shape: &[usize]) -> Result<Self, SessionError> {
-        Tensor::new(&Allocator::default(), shape.to_vec())
-            .map(Self)
-            .map_err(|error| failure("a tensor", &format!("cannot allocate {shape:?}"), &error))
+        let mut tensor = Tensor::new(&Allocator::default(), shape.to_vec())
+            .map_err(|error| failure("a tensor", &format!("cannot allocate {shape:?}"), &error))?;
+        pages::release(tensor.extract_tensor_mut().1);
+        Ok(Self(tensor))
     }
 
     /// The values, row-major.
