@@ -29,7 +29,9 @@ fn device(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("device");
     group.throughput(Throughput::Elements(batch.ids.len() as u64));
-    group.bench_function("adapt step, 5 dialogues", |b| b.iter(|| engine.adapt_step(&batch, &rates).unwrap()));
+    group.bench_function("adapt step, 5 dialogues", |b| {
+        b.iter(|| engine.adapt_step(std::slice::from_ref(&batch), &rates).unwrap())
+    });
     group.throughput(Throughput::Elements(1));
     let prompt = &sequences[0].ids[..32];
     group.bench_function("decode, 1 token after 32", |b| {

@@ -147,12 +147,13 @@ fn log_probs(graph: &mut Graph, logits: Value, targets: Value) -> Result<Value, 
 /// One step of adaptation: plain gradient descent on the adapters.
 ///
 /// - takes `input_ids` i64\[B, T\], `loss_mask` bool\[B, T\], `learning_rate` f32\[A\] (one a tensor, in the order of the adapter
-///   table), the adapters;
+///   table), the adapters, and `start.{name}`, where each adapter's step starts: the adapters, or what earlier parts of the same step
+///   have made of them, for a batch that is given in parts;
 /// - gives `loss` f32\[\], the mean of −log p(token | those before it) over the tokens where the mask is set (a row's first
 ///   token has none before it and does not count), `gradient_norm` f32\[\], the Euclidean norm of the loss's gradient with
-///   respect to all adapters, and `updated.{name}`, each adapter less its learning rate times its gradient.
+///   respect to all adapters, and `updated.{name}`, each start less its learning rate times the gradient.
 ///
-/// Without any token to predict the loss is NaN, a mean of nothing, and the adapters stay.
+/// Without any token to predict the loss is NaN, a mean of nothing, and the starts stay.
 ///
 /// # Errors
 /// The graph does not fit together.
@@ -163,6 +164,11 @@ pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
     let tensors = marionette_models::params::adapter_table(config, adapter).len();
     let learning_rate = graph.input("learning_rate", TensorType::f32([tensors.into()]));
     let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
+    let mut starts = Vec::with_capacity(tensors);
+    for (name, value) in model.adapters() {
+        let tensor = graph.tensor(*value).clone();
+        starts.push(graph.input(&format!("start.{name}"), tensor));
+    }
     let loss = loss(graph, &model, input_ids, loss_mask)?;
     graph.output(loss, "loss")?;
 
@@ -182,9 +188,9 @@ pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
 
     graph.set_scope("update");
     let rates = graph.split(learning_rate, 0, tensors)?;
-    for (((name, value), gradient), rate) in model.adapters().iter().zip(gradients).zip(rates) {
+    for ((((name, _), start), gradient), rate) in model.adapters().iter().zip(starts).zip(gradients).zip(rates) {
         let step = graph.mul(gradient, rate)?;
-        let updated = graph.sub(*value, step)?;
+        let updated = graph.sub(start, step)?;
         graph.output(updated, &format!("updated.{name}"))?;
     }
     Ok(std::mem::take(graph))

@@ -222,6 +222,10 @@ impl Measured {
         inputs.insert("learning_rate".into(), list(rates.iter().map(|&rate| f64::from(rate))));
         for _ in 0..=STEPS {
             go_on()?;
+            for name in source.adapters.keys() {
+                let start = inputs.get(name).cloned().unwrap_or_default();
+                inputs.insert(format!("start.{name}"), start);
+            }
             for (name, value) in step.run(&inputs) {
                 match name.strip_prefix("updated.") {
                     Some(adapter) => drop(inputs.insert(adapter.to_owned(), value)),

@@ -1,6 +1,8 @@
 //! Adapting to a persona: the bundle's inner loop on the persona's dialogues.
 
-use marionette_dialogues::{Batch, Dialogue, Encoder, Sequence, TaskError, group_by_persona, write_convai2};
+use marionette_dialogues::{
+    Batch, Dialogue, EncodeError, Encoder, Sequence, TaskError, group_by_persona, write_convai2,
+};
 use marionette_models::{InnerLoop, LearningRate, digest};
 
 use crate::engine::{Engine, Scored};
@@ -64,14 +66,38 @@ pub struct Heard {
     pub loss: f32,
 }
 
-/// The batches of an inner loop, in the order of its steps.
-fn batches(support: &[Sequence], inner: &InnerLoop) -> Result<Vec<(Vec<usize>, Batch)>> {
-    let mut made: Vec<(Vec<usize>, Batch)> = Vec::new();
-    for indices in inner.batches(support.len()).into_iter().take(inner.steps_per_epoch(support.len())) {
-        let batch = Batch::new(indices.iter().filter_map(|&index| support.get(index)))?;
-        made.push((indices, batch));
+/// The most tokens that are computed at once, padding counted; a longer dialogue is computed by itself. More at once need more memory
+/// and are no faster.
+const TOKENS_AT_ONCE: usize = 512;
+/// The most padding, as a part of the tokens.
+const MOST_PADDING: f64 = 0.1;
+
+/// A step's dialogues in parts of nearly equal lengths, so that next to nothing of what is computed is padding.
+fn parts<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Result<Vec<Batch>> {
+    // What has no target changes nothing.
+    let mut rest: Vec<&Sequence> = sequences.into_iter().filter(|sequence| sequence.targets() > 0).collect();
+    rest.sort_by_key(|sequence| std::cmp::Reverse(sequence.ids.len()));
+    let mut parts = Vec::new();
+    while let Some(longest) = rest.first().map(|sequence| sequence.ids.len()) {
+        let mut tokens = 0;
+        let fits = |(index, sequence): (usize, &&Sequence)| {
+            tokens += sequence.ids.len();
+            let padded = (index + 1) * longest;
+            index == 0 || (padded <= TOKENS_AT_ONCE && padded as f64 <= (1.0 + MOST_PADDING) * tokens as f64)
+        };
+        let count = rest.iter().enumerate().map(fits).take_while(|fits| *fits).count();
+        parts.push(Batch::new(rest.drain(..count))?);
     }
-    Ok(made)
+    if parts.is_empty() {
+        return Err(EncodeError::NoTargets.into());
+    }
+    Ok(parts)
+}
+
+/// The batches of an inner loop in their parts, in the order of its steps.
+fn batches(support: &[Sequence], inner: &InnerLoop) -> Result<Vec<Vec<Batch>>> {
+    let steps = inner.batches(support.len()).into_iter().take(inner.steps_per_epoch(support.len()));
+    steps.map(|indices| parts(indices.iter().filter_map(|&index| support.get(index)))).collect()
 }
 
 /// Follows the inner loop from the engine's adapters and gives the loss before each step. `heard` hears each step once it is
@@ -88,7 +114,7 @@ pub fn follow(
     let batches = batches(support, inner)?;
     let rates = learning_rates(engine, inner)?;
     let mut losses = Vec::with_capacity(inner.steps);
-    for (index, (_, batch)) in batches.iter().cycle().take(inner.steps).enumerate() {
+    for (index, batch) in batches.iter().cycle().take(inner.steps).enumerate() {
         let step = engine.adapt_step(batch, &rates)?;
         check(index + 1, inner.steps, [("loss", step.loss), ("gradient", step.gradient_norm)])?;
         losses.push(step.loss);
@@ -170,4 +196,31 @@ pub fn adapt(
 /// The tokenizer fails.
 pub fn encode(encoder: &Encoder, dialogues: &[Dialogue]) -> Result<Vec<Sequence>> {
     Ok(dialogues.iter().map(|dialogue| encoder.sequence(dialogue)).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_hold_every_dialogue_once_with_little_padding() {
+        let lengths = [30, 211, 200, 29, 600, 31, 205, 28, 90, 3];
+        let sequence = |&length: &usize| Sequence {
+            ids: vec![length as u32; length],
+            target: (0..length).map(|token| token + 1 == length).collect(),
+            ..Sequence::default()
+        };
+        let mut sequences: Vec<Sequence> = lengths.iter().map(sequence).collect();
+        sequences.push(Sequence { ids: vec![7; 50], target: vec![false; 50], ..Sequence::default() });
+        let parts = parts(&sequences).unwrap();
+        let shapes: Vec<[usize; 2]> = parts.iter().map(|part| [part.rows, part.length]).collect();
+        assert_eq!(shapes, [[1, 600], [2, 211], [1, 200], [1, 90], [4, 31], [1, 3]]);
+        let mut found: Vec<i64> =
+            parts.iter().flat_map(|part| part.ids.chunks(part.length).map(|row| row[0])).collect();
+        found.sort_unstable();
+        let mut expected = lengths.map(|length| length as i64);
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+        assert!(super::parts(&sequences[10..]).is_err());
+    }
 }

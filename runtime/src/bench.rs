@@ -136,7 +136,7 @@ fn measure_adaptation(engine: &mut Engine, shape: Shape) -> Result<Duration> {
     let mut times = Vec::new();
     for _ in 0..=REPETITIONS {
         let started = Instant::now();
-        engine.adapt_step(&batch, &rates)?;
+        engine.adapt_step(std::slice::from_ref(&batch), &rates)?;
         times.push(started.elapsed());
     }
     Ok(median(&times))

@@ -250,7 +250,7 @@ fn check_steps(engine: &mut Engine, probe: &Probe) -> Result<Vec<Check>> {
     let rates = manifest.inner_loop.learning_rate.per_tensor(table.len()).map_err(Error::Impossible)?;
     let mut losses = Vec::with_capacity(probe.losses.len());
     for _ in &probe.losses {
-        losses.push(engine.adapt_step(&batch, &rates)?.loss);
+        losses.push(engine.adapt_step(std::slice::from_ref(&batch), &rates)?.loss);
     }
     let steps = losses.len();
     let relative =

@@ -127,7 +127,7 @@ fn loss_and_every_gradient_are_libtorchs() {
 
         // The step is the gradient where α is so large that the adapters vanish beside it.
         let alpha = 1e6_f32;
-        let step = pair.device.adapt_step(&batch, &vec![alpha; pair.table.len()]).unwrap();
+        let step = pair.device.adapt_step(std::slice::from_ref(&batch), &vec![alpha; pair.table.len()]).unwrap();
         let updated = pair.device.adapters();
         let found = pair.start.iter().map(|(name, start)| {
             let values = start.values.iter().zip(&updated[name].values).map(|(a, b)| (a - b) / alpha).collect();

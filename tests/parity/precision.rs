@@ -30,8 +30,9 @@ fn every_precision_adapts_as_f32_does() {
         let support = Support::repeat(TokenBatch::new(&batch, Device::Cpu).unwrap(), STEPS);
         let rates = vec![ALPHA; pair.table.len()];
         let expected = inner::adapt(&pair.torch, &pair.parameters(), &support, &rates).unwrap();
-        let losses: Vec<f64> =
-            (0..STEPS).map(|_| f64::from(pair.device.adapt_step(&batch, &rates).unwrap().loss)).collect();
+        let losses: Vec<f64> = (0..STEPS)
+            .map(|_| f64::from(pair.device.adapt_step(std::slice::from_ref(&batch), &rates).unwrap().loss))
+            .collect();
         let errors = losses.iter().zip(&expected.losses).map(|(found, expected)| (found / expected - 1.0).abs());
         let worst = errors.fold(0.0, f64::max);
         eprintln!(
@@ -91,8 +92,9 @@ fn the_cost_of_a_precision_is_what_the_device_loses() {
         let shortest = sequences.iter().min_by_key(|sequence| sequence.ids.len()).unwrap();
         let batch = Batch::new([shortest]).unwrap();
         let rates = vec![ALPHA; pair.table.len()];
-        let losses: Vec<f64> =
-            (0..=10).map(|_| f64::from(pair.device.adapt_step(&batch, &rates).unwrap().loss)).collect();
+        let losses: Vec<f64> = (0..=10)
+            .map(|_| f64::from(pair.device.adapt_step(std::slice::from_ref(&batch), &rates).unwrap().loss))
+            .collect();
         // Where sums are rounded to other bytes here and there, the two part a little.
         let most = if precision == Precision::Fp32 { 1e-5 } else { 5e-3 };
         let errors = [(on.perplexity[1], perplexity), (on.loss_after[1], losses[10])].map(|(a, b)| (a / b - 1.0).abs());

@@ -40,6 +40,10 @@ fn adapt_feeds(mask: &[i64]) -> BTreeMap<String, Array> {
     feeds.insert("input_ids".into(), integers(&[2, 6], ROWS.as_flattened()));
     feeds.insert("loss_mask".into(), integers(&[2, 6], mask));
     let count = params::adapter_table(&config, &adapter).len();
+    for spec in params::adapter_table(&config, &adapter) {
+        let start = feeds[&spec.name].clone();
+        feeds.insert(format!("start.{}", spec.name), start);
+    }
     let rates: Vec<f64> = (0..count).map(|i| 0.01 * (1 + i) as f64).collect();
     feeds.insert("learning_rate".into(), ndarray::arr1(&rates).into_dyn());
     feeds

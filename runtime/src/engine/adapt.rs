@@ -27,22 +27,25 @@ pub(super) struct Adaptation {
     graph: Bound,
     loss: Buffer,
     gradient_norm: Buffer,
+    /// Of each adapter, what the graph calls its start and what it makes of it.
+    names: Vec<[String; 2]>,
     /// Where a step writes the updated adapters. Afterwards they change places with the engine's: no copy.
     updated: Vec<Buffer>,
 }
 
 impl Engine {
-    /// One step: Φ ← Φ − α ∇L on a batch, α one a tensor in the adapter table's order. The adapters stay as they were where
-    /// the loss or the gradient is not finite.
+    /// One step: Φ ← Φ − α ∇L, with L the mean over the targets of all parts of a batch, and α one a tensor in the adapter table's
+    /// order. Each part is computed by itself at the same Φ, and in place of the one gradient its share of it is subtracted. The
+    /// adapters stay as they were where the loss or the gradient is not finite.
     ///
     /// # Errors
     /// The graph cannot be opened or run.
-    pub fn adapt_step(&mut self, batch: &Batch, learning_rate: &[f32]) -> Result<Step> {
+    pub fn adapt_step(&mut self, parts: &[Batch], learning_rate: &[f32]) -> Result<Step> {
         let mut adaptation = match self.adapt.take() {
             Some(adaptation) => adaptation,
             None => self.open_adaptation()?,
         };
-        let step = self.step(&mut adaptation, batch, learning_rate);
+        let step = self.step(&mut adaptation, parts, learning_rate);
         self.adapt = Some(adaptation);
         step
     }
@@ -53,26 +56,50 @@ impl Engine {
         graph.output_buffer("loss", &mut loss)?;
         graph.output_buffer("gradient_norm", &mut gradient_norm)?;
         let updated = self.table.iter().map(|spec| Buffer::zeros(&spec.shape)).collect::<Result<_, _>>()?;
-        Ok(Adaptation { graph: Bound::new(graph), loss, gradient_norm, updated })
+        let names = self.table.iter().map(|spec| ["start", "updated"].map(|what| format!("{what}.{}", spec.name)));
+        Ok(Adaptation { graph: Bound::new(graph), loss, gradient_norm, names: names.collect(), updated })
     }
 
-    fn step(&mut self, adaptation: &mut Adaptation, batch: &Batch, learning_rate: &[f32]) -> Result<Step> {
-        let Adaptation { graph, loss, gradient_norm, updated } = adaptation;
+    fn step(&mut self, adaptation: &mut Adaptation, parts: &[Batch], learning_rate: &[f32]) -> Result<Step> {
+        let Adaptation { graph, loss, gradient_norm, names, updated } = adaptation;
         graph.bind_adapters(&self.table, &self.adapters, self.version)?;
-        for (spec, buffer) in self.table.iter().zip(updated.iter_mut()) {
-            graph.graph.output_buffer(&format!("updated.{}", spec.name), buffer)?;
+        let all: usize = parts.iter().map(Batch::targets).sum();
+        let mut step = Step { loss: 0.0, gradient_norm: 0.0 };
+        for (index, part) in parts.iter().enumerate() {
+            for (([start, name], buffer), adapter) in names.iter().zip(updated.iter_mut()).zip(&self.adapters) {
+                // From the second part on, the sum so far is read and written in its place.
+                graph.graph.input_buffer(start, if index == 0 { adapter } else { buffer })?;
+                graph.graph.output_buffer(name, buffer)?;
+            }
+            let share = part.targets() as f32 / all.max(1) as f32;
+            let rates: Vec<f32> = learning_rate.iter().map(|rate| rate * share).collect();
+            let tokens = [part.rows, part.length];
+            graph.graph.input("input_ids", &tokens, &part.ids)?;
+            graph.graph.input("loss_mask", &tokens, &part.mask)?;
+            graph.graph.input("learning_rate", &[rates.len()], &rates)?;
+            graph.graph.run()?;
+            let first = |buffer: &Buffer| buffer.values().first().copied().unwrap_or(f32::NAN);
+            step.loss += share * first(loss);
+            step.gradient_norm = first(gradient_norm);
         }
-        let tokens = [batch.rows, batch.length];
-        graph.graph.input("input_ids", &tokens, &batch.ids)?;
-        graph.graph.input("loss_mask", &tokens, &batch.mask)?;
-        graph.graph.input("learning_rate", &[learning_rate.len()], learning_rate)?;
-        graph.graph.run()?;
-        let first = |buffer: &Buffer| buffer.values().first().copied().unwrap_or(f32::NAN);
-        let step = Step { loss: first(loss), gradient_norm: first(gradient_norm) };
+        if parts.len() > 1 {
+            step.gradient_norm = moved(&self.adapters, updated, learning_rate);
+        }
         if step.is_finite() {
             std::mem::swap(&mut self.adapters, updated);
             self.adapters_changed();
         }
         Ok(step)
     }
+}
+
+/// The L2 norm of (Φ − Φ′) / α, the gradient of a step from Φ to Φ′, over the tensors that move at all.
+fn moved(before: &[Buffer], after: &[Buffer], learning_rate: &[f32]) -> f32 {
+    let mut squares = 0.0;
+    for ((before, after), &rate) in before.iter().zip(after).zip(learning_rate).filter(|(_, rate)| **rate != 0.0) {
+        let pairs = before.values().iter().zip(after.values());
+        let sum: f64 = pairs.map(|(before, after)| f64::from(before - after).powi(2)).sum();
+        squares += sum / f64::from(rate).powi(2);
+    }
+    squares.sqrt() as f32
 }
