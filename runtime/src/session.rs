@@ -23,8 +23,6 @@ mod operators;
 /// The oldest ONNX Runtime that is used: since 1.24 it checks the paths of external data itself.
 const OLDEST: &str = "1.24";
 const OLDEST_MINOR: u32 = 24;
-/// After so many runs a graph is worth the tenth of a second that moving its memory takes.
-const RUNS_BEFORE_HUGE_PAGES: usize = 3;
 /// Names the library, where it is set.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// What to do where there is no library.
@@ -282,6 +280,8 @@ pub struct GraphOptions {
     pub prepacking: bool,
     /// Whether its threads leave the processor at the end of a run, to those of another graph; else they wait a while for the next one.
     pub takes_turns: bool,
+    /// After how many runs the memory moves into huge pages, if ever.
+    pub huge_pages_after: Option<usize>,
 }
 
 /// An open graph with its bindings.
@@ -289,8 +289,8 @@ pub struct Graph {
     name: String,
     session: Session,
     binding: IoBinding,
-    /// How many runs there were.
-    runs: usize,
+    /// How many more runs there are before the memory moves into huge pages.
+    runs_before_huge_pages: Option<usize>,
 }
 
 impl Graph {
@@ -313,7 +313,7 @@ impl Graph {
         }
         let session = builder.commit_from_file(path).map_err(failed)?;
         let binding = session.create_binding().map_err(failed)?;
-        Ok(Self { name, session, binding, runs: 0 })
+        Ok(Self { name, session, binding, runs_before_huge_pages: options.huge_pages_after })
     }
 
     /// Binds values to an input. They are copied.
@@ -354,9 +354,13 @@ impl Graph {
     pub fn run(&mut self) -> Result<(), SessionError> {
         let failed = |error| failure(&self.name, "failed", &error);
         self.session.run_binding(&self.binding).map(drop).map_err(failed)?;
-        self.runs += 1;
-        if self.runs == RUNS_BEFORE_HUGE_PAGES {
-            pages::collapse();
+        match &mut self.runs_before_huge_pages {
+            Some(0) => {
+                pages::collapse();
+                self.runs_before_huge_pages = None;
+            }
+            Some(runs) => *runs -= 1,
+            None => {}
         }
         Ok(())
     }

@@ -145,6 +145,8 @@ impl Engine {
             // packed matrices or packed anew in every call.
             memory_pattern: file != bundle::ADAPT,
             prepacking: matches!(file, bundle::GENERATE | bundle::PREFILL) || self.manifest.precision.is_integer(),
+            // Moving takes 1 ms a MiB, and saves a twentieth of each token's time.
+            huge_pages_after: (file == bundle::GENERATE).then_some(256),
             takes_turns: matches!(file, bundle::PREFILL | bundle::GENERATE),
         };
         Ok(Graph::open(self.runtime, &self.dir.join(file), options)?)
