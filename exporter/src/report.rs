@@ -72,7 +72,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Logits { worst, largest, rows } = self.logits;
         writeln!(f, "what {} costs, beside fp32:", self.precision)?;
-        writeln!(f, "  worst logit difference {worst:.1e} of logits up to {largest:.1}, after {rows} tokens")?;
+        writeln!(f, "  worst logit difference {worst:.3} of logits up to {largest:.1}, after {rows} tokens")?;
         match &self.dialogues {
             Err(reason) => writeln!(f, "  perplexity and adaptation are not measured: {reason}"),
             Ok(on) => {
