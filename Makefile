@@ -4,7 +4,8 @@
 #   make test    every test
 #   make build   the three binaries in target/release
 #   make check   format, lints, licences, documentation
-#   make bench   criterion benches, and the exact meta-gradient on GPT-2 small's shapes (beside PyTorch's with PEER, PYTHON and MODEL)
+#   make bench   criterion benches, the exact meta-gradient on GPT-2 small's shapes (beside PyTorch's with PEER, PYTHON and MODEL), and
+#                with MODEL the device's side beside the peers that PYTHON has (PEERS and DIALOGUES: benches/peers/device.py --help)
 #   make tiny    makes models/tiny again (about an hour on two cores)
 
 .PHONY: demo test build check bench tiny deps
@@ -33,6 +34,9 @@ check: deps
 bench: build
 	cargo bench --locked -p marionette-benches
 	@scripts/bench-meta.sh
+ifdef MODEL
+	$(or $(PYTHON),python3) benches/peers/device.py $(MODEL) $(if $(PEERS),--peers $(PEERS)) $(if $(DIALOGUES),--dialogues $(DIALOGUES)) --out docs/device.md
+endif
 
 tiny: build
 	@models/tiny/make.sh

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use marionette_dialogues::Batch;
 use serde::Serialize;
 
@@ -50,45 +51,78 @@ impl Shape {
     }
 }
 
+/// A part of the measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Prefill and decoding
+    Generate,
+    /// A step of adaptation
+    Adapt,
+}
+
 /// What `bench --json` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Measured {
-    /// Tokens of the prompt read a second.
-    pub prefill_tokens_per_s: f64,
-    /// Tokens generated a second, after the first, greedy.
-    pub decode_tokens_per_s: f64,
-    /// Tokens (B · T) learned from a second: forward, backward and update.
-    pub adapt_tokens_per_s: f64,
-    /// Milliseconds of one step: B rows of T tokens with the loss on each row's last quarter.
-    pub adapt_step_ms: f64,
-    /// Milliseconds from the prompt to the first token.
-    pub first_token_ms: f64,
+    /// Generation, where it was measured.
+    #[serde(flatten)]
+    pub generation: Option<Generation>,
+    /// Adaptation, where it was measured.
+    #[serde(flatten)]
+    pub adaptation: Option<Adaptation>,
     /// The most memory that the process held, in MiB; absent where the system does not say.
     pub peak_rss_mib: Option<f64>,
 }
 
-/// Measures. `heard` hears each part before it begins.
+/// How fast a reply is generated.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Generation {
+    /// Tokens of the prompt read a second.
+    pub prefill_tokens_per_s: f64,
+    /// Tokens generated a second, after the first, greedy.
+    pub decode_tokens_per_s: f64,
+    /// Milliseconds from the prompt to the first token.
+    pub first_token_ms: f64,
+}
+
+/// How fast the adapters learn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Adaptation {
+    /// Tokens (B · T) learned from a second: forward, backward and update.
+    pub adapt_tokens_per_s: f64,
+    /// Milliseconds of one step: B rows of T tokens with the loss on each row's last quarter.
+    pub adapt_step_ms: f64,
+}
+
+/// Measures all parts, or one. `heard` hears each part before it begins.
 ///
 /// # Errors
 /// The shapes do not fit; a graph fails.
-pub fn measure(engine: &mut Engine, shape: Shape, mut heard: impl FnMut(&str)) -> Result<Measured> {
+pub fn measure(engine: &mut Engine, shape: Shape, only: Option<Part>, mut heard: impl FnMut(&str)) -> Result<Measured> {
     shape.check(engine.context())?;
-    heard("generate");
-    let (first_token, decode) = measure_generation(engine, shape)?;
-    // Each graph's memory is its own: the peak is the larger one's, as when one command does one thing.
-    engine.close_graphs();
-    heard("adapt");
-    let step = measure_adaptation(engine, shape)?;
     let per_second = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    Ok(Measured {
-        prefill_tokens_per_s: per_second(shape.prompt_tokens, first_token),
-        decode_tokens_per_s: per_second(shape.new_tokens - 1, decode).max(0.0),
-        adapt_tokens_per_s: per_second(shape.batch * shape.length, step),
-        adapt_step_ms: ms(step),
-        first_token_ms: ms(first_token),
-        peak_rss_mib: peak_rss_mib(),
-    })
+    let mut measured = Measured { generation: None, adaptation: None, peak_rss_mib: None };
+    if only != Some(Part::Adapt) {
+        heard("generate");
+        let (first_token, decode) = measure_generation(engine, shape)?;
+        measured.generation = Some(Generation {
+            prefill_tokens_per_s: per_second(shape.prompt_tokens, first_token),
+            decode_tokens_per_s: per_second(shape.new_tokens - 1, decode).max(0.0),
+            first_token_ms: ms(first_token),
+        });
+        // Each graph's memory is its own: the peak is the larger one's, as when one command does one thing.
+        engine.close_graphs();
+    }
+    if only != Some(Part::Generate) {
+        heard("adapt");
+        let step = measure_adaptation(engine, shape)?;
+        measured.adaptation = Some(Adaptation {
+            adapt_tokens_per_s: per_second(shape.batch * shape.length, step),
+            adapt_step_ms: ms(step),
+        });
+    }
+    measured.peak_rss_mib = peak_rss_mib();
+    Ok(measured)
 }
 
 /// Token ids that are different enough from each other, the same every time.

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use marionette_dialogues::RankBy;
 
+use crate::bench::Part;
 use crate::engine::Options;
 use crate::persona_name::PersonaName;
 use crate::sampling::Sampling;
@@ -266,6 +267,9 @@ pub struct BenchArgs {
     /// Tokens of a row
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<2>)]
     pub length: usize,
+    /// Measure one part alone, so that the peak memory is its own
+    #[arg(long, value_name = "PART")]
+    pub only: Option<Part>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

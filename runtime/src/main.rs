@@ -317,11 +317,11 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 }
 
 fn bench(args: &BenchArgs) -> anyhow::Result<()> {
-    let BenchArgs { prompt_tokens, new_tokens, batch, length, .. } = *args;
+    let BenchArgs { prompt_tokens, new_tokens, batch, length, only, .. } = *args;
     let shape = Shape { prompt_tokens, new_tokens, batch, length };
     let (_, mut engine, _) = open(&args.common, None)?;
-    let bar = progress::bar("measuring", 2);
-    let measured = bench::measure(&mut engine, shape, |part| {
+    let bar = progress::bar("measuring", if only.is_some() { 1 } else { 2 });
+    let measured = bench::measure(&mut engine, shape, only, |part| {
         bar.set_message(part.to_owned());
         bar.inc(1);
     });
@@ -332,15 +332,16 @@ fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         writeln!(out, "{}", serde_json::to_string(&measured)?)?;
         return Ok(());
     }
-    writeln!(out, "prefill    {:>10.1} tokens/s   {prompt_tokens} tokens", measured.prefill_tokens_per_s)?;
-    writeln!(out, "first token{:>10.1} ms", measured.first_token_ms)?;
-    writeln!(out, "decode     {:>10.1} tokens/s   {new_tokens} tokens", measured.decode_tokens_per_s)?;
-    writeln!(
-        out,
-        "adapt      {:>10.1} tokens/s   a step of {batch} rows of {length} tokens",
-        measured.adapt_tokens_per_s
-    )?;
-    writeln!(out, "adapt step {:>10.1} ms", measured.adapt_step_ms)?;
+    if let Some(generation) = measured.generation {
+        writeln!(out, "prefill    {:>10.1} tokens/s   {prompt_tokens} tokens", generation.prefill_tokens_per_s)?;
+        writeln!(out, "first token{:>10.1} ms", generation.first_token_ms)?;
+        writeln!(out, "decode     {:>10.1} tokens/s   {new_tokens} tokens", generation.decode_tokens_per_s)?;
+    }
+    if let Some(adaptation) = measured.adaptation {
+        let rate = adaptation.adapt_tokens_per_s;
+        writeln!(out, "adapt      {rate:>10.1} tokens/s   a step of {batch} rows of {length} tokens")?;
+        writeln!(out, "adapt step {:>10.1} ms", adaptation.adapt_step_ms)?;
+    }
     if let Some(peak) = measured.peak_rss_mib {
         writeln!(out, "peak memory{peak:>10.0} MiB")?;
     }

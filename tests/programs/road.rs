@@ -209,7 +209,7 @@ fn bench_prints_the_documented_object() {
     for (flag, value) in [("--prompt-tokens", "8"), ("--new-tokens", "4"), ("--batch", "2"), ("--length", "16")] {
         arguments.extend([PathBuf::from(flag), value.into()]);
     }
-    let value = json(&scratch.run("marionette", arguments).done());
+    let value = json(&scratch.run("marionette", arguments.clone()).done());
     let expected = [
         "adapt_step_ms",
         "adapt_tokens_per_s",
@@ -220,6 +220,10 @@ fn bench_prints_the_documented_object() {
     ];
     assert_eq!(keys(&value), expected);
     assert!(value.as_object().unwrap().values().all(|figure| figure.as_f64().is_some_and(|f| f > 0.0)), "{value}");
+
+    arguments.extend(["--only".into(), "adapt".into()]);
+    let value = json(&scratch.run("marionette", arguments).done());
+    assert_eq!(keys(&value), ["adapt_step_ms", "adapt_tokens_per_s", "peak_rss_mib"]);
 }
 
 #[test]

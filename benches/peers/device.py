@@ -1,0 +1,189 @@
+"""Marionette on the device beside the peers that are installed: all systems alternate, a process each, for several rounds.
+
+    device.py MODEL [--rounds N] [--dialogues FILE] [--peers FOLDER] [--out FILE.md]
+
+MODEL is a Hugging Face GPT-2 folder with its tokenizer; random weights do. FOLDER holds the same weights as the peers want them, where
+they are: `f32.gguf`, `q8_0.gguf`, `q4_0.gguf` for llama.cpp, `ct2-float32` and `ct2-int8` for CTranslate2. The packages of
+the peers are looked for in the interpreter that runs this. FILE holds dialogues in ConvAI2's text format.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).parent
+BINARIES = HERE.parent.parent / "target" / "release"
+PRECISIONS = ("fp32", "int8", "int4")
+
+
+def has(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def run(command):
+    """Standard output, wall-clock seconds and peak memory in MiB of a process; None where it failed."""
+    start = time.perf_counter()
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, problem = process.communicate()
+    seconds = time.perf_counter() - start
+    if process.returncode != 0:
+        print(f"{' '.join(map(str, command))}: {problem.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    return output, seconds
+
+
+def figures(command):
+    result = run(command)
+    return json.loads(result[0].strip().splitlines()[-1]) if result else {}
+
+
+def bits(system):
+    return next((count for count in (32, 16, 8, 4) if system.endswith((f"fp{count}", f"int{count}", f"float{count}", f"f{count}", f"q{count}_0"))), 32)
+
+
+class Job:
+    """What is measured: its systems, and of each a figure a round."""
+
+    def __init__(self, title, unit, better, target):
+        self.title, self.unit, self.better, self.target = title, unit, better, target
+        self.found = {}
+
+    def add(self, system, value):
+        if value is not None:
+            self.found.setdefault(system, []).append(value)
+
+    def table(self):
+        medians = {system: statistics.median(values) for system, values in self.found.items()}
+        best_of = {"more": max, "less": min}[self.better]
+        peers = {system: value for system, value in medians.items() if not system.startswith("marionette")}
+        head = f"| system | {self.unit}, median | least – most | beside the best peer of as many bits, or else of all |"
+        lines = [f"### {self.title}", "", head, "|---|---|---|---|"]
+        for system, value in medians.items():
+            alike = [other for name, other in peers.items() if bits(name) == bits(system)] or peers.values()
+            best = best_of(alike, default=None)
+            own = system.startswith("marionette") and best
+            ratio = "–" if not own else f"{value / best if self.better == 'more' else best / value:.2f} ×"
+            values = self.found[system]
+            lines.append(f"| {system} | {value:.4g} | {min(values):.4g} – {max(values):.4g} | {ratio} |")
+        return "\n".join([*lines, "", f"Aimed at: {self.target}.", ""])
+
+
+def machine():
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{cpu}, {os.cpu_count()} virtual cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("model", type=pathlib.Path)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--dialogues", type=pathlib.Path)
+    arguments.add_argument("--peers", type=pathlib.Path, default=pathlib.Path("/nonexistent"))
+    arguments.add_argument("--out", type=pathlib.Path)
+    options = arguments.parse_args()
+    marionette, peer = BINARIES / "marionette", [sys.executable, HERE / "peer.py"]
+    packages = {name: has(name) for name in ("torch", "transformers", "ctranslate2", "llama_cpp_python")}
+
+    jobs = {
+        "adapt": Job("Adapt, 4 rows of 128 tokens", "tokens/s", "more", "fp32 1.9 ×, int8 5.5 × PyTorch"),
+        "adapt-peak": Job("Adapt, peak memory", "MiB", "less", "fp32 2 ×, int8 3.3 × less than PyTorch"),
+        "ten": Job("Ten dialogues, one epoch, from start to saved persona", "s", "less", "int8 20 × less than PyTorch"),
+        "prefill": Job("Prefill, 64 tokens", "tokens/s", "more", "int8 1.5 × the best peer in 8 bits"),
+        "decode8": Job("Decode, 128 tokens, 8 bits", "tokens/s", "more", "1.1 × llama.cpp Q8_0"),
+        "decode4": Job("Decode, 128 tokens, 4 bits", "tokens/s", "more", "1.1 × llama.cpp Q4_0"),
+        "decode32": Job("Decode, 128 tokens, 32 bits", "tokens/s", "more", "1.1 × llama.cpp f32"),
+        "peak": Job("Generate, peak memory", "MiB", "less", "int4 1.25 × less than llama.cpp Q4_0"),
+        "start": Job("Process start to first token", "s", "less", "int4 0.4 s"),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        sizes = {}
+        for precision in PRECISIONS:
+            bundle = folder / precision
+            if run([BINARIES / "marionette-export", options.model, "--precision", precision, "--out", bundle]) is None:
+                sys.exit(1)
+            sizes[precision] = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
+        ten = folder / "ten.txt"
+        if options.dialogues:
+            dialogues = options.dialogues.read_text(encoding="utf8").splitlines(keepends=True)
+            starts = [index for index, line in enumerate(dialogues) if line.startswith("1 ")]
+            ten.write_text("".join(dialogues[: starts[10] if len(starts) > 10 else None]), encoding="utf8")
+
+        def generate(name, bits, command):
+            found = figures(command)
+            jobs["prefill"].add(name, found.get("prefill_tokens_per_s"))
+            jobs[f"decode{bits}"].add(name, found.get("decode_tokens_per_s"))
+            jobs["peak"].add(name, found.get("peak_rss_mib"))
+
+        def adapt(name, command):
+            found = figures(command)
+            jobs["adapt"].add(name, found.get("adapt_tokens_per_s"))
+            jobs["adapt-peak"].add(name, found.get("peak_rss_mib"))
+
+        for round_ in range(options.rounds):
+            print(f"round {round_ + 1} of {options.rounds}", file=sys.stderr)
+            for precision, bits in zip(PRECISIONS, (32, 8, 4)):
+                name, bundle = f"marionette {precision}", folder / precision
+                bench = [marionette, "bench", bundle, "--threads", 2, "--json", "--only"]
+                generate(name, bits, [*bench, "generate"])
+                adapt(name, [*bench, "adapt"])
+                first = [marionette, "generate", bundle, "--prompt", "hello there", "--max-tokens", 1, "--threads", 2]
+                if result := run(first):
+                    jobs["start"].add(name, result[1])
+                if options.dialogues and precision != "int4":
+                    learn = [marionette, "adapt", bundle, "--persona", "ten", "--dialogues", ten, "--epochs", 1]
+                    if result := run([*learn, "--threads", 2, "--home", folder / "home"]):
+                        jobs["ten"].add(name, result[1])
+            if packages["torch"] and packages["transformers"]:
+                generate("PyTorch fp32", 32, [*peer, "torch", options.model])
+                adapt("PyTorch fp32", [*peer, "torch-adapt", options.model])
+                tokenizer = folder / "fp32" / "tokenizer.json"
+                if options.dialogues:
+                    found = figures([*peer, "torch-ten", options.model, ten, tokenizer])
+                    jobs["ten"].add("PyTorch fp32, without loading", found.get("ten_dialogues_s"))
+            for kind, bits in (("float32", 32), ("int8", 8)):
+                if packages["ctranslate2"] and (path := options.peers / f"ct2-{kind}").is_dir():
+                    generate(f"CTranslate2 {kind}", bits, [*peer, "ct2", path, kind])
+            for kind, bits in (("f32", 32), ("q8_0", 8), ("q4_0", 4)):
+                if packages["llama_cpp_python"] and (path := options.peers / f"{kind}.gguf").is_file():
+                    generate(f"llama.cpp {kind}", bits, [*peer, "llama", path])
+
+    missing = [name for name, version in packages.items() if version is None]
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    text = [
+        "# On the device, beside others",
+        "",
+        f"{datetime.date.today()}; {machine()}; two threads. {versions or 'No peers installed'}.",
+        "Written by `benches/peers/device.py MODEL --dialogues FILE --peers FOLDER --out docs/device.md`: "
+        f"{options.rounds} rounds in which all systems alternate, a process each; ratios are of medians, above 1 where marionette is better.",
+        "",
+        *(job.table() for job in jobs.values() if job.found),
+        "### Bundle on disk",
+        "",
+        *(f"- {precision}: {size:.1f} MB" for precision, size in sizes.items()),
+        "",
+        "Aimed at: int4 90 MB, all graphs and adapters.",
+    ]
+    if missing:
+        text += ["", f"Left out, since they are not installed: {', '.join(missing)} (`pip install` them for {sys.executable})."]
+    text = "\n".join(text) + "\n"
+    if options.out:
+        options.out.write_text(text, encoding="utf8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
