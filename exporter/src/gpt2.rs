@@ -22,9 +22,6 @@ pub const POSITIONS: Dim = Dim::Product("batch", "tokens");
 /// C, how many positions the key-value cache has room for.
 pub const CAPACITY: Dim = Dim::Symbol("capacity");
 
-/// What a masked score becomes: softmax makes exactly 0 of it, and no infinity takes part in any arithmetic.
-pub(crate) const MASKED: f32 = -1e30;
-
 /// How positions see each other.
 pub trait Attention {
     /// Attention of block `layer` over queries, keys and values side by side \[positions, 3 D\], to \[positions, D\].
@@ -143,53 +140,23 @@ impl<'a> Gpt2<'a> {
     }
 }
 
-/// Attention over the positions of one call, under a mask that all blocks share.
+/// Attention over the positions of one call.
 #[derive(Debug)]
-pub struct Masked<'a> {
+pub struct Within<'a> {
     config: &'a Gpt2Config,
-    /// 0 where a position (second last dimension) sees another (last), [`MASKED`] where it does not; broadcasts to
-    /// \[B, H, T, T\].
-    mask: Value,
+    branch: Option<Value>,
 }
 
-impl<'a> Masked<'a> {
+impl<'a> Within<'a> {
     /// A position sees itself and those before it.
-    ///
-    /// # Errors
-    /// The graph has no tokens yet.
-    pub fn causal(graph: &mut Graph, config: &'a Gpt2Config) -> Result<Self, GraphError> {
-        let visible = causal(graph)?;
-        Self::new(graph, config, visible)
+    pub fn causal(config: &'a Gpt2Config) -> Self {
+        Self { config, branch: None }
     }
 
     /// A position sees itself and those before it that are of its own branch or of branch 0; `branch` is i64\[B, T\].
-    ///
-    /// # Errors
-    /// The shapes do not fit.
-    pub fn branched(graph: &mut Graph, config: &'a Gpt2Config, branch: Value) -> Result<Self, GraphError> {
-        let before = causal(graph)?;
-        let seeing = graph.reshape(branch, &[BATCH, TOKENS, 1.into()])?;
-        let seen = graph.reshape(branch, &[BATCH, 1.into(), TOKENS])?;
-        let trunk = graph.integer(0);
-        let (same, common) = (graph.equal(seeing, seen)?, graph.equal(seen, trunk)?);
-        let related = graph.or(same, common)?;
-        let visible = graph.and(related, before)?;
-        let visible = graph.reshape(visible, &[BATCH, 1.into(), TOKENS, TOKENS])?;
-        Self::new(graph, config, visible)
+    pub fn branched(config: &'a Gpt2Config, branch: Value) -> Self {
+        Self { config, branch: Some(branch) }
     }
-
-    fn new(graph: &mut Graph, config: &'a Gpt2Config, visible: Value) -> Result<Self, GraphError> {
-        let (zero, masked) = (graph.scalar(0.0), graph.scalar(MASKED));
-        Ok(Self { config, mask: graph.choose(visible, zero, masked)? })
-    }
-}
-
-/// bool\[T, T\]: whether the position of the row sees that of the column.
-fn causal(graph: &mut Graph) -> Result<Value, GraphError> {
-    graph.set_scope("mask");
-    let index = token_index(graph)?;
-    let row = graph.reshape(index, &[TOKENS, 1.into()])?;
-    graph.less_or_equal(index, row)
 }
 
 /// 0, 1, … T − 1.
@@ -202,26 +169,12 @@ pub fn token_index(graph: &mut Graph) -> Result<Value, GraphError> {
     graph.range(zero, limit, one, TOKENS)
 }
 
-impl Attention for Masked<'_> {
-    /// softmax(q Kᵀ / √dh + mask) V for each head (Vaswani et al. 2017, equation 1).
+impl Attention for Within<'_> {
     fn attend(&mut self, graph: &mut Graph, _: usize, qkv: Value) -> Result<Value, GraphError> {
-        let qkv = graph.split(qkv, -1, 3)?;
-        let [q, k, v] = [qkv[0], qkv[1], qkv[2]];
-        let (heads, head_dim) = (self.config.n_head, self.config.head_dim());
-        let split_heads = |graph: &mut Graph, x: Value| {
-            let x = graph.reshape(x, &[BATCH, TOKENS, heads.into(), head_dim.into()])?;
-            graph.transpose(x, &[0, 2, 1, 3])
-        };
-        let [q, k, v] = [split_heads(graph, q)?, split_heads(graph, k)?, split_heads(graph, v)?];
-        let scale = graph.scalar(1.0 / (head_dim as f32).sqrt());
-        let q = graph.mul(q, scale)?;
-        let k = graph.matrix_transpose(k)?;
-        let scores = graph.mat_mul(q, k)?;
-        let scores = graph.add(scores, self.mask)?;
-        let shares = graph.softmax(scores)?;
-        let mixed = graph.mat_mul(shares, v)?;
-        let mixed = graph.transpose(mixed, &[0, 2, 1, 3])?;
-        graph.reshape(mixed, &[POSITIONS, self.config.n_embd.into()])
+        let width = self.config.n_embd;
+        let qkv = graph.reshape(qkv, &[BATCH, TOKENS, (3 * width).into()])?;
+        let mixed = graph.causal_attention(self.config.n_head, qkv, self.branch)?;
+        graph.reshape(mixed, &[POSITIONS, width.into()])
     }
 }
 

@@ -6,7 +6,7 @@ use marionette_models::{AdapterConfig, Gpt2Config};
 
 use crate::autodiff::gradients;
 use crate::error::GraphError;
-use crate::gpt2::{BATCH, CAPACITY, Cached, Gpt2, Masked, POSITIONS, TOKENS, token_index};
+use crate::gpt2::{BATCH, CAPACITY, Cached, Gpt2, POSITIONS, TOKENS, Within, token_index};
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
 use crate::weights::{Rows, Weights};
@@ -110,7 +110,7 @@ pub fn score(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
         ["input_ids", "positions", "branch"].map(|name| graph.input(name, TensorType::i64([BATCH, TOKENS])));
     let [rows, targets] = ["rows", "targets"].map(|name| graph.input(name, TensorType::i64([Dim::Symbol(ROWS)])));
     let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
-    let mut attention = Masked::branched(graph, config, branch)?;
+    let mut attention = Within::branched(config, branch);
     let logits = model.logits(graph, input_ids, positions, rows, &mut attention)?;
     let log_probs = log_probs(graph, logits, targets)?;
     let log_probs = graph.reshape(log_probs, &[Dim::Symbol(ROWS)])?;
@@ -130,7 +130,7 @@ pub fn logits(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -
     let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
     graph.set_scope("positions");
     let index = token_index(graph)?;
-    let mut attention = Masked::causal(graph, config)?;
+    let mut attention = Within::causal(config);
     let logits = model.logits(graph, input_ids, index, rows, &mut attention)?;
     graph.output(logits, "logits")?;
     Ok(std::mem::take(graph))
@@ -209,7 +209,7 @@ fn loss(graph: &mut Graph, model: &Gpt2<'_>, input_ids: Value, loss_mask: Value)
     let targets = graph.gather(ids, places)?;
     let rows = graph.sub(places, one)?;
 
-    let mut attention = Masked::causal(graph, model.config)?;
+    let mut attention = Within::causal(model.config);
     let logits = model.logits(graph, input_ids, index, rows, &mut attention)?;
     graph.set_scope("loss");
     let log_probs = log_probs(graph, logits, targets)?;

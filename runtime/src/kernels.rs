@@ -2,7 +2,9 @@
 //! (`exporter/src/ops`), each in one pass over memory where the operators that it is made of take ten. Rows are cut among
 //! threads by whoever calls. Each function is compiled for several generations of processors, and the best is taken when it runs.
 
-use multiversion::multiversion;
+use pulp::Arch;
+
+pub mod attention;
 
 /// 2√(2/π), twice the factor of GELU's tanh approximation (Hendrycks & Gimpel 2016, section 2).
 const LINEAR: f32 = (2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2) as f32;
@@ -29,16 +31,20 @@ fn exp(x: f32) -> f32 {
 }
 
 /// The gradient of GELU at `x`, times `dy`: dx = dy σ (1 + w (1 − σ)), σ = σ(x (a + c x²)), w = x (a + 3 c x²).
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn gelu_gradient(dy: &[f32], x: &[f32], dx: &mut [f32]) {
-    for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
-        let square = x * x;
-        let e = exp(-x * (LINEAR + CUBIC * square));
-        let sigma = 1.0 / (1.0 + e);
-        let w = x * (LINEAR + 3.0 * CUBIC * square);
-        // 1 − σ = e σ: where σ is nearly 1, the difference would be nothing but rounding.
-        *dx = dy * sigma * (1.0 + w * (e * sigma));
-    }
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+                let square = x * x;
+                let e = exp(-x * (LINEAR + CUBIC * square));
+                let sigma = 1.0 / (1.0 + e);
+                let w = x * (LINEAR + 3.0 * CUBIC * square);
+                // 1 − σ = e σ: where σ is nearly 1, the difference would be nothing but rounding.
+                *dx = dy * sigma * (1.0 + w * (e * sigma));
+            }
+        },
+    );
 }
 
 /// The sum of a function of several rows' elements, in many partial sums.
@@ -70,7 +76,6 @@ fn sums<const N: usize>(a: &[f32], b: &[f32], c: &[f32], term: impl Fn(f32, f32,
 
 /// The gradient of layer normalisation with respect to its input, rows of as many elements as `scale` has:
 /// dx = s (g − mean(g) − x̂ mean(g x̂)), g = dy w, x̂ = (x − μ) s; `mean` μ and `inverse_deviation` s have one element a row.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2+fma", "aarch64+neon"))]
 pub fn layer_normalization_gradient(
     dy: &[f32],
     x: &[f32],
@@ -79,17 +84,22 @@ pub fn layer_normalization_gradient(
     dx: &mut [f32],
 ) {
     let width = scale.len().max(1);
-    let rows = dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
-    for (((dy, x), dx), (&mean, &inverse)) in rows.zip(mean.iter().zip(inverse_deviation)) {
-        let [sum, along] = sums(dy, x, scale, |dy, x, scale| {
-            let g = dy * scale;
-            [g, g * (x - mean)]
-        });
-        let (sum, along) = (sum / width as f32, along * inverse * inverse / width as f32);
-        for (((dx, &dy), &x), &scale) in dx.iter_mut().zip(dy).zip(x).zip(scale) {
-            *dx = inverse * (dy * scale - sum - (x - mean) * along);
-        }
-    }
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let rows = dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+            for (((dy, x), dx), (&mean, &inverse)) in rows.zip(mean.iter().zip(inverse_deviation)) {
+                let [sum, along] = sums(dy, x, scale, |dy, x, scale| {
+                    let g = dy * scale;
+                    [g, g * (x - mean)]
+                });
+                let (sum, along) = (sum / width as f32, along * inverse * inverse / width as f32);
+                for (((dx, &dy), &x), &scale) in dx.iter_mut().zip(dy).zip(x).zip(scale) {
+                    *dx = inverse * (dy * scale - sum - (x - mean) * along);
+                }
+            }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 
 use marionette_models::bundle::DataType;
 
+use super::causal_attention::MASKED;
 use super::{Attribute, Domain, Op, arity};
 use crate::error::GraphError;
-use crate::gpt2::MASKED;
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
 

@@ -4,9 +4,10 @@
 use std::sync::Mutex;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
-use ort::value::TensorElementType;
+use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
 
 use crate::kernels;
+use crate::kernels::attention::{self, Head};
 
 /// Enough rows for a thread to be worth waking, counted in elements.
 const LEAST_SHARE: usize = 16 * 1024;
@@ -16,7 +17,23 @@ const LEAST_SHARE: usize = 16 * 1024;
 /// # Errors
 /// ONNX Runtime refuses one.
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
-    OperatorDomain::new("marionette")?.add(Rowwise::GeluGradient)?.add(Rowwise::LayerNormalizationGradient)
+    OperatorDomain::new("marionette")?
+        .add(Rowwise::GeluGradient)?
+        .add(Rowwise::LayerNormalizationGradient)?
+        .add(Attention::Causal)?
+        .add(Attention::Branched)?
+        .add(Attention::CausalGradient)
+}
+
+/// What an operator says of inputs that do not fit; the graph, which is the bundle's, is wrong then.
+fn misfit() -> ort::Error {
+    ort::Error::new("the inputs do not fit")
+}
+
+/// The shape and values of an input.
+fn tensor<'a, T: PrimitiveTensorElementType>(value: &'a ValueRef<'_>) -> ort::Result<(Vec<usize>, &'a [T])> {
+    let (shape, values) = value.try_extract_tensor::<T>()?;
+    Ok((shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect(), values))
 }
 
 /// Operators of f32 that compute each row of their output by itself, from the same row of their inputs.
@@ -57,17 +74,15 @@ impl Operator for Rowwise {
 
 impl Kernel for Rowwise {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let missing = || ort::Error::new("an input is missing");
-        let values = (0..context.num_inputs()?)
-            .map(|index| context.input(index)?.ok_or_else(missing))
-            .collect::<ort::Result<Vec<_>>>()?;
-        let inputs = values.iter().map(|value| value.try_extract_tensor::<f32>()).collect::<ort::Result<Vec<_>>>()?;
-        let [(_, dy), (shape, x), rest @ ..] = &inputs[..] else { return Err(missing()) };
-        let mut output = context.output(0, shape.to_vec())?.ok_or_else(missing)?;
+        let values = inputs(context)?;
+        let inputs = values.iter().map(tensor::<f32>).collect::<ort::Result<Vec<_>>>()?;
+        let [(_, dy), (shape, x), rest @ ..] = &inputs[..] else { return Err(misfit()) };
+        let mut output =
+            context.output(0, shape.iter().map(|&dim| dim as i64).collect::<Vec<_>>())?.ok_or_else(misfit)?;
         let (_, dx) = output.try_extract_tensor_mut::<f32>()?;
-        let width = shape.last().map_or(1, |&last| (last as usize).max(1));
+        let width = shape.last().map_or(1, |&last| last.max(1));
         if dy.len() != x.len() || dx.len() != x.len() {
-            return Err(ort::Error::new("the shapes differ"));
+            return Err(misfit());
         }
         match (*self, rest) {
             (Self::GeluGradient, []) => in_shares(context, width, dx, |range, dx| {
@@ -82,9 +97,14 @@ impl Kernel for Rowwise {
                     kernels::layer_normalization_gradient(&dy[range.clone()], &x[range], scale, statistics, dx);
                 })
             }
-            _ => Err(ort::Error::new("the shapes do not fit")),
+            _ => Err(misfit()),
         }
     }
+}
+
+/// All inputs, which must be there.
+fn inputs<'a>(context: &'a ComputeContext) -> ort::Result<Vec<ValueRef<'a>>> {
+    (0..context.num_inputs()?).map(|index| context.input(index)?.ok_or_else(misfit)).collect()
 }
 
 /// Cuts the rows of an output into shares and lets ONNX Runtime's threads compute them; `compute` gets the range of a share's
@@ -96,12 +116,182 @@ fn in_shares(
     compute: impl Fn(std::ops::Range<usize>, &mut [f32]) + Send + Sync,
 ) -> ort::Result<()> {
     let share = LEAST_SHARE.div_ceil(width) * width;
-    let shares: Vec<Mutex<&mut [f32]>> = output.chunks_mut(share).map(Mutex::new).collect();
+    in_parallel(context, output.chunks_mut(share), |index, part| {
+        let start = index * share;
+        compute(start..start + part.len(), part);
+    })
+}
+
+/// Attention of all heads, from queries, keys and values side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attention {
+    /// qkv -> y, logarithms of sums
+    Causal,
+    /// qkv, branch -> y, logarithms of sums
+    Branched,
+    /// dy, y, qkv, logarithms of sums -> dqkv
+    CausalGradient,
+}
+
+impl Operator for Attention {
+    type Kernel<'attr> = AttentionKernel;
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Causal => "CausalAttention",
+            Self::Branched => "BranchedAttention",
+            Self::CausalGradient => "CausalAttentionGradient",
+        }
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        let types: &[TensorElementType] = match self {
+            Self::Causal => &[TensorElementType::Float32],
+            Self::Branched => &[TensorElementType::Float32, TensorElementType::Int64],
+            Self::CausalGradient => &[TensorElementType::Float32; 4],
+        };
+        types.iter().map(|&element| OperatorInput::required(element))
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        let first = OperatorOutput::required(TensorElementType::Float32);
+        // Nothing needs the sums where there is no gradient.
+        let sums = OperatorOutput::optional(TensorElementType::Float32);
+        [first].into_iter().chain((*self != Self::CausalGradient).then_some(sums))
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {
+        let heads = context.get::<i64>("num_heads").and_then(|heads| usize::try_from(heads).ok());
+        let heads = heads.filter(|&heads| heads > 0).ok_or_else(|| ort::Error::new("num_heads is missing"))?;
+        Ok(AttentionKernel { operator: *self, heads })
+    }
+}
+
+struct AttentionKernel {
+    operator: Attention,
+    heads: usize,
+}
+
+/// B, T, D and dh.
+#[derive(Debug, Clone, Copy)]
+struct Dimensions {
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    head_dim: usize,
+}
+
+impl AttentionKernel {
+    fn dimensions(&self, qkv: &[usize]) -> ort::Result<Dimensions> {
+        match *qkv {
+            [batch, tokens, all] if all > 0 && all % (3 * self.heads) == 0 => {
+                Ok(Dimensions { batch, tokens, width: all / 3, head_dim: all / 3 / self.heads })
+            }
+            _ => Err(misfit()),
+        }
+    }
+
+    fn forward(&self, context: &ComputeContext) -> ort::Result<()> {
+        let values = inputs(context)?;
+        let (shape, qkv) = tensor::<f32>(values.first().ok_or_else(misfit)?)?;
+        let branch = values.get(1).map(|value| Ok::<_, ort::Error>(tensor::<i64>(value)?.1)).transpose()?;
+        let size @ Dimensions { batch, tokens, width, head_dim } = self.dimensions(&shape)?;
+        if branch.is_some_and(|branch| branch.len() != batch * tokens) {
+            return Err(misfit());
+        }
+        let dims = |dims: [usize; 3]| dims.map(|dim| dim as i64);
+        let mut y = context.output(0, dims([batch, tokens, width]))?.ok_or_else(misfit)?;
+        let mut sums = context.output(1, dims([batch, self.heads, tokens]))?;
+        let mut unwanted = Vec::new();
+        let sums = match &mut sums {
+            Some(sums) => sums.try_extract_tensor_mut::<f32>()?.1,
+            None => {
+                unwanted.resize(batch * self.heads * tokens, 0.0);
+                &mut unwanted[..]
+            }
+        };
+        let y = self.by_head(y.try_extract_tensor_mut::<f32>()?.1, size, 1);
+        let shares = y.into_iter().flatten().zip(sums.chunks_mut(tokens.max(1)));
+        in_parallel(context, shares, |index, (y, sums)| {
+            let row = index / self.heads * tokens..(index / self.heads + 1) * tokens;
+            let head = Head {
+                qkv: &qkv[row.start * 3 * width..row.end * 3 * width],
+                branch: branch.map(|branch| &branch[row]),
+                index: index % self.heads,
+                width,
+                head_dim,
+            };
+            attention::forward(head, y, sums);
+        })
+    }
+
+    fn backward(&self, context: &ComputeContext) -> ort::Result<()> {
+        let values = inputs(context)?;
+        let inputs = values.iter().map(tensor::<f32>).collect::<ort::Result<Vec<_>>>()?;
+        let [(_, dy), (_, y), (shape, qkv), (_, sums)] = &inputs[..] else { return Err(misfit()) };
+        let size @ Dimensions { batch, tokens, width, head_dim } = self.dimensions(shape)?;
+        if [dy.len(), y.len()] != [batch * tokens * width; 2] || sums.len() != batch * self.heads * tokens {
+            return Err(misfit());
+        }
+        let mut output =
+            context.output(0, shape.iter().map(|&dim| dim as i64).collect::<Vec<_>>())?.ok_or_else(misfit)?;
+        let shares = self.by_head(output.try_extract_tensor_mut::<f32>()?.1, size, 3);
+        in_parallel(context, shares.into_iter(), |index, parts| {
+            let row = index / self.heads * tokens..(index / self.heads + 1) * tokens;
+            let head = Head {
+                qkv: &qkv[row.start * 3 * width..row.end * 3 * width],
+                branch: None,
+                index: index % self.heads,
+                width,
+                head_dim,
+            };
+            if let [query, key, value] = &mut parts[..] {
+                attention::backward(
+                    head,
+                    [dy, y].map(|values| &values[row.start * width..row.end * width]),
+                    &sums[index * tokens..][..tokens],
+                    [query, key, value],
+                );
+            }
+        })
+    }
+
+    /// \[B, T, `parts`, H, dh\] as slices: for each row and head, for each part, one a token.
+    fn by_head<'a>(&self, values: &'a mut [f32], size: Dimensions, parts: usize) -> Vec<Vec<Vec<&'a mut [f32]>>> {
+        let Dimensions { batch, tokens, head_dim, .. } = size;
+        let mut result: Vec<Vec<Vec<&mut [f32]>>> = Vec::with_capacity(batch * self.heads);
+        result.resize_with(batch * self.heads, || {
+            let part = || Vec::with_capacity(tokens);
+            std::iter::repeat_with(part).take(parts).collect()
+        });
+        for (index, slice) in values.chunks_mut(head_dim).enumerate() {
+            let (token, head) = (index / self.heads / parts, index % self.heads);
+            result[token / tokens * self.heads + head][index / self.heads % parts].push(slice);
+        }
+        result
+    }
+}
+
+impl Kernel for AttentionKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        match self.operator {
+            Attention::Causal | Attention::Branched => self.forward(context),
+            Attention::CausalGradient => self.backward(context),
+        }
+    }
+}
+
+/// Lets ONNX Runtime's threads compute the shares of an output; `compute` gets a share's number and the share.
+fn in_parallel<T: Send>(
+    context: &ComputeContext,
+    shares: impl Iterator<Item = T>,
+    compute: impl Fn(usize, &mut T) + Send + Sync,
+) -> ort::Result<()> {
+    let shares: Vec<Mutex<T>> = shares.map(Mutex::new).collect();
     context.par_for(shares.len(), 0, |index| {
         // Each share is asked for once: no thread waits.
-        if let Some(Ok(mut part)) = shares.get(index).map(Mutex::lock) {
-            let start = index * share;
-            compute(start..start + part.len(), &mut part);
+        if let Some(Ok(mut share)) = shares.get(index).map(Mutex::lock) {
+            compute(index, &mut share);
         }
     })
 }

@@ -1,0 +1,441 @@
+//! Causal self-attention and its gradient, a head at a time: scores exist only for 32 queries at once and are computed again on the
+//! way back (Dao 2023, "FlashAttention-2", algorithms 1 and 2, with blocks of 32 queries and all keys that they see).
+//!
+//! Within a block everything is transposed, keys down and queries across, so that softmax adds up rows of 32 numbers, which are
+//! vectors on any processor. All products are made of tiles of 8 rows and 32 columns, whose sums stay in registers.
+
+use pulp::{Simd, WithSimd};
+
+use super::exp;
+
+/// Rows of a tile.
+const ROWS: usize = 8;
+/// Columns of a tile, and queries of a block.
+const COLUMNS: usize = 32;
+/// What no score reaches.
+const UNSEEN: f32 = -1e30;
+
+/// Several rows' numbers of one column.
+type Column = [f32; ROWS];
+/// Several columns' numbers of one row.
+type Row = [f32; COLUMNS];
+type Tile = [Row; ROWS];
+
+const ZERO: Tile = [[0.0; COLUMNS]; ROWS];
+
+/// One row of a batch, T tokens, and one head of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// Queries, keys and values side by side, \[T, 3 D\].
+    pub qkv: &'a [f32],
+    /// Of the tokens, where there are branches: token j sees token i iff i <= j and i is of branch 0 or of j's branch.
+    pub branch: Option<&'a [i64]>,
+    /// Which head.
+    pub index: usize,
+    /// D.
+    pub width: usize,
+    /// D / H.
+    pub head_dim: usize,
+}
+
+/// A matrix for tiles, \[rows, dh\], in one of three orders; zeros beyond its rows and columns.
+struct Packed<T> {
+    values: Vec<T>,
+    /// How many of `values` follow one another in a strip.
+    strip: usize,
+}
+
+impl<T> Packed<T> {
+    #[inline(always)]
+    fn strip(&self, index: usize) -> &[T] {
+        &self.values[index * self.strip..][..self.strip]
+    }
+
+    #[inline(always)]
+    fn strip_mut(&mut self, index: usize) -> &mut [T] {
+        &mut self.values[index * self.strip..][..self.strip]
+    }
+}
+
+/// Strips of 8 rows, one column after the other: the left side of a product that sums over columns.
+#[inline(always)]
+fn left<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, head_dim: usize) -> Packed<Column> {
+    let mut values = vec![[0.0; ROWS]; rows.len().next_multiple_of(COLUMNS) / ROWS * head_dim];
+    for (index, row) in rows.enumerate() {
+        for (column, &value) in values[index / ROWS * head_dim..].iter_mut().zip(row) {
+            column[index % ROWS] = value;
+        }
+    }
+    Packed { values, strip: head_dim }
+}
+
+/// Strips of 32 columns, one row after the other: the right side of a product that sums over rows.
+#[inline(always)]
+fn right<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, head_dim: usize) -> Packed<Row> {
+    let strip = rows.len().next_multiple_of(COLUMNS);
+    let mut values = vec![[0.0; COLUMNS]; strip * head_dim.div_ceil(COLUMNS)];
+    for (index, row) in rows.enumerate() {
+        for (number, part) in row.chunks(COLUMNS).enumerate() {
+            values[number * strip + index][..part.len()].copy_from_slice(part);
+        }
+    }
+    Packed { values, strip }
+}
+
+/// Strips of 32 rows, one column after the other: the right side of a product that sums over columns, with the matrix transposed.
+#[inline(always)]
+fn turned<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, head_dim: usize, factor: f32) -> Packed<Row> {
+    let mut values = vec![[0.0; COLUMNS]; rows.len().div_ceil(COLUMNS) * head_dim];
+    for (index, row) in rows.enumerate() {
+        for (column, &value) in values[index / COLUMNS * head_dim..].iter_mut().zip(row) {
+            column[index % COLUMNS] = value * factor;
+        }
+    }
+    Packed { values, strip: head_dim }
+}
+
+/// Adds a product to a tile: a column of the left side times a row of the right one, for each row of that. `N` vectors of a row are
+/// computed at once, as many as the registers hold the sums of.
+#[inline(always)]
+fn multiply<S: Simd, const N: usize>(simd: S, left: impl Fn(usize) -> Column, right: &[Row], tile: &mut Tile) {
+    for first in (0..COLUMNS / S::F32_LANES).step_by(N) {
+        let vectors = |row: &Row| -> [S::f32s; N] {
+            let all = S::as_simd_f32s(row).0;
+            std::array::from_fn(|n| all[first + n])
+        };
+        let mut sums: [[S::f32s; N]; ROWS] = std::array::from_fn(|m| vectors(&tile[m]));
+        for (index, row) in right.iter().enumerate() {
+            let (column, row) = (left(index), vectors(row));
+            for m in 0..ROWS {
+                let factor = simd.splat_f32s(column[m]);
+                for n in 0..N {
+                    sums[m][n] = simd.mul_add_e_f32s(factor, row[n], sums[m][n]);
+                }
+            }
+        }
+        for (row, sums) in tile.iter_mut().zip(sums) {
+            S::as_mut_simd_f32s(row).0[first..first + N].copy_from_slice(&sums);
+        }
+    }
+}
+
+impl<'a> Head<'a> {
+    fn tokens(&self) -> usize {
+        self.qkv.len() / (3 * self.width)
+    }
+
+    /// The head's queries (0), keys (1) or values (2), a row a token.
+    #[inline(always)]
+    fn part(&self, part: usize) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
+        slices(self.qkv, 3 * self.width, part * self.width + self.index * self.head_dim, self.head_dim)
+    }
+
+    /// Marks what the queries from `first` on do not see, of transposed scores.
+    #[inline(always)]
+    fn hide(&self, scores: &mut [Row], first: usize) {
+        if let Some(branch) = self.branch {
+            for (row, &seen) in scores.iter_mut().zip(branch).filter(|(_, seen)| **seen != 0) {
+                for (score, &seeing) in row.iter_mut().zip(&branch[first..]) {
+                    *score = if seeing == seen { *score } else { UNSEEN };
+                }
+            }
+        }
+        for (index, row) in scores[first..].iter_mut().enumerate() {
+            let before = index.min(COLUMNS);
+            row[..before].fill(UNSEEN);
+        }
+    }
+}
+
+#[inline(always)]
+fn slices(values: &[f32], stride: usize, first: usize, len: usize) -> impl ExactSizeIterator<Item = &[f32]> {
+    values.chunks_exact(stride).map(move |row| &row[first..first + len])
+}
+
+/// How many keys a block of queries sees at most, in whole tiles.
+fn seen(first: usize, tokens: usize) -> usize {
+    (first + COLUMNS).min(tokens.next_multiple_of(ROWS))
+}
+
+#[inline(always)]
+fn forward_on<S: Simd, const N: usize>(simd: S, head: Head<'_>, y: &mut [&mut [f32]], log_sum: &mut [f32]) {
+    let (tokens, head_dim) = (head.tokens(), head.head_dim);
+    let queries = turned(head.part(0), head_dim, (head_dim as f32).sqrt().recip());
+    let (keys, values) = (left(head.part(1), head_dim), right(head.part(2), head_dim));
+    let mut scores = vec![[0.0; COLUMNS]; tokens.next_multiple_of(COLUMNS)];
+    for first in (0..tokens).step_by(COLUMNS) {
+        let scores = &mut scores[..seen(first, tokens)];
+        for (index, scores) in scores.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+            let keys = keys.strip(index);
+            *scores = ZERO;
+            multiply::<S, N>(simd, |i| keys[i], queries.strip(first / COLUMNS), scores);
+        }
+        head.hide(scores, first);
+        let mut greatest = [UNSEEN; COLUMNS];
+        for row in &*scores {
+            for (greatest, &score) in greatest.iter_mut().zip(row) {
+                *greatest = greatest.max(score);
+            }
+        }
+        let mut sum = [0.0; COLUMNS];
+        for row in &mut *scores {
+            for i in 0..COLUMNS {
+                row[i] = if row[i] > UNSEEN { exp(row[i] - greatest[i]) } else { 0.0 };
+                sum[i] += row[i];
+            }
+        }
+        let block = first..tokens.min(first + COLUMNS);
+        for ((log_sum, greatest), sum) in log_sum[block.clone()].iter_mut().zip(greatest).zip(sum) {
+            *log_sum = greatest + sum.ln();
+        }
+        for (quarter, y) in y[block].chunks_mut(ROWS).enumerate() {
+            let depth = scores.len().min(first + (quarter + 1) * ROWS);
+            for strip in 0..head_dim.div_ceil(COLUMNS) {
+                let mut tile = ZERO;
+                multiply::<S, N>(simd, |j| chunk(&scores[j], quarter), &values.strip(strip)[..depth], &mut tile);
+                for ((y, row), sum) in y.iter_mut().zip(&tile).zip(&sum[quarter * ROWS..]) {
+                    write(y, strip, row, sum.recip());
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn chunk(row: &Row, quarter: usize) -> Column {
+    row.as_chunks::<ROWS>().0[quarter % (COLUMNS / ROWS)]
+}
+
+/// Writes the numbers of a strip of columns.
+#[inline(always)]
+fn write(out: &mut [f32], strip: usize, row: &Row, factor: f32) {
+    for (out, value) in out[strip * COLUMNS..].iter_mut().zip(row) {
+        *out = value * factor;
+    }
+}
+
+/// The output of one head, a slice a token, and the logarithm of each query's sum of exponentials, \[T\].
+pub fn forward(head: Head<'_>, y: &mut [&mut [f32]], log_sum: &mut [f32]) {
+    struct Forward<'a, 'b>(Head<'a>, &'a mut [&'b mut [f32]], &'a mut [f32]);
+    impl WithSimd for Forward<'_, '_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            match S::REGISTER_COUNT {
+                32.. => forward_on::<S, 2>(simd, self.0, self.1, self.2),
+                _ => forward_on::<S, 1>(simd, self.0, self.1, self.2),
+            }
+        }
+    }
+    pulp::Arch::new().dispatch(Forward(head, y, log_sum));
+}
+
+#[inline(always)]
+fn backward_on<S: Simd, const N: usize>(
+    simd: S,
+    head: Head<'_>,
+    [dy, y]: [&[f32]; 2],
+    log_sum: &[f32],
+    dqkv: [&mut [&mut [f32]]; 3],
+) {
+    let (tokens, head_dim) = (head.tokens(), head.head_dim);
+    let output = |values| slices(values, head.width, head.index * head_dim, head_dim);
+    let scale = (head_dim as f32).sqrt().recip();
+    let strips = head_dim.div_ceil(COLUMNS);
+    let (queries, queries_turned) = (right(head.part(0), head_dim), turned(head.part(0), head_dim, scale));
+    let (keys, keys_left) = (right(head.part(1), head_dim), left(head.part(1), head_dim));
+    let values_left = left(head.part(2), head_dim);
+    let (dy_rows, dy_turned) = (right(output(dy), head_dim), turned(output(dy), head_dim, 1.0));
+    // Σ dP P of a query, which is dy · y.
+    let along: Vec<f32> =
+        output(dy).zip(output(y)).map(|(dy, y)| dy.iter().zip(y).map(|(dy, y)| dy * y).sum()).collect();
+    let empty = || Packed { values: vec![[0.0; COLUMNS]; queries.values.len()], strip: queries.strip };
+    let (mut d_keys, mut d_values) = (empty(), empty());
+    let [d_queries, d_keys_out, d_values_out] = dqkv;
+    let mut shares = vec![[0.0; COLUMNS]; queries.strip];
+    let mut d_scores = vec![[0.0; COLUMNS]; queries.strip];
+    for first in (0..tokens).step_by(COLUMNS) {
+        let block = first..tokens.min(first + COLUMNS);
+        let seen = seen(first, tokens);
+        let (shares, d_scores) = (&mut shares[..seen], &mut d_scores[..seen]);
+        let mut statistics = [[0.0; COLUMNS]; 2];
+        statistics[0][..block.len()].copy_from_slice(&log_sum[block.clone()]);
+        statistics[1][..block.len()].copy_from_slice(&along[block.clone()]);
+        let tiles = shares.as_chunks_mut::<ROWS>().0.iter_mut().zip(d_scores.as_chunks_mut::<ROWS>().0);
+        for (index, (shares, d_scores)) in tiles.enumerate() {
+            let (keys, values) = (keys_left.strip(index), values_left.strip(index));
+            (*shares, *d_scores) = (ZERO, ZERO);
+            multiply::<S, N>(simd, |i| keys[i], queries_turned.strip(first / COLUMNS), shares);
+            multiply::<S, N>(simd, |i| values[i], dy_turned.strip(first / COLUMNS), d_scores);
+        }
+        head.hide(shares, first);
+        for (shares, d_scores) in shares.iter_mut().zip(&mut *d_scores) {
+            for i in 0..COLUMNS {
+                shares[i] = if shares[i] > UNSEEN { exp(shares[i] - statistics[0][i]) } else { 0.0 };
+                d_scores[i] = shares[i] * (d_scores[i] - statistics[1][i]);
+            }
+        }
+        for (quarter, out) in d_queries[block].chunks_mut(ROWS).enumerate() {
+            let depth = seen.min(first + (quarter + 1) * ROWS);
+            for strip in 0..strips {
+                let mut tile = ZERO;
+                multiply::<S, N>(simd, |j| chunk(&d_scores[j], quarter), &keys.strip(strip)[..depth], &mut tile);
+                for (out, row) in out.iter_mut().zip(&tile) {
+                    write(out, strip, row, scale);
+                }
+            }
+        }
+        let queries_seeing = first..first + COLUMNS;
+        for (left, rows, out) in [(&*shares, &dy_rows, &mut d_values), (&*d_scores, &queries, &mut d_keys)] {
+            for strip in 0..strips {
+                let rows = &rows.strip(strip)[queries_seeing.clone()];
+                let out = out.strip_mut(strip).as_chunks_mut::<ROWS>().0;
+                for (left, out) in left.as_chunks::<ROWS>().0.iter().zip(out) {
+                    multiply::<S, N>(simd, |i| std::array::from_fn(|m| left[m][i % COLUMNS]), rows, out);
+                }
+            }
+        }
+    }
+    for (from, to, factor) in [(&d_keys, d_keys_out, scale), (&d_values, d_values_out, 1.0)] {
+        for strip in 0..strips {
+            for (row, out) in from.strip(strip).iter().zip(&mut *to) {
+                write(out, strip, row, factor);
+            }
+        }
+    }
+}
+
+/// The gradient of one head with respect to its queries, keys and values, a slice a token each, from that of its output: `dy` and the
+/// output `y` \[T, D\] hold all heads, `log_sum` \[T\] is what [`forward`] gave.
+pub fn backward(head: Head<'_>, outputs: [&[f32]; 2], log_sum: &[f32], dqkv: [&mut [&mut [f32]]; 3]) {
+    struct Backward<'a, 'b>(Head<'a>, [&'a [f32]; 2], &'a [f32], [&'a mut [&'b mut [f32]]; 3]);
+    impl WithSimd for Backward<'_, '_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            match S::REGISTER_COUNT {
+                32.. => backward_on::<S, 2>(simd, self.0, self.1, self.2, self.3),
+                _ => backward_on::<S, 1>(simd, self.0, self.1, self.2, self.3),
+            }
+        }
+    }
+    pulp::Arch::new().dispatch(Backward(head, outputs, log_sum, dqkv));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a test computes in f64, from the definition: softmax(q Kᵀ / √dh) V over what a token sees.
+    struct Reference {
+        y: Vec<f64>,
+        log_sum: Vec<f64>,
+    }
+
+    fn attention(qkv: &[f64], branch: Option<&[i64]>, [tokens, heads, head_dim]: [usize; 3]) -> Reference {
+        let width = heads * head_dim;
+        let (mut y, mut log_sum) = (vec![0.0; tokens * width], vec![0.0; heads * tokens]);
+        let at = |part: usize, token: usize, head: usize| {
+            &qkv[token * 3 * width + part * width + head * head_dim..][..head_dim]
+        };
+        for head in 0..heads {
+            for j in 0..tokens {
+                let sees = |i: &usize| branch.is_none_or(|branch| branch[*i] == 0 || branch[*i] == branch[j]);
+                let seen: Vec<usize> = (0..=j).filter(sees).collect();
+                let score = |i: usize| {
+                    let dot: f64 = at(0, j, head).iter().zip(at(1, i, head)).map(|(q, k)| q * k).sum();
+                    (dot / (head_dim as f64).sqrt()).exp()
+                };
+                let sum: f64 = seen.iter().map(|&i| score(i)).sum();
+                log_sum[head * tokens + j] = sum.ln();
+                for &i in &seen {
+                    for (y, v) in y[j * width + head * head_dim..].iter_mut().zip(at(2, i, head)) {
+                        *y += score(i) / sum * v;
+                    }
+                }
+            }
+        }
+        Reference { y, log_sum }
+    }
+
+    fn values(len: usize, seed: usize) -> Vec<f64> {
+        (0..len).map(|i| ((i * 7919 + seed * 104_729) % 2027) as f64 / 1013.0 - 1.0).collect()
+    }
+
+    fn narrow(values: &[f64]) -> Vec<f32> {
+        values.iter().map(|&value| value as f32).collect()
+    }
+
+    /// Slices of one head, a token each.
+    fn slices_of(values: &mut [f32], stride: usize, first: usize, len: usize) -> Vec<&mut [f32]> {
+        values.chunks_mut(stride).map(|row| &mut row[first..first + len]).collect()
+    }
+
+    /// Lengths on both sides of the blocks' and tiles' edges, heads narrower and wider than a strip.
+    const SHAPES: [[usize; 3]; 6] = [[1, 1, 8], [7, 2, 16], [32, 1, 32], [33, 2, 40], [71, 1, 64], [9, 3, 5]];
+
+    /// Each token's branch: a trunk of a third, then three branches.
+    fn branches(tokens: usize) -> Vec<i64> {
+        (0..tokens).map(|i| if 3 * i < tokens { 0 } else { (i % 3) as i64 + 1 }).collect()
+    }
+
+    #[test]
+    fn forward_is_the_definition() {
+        for shape @ [tokens, heads, head_dim] in SHAPES {
+            let width = heads * head_dim;
+            let qkv = values(tokens * 3 * width, 1);
+            for branch in [None, Some(branches(tokens))] {
+                let expected = attention(&qkv, branch.as_deref(), shape);
+                let (mut y, mut log_sum) = (vec![f32::NAN; tokens * width], vec![f32::NAN; heads * tokens]);
+                let qkv = narrow(&qkv);
+                for (index, log_sum) in log_sum.chunks_mut(tokens).enumerate() {
+                    let head = Head { qkv: &qkv, branch: branch.as_deref(), index, width, head_dim };
+                    forward(head, &mut slices_of(&mut y, width, index * head_dim, head_dim), log_sum);
+                }
+                for (got, expected) in y.iter().zip(&expected.y).chain(log_sum.iter().zip(&expected.log_sum)) {
+                    assert!((f64::from(*got) - expected).abs() < 2e-6, "{shape:?}: {got}, expected {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn backward_is_that_of_central_differences() {
+        for shape @ [tokens, heads, head_dim] in SHAPES {
+            let width = heads * head_dim;
+            let (qkv, dy) = (values(tokens * 3 * width, 2), values(tokens * width, 3));
+            for branch in [None, Some(branches(tokens))] {
+                let there = attention(&qkv, branch.as_deref(), shape);
+                let [given_qkv, given_dy, y, log_sum] = [&qkv, &dy, &there.y, &there.log_sum].map(|v| narrow(v));
+                let mut dqkv = vec![f32::NAN; qkv.len()];
+                for (index, log_sum) in log_sum.chunks(tokens).enumerate() {
+                    let head = Head { qkv: &given_qkv, branch: branch.as_deref(), index, width, head_dim };
+                    let (mut parts, first) = ([Vec::new(), Vec::new(), Vec::new()], index * head_dim);
+                    for row in dqkv.chunks_mut(3 * width) {
+                        for (part, row) in parts.iter_mut().zip(row.chunks_mut(width)) {
+                            part.push(&mut row[first..first + head_dim]);
+                        }
+                    }
+                    let [q, k, v] = &mut parts;
+                    backward(head, [&given_dy, &y], log_sum, [q, k, v]);
+                }
+                let loss = |qkv: &[f64]| -> f64 {
+                    attention(qkv, branch.as_deref(), shape).y.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
+                };
+                // A prime step meets every part, head and place in turn.
+                for index in (0..qkv.len()).step_by(1 + qkv.len() / 61 | 1) {
+                    let mut moved = qkv.clone();
+                    moved[index] += 1e-5;
+                    let above = loss(&moved);
+                    moved[index] -= 2e-5;
+                    let slope = (above - loss(&moved)) / 2e-5;
+                    let got = f64::from(dqkv[index]);
+                    assert!((got - slope).abs() < 1e-5, "{shape:?} {index}: {got}, expected {slope}");
+                }
+                assert!(dqkv.iter().all(|value| value.is_finite()));
+            }
+        }
+    }
+}
