@@ -41,6 +41,9 @@ pub enum GraphError {
     /// The loss does not depend on what it is to be differentiated by.
     #[error("the loss does not depend on \"{0}\"")]
     Unreached(String),
+    /// Two checkpoints between which activations are to be computed again are of different shapes.
+    #[error("checkpoints are matrices of one shape, not {0} and {1}")]
+    Checkpoint(String, String),
     /// A name is used for two values.
     #[error("the name \"{0}\" is there twice")]
     DuplicateName(String),

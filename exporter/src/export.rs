@@ -17,7 +17,7 @@ use crate::graph::Graph;
 use crate::source::Source;
 use crate::standard::standard;
 use crate::weights::Weights;
-use crate::{graphs, onnx};
+use crate::{graphs, memory, onnx};
 
 /// What was written.
 #[derive(Debug)]
@@ -57,7 +57,8 @@ pub fn export(
         };
         let model = onnx::model(&graph, name, doc, &weights)?;
         nodes.insert(file, model.graph.as_ref().map_or(0, |graph| graph.node.len()));
-        interfaces.insert(name.to_owned(), onnx::interface(&graph, file));
+        let memory = matches!(file, bundle::ADAPT | bundle::ADAPT_RECOMPUTED).then(|| memory::of_a_run(&graph));
+        interfaces.insert(name.to_owned(), onnx::interface(&graph, file, memory));
         contents.push((file, model.encode_to_vec()));
     }
     let refuse = |problem: String| FileError::new(&out.join(ADAPTERS), problem);
@@ -139,6 +140,10 @@ fn build(
         bundle::SCORE => {
             Ok((graphs::score(config, adapter, weights)?, "GPT-2 with adapters: log-probabilities of given tokens"))
         }
+        bundle::ADAPT_RECOMPUTED => Ok((
+            graphs::adapt_recomputed(config, adapter, weights)?,
+            "GPT-2 with adapters: one step of gradient descent on the adapters, with activations computed twice",
+        )),
         _ => Ok((
             graphs::adapt(config, adapter, weights)?,
             "GPT-2 with adapters: one step of gradient descent on the adapters, with loss and gradient norm",

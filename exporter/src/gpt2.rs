@@ -69,8 +69,8 @@ impl<'a> Gpt2<'a> {
         &self.adapters
     }
 
-    /// The logits of the token after each of `rows` (i64\[N\], indices of positions): \[N, V\]. `input_ids` is i64\[B, T\],
-    /// `positions` i64\[B, T\] or i64\[T\].
+    /// The logits of the token after each of `rows` (i64\[N\], indices of positions): \[N, V\], and what each block takes, \[positions, D\].
+    /// `input_ids` is i64\[B, T\], `positions` i64\[B, T\] or i64\[T\].
     ///
     /// All that comes after the last block's attention works on each position alone, so it is computed for `rows` only.
     ///
@@ -83,7 +83,7 @@ impl<'a> Gpt2<'a> {
         positions: Value,
         rows: Value,
         attention: &mut dyn Attention,
-    ) -> Result<Value, GraphError> {
+    ) -> Result<(Value, Vec<Value>), GraphError> {
         graph.set_scope("embedding");
         let tokens = self.weights.embedding(graph, input_ids)?;
         let places = self.weights.tensor(graph, names::WPE)?;
@@ -91,7 +91,9 @@ impl<'a> Gpt2<'a> {
         let embedded = graph.add(tokens, places)?;
         let mut x = graph.reshape(embedded, &[POSITIONS, self.config.n_embd.into()])?;
 
+        let mut blocks = Vec::with_capacity(self.config.n_layer);
         for layer in 0..self.config.n_layer {
+            blocks.push(x);
             let block = Block::new(layer);
             graph.set_scope(format!("h.{layer}.attn"));
             let normal = self.layer_norm(graph, x, &block.ln_1)?;
@@ -117,7 +119,7 @@ impl<'a> Gpt2<'a> {
         graph.set_scope("head");
         let ln_f = names::Pair { weight: names::LN_F_WEIGHT.into(), bias: names::LN_F_BIAS.into() };
         let normal = self.layer_norm(graph, x, &ln_f)?;
-        self.weights.head(graph, normal, self.rows)
+        Ok((self.weights.head(graph, normal, self.rows)?, blocks))
     }
 
     fn layer_norm(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {

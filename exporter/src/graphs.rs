@@ -4,7 +4,7 @@
 use marionette_models::bundle::DataType;
 use marionette_models::{AdapterConfig, Gpt2Config};
 
-use crate::autodiff::gradients;
+use crate::autodiff::{gradients, gradients_from_checkpoints};
 use crate::error::GraphError;
 use crate::gpt2::{BATCH, CAPACITY, Cached, Gpt2, POSITIONS, TOKENS, Within, token_index};
 use crate::graph::{Graph, Value};
@@ -14,7 +14,7 @@ use crate::weights::{Rows, Weights};
 /// Which positions are asked for, in `score`.
 const ROWS: &str = "rows";
 /// How many positions have a target, in `adapt`.
-const TARGETS: &str = "targets";
+pub(crate) const TARGETS: &str = "targets";
 
 /// Generation, with H heads, dh = D / H, C the capacity of the cache.
 ///
@@ -75,7 +75,7 @@ fn cached(
     let total = graph.add(longest, one)?;
 
     let mut attention = Cached::new(config, last, total, past);
-    let logits = model.logits(graph, input_ids, positions, rows, &mut attention)?;
+    let (logits, _) = model.logits(graph, input_ids, positions, rows, &mut attention)?;
     Ok((logits, attention.present))
 }
 
@@ -111,9 +111,9 @@ pub fn score(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
     let [rows, targets] = ["rows", "targets"].map(|name| graph.input(name, TensorType::i64([Dim::Symbol(ROWS)])));
     let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
     let mut attention = Within::branched(config, branch);
-    let logits = model.logits(graph, input_ids, positions, rows, &mut attention)?;
-    let log_probs = log_probs(graph, logits, targets)?;
-    let log_probs = graph.reshape(log_probs, &[Dim::Symbol(ROWS)])?;
+    let (logits, _) = model.logits(graph, input_ids, positions, rows, &mut attention)?;
+    graph.set_scope("log_probs");
+    let log_probs = graph.target_log_prob(logits, targets)?;
     graph.output(log_probs, "log_probs")?;
     Ok(std::mem::take(graph))
 }
@@ -131,17 +131,9 @@ pub fn logits(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -
     graph.set_scope("positions");
     let index = token_index(graph)?;
     let mut attention = Within::causal(config);
-    let logits = model.logits(graph, input_ids, index, rows, &mut attention)?;
+    let (logits, _) = model.logits(graph, input_ids, index, rows, &mut attention)?;
     graph.output(logits, "logits")?;
     Ok(std::mem::take(graph))
-}
-
-/// The log-probability of each row's target, \[N, 1\], from logits \[N, V\] and targets i64\[N\].
-fn log_probs(graph: &mut Graph, logits: Value, targets: Value) -> Result<Value, GraphError> {
-    let all = graph.log_softmax(logits)?;
-    let column = [graph.shape(targets), &[Dim::Fixed(1)]].concat();
-    let targets = graph.reshape(targets, &column)?;
-    graph.gather_elements(all, targets)
 }
 
 /// One step of adaptation: plain gradient descent on the adapters.
@@ -158,6 +150,25 @@ fn log_probs(graph: &mut Graph, logits: Value, targets: Value) -> Result<Value, 
 /// # Errors
 /// The graph does not fit together.
 pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+    step(config, adapter, weights, |graph, loss, adapters, _| gradients(graph, loss, adapters))
+}
+
+/// [`adapt`] in less memory: of each block but the last only what it takes is kept, and the rest computed once more when the gradient
+/// gets there.
+///
+/// # Errors
+/// The graph does not fit together.
+pub fn adapt_recomputed(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+    step(config, adapter, weights, gradients_from_checkpoints)
+}
+
+/// [`adapt`] with the gradients of its loss as `differentiate` makes them, given the adapters and what each block takes.
+fn step(
+    config: &Gpt2Config,
+    adapter: &AdapterConfig,
+    weights: &Weights,
+    differentiate: impl FnOnce(&mut Graph, Value, &[Value], &[Value]) -> Result<Vec<Value>, GraphError>,
+) -> Result<Graph, GraphError> {
     let graph = &mut Graph::new();
     let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
     let loss_mask = graph.input("loss_mask", TensorType { dtype: DataType::Bool, shape: vec![BATCH, TOKENS] });
@@ -169,11 +180,11 @@ pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
         let tensor = graph.tensor(*value).clone();
         starts.push(graph.input(&format!("start.{name}"), tensor));
     }
-    let loss = loss(graph, &model, input_ids, loss_mask)?;
+    let (loss, blocks) = loss(graph, &model, input_ids, loss_mask)?;
     graph.output(loss, "loss")?;
 
     let adapters: Vec<Value> = model.adapters().iter().map(|(_, value)| *value).collect();
-    let gradients = gradients(graph, loss, &adapters)?;
+    let gradients = differentiate(graph, loss, &adapters, &blocks)?;
     graph.set_scope("gradient_norm");
     let mut squares = Vec::with_capacity(gradients.len());
     for &gradient in &gradients {
@@ -196,8 +207,13 @@ pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
     Ok(std::mem::take(graph))
 }
 
-/// The loss that [`adapt`] describes. Only the positions before a target are given to the head.
-fn loss(graph: &mut Graph, model: &Gpt2<'_>, input_ids: Value, loss_mask: Value) -> Result<Value, GraphError> {
+/// The loss that [`adapt`] describes, and what each block takes. Only the positions before a target are given to the head.
+fn loss(
+    graph: &mut Graph,
+    model: &Gpt2<'_>,
+    input_ids: Value,
+    loss_mask: Value,
+) -> Result<(Value, Vec<Value>), GraphError> {
     graph.set_scope("targets");
     let index = token_index(graph)?;
     let one = graph.integer(1);
@@ -210,16 +226,16 @@ fn loss(graph: &mut Graph, model: &Gpt2<'_>, input_ids: Value, loss_mask: Value)
     let rows = graph.sub(places, one)?;
 
     let mut attention = Within::causal(model.config);
-    let logits = model.logits(graph, input_ids, index, rows, &mut attention)?;
+    let (logits, blocks) = model.logits(graph, input_ids, index, rows, &mut attention)?;
     graph.set_scope("loss");
-    let log_probs = log_probs(graph, logits, targets)?;
-    let sum = graph.reduce_sum(log_probs, &[0, 1], false)?;
+    let log_probs = graph.target_log_prob(logits, targets)?;
+    let sum = graph.reduce_sum(log_probs, &[0], false)?;
     let count = graph.size(Dim::Symbol(TARGETS))?;
     let count = graph.reshape(count, &[])?;
     let count = graph.cast(count, DataType::F32)?;
     let minus_one = graph.scalar(-1.0);
     let scale = graph.div(minus_one, count)?;
-    graph.mul(sum, scale)
+    Ok((graph.mul(sum, scale)?, blocks))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! From a frozen GPT-2 and its adapters to the three ONNX graphs of a bundle: generation, scoring and adaptation. The
+//! From a frozen GPT-2 and its adapters to the ONNX graphs of a bundle: generation, scoring and adaptation. The
 //! backward pass of adaptation is made of ordinary ONNX operators, so any inference runtime can fine-tune with it.
 //!
 //! - [`graph`], [`ops`], [`autodiff`]: a typed graph builder, its operators, and reverse-mode differentiation over it;
-//! - [`gpt2`], [`graphs`]: the forward pass, and the three graphs made of it;
+//! - [`gpt2`], [`graphs`]: the forward pass, and the graphs made of it;
 //! - [`mod@standard`]: a graph in ONNX's own operators alone;
 //! - [`weights`], [`onnx`]: how the frozen weights are stored, and how a graph becomes a file;
+//! - [`memory`]: what a run of a graph takes;
 //! - [`source`], [`mod@export`]: what is exported, and the bundle;
 //! - [`report`], [`interpreter`]: what the bundle's precision costs, by computing its graphs here.
 
@@ -15,6 +16,7 @@ pub mod gpt2;
 pub mod graph;
 pub mod graphs;
 pub mod interpreter;
+pub mod memory;
 pub mod onnx;
 pub mod ops;
 pub mod quantise;

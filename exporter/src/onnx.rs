@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::bundle::{self, GraphInterface, ValueInfo, WEIGHTS};
+use marionette_models::bundle::{self, GraphInterface, RunMemory, ValueInfo, WEIGHTS};
 use marionette_models::onnx::{
     AttributeProto, DATA_EXTERNAL, Dimension, DimensionProto, FunctionProto, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
@@ -123,7 +123,7 @@ fn function(graph: &Graph, node: &Node) -> Result<FunctionProto, GraphError> {
 }
 
 /// What a graph takes and gives, for the manifest.
-pub fn interface(graph: &Graph, file: &str) -> GraphInterface {
+pub fn interface(graph: &Graph, file: &str, memory: Option<RunMemory>) -> GraphInterface {
     let info = |value: &Value| ValueInfo {
         name: graph.name(*value).to_owned(),
         dtype: graph.tensor(*value).dtype,
@@ -133,12 +133,13 @@ pub fn interface(graph: &Graph, file: &str) -> GraphInterface {
         file: file.to_owned(),
         inputs: graph.inputs.iter().map(info).collect(),
         outputs: graph.outputs.iter().map(info).collect(),
+        memory,
     }
 }
 
 /// What the outputs need.
-struct Used<'a> {
-    nodes: Vec<&'a Node>,
+pub(crate) struct Used<'a> {
+    pub nodes: Vec<&'a Node>,
     /// By the value's index: whether a node or the graph's outputs read it.
     read: Vec<bool>,
     /// By the value's index: whether it is in the model at all.
@@ -147,7 +148,7 @@ struct Used<'a> {
 }
 
 impl<'a> Used<'a> {
-    fn of(graph: &'a Graph) -> Self {
+    pub fn of(graph: &'a Graph) -> Self {
         let mut read = vec![false; graph.values.len()];
         for output in &graph.outputs {
             read[output.index()] = true;

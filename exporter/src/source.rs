@@ -196,8 +196,8 @@ fn validation(path: &Path) -> Result<Vec<Task>, String> {
     Ok(held(rest, data.hold_out)?.1)
 }
 
-/// A probe of more bytes is refused; it holds little more than Φ.
-const MOST_PROBE: u64 = 4 << 30;
+/// A probe of more bytes is refused; it holds little more than logits of one position.
+const MOST_PROBE: u64 = 1 << 28;
 
 /// The largest bottleneck that opening a bundle accepts.
 const MOST_BOTTLENECK: usize = 1 << 16;

@@ -5,7 +5,7 @@ mod manifest;
 mod open;
 mod writer;
 
-pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators, Precision, ValueInfo};
+pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators, Precision, RunMemory, ValueInfo};
 pub use open::Bundle;
 pub use writer::BundleWriter;
 
@@ -21,6 +21,8 @@ pub const PREFILL: &str = "prefill.onnx";
 pub const SCORE: &str = "score.onnx";
 /// Adaptation: one SGD step of the adapters.
 pub const ADAPT: &str = "adapt.onnx";
+/// The same step in less memory and more time: activations are computed a second time instead of kept.
+pub const ADAPT_RECOMPUTED: &str = "adapt-recomputed.onnx";
 /// The frozen weights, external data of all graphs.
 pub const WEIGHTS: &str = "weights.bin";
 /// Φ, the meta-learned adapters.
@@ -32,7 +34,8 @@ pub const PROBE: &str = "probe.safetensors";
 
 /// The graphs of a bundle, by the names that the manifest gives them.
 pub fn graphs(precision: Precision, operators: Operators) -> Vec<(&'static str, &'static str)> {
-    let mut graphs = vec![("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT)];
+    let mut graphs =
+        vec![("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT), ("adapt-recomputed", ADAPT_RECOMPUTED)];
     // Elsewhere `generate` reads a prompt with the same products.
     if precision == Precision::Int8 && operators == Operators::Ort {
         graphs.push(("prefill", PREFILL));

@@ -26,6 +26,7 @@ fn manifest() -> Manifest {
             shape: vec![Dim::Symbol("batch".into()), Dim::Fixed(4)],
         }],
         outputs: vec![],
+        memory: None,
     };
     Manifest {
         format_version: bundle::FORMAT_VERSION,

@@ -102,6 +102,42 @@ pub fn layer_normalization_gradient(
     );
 }
 
+/// The logarithm of Σ exp over a row of logits.
+pub fn log_sum_exp(logits: &[f32]) -> f32 {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            const LANES: usize = 32;
+            let (whole, rest) = logits.as_chunks::<LANES>();
+            let mut greatest = [f32::NEG_INFINITY; LANES];
+            for chunk in whole {
+                for (greatest, &logit) in greatest.iter_mut().zip(chunk) {
+                    *greatest = if logit > *greatest { logit } else { *greatest };
+                }
+            }
+            let greatest = greatest.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+            let [sum] = sums(logits, logits, logits, |logit, _, _| [exp(logit - greatest)]);
+            greatest + sum.ln()
+        },
+    )
+}
+
+/// The gradient of log softmax at one class with respect to a row of logits, whose [`log_sum_exp`] is given: dy (e − exp(z − l)), e
+/// being 1 at the class and 0 elsewhere.
+pub fn target_log_prob_gradient(dy: f32, logits: &[f32], target: usize, log_sum: f32, gradient: &mut [f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (gradient, &logit) in gradient.iter_mut().zip(logits) {
+                *gradient = -dy * exp(logit - log_sum);
+            }
+        },
+    );
+    if let Some(gradient) = gradient.get_mut(target) {
+        *gradient += dy;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,5 +197,21 @@ mod tests {
                 assert!((slope - f64::from(dx[row * width + d])).abs() < 2e-6, "{row} {d}: {slope}");
             }
         }
+    }
+
+    #[test]
+    fn target_log_prob_and_its_gradient_are_the_definition() {
+        let logits: Vec<f32> = (0..101).map(|i| ((i * 7919 % 1013) as f32 / 50.0) - 8.0).collect();
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+        let log_sum = log_sum_exp(&logits);
+        assert!((f64::from(log_sum) - sum.ln()).abs() < 2e-6, "{log_sum}, expected {}", sum.ln());
+        let mut gradient = vec![0.0; logits.len()];
+        target_log_prob_gradient(-0.5, &logits, 97, log_sum, &mut gradient);
+        for (class, (&got, &logit)) in gradient.iter().zip(&logits).enumerate() {
+            let expected = -0.5 * (f64::from(u8::from(class == 97)) - f64::from(logit).exp() / sum);
+            assert!((f64::from(got) - expected).abs() < 1e-6, "{class}: {got}, expected {expected}");
+        }
+        assert!(log_sum_exp(&[1.0, f32::NAN, 0.0]).is_nan());
+        assert!((log_sum_exp(&[1e4; 4]) - (1e4 + 4.0_f32.ln())).abs() < 1e-3);
     }
 }

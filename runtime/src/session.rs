@@ -312,6 +312,7 @@ impl Graph {
                 .map_err(|error| runtime.provider_error(options.provider, one_line(error.message())))?;
         }
         let session = builder.commit_from_file(path).map_err(failed)?;
+        pages::trim();
         let binding = session.create_binding().map_err(failed)?;
         Ok(Self { name, session, binding, runs_before_huge_pages: options.huge_pages_after })
     }

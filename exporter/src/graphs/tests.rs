@@ -6,8 +6,9 @@ use marionette_models::bundle::{DataType, Operators, Precision};
 use marionette_models::params;
 use prost::Message as _;
 
-use super::{adapt, generate, score};
+use super::{adapt, adapt_recomputed, generate, score};
 use crate::graph::{Graph, Value};
+use crate::memory;
 use crate::onnx;
 use crate::shape::Dim;
 use crate::standard::standard;
@@ -213,7 +214,7 @@ fn zero_adapters_are_the_bare_model() {
 fn the_same_model_gives_the_same_bytes() {
     let (config, _) = config();
     let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
-    for graph in [generate as Build, score, adapt] {
+    for graph in [generate as Build, score, adapt, adapt_recomputed] {
         let encode = || onnx::model(&build(graph), "name", "doc", &weights).unwrap().encode_to_vec();
         assert_eq!(encode(), encode());
     }
@@ -237,7 +238,7 @@ fn standard_operators_are_enough_for_every_graph() {
     let (config, adapter) = config();
     for precision in Precision::ALL {
         let weights = Weights::new(&config, precision, Operators::Standard).unwrap();
-        for build in [generate as Build, score, adapt] {
+        for build in [generate as Build, score, adapt, adapt_recomputed] {
             let graph = standard(&build(&config, &adapter, &weights).unwrap()).unwrap();
             let model = onnx::model(&graph, "name", "doc", &weights).unwrap();
             let domains: Vec<String> = model.opset_import.into_iter().map(|set| set.domain).collect();
@@ -250,12 +251,25 @@ fn standard_operators_are_enough_for_every_graph() {
 #[test]
 fn a_step_in_standard_operators_is_the_same_step() {
     let graph = build(adapt);
-    let other = standard(&graph).unwrap();
+    assert!(graph.nodes.iter().any(|node| node.op.name() == "GeluGradient"));
+    the_same_step(&graph, &standard(&graph).unwrap());
+}
+
+#[test]
+fn a_recomputed_step_is_the_same_step_in_less_memory() {
+    let [graph, recomputed] = [adapt as Build, adapt_recomputed].map(build);
+    the_same_step(&graph, &recomputed);
+    the_same_step(&graph, &standard(&recomputed).unwrap());
+    let [kept, recomputed] = [&graph, &recomputed].map(memory::of_a_run);
+    assert!(recomputed.token < kept.token, "{recomputed:?}, kept: {kept:?}");
+    assert_eq!((recomputed.pair, recomputed.target), (kept.pair, kept.target));
+}
+
+fn the_same_step(graph: &Graph, other: &Graph) {
     let feeds = adapt_feeds(MASK.as_flattened());
     let names: Vec<&str> = graph.outputs.iter().map(|&value| graph.name(value)).collect();
-    assert!(graph.nodes.iter().any(|node| node.op.name() == "GeluGradient"));
-    let found = evaluate(&other, &feeds, &names.iter().map(|name| output(&other, name)).collect::<Vec<_>>());
-    let expected = evaluate(&graph, &feeds, &graph.outputs);
+    let found = evaluate(other, &feeds, &names.iter().map(|name| output(other, name)).collect::<Vec<_>>());
+    let expected = evaluate(graph, &feeds, &graph.outputs);
     for ((name, found), expected) in names.iter().zip(&found).zip(&expected) {
         let worst = (found - expected).iter().fold(0.0_f64, |worst, error| worst.max(error.abs()));
         assert!(worst < CLOSE, "{name}: {worst:e}");

@@ -76,7 +76,7 @@ impl Op for CausalAttention {
         let [query, key, value] = by_heads(graph, qkv, self.heads)?;
         let visible = visible(graph, qkv, inputs.get(1).copied())?;
         let scores = scores(graph, [query, key], visible)?;
-        let log_sum = graph.reduce_log_sum_exp(scores, &[-1], false)?;
+        let log_sum = graph.log_sum_exp(scores)?;
         let shares = graph.softmax(scores)?;
         let mixed = graph.mat_mul(shares, value)?;
         Ok(vec![side_by_side(graph, mixed)?, log_sum])

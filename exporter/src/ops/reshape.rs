@@ -48,6 +48,11 @@ impl Graph {
     /// The shape has more or fewer, or no value has one of its dimensions.
     pub fn reshape(&mut self, x: Value, shape: &[Dim]) -> Result<Value, GraphError> {
         let target = self.reshape_target(shape)?;
+        self.reshape_to(x, shape, target)
+    }
+
+    /// x in another shape, which `target` tells when the graph runs.
+    pub(crate) fn reshape_to(&mut self, x: Value, shape: &[Dim], target: Value) -> Result<Value, GraphError> {
         self.apply_one(Reshape { shape: shape.to_vec() }, &[x, target])
     }
 }

@@ -117,6 +117,35 @@ pub struct GraphInterface {
     pub inputs: Vec<ValueInfo>,
     /// What it gives.
     pub outputs: Vec<ValueInfo>,
+    /// The memory that a run takes, of the graphs that adapt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<RunMemory>,
+}
+
+/// The most memory that the values of a run take at one time, in bytes: a bound that is linear in what is computed. Weights, and what a
+/// runtime makes of them, are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunMemory {
+    /// However little is computed.
+    pub constant: u64,
+    /// For each token, padding counted.
+    pub token: u64,
+    /// For each pair of tokens of a row: for each row, as often as its length squared.
+    pub pair: u64,
+    /// For each token that has to be predicted.
+    pub target: u64,
+}
+
+impl RunMemory {
+    /// Of a batch of rows of one length, with so many targets in all.
+    pub fn of(&self, rows: usize, length: usize, targets: usize) -> u64 {
+        let [rows, length, targets] = [rows, length, targets].map(|number| number as u64);
+        let tokens = rows.saturating_mul(length);
+        [(self.token, tokens), (self.pair, tokens.saturating_mul(length)), (self.target, targets)]
+            .into_iter()
+            .fold(self.constant, |sum, (bytes, number)| sum.saturating_add(bytes.saturating_mul(number)))
+    }
 }
 
 /// An input or output of a graph.

@@ -424,8 +424,8 @@ mod tests {
                 let loss = |qkv: &[f64]| -> f64 {
                     attention(qkv, branch.as_deref(), shape).y.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
                 };
-                // A prime step meets every part, head and place in turn.
-                for index in (0..qkv.len()).step_by(1 + qkv.len() / 61 | 1) {
+                // An odd step meets every part, head and place in turn.
+                for index in (0..qkv.len()).step_by(1 + qkv.len() / 122 * 2) {
                     let mut moved = qkv.clone();
                     moved[index] += 1e-5;
                     let above = loss(&moved);

@@ -3,7 +3,7 @@
 use marionette_dialogues::{Batch, Example};
 use marionette_models::InnerLoop;
 use marionette_models::params::TensorSpec;
-use marionette_models::probe::Probe;
+use marionette_models::probe::{Probe, sample};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::error::{Result, TrainError};
@@ -45,7 +45,7 @@ pub fn record(
     after.retain(|name, _| adapters.iter().any(|spec| &spec.name == name));
     Ok(Probe {
         losses: adapted.losses.iter().map(|&loss| loss as f32).collect(),
-        adapters_after: after,
+        adapters_after: after.into_iter().map(|(name, tensor)| (name, sample(&tensor.values))).collect(),
         log_probs: tensors::to_host(&log_probs)?.values,
         logits: tensors::to_host(&logits)?.values,
         input_ids: batch.ids,
