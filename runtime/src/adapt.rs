@@ -1,14 +1,13 @@
 //! Adapting to a persona: the bundle's inner loop on the persona's dialogues.
 
-use marionette_dialogues::{
-    Batch, Dialogue, EncodeError, Encoder, Sequence, TaskError, group_by_persona, write_convai2,
-};
+use marionette_dialogues::{Dialogue, Encoder, Sequence, TaskError, group_by_persona, write_convai2};
 use marionette_models::{InnerLoop, LearningRate, digest};
 
 use crate::engine::{Engine, Scored};
 use crate::error::{Error, Result};
 use crate::generate::Go;
 use crate::personas::{Persona, Record};
+use crate::plan::Plan;
 
 /// What the user asks otherwise than the bundle's inner loop says.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -66,56 +65,18 @@ pub struct Heard {
     pub loss: f32,
 }
 
-/// The most tokens that are computed at once, padding counted; a longer dialogue is computed by itself. More at once need more memory
-/// and are no faster.
-const TOKENS_AT_ONCE: usize = 512;
-/// The most padding, as a part of the tokens.
-const MOST_PADDING: f64 = 0.1;
-
-/// A step's dialogues in parts of nearly equal lengths, so that next to nothing of what is computed is padding.
-fn parts<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Result<Vec<Batch>> {
-    // What has no target changes nothing.
-    let mut rest: Vec<&Sequence> = sequences.into_iter().filter(|sequence| sequence.targets() > 0).collect();
-    rest.sort_by_key(|sequence| std::cmp::Reverse(sequence.ids.len()));
-    let mut parts = Vec::new();
-    while let Some(longest) = rest.first().map(|sequence| sequence.ids.len()) {
-        let mut tokens = 0;
-        let fits = |(index, sequence): (usize, &&Sequence)| {
-            tokens += sequence.ids.len();
-            let padded = (index + 1) * longest;
-            index == 0 || (padded <= TOKENS_AT_ONCE && padded as f64 <= (1.0 + MOST_PADDING) * tokens as f64)
-        };
-        let count = rest.iter().enumerate().map(fits).take_while(|fits| *fits).count();
-        parts.push(Batch::new(rest.drain(..count))?);
-    }
-    if parts.is_empty() {
-        return Err(EncodeError::NoTargets.into());
-    }
-    Ok(parts)
-}
-
-/// The batches of an inner loop in their parts, in the order of its steps.
-fn batches(support: &[Sequence], inner: &InnerLoop) -> Result<Vec<Vec<Batch>>> {
-    let steps = inner.batches(support.len()).into_iter().take(inner.steps_per_epoch(support.len()));
-    steps.map(|indices| parts(indices.iter().filter_map(|&index| support.get(index)))).collect()
-}
-
-/// Follows the inner loop from the engine's adapters and gives the loss before each step. `heard` hears each step once it is
-/// done. After an error the engine's adapters are those of the last good step.
+/// Follows the inner loop as planned, from the engine's adapters, and gives the loss before each step. `heard` hears each step once it
+/// is done. After an error the engine's adapters are those of the last good step.
 ///
 /// # Errors
-/// There is nothing to learn from; the loss or gradient is not finite; the listener stopped; the graph fails.
-pub fn follow(
-    engine: &mut Engine,
-    support: &[Sequence],
-    inner: &InnerLoop,
-    mut heard: impl FnMut(Heard) -> Go,
-) -> Result<Vec<f32>> {
-    let batches = batches(support, inner)?;
+/// The loss or gradient is not finite; the listener stopped; the graph fails.
+pub fn follow(engine: &mut Engine, plan: &Plan, mut heard: impl FnMut(Heard) -> Go) -> Result<Vec<f32>> {
+    engine.prepare_adaptation(plan.activations())?;
+    let inner = plan.inner();
     let rates = learning_rates(engine, inner)?;
-    let mut losses = Vec::with_capacity(inner.steps);
-    for (index, batch) in batches.iter().cycle().take(inner.steps).enumerate() {
-        let step = engine.adapt_step(batch, &rates)?;
+    let mut losses = Vec::new();
+    for (index, parts) in plan.steps().enumerate() {
+        let step = engine.adapt_step(parts, &rates)?;
         check(index + 1, inner.steps, [("loss", step.loss), ("gradient", step.gradient_norm)])?;
         losses.push(step.loss);
         if heard(Heard { step: index + 1, steps: inner.steps, loss: step.loss }) == Go::Stop {
@@ -149,20 +110,20 @@ fn loss(engine: &mut Engine, sequences: &[Sequence]) -> Result<f32> {
     Ok((sum / targets as f64) as f32)
 }
 
-/// Adapts the engine to a persona's dialogues: the inner loop, then the loss on the first step's batch once more, so that
+/// Adapts the engine to a persona's dialogues, given as sequences too: the inner loop as planned, then the loss on the first step's batch once more, so that
 /// before and after can be compared and adapters that diverged in the last step are never saved.
 ///
 /// # Errors
 /// As [`follow`].
 pub fn adapt(
     engine: &mut Engine,
-    encoder: &Encoder,
     dialogues: &[Dialogue],
-    inner: &InnerLoop,
+    support: &[Sequence],
+    plan: &Plan,
     heard: impl FnMut(Heard) -> Go,
 ) -> Result<Persona> {
-    let support = encode(encoder, dialogues)?;
-    let losses = follow(engine, &support, inner, heard)?;
+    let inner = plan.inner();
+    let losses = follow(engine, plan, heard)?;
     // The score graph needs no gradient, so it is faster; and the memory of the one is free for the other.
     engine.close_graphs();
     let first = support.get(..inner.dialogues_per_step.min(support.len())).unwrap_or_default();
@@ -196,31 +157,4 @@ pub fn adapt(
 /// The tokenizer fails.
 pub fn encode(encoder: &Encoder, dialogues: &[Dialogue]) -> Result<Vec<Sequence>> {
     Ok(dialogues.iter().map(|dialogue| encoder.sequence(dialogue)).collect::<Result<_, _>>()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_hold_every_dialogue_once_with_little_padding() {
-        let lengths = [30, 211, 200, 29, 600, 31, 205, 28, 90, 3];
-        let sequence = |&length: &usize| Sequence {
-            ids: vec![length as u32; length],
-            target: (0..length).map(|token| token + 1 == length).collect(),
-            ..Sequence::default()
-        };
-        let mut sequences: Vec<Sequence> = lengths.iter().map(sequence).collect();
-        sequences.push(Sequence { ids: vec![7; 50], target: vec![false; 50], ..Sequence::default() });
-        let parts = parts(&sequences).unwrap();
-        let shapes: Vec<[usize; 2]> = parts.iter().map(|part| [part.rows, part.length]).collect();
-        assert_eq!(shapes, [[1, 600], [2, 211], [1, 200], [1, 90], [4, 31], [1, 3]]);
-        let mut found: Vec<i64> =
-            parts.iter().flat_map(|part| part.ids.chunks(part.length).map(|row| row[0])).collect();
-        found.sort_unstable();
-        let mut expected = lengths.map(|length| length as i64);
-        expected.sort_unstable();
-        assert_eq!(found, expected);
-        assert!(super::parts(&sequences[10..]).is_err());
-    }
 }

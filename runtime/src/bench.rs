@@ -1,15 +1,18 @@
 //! How fast a bundle is on this machine.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use marionette_dialogues::Batch;
+use marionette_dialogues::Sequence;
+use marionette_models::{InnerLoop, LearningRate};
 use serde::Serialize;
 
+use crate::adapt;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::generate::{self, Go, LanguageModel};
+use crate::memory;
+use crate::plan::{Fit, Plan};
 use crate::sampling::{Sampler, Sampling};
 
 /// Each part is run once to warm up and then so many times; the median is given.
@@ -60,6 +63,25 @@ pub enum Part {
     Adapt,
 }
 
+impl Part {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Generate => "generate",
+            Self::Adapt => "adapt",
+        }
+    }
+}
+
+/// What a measurement says while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// A part begins.
+    Begins(Part),
+    /// The steps fit into the memory.
+    Fits(Fit),
+}
+
 /// What `bench --json` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Measured {
@@ -93,17 +115,24 @@ pub struct Adaptation {
     pub adapt_step_ms: f64,
 }
 
-/// Measures all parts, or one. `heard` hears each part before it begins.
+/// Measures all parts, or one; adapting in no more than so many bytes of memory where there is a limit. `heard` hears each part before
+/// it begins, and how steps fit into the memory.
 ///
 /// # Errors
-/// The shapes do not fit; a graph fails.
-pub fn measure(engine: &mut Engine, shape: Shape, only: Option<Part>, mut heard: impl FnMut(&str)) -> Result<Measured> {
+/// The shapes do not fit, into the context or the memory; a graph fails.
+pub fn measure(
+    engine: &mut Engine,
+    shape: Shape,
+    only: Option<Part>,
+    memory_limit: Option<u64>,
+    mut heard: impl FnMut(Heard),
+) -> Result<Measured> {
     shape.check(engine.context())?;
     let per_second = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let mut measured = Measured { generation: None, adaptation: None, peak_rss_mib: None };
     if only != Some(Part::Adapt) {
-        heard("generate");
+        heard(Heard::Begins(Part::Generate));
         let (first_token, decode) = measure_generation(engine, shape)?;
         measured.generation = Some(Generation {
             prefill_tokens_per_s: per_second(shape.prompt_tokens, first_token),
@@ -114,14 +143,16 @@ pub fn measure(engine: &mut Engine, shape: Shape, only: Option<Part>, mut heard:
         engine.close_graphs();
     }
     if only != Some(Part::Generate) {
-        heard("adapt");
-        let step = measure_adaptation(engine, shape)?;
+        heard(Heard::Begins(Part::Adapt));
+        let plan = plan(engine, shape, memory_limit)?;
+        plan.fit().into_iter().for_each(|fit| heard(Heard::Fits(fit)));
+        let step = measure_adaptation(engine, &plan)?;
         measured.adaptation = Some(Adaptation {
             adapt_tokens_per_s: per_second(shape.batch * shape.length, step),
             adapt_step_ms: ms(step),
         });
     }
-    measured.peak_rss_mib = peak_rss_mib();
+    measured.peak_rss_mib = memory::resident().map(|held| held.peak as f64 / f64::from(1 << 20));
     Ok(measured)
 }
 
@@ -154,25 +185,33 @@ fn measure_generation(engine: &mut Engine, shape: Shape) -> Result<(Duration, Du
     Ok((median(&firsts), median(&decodes)))
 }
 
-fn measure_adaptation(engine: &mut Engine, shape: Shape) -> Result<Duration> {
+/// One step for a warm-up and one for each repetition, all on the same dialogues.
+fn plan(engine: &mut Engine, shape: Shape, memory_limit: Option<u64>) -> Result<Plan> {
     let vocabulary = engine.manifest().model.vocab_size;
     let quarter = (shape.length / 4).max(1);
-    let Shape { batch: rows, length, .. } = shape;
-    let batch = Batch {
-        ids: (0..rows * length).map(|index| token(index, vocabulary) as i64).collect(),
-        mask: (0..rows * length).map(|index| index % length >= length - quarter).collect(),
-        rows,
-        length,
+    let row = |row: usize| Sequence {
+        ids: (0..shape.length).map(|place| token(row * shape.length + place, vocabulary) as u32).collect(),
+        target: (0..shape.length).map(|place| place >= shape.length - quarter).collect(),
+        ..Sequence::default()
     };
-    let manifest = engine.manifest();
-    // The steps change nothing, so that none of them diverges however many there are; the work is the same.
-    let rates = vec![0.0; marionette_models::params::adapter_table(&manifest.model, &manifest.adapter).len()];
+    let rows: Vec<Sequence> = (0..shape.batch).map(row).collect();
+    let inner = InnerLoop {
+        steps: 1 + REPETITIONS,
+        dialogues_per_step: shape.batch,
+        // The steps change nothing, so that none of them diverges however many there are; the work is the same.
+        learning_rate: LearningRate::Shared(0.0),
+    };
+    Plan::new(engine, &rows, inner, memory_limit)
+}
+
+fn measure_adaptation(engine: &mut Engine, plan: &Plan) -> Result<Duration> {
+    let mut started = Instant::now();
     let mut times = Vec::new();
-    for _ in 0..=REPETITIONS {
-        let started = Instant::now();
-        engine.adapt_step(std::slice::from_ref(&batch), &rates)?;
+    adapt::follow(engine, plan, |_| {
         times.push(started.elapsed());
-    }
+        started = Instant::now();
+        Go::On
+    })?;
     Ok(median(&times))
 }
 
@@ -181,14 +220,6 @@ fn median(times: &[Duration]) -> Duration {
     let mut times = times.get(1..).unwrap_or_default().to_vec();
     times.sort();
     times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-/// `VmHWM` of Linux's `/proc/self/status`.
-pub fn peak_rss_mib() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024.0)
 }
 
 #[cfg(test)]
@@ -209,12 +240,5 @@ mod tests {
         assert!(Shape { length: 193, ..shape }.check(192).is_err());
         assert!(Shape { batch: 0, ..shape }.check(192).is_err());
         assert!(Shape { prompt_tokens: 0, ..shape }.check(192).is_err());
-    }
-
-    #[test]
-    fn linux_says_the_peak() {
-        if cfg!(target_os = "linux") {
-            assert!(peak_rss_mib().unwrap() > 1.0);
-        }
     }
 }

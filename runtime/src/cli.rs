@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use marionette_dialogues::RankBy;
@@ -129,6 +130,9 @@ pub struct AdaptArgs {
     /// The learning rate [default: the bundle's]
     #[arg(long, value_name = "A", value_parser = learning_rate, allow_negative_numbers = true)]
     pub inner_lr: Option<f32>,
+    /// The most memory to hold, such as 600MiB: steps are split, or activations computed twice, to fit
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub memory_limit: Option<ByteSize>,
 }
 
 fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
@@ -270,6 +274,9 @@ pub struct BenchArgs {
     /// Measure one part alone, so that the peak memory is its own
     #[arg(long, value_name = "PART")]
     pub only: Option<Part>,
+    /// The most memory to hold while adapting, such as 600MiB: steps are split, or activations computed twice, to fit
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub memory_limit: Option<ByteSize>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -295,6 +302,8 @@ mod tests {
             "adapt B --persona a --dialogues f --inner-lr nan",
             "adapt B --persona a --dialogues f --inner-lr -1",
             "adapt B --persona a",
+            "adapt B --persona a --dialogues f --memory-limit much",
+            "adapt B --persona a --dialogues f --memory-limit -1MiB",
             "generate B",
             "generate B --prompt x --ep tpu",
             "generate B --prompt x --threads 0",

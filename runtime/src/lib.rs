@@ -1,6 +1,6 @@
 //! The device: a bundle adapts to a persona and replies, on stock ONNX Runtime and without libtorch.
 //!
-//! [`session`] is the only module that knows how ONNX Runtime is found, loaded and bound; [`engine`] runs a bundle's three
+//! [`session`] is the only module that knows how ONNX Runtime is found, loaded and bound; [`engine`] runs a bundle's
 //! graphs; the rest is what the commands of `marionette` do with them.
 
 pub mod adapt;
@@ -14,9 +14,10 @@ pub mod generate;
 pub mod inspect;
 pub mod interrupt;
 mod kernels;
-mod pages;
+mod memory;
 pub mod persona_name;
 pub mod personas;
+pub mod plan;
 pub mod progress;
 pub mod sampling;
 pub mod session;

@@ -21,6 +21,7 @@ use marionette_runtime::generate::{Finish, Go};
 use marionette_runtime::interrupt::{self, Work};
 use marionette_runtime::persona_name::PersonaName;
 use marionette_runtime::personas::Store;
+use marionette_runtime::plan::Plan;
 use marionette_runtime::sampling::Sampler;
 use marionette_runtime::session::OnnxRuntime;
 use marionette_runtime::{Error, inspect, progress};
@@ -94,15 +95,19 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
     let encoder = engine::encoder(&bundle)?;
     let store = Store::new(args.common.home.as_deref()).map_err(Error::from)?;
     let lock = store.lock(&args.persona).map_err(Error::from)?;
-    warn_about(support, &adapt::encode(&encoder, support)?, args);
+    let sequences = adapt::encode(&encoder, support)?;
+    warn_about(support, &sequences, args);
     let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
     let inner = recipe.inner_loop(&engine.manifest().inner_loop, support.len());
+    let steps = inner.steps;
 
     interrupt::take_over()?;
     let work = Work::begin();
     let started = Instant::now();
-    let bar = progress::bar(&format!("adapting {}", args.persona), inner.steps);
-    let adapted = adapt::adapt(&mut engine, &encoder, support, &inner, |heard| {
+    let plan = Plan::new(&mut engine, &sequences, inner, args.memory_limit.map(|limit| limit.as_u64()))?;
+    plan.fit().into_iter().for_each(|fit| hint(&fit.to_string()));
+    let bar = progress::bar(&format!("adapting {}", args.persona), steps);
+    let adapted = adapt::adapt(&mut engine, support, &sequences, &plan, |heard| {
         bar.set_message(format!("loss {:.4}", heard.loss));
         bar.set_position(heard.step as u64);
         if work.is_interrupted() { Go::Stop } else { Go::On }
@@ -119,7 +124,7 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
         "{}: loss {before:.4} -> {after:.4} on {}, {} steps, {:.1} s ({})\nsaved in {}",
         args.persona,
         count(support.len(), "dialogue"),
-        inner.steps,
+        steps,
         started.elapsed().as_secs_f64(),
         engine.provider(),
         path.display()
@@ -317,13 +322,17 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 }
 
 fn bench(args: &BenchArgs) -> anyhow::Result<()> {
-    let BenchArgs { prompt_tokens, new_tokens, batch, length, only, .. } = *args;
+    let BenchArgs { prompt_tokens, new_tokens, batch, length, only, memory_limit, .. } = *args;
     let shape = Shape { prompt_tokens, new_tokens, batch, length };
     let (_, mut engine, _) = open(&args.common, None)?;
     let bar = progress::bar("measuring", if only.is_some() { 1 } else { 2 });
-    let measured = bench::measure(&mut engine, shape, only, |part| {
-        bar.set_message(part.to_owned());
-        bar.inc(1);
+    let limit = memory_limit.map(|limit| limit.as_u64());
+    let measured = bench::measure(&mut engine, shape, only, limit, |heard| match heard {
+        bench::Heard::Begins(part) => {
+            bar.set_message(part.name());
+            bar.inc(1);
+        }
+        bench::Heard::Fits(fit) => bar.suspend(|| hint(&fit.to_string())),
     });
     bar.finish_and_clear();
     let measured = measured?;

@@ -16,7 +16,7 @@ use ort::value::{PrimitiveTensorElementType, Tensor};
 use ort::{ep, logging::LogLevel};
 
 use crate::error::one_line;
-use crate::pages;
+use crate::memory;
 
 mod operators;
 
@@ -312,7 +312,7 @@ impl Graph {
                 .map_err(|error| runtime.provider_error(options.provider, one_line(error.message())))?;
         }
         let session = builder.commit_from_file(path).map_err(failed)?;
-        pages::trim();
+        memory::trim();
         let binding = session.create_binding().map_err(failed)?;
         Ok(Self { name, session, binding, runs_before_huge_pages: options.huge_pages_after })
     }
@@ -357,7 +357,7 @@ impl Graph {
         self.session.run_binding(&self.binding).map(drop).map_err(failed)?;
         match &mut self.runs_before_huge_pages {
             Some(0) => {
-                pages::collapse();
+                memory::collapse();
                 self.runs_before_huge_pages = None;
             }
             Some(runs) => *runs -= 1,
@@ -403,7 +403,7 @@ impl Buffer {
     pub fn zeros(shape: &[usize]) -> Result<Self, SessionError> {
         let mut tensor = Tensor::new(&Allocator::default(), shape.to_vec())
             .map_err(|error| failure("a tensor", &format!("cannot allocate {shape:?}"), &error))?;
-        pages::release(tensor.extract_tensor_mut().1);
+        memory::release(tensor.extract_tensor_mut().1);
         Ok(Self(tensor))
     }
 

@@ -1,11 +1,33 @@
 //! The adapt graph: one SGD step of the adapters.
 
 use marionette_dialogues::Batch;
-use marionette_models::bundle;
+use marionette_models::FileError;
+use marionette_models::bundle::{self, RunMemory};
 
 use super::{Bound, Engine};
 use crate::error::Result;
+use crate::memory;
 use crate::session::Buffer;
+
+/// What becomes of a step's activations between the forward and the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// They are kept.
+    #[default]
+    Kept,
+    /// Only each block's input is kept; the rest is computed twice. The step is the same.
+    Recomputed,
+}
+
+impl Activations {
+    /// What the manifest calls the graph, and its file.
+    fn graph(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Kept => ("adapt", bundle::ADAPT),
+            Self::Recomputed => ("adapt-recomputed", bundle::ADAPT_RECOMPUTED),
+        }
+    }
+}
 
 /// What one step gives.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +46,7 @@ impl Step {
 }
 
 pub(super) struct Adaptation {
+    activations: Activations,
     graph: Bound,
     loss: Buffer,
     gradient_norm: Buffer,
@@ -43,25 +66,51 @@ impl Engine {
     pub fn adapt_step(&mut self, parts: &[Batch], learning_rate: &[f32]) -> Result<Step> {
         let mut adaptation = match self.adapt.take() {
             Some(adaptation) => adaptation,
-            None => self.open_adaptation()?,
+            None => self.open_adaptation(Activations::default())?,
         };
         let step = self.step(&mut adaptation, parts, learning_rate);
         self.adapt = Some(adaptation);
         step
     }
 
-    fn open_adaptation(&self) -> Result<Adaptation> {
-        let mut graph = self.open_graph(bundle::ADAPT)?;
+    /// Opens the graph of the steps to come, and closes one that treats activations otherwise.
+    ///
+    /// # Errors
+    /// The graph cannot be opened.
+    pub fn prepare_adaptation(&mut self, activations: Activations) -> Result<()> {
+        if self.adapt.as_ref().is_none_or(|adaptation| adaptation.activations != activations) {
+            // Not both at a time.
+            self.adapt = None;
+            memory::trim();
+            self.adapt = Some(self.open_adaptation(activations)?);
+        }
+        Ok(())
+    }
+
+    /// The memory that the values of a step take at most, beside the weights.
+    ///
+    /// # Errors
+    /// The manifest does not say.
+    pub fn step_memory(&self, activations: Activations) -> Result<RunMemory> {
+        let (name, _) = activations.graph();
+        let memory = self.manifest.graphs.get(name).and_then(|graph| graph.memory);
+        let missing =
+            || FileError::new(&self.dir.join(bundle::MANIFEST), "is missing").at(format!("graphs.{name}.memory"));
+        Ok(memory.ok_or_else(missing)?)
+    }
+
+    fn open_adaptation(&self, activations: Activations) -> Result<Adaptation> {
+        let mut graph = self.open_graph(activations.graph().1)?;
         let (mut loss, mut gradient_norm) = (Buffer::zeros(&[])?, Buffer::zeros(&[])?);
         graph.output_buffer("loss", &mut loss)?;
         graph.output_buffer("gradient_norm", &mut gradient_norm)?;
         let updated = self.table.iter().map(|spec| Buffer::zeros(&spec.shape)).collect::<Result<_, _>>()?;
         let names = self.table.iter().map(|spec| ["start", "updated"].map(|what| format!("{what}.{}", spec.name)));
-        Ok(Adaptation { graph: Bound::new(graph), loss, gradient_norm, names: names.collect(), updated })
+        Ok(Adaptation { activations, graph: Bound::new(graph), loss, gradient_norm, names: names.collect(), updated })
     }
 
     fn step(&mut self, adaptation: &mut Adaptation, parts: &[Batch], learning_rate: &[f32]) -> Result<Step> {
-        let Adaptation { graph, loss, gradient_norm, names, updated } = adaptation;
+        let Adaptation { graph, loss, gradient_norm, names, updated, .. } = adaptation;
         graph.bind_adapters(&self.table, &self.adapters, self.version)?;
         let all: usize = parts.iter().map(Batch::targets).sum();
         let mut step = Step { loss: 0.0, gradient_norm: 0.0 };

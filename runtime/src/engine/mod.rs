@@ -1,4 +1,4 @@
-//! A bundle at work: its three graphs, opened when first needed, over one set of adapters.
+//! A bundle at work: its graphs, opened when first needed, over one set of adapters.
 
 mod adapt;
 mod generate;
@@ -12,9 +12,10 @@ use marionette_models::bundle::{self, Bundle, Manifest};
 use marionette_models::{FileError, HostTensor, TensorSpec, Tensors, files, params};
 
 use crate::error::Result;
+use crate::memory;
 use crate::session::{Buffer, Graph, GraphOptions, OnnxRuntime, Provider};
 
-pub use adapt::Step;
+pub use adapt::{Activations, Step};
 pub use score::Scored;
 
 /// A tokenizer of more than this many bytes is refused; GPT-2's has 1.4 MB.
@@ -133,6 +134,7 @@ impl Engine {
         self.generate = None;
         self.score = None;
         self.adapt = None;
+        memory::trim();
     }
 
     fn open_graph(&self, file: &str) -> Result<Graph> {
@@ -143,7 +145,7 @@ impl Engine {
             // prepacking the weights stay mapped from the file, 600 MiB less at the same speed of a step, of scoring and
             // of prefill. Only decoding, a row at a time, is slower without (about a tenth). Products of integers are made with
             // packed matrices or packed anew in every call.
-            memory_pattern: file != bundle::ADAPT,
+            memory_pattern: !matches!(file, bundle::ADAPT | bundle::ADAPT_RECOMPUTED),
             prepacking: matches!(file, bundle::GENERATE | bundle::PREFILL) || self.manifest.precision.is_integer(),
             // Moving takes 1 ms a MiB, and saves a twentieth of each token's time.
             huge_pages_after: (file == bundle::GENERATE).then_some(256),

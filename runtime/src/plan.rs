@@ -1,0 +1,222 @@
+//! How an inner loop is computed: which dialogues at once, and, where memory is limited, how a step is made to fit.
+
+use std::fmt;
+
+use bytesize::ByteSize;
+use marionette_dialogues::{Batch, EncodeError, Sequence};
+use marionette_models::InnerLoop;
+use marionette_models::bundle::{self, RunMemory};
+
+use crate::engine::{Activations, Engine};
+use crate::error::{Error, Result};
+use crate::memory::{self, Resident};
+use crate::session::Provider;
+
+/// The most tokens that are computed at once, padding counted; a longer dialogue is computed by itself. More at once need more memory
+/// and are no faster.
+const TOKENS_AT_ONCE: usize = 512;
+/// The most padding, as a part of the tokens.
+const MOST_PADDING: f64 = 0.1;
+
+/// An inner loop in the order and the parts in which it is computed.
+pub struct Plan {
+    inner: InnerLoop,
+    /// One pass over the dialogues: the parts of each step.
+    epoch: Vec<Vec<Batch>>,
+    activations: Activations,
+    fit: Option<Fit>,
+}
+
+/// How the steps fit into a limited memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// The limit, in bytes.
+    pub limit: u64,
+    /// The bytes that the process holds before the first step: itself, the weights, and what ONNX Runtime makes of them.
+    pub base: u64,
+    /// A bound of the bytes that it holds in a step.
+    pub most: u64,
+    /// The rows and the length of the largest part.
+    pub part: [usize; 2],
+    /// What becomes of activations.
+    pub activations: Activations,
+}
+
+impl Plan {
+    /// Plans the inner loop for these dialogues. Where `limit` bytes are the most that the process may hold, the engine opens the graph
+    /// that it will need: a step is computed in more parts first, and where the longest dialogue alone takes too much,
+    /// activations are computed twice.
+    ///
+    /// # Errors
+    /// There is nothing to learn from. The limit is too low, or this system does not say what a process holds.
+    pub fn new(engine: &mut Engine, support: &[Sequence], inner: InnerLoop, limit: Option<u64>) -> Result<Self> {
+        let batches = inner.batches(support.len()).into_iter().take(inner.steps_per_epoch(support.len()));
+        let steps: Vec<Vec<&Sequence>> =
+            batches.map(|indices| indices.iter().filter_map(|&index| support.get(index)).collect()).collect();
+        let Some(limit) = limit else {
+            let epoch = steps.iter().map(|step| parts(step, |_, _, _| true)).collect::<Result<_>>()?;
+            return Ok(Self { inner, epoch, activations: Activations::Kept, fit: None });
+        };
+        if engine.provider() != Provider::Cpu {
+            let problem = "--memory-limit counts the computer's memory, not the GPU's: leave it out, or use --ep cpu";
+            return Err(Error::Impossible(problem.into()));
+        }
+        let mut least = u64::MAX;
+        for activations in [Activations::Kept, Activations::Recomputed] {
+            let step = engine.step_memory(activations)?;
+            engine.prepare_adaptation(activations)?;
+            let Some(held) = memory::resident() else {
+                let problem = "--memory-limit needs Linux: this system does not say what a program holds";
+                return Err(Error::Impossible(problem.into()));
+            };
+            let base = held.now.saturating_add(memory::mapped_only(bundle::WEIGHTS));
+            match fit(&steps, activations, step, Resident { now: base, ..held }, limit)? {
+                Ok((epoch, fit)) => return Ok(Self { inner, epoch, activations, fit: Some(fit) }),
+                Err(needed) => least = least.min(needed),
+            }
+        }
+        let [limit, least] = [limit, least.next_multiple_of(1 << 20)].map(ByteSize);
+        Err(Error::Impossible(format!("--memory-limit {limit}: these dialogues need {least} on this device")))
+    }
+
+    /// The inner loop.
+    pub fn inner(&self) -> &InnerLoop {
+        &self.inner
+    }
+
+    /// What becomes of activations.
+    pub fn activations(&self) -> Activations {
+        self.activations
+    }
+
+    /// How the steps fit, where memory is limited.
+    pub fn fit(&self) -> Option<Fit> {
+        self.fit
+    }
+
+    /// The parts of each step, in the steps' order.
+    pub fn steps(&self) -> impl Iterator<Item = &[Batch]> {
+        self.epoch.iter().map(Vec::as_slice).cycle().take(self.inner.steps)
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [limit, base, most] = [self.limit, self.base, self.most].map(ByteSize);
+        let [rows, length] = self.part;
+        let activations = match self.activations {
+            Activations::Kept => "kept",
+            Activations::Recomputed => "computed twice",
+        };
+        write!(
+            f,
+            "memory limit {limit}: at most {rows} x {length} tokens at once, activations {activations}; \
+             {base} before the first step, at most {most} in a step"
+        )
+    }
+}
+
+/// The parts of the steps where `held` is there before the first of them; or what the limit would have to be.
+fn fit(
+    steps: &[Vec<&Sequence>],
+    activations: Activations,
+    step: RunMemory,
+    held: Resident,
+    limit: u64,
+) -> Result<Result<(Vec<Vec<Batch>>, Fit), u64>> {
+    let whole = |rows, length, targets| held.now.saturating_add(step.of(rows, length, targets)).max(held.peak);
+    let one = |sequence: &&Sequence| whole(1, sequence.ids.len(), sequence.targets());
+    let needed = steps.iter().flatten().filter(|sequence| sequence.targets() > 0).map(one).max().unwrap_or(0);
+    if needed > limit {
+        return Ok(Err(needed));
+    }
+    let fits = |rows, length, targets| whole(rows, length, targets) <= limit;
+    let epoch: Vec<Vec<Batch>> = steps.iter().map(|step| parts(step, fits)).collect::<Result<_>>()?;
+    let of = |part: &Batch| whole(part.rows, part.length, part.targets());
+    let largest = epoch.iter().flatten().max_by_key(|part| of(part));
+    let (most, part) = largest.map_or((held.peak, [0, 0]), |part| (of(part), [part.rows, part.length]));
+    Ok(Ok((epoch, Fit { limit, base: held.now, most, part, activations })))
+}
+
+/// A step's dialogues in parts of nearly equal lengths, so that next to nothing of what is computed is padding, and of so many rows,
+/// tokens a row and targets as `fits` allows; one row always fits.
+fn parts(sequences: &[&Sequence], fits: impl Fn(usize, usize, usize) -> bool) -> Result<Vec<Batch>> {
+    // What has no target changes nothing.
+    let mut rest: Vec<&Sequence> = sequences.iter().copied().filter(|sequence| sequence.targets() > 0).collect();
+    rest.sort_by_key(|sequence| std::cmp::Reverse(sequence.ids.len()));
+    let mut parts = Vec::new();
+    while let Some(longest) = rest.first().map(|sequence| sequence.ids.len()) {
+        let (mut tokens, mut targets) = (0, 0);
+        let belongs = |(index, sequence): (usize, &&Sequence)| {
+            tokens += sequence.ids.len();
+            targets += sequence.targets();
+            let (rows, padded) = (index + 1, (index + 1) * longest);
+            let is_dense = padded as f64 <= (1.0 + MOST_PADDING) * tokens as f64;
+            index == 0 || (padded <= TOKENS_AT_ONCE && is_dense && fits(rows, longest, targets))
+        };
+        let count = rest.iter().enumerate().map(belongs).take_while(|belongs| *belongs).count();
+        parts.push(Batch::new(rest.drain(..count))?);
+    }
+    if parts.is_empty() {
+        return Err(EncodeError::NoTargets.into());
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last token is the target.
+    fn sequence(length: usize) -> Sequence {
+        Sequence {
+            ids: vec![length as u32; length],
+            target: (0..length).map(|token| token + 1 == length).collect(),
+            ..Sequence::default()
+        }
+    }
+
+    fn shapes(parts: &[Batch]) -> Vec<[usize; 2]> {
+        parts.iter().map(|part| [part.rows, part.length]).collect()
+    }
+
+    #[test]
+    fn parts_hold_every_dialogue_once_with_little_padding() {
+        let lengths = [30, 211, 200, 29, 600, 31, 205, 28, 90, 3];
+        let mut sequences: Vec<Sequence> = lengths.into_iter().map(sequence).collect();
+        sequences.push(Sequence { ids: vec![7; 50], target: vec![false; 50], ..Sequence::default() });
+        let sequences: Vec<&Sequence> = sequences.iter().collect();
+        let parts = parts(&sequences, |_, _, _| true).unwrap();
+        assert_eq!(shapes(&parts), [[1, 600], [2, 211], [1, 200], [1, 90], [4, 31], [1, 3]]);
+        let mut found: Vec<i64> =
+            parts.iter().flat_map(|part| part.ids.chunks(part.length).map(|row| row[0])).collect();
+        found.sort_unstable();
+        let mut expected = lengths.map(|length| length as i64);
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+        assert!(super::parts(&sequences[10..], |_, _, _| true).is_err());
+    }
+
+    #[test]
+    fn a_step_takes_no_more_than_there_is() {
+        let sequences: Vec<Sequence> = [60, 100, 100, 100, 100].into_iter().map(sequence).collect();
+        let steps = vec![sequences[..1].iter().collect(), sequences[1..].iter().collect()];
+        // 1,000 bytes before a step; 10 a token, 1 a pair of tokens and 5 a target beside 20.
+        let step = RunMemory { constant: 20, token: 10, pair: 1, target: 5 };
+        let held = Resident { now: 1000, peak: 1500 };
+        let fit = |limit| fit(&steps, Activations::Kept, step, held, limit).unwrap();
+        // A row of 100 takes 20 + 1,000 + 10,000 + 5 bytes, each further one 11,005.
+        let (epoch, found) = fit(1000 + 20 + 2 * 11_005 + 7).unwrap();
+        assert_eq!(
+            epoch.iter().map(|parts| shapes(parts)).collect::<Vec<_>>(),
+            [[[1, 60]; 1].to_vec(), vec![[2, 100]; 2]]
+        );
+        assert_eq!((found.base, found.most, found.part), (1000, 23_030, [2, 100]));
+        let (epoch, _) = fit(1000 + 20 + 11_005).unwrap();
+        assert_eq!(epoch.iter().map(Vec::len).sum::<usize>(), 5);
+        assert_eq!(fit(12_024).map(|_| ()), Err(12_025));
+        // What opening the graph took is over, but was taken.
+        let held = Resident { peak: 50_000, ..held };
+        assert_eq!(super::fit(&steps, Activations::Kept, step, held, 40_000).unwrap().map(|_| ()), Err(50_000));
+    }
+}
