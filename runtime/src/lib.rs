@@ -14,7 +14,7 @@ pub mod generate;
 pub mod inspect;
 pub mod interrupt;
 mod kernels;
-mod memory;
+pub mod memory;
 pub mod persona_name;
 pub mod personas;
 pub mod plan;

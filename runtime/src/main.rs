@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::anyhow;
+use bytesize::ByteSize;
 use clap::Parser as _;
 use marionette_dialogues::{Dialogue, EvaluateError, group_by_persona, read_dialogues};
 use marionette_models::bundle::Bundle;
@@ -24,7 +25,7 @@ use marionette_runtime::personas::Store;
 use marionette_runtime::plan::Plan;
 use marionette_runtime::sampling::Sampler;
 use marionette_runtime::session::OnnxRuntime;
-use marionette_runtime::{Error, inspect, progress};
+use marionette_runtime::{Error, inspect, memory, progress};
 
 /// The longest line that `chat` takes, in bytes.
 const LONGEST_LINE: u64 = 1 << 16;
@@ -129,6 +130,11 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
         engine.provider(),
         path.display()
     )?;
+    if let (Some(fit), Some(held)) = (plan.fit(), memory::resident()) {
+        let [peak, limit] = [held.peak, fit.limit].map(ByteSize);
+        let more = if peak > limit { format!(", more than the limit of {limit}") } else { String::new() };
+        hint(&format!("held at most {peak}{more}"));
+    }
     if after > before {
         hint("the loss went up: a smaller --inner-lr may learn more");
     }

@@ -17,6 +17,8 @@ use crate::session::Provider;
 const TOKENS_AT_ONCE: usize = 512;
 /// The most padding, as a part of the tokens.
 const MOST_PADDING: f64 = 0.1;
+/// One part in so many is lost in gaps between the values. Measured at GPT-2 small, ONNX Runtime's arena loses one in 14 to 19.
+const GAPS: u64 = 8;
 
 /// An inner loop in the order and the parts in which it is computed.
 pub struct Plan {
@@ -124,7 +126,10 @@ fn fit(
     held: Resident,
     limit: u64,
 ) -> Result<Result<(Vec<Vec<Batch>>, Fit), u64>> {
-    let whole = |rows, length, targets| held.now.saturating_add(step.of(rows, length, targets)).max(held.peak);
+    let whole = |rows, length, targets| {
+        let values = step.of(rows, length, targets);
+        held.now.saturating_add(values).saturating_add(values / GAPS).max(held.peak)
+    };
     let one = |sequence: &&Sequence| whole(1, sequence.ids.len(), sequence.targets());
     let needed = steps.iter().flatten().filter(|sequence| sequence.targets() > 0).map(one).max().unwrap_or(0);
     if needed > limit {
@@ -201,22 +206,22 @@ mod tests {
     fn a_step_takes_no_more_than_there_is() {
         let sequences: Vec<Sequence> = [60, 100, 100, 100, 100].into_iter().map(sequence).collect();
         let steps = vec![sequences[..1].iter().collect(), sequences[1..].iter().collect()];
-        // 1,000 bytes before a step; 10 a token, 1 a pair of tokens and 5 a target beside 20.
-        let step = RunMemory { constant: 20, token: 10, pair: 1, target: 5 };
+        // 1,000 bytes before a step; 16 a token, 8 a pair of tokens and 80 a target beside 160.
+        let step = RunMemory { constant: 160, token: 16, pair: 8, target: 80 };
         let held = Resident { now: 1000, peak: 1500 };
         let fit = |limit| fit(&steps, Activations::Kept, step, held, limit).unwrap();
-        // A row of 100 takes 20 + 1,000 + 10,000 + 5 bytes, each further one 11,005.
-        let (epoch, found) = fit(1000 + 20 + 2 * 11_005 + 7).unwrap();
+        // A row of 100 takes 160 + 1,600 + 80,000 + 80 bytes, each further one 81,680; and an eighth of it is lost.
+        let (epoch, found) = fit(1000 + (160 + 2 * 81_680) / 8 * 9 + 7).unwrap();
         assert_eq!(
             epoch.iter().map(|parts| shapes(parts)).collect::<Vec<_>>(),
             [[[1, 60]; 1].to_vec(), vec![[2, 100]; 2]]
         );
-        assert_eq!((found.base, found.most, found.part), (1000, 23_030, [2, 100]));
-        let (epoch, _) = fit(1000 + 20 + 11_005).unwrap();
+        assert_eq!((found.base, found.most, found.part), (1000, 184_960, [2, 100]));
+        let (epoch, _) = fit(1000 + (160 + 81_680) / 8 * 9).unwrap();
         assert_eq!(epoch.iter().map(Vec::len).sum::<usize>(), 5);
-        assert_eq!(fit(12_024).map(|_| ()), Err(12_025));
+        assert_eq!(fit(93_069).map(|_| ()), Err(93_070));
         // What opening the graph took is over, but was taken.
-        let held = Resident { peak: 50_000, ..held };
-        assert_eq!(super::fit(&steps, Activations::Kept, step, held, 40_000).unwrap().map(|_| ()), Err(50_000));
+        let held = Resident { peak: 200_000, ..held };
+        assert_eq!(super::fit(&steps, Activations::Kept, step, held, 190_000).unwrap().map(|_| ()), Err(200_000));
     }
 }
