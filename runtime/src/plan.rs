@@ -73,8 +73,8 @@ impl Plan {
             };
             let base = held.now.saturating_add(memory::mapped_only(bundle::WEIGHTS));
             match fit(&steps, activations, step, Resident { now: base, ..held }, limit)? {
-                Ok((epoch, fit)) => return Ok(Self { inner, epoch, activations, fit: Some(fit) }),
-                Err(needed) => least = least.min(needed),
+                Fitted::In(epoch, fit) => return Ok(Self { inner, epoch, activations, fit: Some(fit) }),
+                Fitted::Needs(bytes) => least = least.min(bytes),
             }
         }
         let [limit, least] = [limit, least.next_multiple_of(1 << 20)].map(ByteSize);
@@ -118,14 +118,23 @@ impl fmt::Display for Fit {
     }
 }
 
-/// The parts of the steps where `held` is there before the first of them; or what the limit would have to be.
+/// Whether the steps fit.
+#[derive(Debug, PartialEq)]
+enum Fitted {
+    /// In these parts.
+    In(Vec<Vec<Batch>>, Fit),
+    /// Not below so many bytes.
+    Needs(u64),
+}
+
+/// The parts of the steps where `held` is there before the first of them.
 fn fit(
     steps: &[Vec<&Sequence>],
     activations: Activations,
     step: RunMemory,
     held: Resident,
     limit: u64,
-) -> Result<Result<(Vec<Vec<Batch>>, Fit), u64>> {
+) -> Result<Fitted> {
     let whole = |rows, length, targets| {
         let values = step.of(rows, length, targets);
         held.now.saturating_add(values).saturating_add(values / GAPS).max(held.peak)
@@ -133,14 +142,14 @@ fn fit(
     let one = |sequence: &&Sequence| whole(1, sequence.ids.len(), sequence.targets());
     let needed = steps.iter().flatten().filter(|sequence| sequence.targets() > 0).map(one).max().unwrap_or(0);
     if needed > limit {
-        return Ok(Err(needed));
+        return Ok(Fitted::Needs(needed));
     }
     let fits = |rows, length, targets| whole(rows, length, targets) <= limit;
     let epoch: Vec<Vec<Batch>> = steps.iter().map(|step| parts(step, fits)).collect::<Result<_>>()?;
     let of = |part: &Batch| whole(part.rows, part.length, part.targets());
     let largest = epoch.iter().flatten().max_by_key(|part| of(part));
     let (most, part) = largest.map_or((held.peak, [0, 0]), |part| (of(part), [part.rows, part.length]));
-    Ok(Ok((epoch, Fit { limit, base: held.now, most, part, activations })))
+    Ok(Fitted::In(epoch, Fit { limit, base: held.now, most, part, activations }))
 }
 
 /// A step's dialogues in parts of nearly equal lengths, so that next to nothing of what is computed is padding, and of so many rows,
@@ -211,17 +220,17 @@ mod tests {
         let held = Resident { now: 1000, peak: 1500 };
         let fit = |limit| fit(&steps, Activations::Kept, step, held, limit).unwrap();
         // A row of 100 takes 160 + 1,600 + 80,000 + 80 bytes, each further one 81,680; and an eighth of it is lost.
-        let (epoch, found) = fit(1000 + (160 + 2 * 81_680) / 8 * 9 + 7).unwrap();
+        let Fitted::In(epoch, found) = fit(1000 + (160 + 2 * 81_680) / 8 * 9 + 7) else { panic!() };
         assert_eq!(
             epoch.iter().map(|parts| shapes(parts)).collect::<Vec<_>>(),
             [[[1, 60]; 1].to_vec(), vec![[2, 100]; 2]]
         );
         assert_eq!((found.base, found.most, found.part), (1000, 184_960, [2, 100]));
-        let (epoch, _) = fit(1000 + (160 + 81_680) / 8 * 9).unwrap();
+        let Fitted::In(epoch, _) = fit(1000 + (160 + 81_680) / 8 * 9) else { panic!() };
         assert_eq!(epoch.iter().map(Vec::len).sum::<usize>(), 5);
-        assert_eq!(fit(93_069).map(|_| ()), Err(93_070));
+        assert_eq!(fit(93_069), Fitted::Needs(93_070));
         // What opening the graph took is over, but was taken.
         let held = Resident { peak: 200_000, ..held };
-        assert_eq!(super::fit(&steps, Activations::Kept, step, held, 190_000).unwrap().map(|_| ()), Err(200_000));
+        assert_eq!(super::fit(&steps, Activations::Kept, step, held, 190_000).unwrap(), Fitted::Needs(200_000));
     }
 }

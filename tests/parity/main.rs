@@ -16,8 +16,9 @@ use marionette_models::bundle::{Bundle, Operators, Precision};
 use marionette_models::params::{self, Init, TensorSpec};
 use marionette_models::{HostTensor, InnerLoop, LearningRate, Tensors, init};
 use marionette_runtime::adapt::Recipe;
-use marionette_runtime::engine::Scored;
+use marionette_runtime::engine::{Activations, Scored};
 use marionette_runtime::generate::{Go, LanguageModel as _};
+use marionette_runtime::plan::Plan;
 use marionette_runtime::{Engine, Options, adapt};
 use marionette_tests::{Scratch, dialogues, tiny};
 use marionette_trainer::gpt2::{Cache, Gpt2, Layout};
@@ -152,7 +153,8 @@ fn five_inner_steps_end_where_the_trainers_do() {
         let support = Support::new(&recipe, &examples.iter().collect::<Vec<_>>(), 0, Device::Cpu).unwrap();
         let rates = vec![ALPHA; pair.table.len()];
         let adapted = inner::adapt(&pair.torch, &pair.parameters(), &support, &rates).unwrap();
-        let losses = adapt::follow(&mut pair.device, &sequences, &recipe, |_| Go::On).unwrap();
+        let plan = Plan::new(&mut pair.device, &sequences, recipe.clone(), None).unwrap();
+        let losses = adapt::follow(&mut pair.device, &plan, |_| Go::On).unwrap();
         assert_eq!((losses.len(), adapted.losses.len()), (STEPS, STEPS));
         let worst =
             losses.iter().zip(&adapted.losses).fold(0.0_f64, |w, (a, b)| w.max((f64::from(*a) / b - 1.0).abs()));
@@ -166,6 +168,16 @@ fn five_inner_steps_end_where_the_trainers_do() {
         assert!(moved > 1e-3, "{moved}");
         let expected = tensors::named_to_host(&pair.table, &adapted.parameters).unwrap();
         all_within("5 inner steps, adapters", &pair.device.adapters(), &expected, 1e-4);
+
+        // As where memory is scarce: one dialogue at a time, activations computed twice.
+        pair.device.set_adapters(&pair.start).unwrap();
+        pair.device.prepare_adaptation(Activations::Recomputed).unwrap();
+        for (indices, expected) in recipe.batches(sequences.len()).iter().zip(&adapted.losses) {
+            let parts: Vec<Batch> = indices.iter().map(|&index| Batch::new([&sequences[index]]).unwrap()).collect();
+            let found = pair.device.adapt_step(&parts, &rates).unwrap().loss;
+            assert!((f64::from(found) / expected - 1.0).abs() <= 1e-4, "{found} and {expected}");
+        }
+        all_within("5 steps in parts, activations computed twice", &pair.device.adapters(), &expected, 1e-4);
     }
 }
 
@@ -190,7 +202,8 @@ fn learned_learning_rates_move_each_tensor_by_its_own_unless_told_otherwise() {
     let (learned, told) = (stepped(&|tensor| rates[tensor]), stepped(&|_| ALPHA));
 
     let own = Recipe::default().inner_loop(&recipe, 3);
-    adapt::follow(&mut pair.device, &sequences, &own, |_| Go::On).unwrap();
+    let plan = Plan::new(&mut pair.device, &sequences, own, None).unwrap();
+    adapt::follow(&mut pair.device, &plan, |_| Go::On).unwrap();
     let found = pair.device.adapters();
     all_within("learned learning rates", &found, &learned, 1e-5);
     // The first rate is zero.
@@ -200,7 +213,9 @@ fn learned_learning_rates_move_each_tensor_by_its_own_unless_told_otherwise() {
     let dialogues = &read_dialogues(dialogues("test")).unwrap()[..3];
     let own = Recipe { learning_rate: Some(ALPHA), ..Recipe::default() }.inner_loop(&recipe, 3);
     let mut pair = Pair::of(recipe);
-    let persona = adapt::adapt(&mut pair.device, &pair.encoder, dialogues, &own, |_| Go::On).unwrap();
+    let sequences = pair.sequences();
+    let plan = Plan::new(&mut pair.device, &sequences, own, None).unwrap();
+    let persona = adapt::adapt(&mut pair.device, dialogues, &sequences, &plan, |_| Go::On).unwrap();
     assert_eq!(persona.record.learning_rate, LearningRate::Shared(ALPHA));
     all_within("--inner-lr instead of them", &persona.adapters, &told, 1e-5);
 }

@@ -9,6 +9,7 @@ use marionette_models::{InnerLoop, LearningRate};
 use marionette_runtime::adapt;
 use marionette_runtime::engine::Scored;
 use marionette_runtime::generate::{Go, LanguageModel as _};
+use marionette_runtime::plan::Plan;
 use marionette_tests::{dialogues, tiny};
 use marionette_trainer::inner::{self, Support};
 use marionette_trainer::tensors::TokenBatch;
@@ -123,7 +124,8 @@ fn rounded_models_learn_a_persona_as_well() {
             let sequences: Vec<Sequence> = persona.dialogues.iter().map(encode).collect();
             let (support, others) = sequences.split_at(3);
             pair.device.set_adapters(&pair.start).unwrap();
-            adapt::follow(&mut pair.device, support, &inner, |_| Go::On).unwrap();
+            let plan = Plan::new(&mut pair.device, support, inner.clone(), None).unwrap();
+            adapt::follow(&mut pair.device, &plan, |_| Go::On).unwrap();
             for sequence in others {
                 let log_probs = pair.device.score(&Scored::targets_of(sequence)).unwrap();
                 loss -= log_probs.iter().map(|&value| f64::from(value)).sum::<f64>();
