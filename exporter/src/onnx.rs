@@ -108,13 +108,24 @@ fn function(graph: &Graph, node: &Node) -> Result<FunctionProto, GraphError> {
             });
         }
     }
-    nodes.extend(used.nodes.iter().map(|node| node_proto(&body, node, &used)));
+    let attributes = node.op.attributes();
+    nodes.extend(used.nodes.iter().map(|inner| {
+        let mut proto = node_proto(&body, inner, &used);
+        // An attribute that the function has too is the function's.
+        for ((name, value), proto) in inner.op.attributes().into_iter().zip(&mut proto.attribute) {
+            if attributes.contains(&(name, value)) {
+                let (name, r#type) = (proto.name.clone(), proto.r#type);
+                *proto = AttributeProto { ref_attr_name: name.clone(), name, r#type, ..AttributeProto::default() };
+            }
+        }
+        proto
+    }));
     let names = |values: &[Value]| values.iter().map(|&value| body.name(value).to_owned()).collect();
     Ok(FunctionProto {
         name: node.op.name().to_owned(),
         input: names(&body.inputs),
         output: names(&body.outputs),
-        attribute: node.op.attributes().into_iter().map(|(name, _)| name.to_owned()).collect(),
+        attribute: attributes.into_iter().map(|(name, _)| name.to_owned()).collect(),
         node: nodes,
         doc_string: String::new(),
         opset_import: vec![operator_set(Domain::Onnx)],

@@ -26,8 +26,6 @@ mod concat;
 mod constant_of_shape;
 mod dequantize_linear;
 mod div;
-mod dynamic_quantize_linear;
-mod dynamic_quantize_mat_mul;
 mod equal;
 mod exp;
 mod expand;
@@ -49,6 +47,8 @@ mod mul;
 mod non_zero;
 mod or;
 mod quantize_linear;
+mod quantized_mat_mul;
+mod quantized_mat_mul_gradient;
 mod range;
 mod reduce_max;
 mod reduce_mean;
@@ -71,6 +71,7 @@ mod where_;
 
 pub use gemm::Transposed;
 pub use group_query_attention::Cached;
+pub use quantized_mat_mul::Matrix;
 
 /// The operator set of the standard operators, <https://onnx.ai/onnx/operators>: the first with 4-bit integers.
 pub const OPSET: i64 = 21;

@@ -41,7 +41,8 @@ impl Sample {
         }
     }
 
-    fn tensor_type(&self) -> TensorType {
+    /// Its type.
+    pub fn tensor_type(&self) -> TensorType {
         TensorType { dtype: self.dtype(), shape: self.shape().iter().map(|&dim| dim.into()).collect() }
     }
 }

@@ -5,8 +5,8 @@
 //! |---|---|---|---|
 //! | fp32 | f32 | `Gemm` | `Gemm` |
 //! | fp16 | f16 | `Gemm` in f32 after a `Cast`, which is done when the graph is opened | the same |
-//! | int8 | u8, a scale a column | `MatMulNBits` | `DynamicQuantizeMatMul`, both ways |
-//! | int4 | 4 bits, a scale a block | `MatMulNBits` | as int8, with bytes made of the stored integers when the graph is opened |
+//! | int8 | u8, a scale a column | `MatMulNBits` | `QuantizedMatMul`, both ways |
+//! | int4 | 4 bits, a scale a block | `MatMulNBits` | `BlockQuantizedMatMul`, both ways, of bytes made of the stored integers |
 //!
 //! With standard operators alone all products of integers are those with many rows.
 //!
@@ -23,9 +23,9 @@ use marionette_models::{Gpt2Config, HostTensor, Tensors, params};
 
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
-use crate::ops::Transposed;
+use crate::ops::{self, Transposed};
 use crate::quantise::{self, Order, Quantised};
-use crate::shape::{Dim, TensorType};
+use crate::shape::TensorType;
 
 /// Every part begins at a multiple of this many bytes, so that the file can be mapped into memory (`onnx.proto`,
 /// `TensorProto.external_data`).
@@ -320,49 +320,24 @@ impl Weights {
     ) -> Result<Value, GraphError> {
         let Matrix { columns, inner, .. } = matrix;
         let (bits, block) = self.blocks(matrix);
-        let part = integers(name);
         // No standard operator reads integers in small pieces.
         if rows == Rows::Many || self.operators == Operators::Standard {
-            let matrix = self.bytes(graph, name, matrix)?;
-            return graph.dynamic_quantize_mat_mul(x, matrix, bias);
+            return if bits == 8 {
+                let stored = graph.weight(&integers(name), u8s(&[columns, inner]));
+                let scales = graph.weight(&scales(name), TensorType::f32([columns.into()]));
+                graph.quantized_mat_mul(x, ops::Matrix::Bytes, &[stored, scales], bias)
+            } else {
+                let four_bits =
+                    |width: usize| TensorType { dtype: DataType::U4, shape: vec![columns.into(), width.into()] };
+                let stored = graph.weight(&integers(name), four_bits(inner));
+                let zeros = graph.weight(ZERO_POINTS, four_bits(inner / block));
+                let scales = graph.weight(&scales(name), TensorType::f32([columns.into(), (inner / block).into()]));
+                graph.quantized_mat_mul(x, ops::Matrix::Blocks { block }, &[stored, scales, zeros], bias)
+            };
         }
-        let stored = graph.weight(&part, u8s(&[columns, inner / block, block * bits / 8]));
+        let stored = graph.weight(&integers(name), u8s(&[columns, inner / block, block * bits / 8]));
         let scales = self.block_scales(graph, name, matrix)?;
         graph.mat_mul_n_bits(x, [stored, scales], bias, bits, block)
-    }
-
-    /// A matrix as signed bytes i8\[K, N\] with one scale a column, \[N\]: constants, which are computed once, when the graph is
-    /// opened.
-    fn bytes(&self, graph: &mut Graph, name: &str, matrix: Matrix) -> Result<[Value; 2], GraphError> {
-        let Matrix { columns, inner, .. } = matrix;
-        let (bits, block) = self.blocks(matrix);
-        let (signed, scales) = if bits == 8 {
-            let stored = graph.weight(&integers(name), u8s(&[columns, inner]));
-            // q + 128 with its highest bit flipped is q. With unsigned bytes and a zero point the product takes twice as long.
-            let middle = graph.byte(128);
-            let flipped = graph.bitwise_xor(stored, middle)?;
-            (graph.cast(flipped, DataType::I8)?, graph.weight(&scales(name), TensorType::f32([columns.into()])))
-        } else {
-            let four_bits =
-                |shape: [usize; 2]| TensorType { dtype: DataType::U4, shape: shape.map(Dim::from).to_vec() };
-            let blocks = inner / block;
-            let stored = graph.weight(&integers(name), four_bits([columns, inner]));
-            let zeros = graph.weight(ZERO_POINTS, four_bits([columns, blocks]));
-            let scales = self.block_scales(graph, name, matrix)?;
-            let scales = graph.reshape(scales, &[columns.into(), blocks.into()])?;
-            // The column's scale is the largest of its blocks', as its integers reach to -8 and bytes to 127.
-            let squares = graph.mul(scales, scales)?;
-            let largest = graph.reduce_max(squares, &[1], true)?;
-            let largest = graph.sqrt(largest)?;
-            let share = graph.scalar(8.0 / 127.0);
-            let column = graph.mul(largest, share)?;
-            // In units of the column's scale 16 bits are exact enough, and take half the memory.
-            let relative = graph.div(scales, column)?;
-            let relative = graph.cast(relative, DataType::F16)?;
-            let values = graph.dequantize_linear(stored, [relative, zeros], block)?;
-            (graph.round_to_i8(values)?, graph.reshape(column, &[columns.into()])?)
-        };
-        Ok([graph.matrix_transpose(signed)?, scales])
     }
 }
 

@@ -167,6 +167,9 @@ pub struct AttributeProto {
     /// Which of them it is ([`attribute_type`]).
     #[prost(int32, tag = "20")]
     pub r#type: i32,
+    /// In a function: which of the function's attributes it is.
+    #[prost(string, tag = "21")]
+    pub ref_attr_name: String,
     /// A sparse tensor; ours have none.
     #[prost(message, optional, tag = "22")]
     pub sparse_tensor: Option<Opaque>,

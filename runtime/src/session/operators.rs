@@ -9,6 +9,9 @@ use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
 use crate::kernels;
 use crate::kernels::attention::{self, Head};
 
+#[cfg(target_arch = "x86_64")]
+mod product;
+
 /// Enough rows for a thread to be worth waking, counted in elements.
 const LEAST_SHARE: usize = 16 * 1024;
 
@@ -17,14 +20,19 @@ const LEAST_SHARE: usize = 16 * 1024;
 /// # Errors
 /// ONNX Runtime refuses one.
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
-    OperatorDomain::new("marionette")?
+    let domain = OperatorDomain::new("marionette")?
         .add(Rowwise::GeluGradient)?
         .add(Rowwise::LayerNormalizationGradient)?
         .add(Attention::Causal)?
         .add(Attention::Branched)?
         .add(Attention::CausalGradient)?
         .add(TargetLogProb::Forward)?
-        .add(TargetLogProb::Gradient)
+        .add(TargetLogProb::Gradient)?;
+    #[cfg(target_arch = "x86_64")]
+    if kernels::product::is_supported() {
+        return product::all().into_iter().try_fold(domain, OperatorDomain::add);
+    }
+    Ok(domain)
 }
 
 /// What an operator says of inputs that do not fit; the graph, which is the bundle's, is wrong then.

@@ -1,0 +1,321 @@
+//! A product with a frozen matrix of 8- or 4-bit integers, the other side rounded to 8 bits on the way, each row with a scale of its
+//! own (Yao et al. 2022, "ZeroQuant", section 4.1): the operator for many rows.
+
+use marionette_models::bundle::DataType;
+use ndarray::Ix2;
+
+use super::quantized_mat_mul_gradient::QuantizedMatMulGradient;
+use super::{Attribute, Domain, Op, no_gradient};
+use crate::autodiff::Backward;
+use crate::error::GraphError;
+use crate::graph::{Graph, Value};
+use crate::interpreter::Array;
+use crate::shape::{Dim, TensorType};
+
+/// The middle of the range of a byte.
+const MIDDLE: u8 = 128;
+
+/// y = x Wᵀ + b, x \[M, K\], b \[N\] where there is one. Each row of x is rounded to 255 multiples of 1/127 of its largest value, so that
+/// the product is one of integers. ∂x = ∂y W, a product of the same kind; the rounding counts as the identity (the straight-through
+/// estimator, Bengio et al. 2013).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QuantizedMatMul {
+    pub matrix: Matrix,
+    pub bias: bool,
+}
+
+/// What W is given as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matrix {
+    /// w = (q − 128) s: q u8\[N, K\], s \[N\].
+    Bytes,
+    /// q u4\[N, K\], s \[N, K / block\], and 8 as often as s, u4: w = r c of the nearest integer r to (q − 8) s / c, where a column's
+    /// scale c is 8/127 of its largest s: these integers reach to −8, bytes to 127.
+    Blocks {
+        /// How many values of a column have one scale.
+        block: usize,
+    },
+}
+
+impl Matrix {
+    /// How many values it is given as.
+    pub(super) fn inputs(self) -> usize {
+        match self {
+            Self::Bytes => 2,
+            Self::Blocks { .. } => 3,
+        }
+    }
+
+    pub(super) fn attributes(self) -> Vec<(&'static str, Attribute)> {
+        match self {
+            Self::Bytes => Vec::new(),
+            Self::Blocks { block } => vec![("block_size", Attribute::Int(block as i64))],
+        }
+    }
+
+    /// N and K.
+    pub(super) fn shape(self, inputs: &[&TensorType]) -> Result<[Dim; 2], String> {
+        let is = |tensor: &TensorType, dtype, shape: &[Dim]| tensor.dtype == dtype && tensor.shape == shape;
+        match (self, inputs) {
+            (Self::Bytes, [integers, scales]) => match integers.shape[..] {
+                [columns, inner] if integers.dtype == DataType::U8 && is(scales, DataType::F32, &[columns]) => {
+                    Ok([columns, inner])
+                }
+                _ => Err("expected integers u8[N, K] and scales f32[N]".into()),
+            },
+            (Self::Blocks { block }, [integers, scales, zeros]) => match integers.shape[..] {
+                [columns, Dim::Fixed(inner)]
+                    if integers.dtype == DataType::U4
+                        && inner % block == 0
+                        && is(scales, DataType::F32, &[columns, Dim::Fixed(inner / block)])
+                        && is(zeros, DataType::U4, &scales.shape) =>
+                {
+                    Ok([columns, Dim::Fixed(inner)])
+                }
+                _ => Err("expected integers u4[N, K], scales and zero points [N, K / block]".into()),
+            },
+            _ => Err(format!("a matrix of {} values, expected {}", inputs.len(), self.inputs())),
+        }
+    }
+
+    /// Signed bytes i8\[N, K\], and a scale a column, \[N\]: they depend on weights alone, and are computed when the graph is opened.
+    pub(super) fn bytes(self, graph: &mut Graph, inputs: &[Value]) -> Result<[Value; 2], GraphError> {
+        let [integers, scales] = [inputs[0], inputs[1]];
+        let Self::Blocks { block } = self else {
+            // q with its highest bit flipped is q − 128.
+            let middle = graph.byte(MIDDLE);
+            let flipped = graph.bitwise_xor(integers, middle)?;
+            return Ok([graph.cast(flipped, DataType::I8)?, scales]);
+        };
+        let squares = graph.mul(scales, scales)?;
+        let largest = graph.reduce_max(squares, &[1], true)?;
+        let largest = graph.sqrt(largest)?;
+        let share = graph.scalar(8.0 / 127.0);
+        let column = graph.mul(largest, share)?;
+        // In units of the column's scale 16 bits are exact enough, and take half the memory.
+        let relative = graph.div(scales, column)?;
+        let relative = graph.cast(relative, DataType::F16)?;
+        let values = graph.dequantize_linear(integers, [relative, inputs[2]], block)?;
+        let one = graph.scalar(1.0);
+        let one = graph.cast(one, DataType::F16)?;
+        let zero = graph.integer(0);
+        let zero = graph.cast(zero, DataType::I8)?;
+        let columns = graph.shape(integers)[0];
+        // A function's body fits matrices of all shapes.
+        let flat = graph.integers(&[-1]);
+        Ok([graph.quantize_linear(values, one, zero)?, graph.reshape_to(column, &[columns], flat)?])
+    }
+
+    /// W \[N, K\].
+    pub(super) fn values(self, inputs: &[&Array]) -> ndarray::Array2<f64> {
+        let [integers, scales] = [inputs[0], inputs[1]].map(|input| input.view());
+        match self {
+            Self::Bytes => ndarray::Array2::from_shape_fn((integers.shape()[0], integers.shape()[1]), |(n, k)| {
+                (integers[[n, k]] - f64::from(MIDDLE)) * scales[[n]]
+            }),
+            Self::Blocks { block } => {
+                let scales = scales.into_dimensionality::<Ix2>().unwrap();
+                let largest = scales.map_axis(ndarray::Axis(1), |row| row.fold(0.0_f64, |most, s| most.max(s.abs())));
+                ndarray::Array2::from_shape_fn((integers.shape()[0], integers.shape()[1]), |(n, k)| {
+                    let column = largest[n] * 8.0 / 127.0;
+                    let integer = (integers[[n, k]] - 8.0) * scales[[n, k / block]] / column;
+                    integer.round_ties_even() * column
+                })
+            }
+        }
+    }
+}
+
+/// x \[M, K\] with its rows rounded, times a matrix i8\[K, N\]: the product, and what it is to be multiplied with, \[M, 1\].
+pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value) -> Result<[Value; 2], GraphError> {
+    let squares = graph.mul(x, x)?;
+    let largest = graph.reduce_max(squares, &[1], true)?;
+    let largest = graph.sqrt(largest)?;
+    let share = graph.scalar(1.0 / 127.0);
+    let scale = graph.mul(largest, share)?;
+    // So small that it makes a difference to nothing but a row of zeros, which it divides.
+    let least = graph.scalar(1e-30);
+    let scale = graph.add(scale, least)?;
+    let steps = graph.div(x, scale)?;
+    let (one, middle) = (graph.scalar(1.0), graph.byte(MIDDLE));
+    let bytes = graph.quantize_linear(steps, one, middle)?;
+    let product = graph.mat_mul_integer(bytes, matrix, middle)?;
+    Ok([graph.cast(product, DataType::F32)?, scale])
+}
+
+impl Op for QuantizedMatMul {
+    fn name(&self) -> &'static str {
+        // A function has all its inputs, so that one with a bias is another function.
+        match (self.matrix, self.bias) {
+            (Matrix::Bytes, false) => "QuantizedMatMul",
+            (Matrix::Bytes, true) => "QuantizedLinear",
+            (Matrix::Blocks { .. }, false) => "BlockQuantizedMatMul",
+            (Matrix::Blocks { .. }, true) => "BlockQuantizedLinear",
+        }
+    }
+
+    fn domain(&self) -> Domain {
+        Domain::Marionette
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        self.matrix.attributes()
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let number = self.matrix.inputs();
+        if inputs.len() != 1 + number + usize::from(self.bias) {
+            return Err(format!("{} inputs, expected x, {number} of a matrix, and a bias if any", inputs.len()));
+        }
+        let [columns, inner] = self.matrix.shape(&inputs[1..=number])?;
+        let is_bias = |bias: &&TensorType| bias.dtype == DataType::F32 && bias.shape == [columns];
+        match inputs[0].shape[..] {
+            [rows, same] if inputs[0].dtype == DataType::F32 && same == inner => {
+                let bias = inputs.get(1 + number);
+                bias.is_none_or(is_bias)
+                    .then(|| vec![TensorType::f32([rows, columns])])
+                    .ok_or("the bias is not f32[N]".into())
+            }
+            _ => Err(format!("x is {}, expected f32[M, {inner}]", inputs[0])),
+        }
+    }
+
+    fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        let [bytes, scales] = self.matrix.bytes(graph, &inputs[1..])?;
+        let turned = graph.matrix_transpose(bytes)?;
+        let [product, scale] = rounded_product(graph, inputs[0], turned)?;
+        // One after the other: of the product of both, ONNX Runtime's MatMulIntegerToFloat would take one number for all rows.
+        let y = graph.mul(product, scale)?;
+        let y = graph.mul(y, scales)?;
+        Ok(vec![match inputs.get(1 + self.matrix.inputs()) {
+            Some(&bias) => graph.add(y, bias)?,
+            None => y,
+        }])
+    }
+
+    fn gradient(&self, graph: &mut Graph, node: &Backward<'_>) -> Result<Vec<Option<Value>>, GraphError> {
+        if node.wanted[1..].contains(&true) {
+            return Err(no_gradient(self.name(), "its matrix is frozen"));
+        }
+        let dy = node.gradient(graph, 0)?;
+        let mut inputs = vec![dy];
+        inputs.extend(&node.inputs[1..=self.matrix.inputs()]);
+        let mut gradients = vec![None; node.inputs.len()];
+        gradients[0] = Some(graph.apply_one(QuantizedMatMulGradient { matrix: self.matrix }, &inputs)?);
+        Ok(gradients)
+    }
+
+    fn evaluate(&self, inputs: &[&Array]) -> Vec<Array> {
+        let x = inputs[0].view().into_dimensionality::<Ix2>().unwrap();
+        let mut y = x.dot(&self.matrix.values(&inputs[1..]).t()).into_dyn();
+        if let Some(bias) = inputs.get(1 + self.matrix.inputs()) {
+            y += *bias;
+        }
+        vec![y]
+    }
+}
+
+impl Graph {
+    /// x Wᵀ + b with the values of a matrix \[N, K\] of integers.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn quantized_mat_mul(
+        &mut self,
+        x: Value,
+        matrix: Matrix,
+        values: &[Value],
+        bias: Option<Value>,
+    ) -> Result<Value, GraphError> {
+        let inputs: Vec<Value> = [x].into_iter().chain(values.iter().copied()).chain(bias).collect();
+        self.apply_one(QuantizedMatMul { matrix, bias: bias.is_some() }, &inputs)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use marionette_models::bundle::DataType;
+    use rand::SeedableRng as _;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::{Matrix, QuantizedMatMul};
+    use crate::autodiff::gradients;
+    use crate::graph::Graph;
+    use crate::shape::TensorType;
+    use crate::testing::{
+        Sample, TOLERANCE, check_body, evaluate, float, integers, random, refused, values, worst_error,
+    };
+
+    /// Both kinds of matrices, of 3 columns of 4, and of 2 columns of 32.
+    pub fn matrices() -> [(Matrix, Vec<Sample>, [usize; 2]); 2] {
+        let bytes =
+            Sample::Given(DataType::U8, integers(&[3, 4], &[131, 126, 129, 128, 1, 255, 130, 127, 100, 150, 200, 10]));
+        let scales = values(&[0.01, 0.02, 0.005]);
+        let halves: Vec<i64> = (0..64).map(|i| i * 7 % 16).collect();
+        let blocks = ndarray::arr2(&[[0.1, -0.2], [0.05, 0.03]]).into_dyn();
+        let four_bits = vec![
+            Sample::Given(DataType::U4, integers(&[2, 32], &halves)),
+            Sample::Given(DataType::F32, blocks),
+            Sample::Given(DataType::U4, integers(&[2, 2], &[8; 4])),
+        ];
+        [(Matrix::Bytes, vec![bytes, scales], [3, 4]), (Matrix::Blocks { block: 16 }, four_bits, [2, 32])]
+    }
+
+    fn with(x: Sample, matrix: Vec<Sample>, bias: Option<Sample>) -> Vec<Sample> {
+        [x].into_iter().chain(matrix).chain(bias).collect()
+    }
+
+    #[test]
+    fn the_body_is_what_the_operator_is_but_for_rounding() {
+        for (matrix, samples, [columns, inner]) in matrices() {
+            // Of values between ±1.5, a step is 0.012: half of it, times the sum of a column.
+            let x = float(&[3, inner]);
+            check_body(QuantizedMatMul { matrix, bias: false }, &with(x.clone(), samples.clone(), None), 0.1);
+            check_body(QuantizedMatMul { matrix, bias: true }, &with(x, samples, Some(float(&[columns]))), 0.1);
+        }
+    }
+
+    #[test]
+    fn gradient_is_that_of_central_differences() {
+        for (matrix, samples, [columns, inner]) in matrices() {
+            let graph = &mut Graph::new();
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let (start, weight) = (random(&[2, inner], &mut rng), random(&[2, columns], &mut rng));
+            let mut feeds = BTreeMap::from([("x".to_owned(), start.clone()), ("weight".to_owned(), weight)]);
+            let x = graph.input("x", TensorType::f32([2.into(), inner.into()]));
+            let weight = graph.input("weight", TensorType::f32([2.into(), columns.into()]));
+            let mut values = Vec::new();
+            for (i, sample) in samples.iter().enumerate() {
+                let Sample::Given(_, array) = sample else { panic!() };
+                values.push(graph.input(&format!("matrix{i}"), sample.tensor_type()));
+                feeds.insert(format!("matrix{i}"), array.clone());
+            }
+            let y = graph.quantized_mat_mul(x, matrix, &values, None).unwrap();
+            let product = graph.mul(y, weight).unwrap();
+            let loss = graph.reduce_sum(product, &[0, 1], false).unwrap();
+            let gradient = gradients(graph, loss, &[x]).unwrap();
+            let found = &evaluate(graph, &feeds, &gradient)[0];
+            let worst = worst_error(&start, found, |at| {
+                let mut feeds = feeds.clone();
+                feeds.insert("x".to_owned(), at.clone());
+                evaluate(graph, &feeds, &[loss])[0].sum()
+            });
+            assert!(worst <= TOLERANCE, "{matrix:?}: {worst:e}");
+            let refusal = gradients(graph, loss, &[values[1]]).unwrap_err().to_string();
+            assert!(refusal.contains("frozen"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn other_shapes_are_refused() {
+        for (matrix, samples, [_, inner]) in matrices() {
+            let op = QuantizedMatMul { matrix, bias: false };
+            assert!(refused(op, &with(float(&[3, inner + 1]), samples.clone(), None)).contains("expected f32[M"));
+            assert!(refused(op, &with(float(&[3, inner]), samples[..1].to_vec(), None)).contains("inputs"));
+            let op = QuantizedMatMul { matrix, bias: true };
+            assert!(refused(op, &with(float(&[3, inner]), samples, Some(float(&[inner + 1])))).contains("bias"));
+        }
+    }
+}
