@@ -121,7 +121,8 @@ pub trait Op: Debug {
         &[]
     }
 
-    /// How many of its outputs have to be named; those after may be left out where nothing reads them.
+    /// How many of its outputs have to be named; those after may be left out where nothing reads them. ONNX Runtime wants all of a
+    /// function's.
     fn required_outputs(&self) -> usize {
         usize::MAX
     }

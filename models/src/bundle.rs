@@ -37,7 +37,7 @@ pub fn graphs(precision: Precision, operators: Operators) -> Vec<(&'static str, 
     let mut graphs =
         vec![("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT), ("adapt-recomputed", ADAPT_RECOMPUTED)];
     // Elsewhere `generate` reads a prompt with the same products.
-    if precision == Precision::Int8 && operators == Operators::Ort {
+    if precision.is_integer() && operators == Operators::Ort {
         graphs.push(("prefill", PREFILL));
     }
     graphs

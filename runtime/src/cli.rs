@@ -60,7 +60,7 @@ pub struct Common {
 impl Common {
     /// How the engine runs.
     pub fn options(&self) -> Options {
-        Options { provider: self.ep, threads: self.threads }
+        Options { provider: self.ep, threads: self.threads, ..Options::default() }
     }
 }
 

@@ -274,6 +274,8 @@ pub struct GraphOptions {
     pub provider: Provider,
     /// Threads within an operator; ONNX Runtime's choice (one a physical core) where none is given.
     pub threads: Option<NonZeroUsize>,
+    /// Whether operators of our own have our kernels on the processor.
+    pub kernels: bool,
     /// Whether ONNX Runtime plans one block of memory for all intermediate values of a run.
     pub memory_pattern: bool,
     /// Whether ONNX Runtime keeps a second copy of the weights, laid out for the processor.
@@ -379,7 +381,7 @@ fn configure(
         // Else what the 4-bit weights become is not computed once, but in every run.
         .with_config_entry("session.disable_quant_qdq", "1")?
         .with_config_entry("session.force_spinning_stop", if options.takes_turns { "1" } else { "0" })?;
-    if options.provider == Provider::Cpu {
+    if options.kernels && options.provider == Provider::Cpu {
         builder = builder.with_operators(operators::domain()?)?;
     }
     if let Some(threads) = options.threads {

@@ -50,10 +50,6 @@ impl Op for CausalAttention {
         vec![("num_heads", Attribute::Int(self.heads as i64))]
     }
 
-    fn required_outputs(&self) -> usize {
-        1
-    }
-
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let (qkv, branch) = match inputs {
             [qkv] if !self.branched => (qkv, None),

@@ -24,10 +24,6 @@ impl Op for TargetLogProb {
         Domain::Marionette
     }
 
-    fn required_outputs(&self) -> usize {
-        1
-    }
-
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [logits, targets] = arity(inputs)?;
         match logits.shape[..] {

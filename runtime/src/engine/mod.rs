@@ -22,12 +22,20 @@ pub use score::Scored;
 const MAX_TOKENIZER: u64 = 64 << 20;
 
 /// On what, and with how many threads, the graphs run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// The execution provider.
     pub provider: Provider,
     /// Threads within an operator; ONNX Runtime's choice where none is given.
     pub threads: Option<NonZeroUsize>,
+    /// Whether operators of our own have our kernels on the processor; else ONNX Runtime executes their bodies, as other runtimes do.
+    pub kernels: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { provider: Provider::default(), threads: None, kernels: true }
+    }
 }
 
 /// A bundle at work.
@@ -141,10 +149,11 @@ impl Engine {
         let options = GraphOptions {
             provider: self.options.provider,
             threads: self.options.threads,
+            kernels: self.options.kernels,
             // Measured at GPT-2 small: without the pattern a step's peak is 360 MiB lower at the same speed; without
             // prepacking the weights stay mapped from the file, 600 MiB less at the same speed of a step, of scoring and
-            // of prefill. Only decoding, a row at a time, is slower without (about a tenth). Products of integers are made with
-            // packed matrices or packed anew in every call.
+            // of prefill. Only decoding, a row at a time, is slower without (about a tenth). Where not our kernels make them, products of
+            // integers are made with packed matrices or packed anew in every call.
             memory_pattern: !matches!(file, bundle::ADAPT | bundle::ADAPT_RECOMPUTED),
             prepacking: matches!(file, bundle::GENERATE | bundle::PREFILL) || self.manifest.precision.is_integer(),
             // Moving takes 1 ms a MiB, and saves a twentieth of each token's time.
