@@ -49,7 +49,7 @@ pub fn export(
     let mut interfaces = BTreeMap::new();
     let mut nodes = BTreeMap::new();
     let mut contents: Vec<(&str, Vec<u8>)> = Vec::new();
-    for (name, file) in bundle::graphs(precision, operators) {
+    for (name, file) in bundle::GRAPHS {
         let (graph, doc) = build(file, config, &source.adapter, &weights)?;
         let graph = match operators {
             Operators::Ort => graph,
@@ -134,9 +134,6 @@ fn build(
             graphs::generate(config, adapter, weights)?,
             "GPT-2 with adapters: logits after the last token, and the key-value cache",
         )),
-        bundle::PREFILL => {
-            Ok((graphs::prefill(config, adapter, weights)?, "GPT-2 with adapters: the key-value cache of a prompt"))
-        }
         bundle::SCORE => {
             Ok((graphs::score(config, adapter, weights)?, "GPT-2 with adapters: log-probabilities of given tokens"))
         }

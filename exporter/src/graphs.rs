@@ -30,39 +30,13 @@ pub(crate) const TARGETS: &str = "targets";
 /// The model is of a shape that ONNX Runtime's attention does not take: a head's width is not a multiple of 8.
 pub fn generate(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
     let graph = &mut Graph::new();
-    let (logits, present) = cached(graph, config, adapter, weights, Rows::Few)?;
-    graph.output(logits, "logits")?;
-    output_cache(graph, present)?;
-    Ok(std::mem::take(graph))
-}
-
-/// Reading a prompt, where products with many rows are others than those with one: takes what [`generate`] takes, and gives the same
-/// but the logits. Nothing after the last block's keys and values is computed.
-///
-/// # Errors
-/// As [`generate`].
-pub fn prefill(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
-    let graph = &mut Graph::new();
-    let (_, present) = cached(graph, config, adapter, weights, Rows::Many)?;
-    output_cache(graph, present)?;
-    Ok(std::mem::take(graph))
-}
-
-/// The logits after each row's last token, and each block's extended keys and values.
-fn cached(
-    graph: &mut Graph,
-    config: &Gpt2Config,
-    adapter: &AdapterConfig,
-    weights: &Weights,
-    products: Rows,
-) -> Result<(Value, Vec<[Value; 2]>), GraphError> {
     let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
     let positions = graph.input("positions", TensorType::i64([BATCH, TOKENS]));
     let cache = TensorType::f32([BATCH, config.n_head.into(), CAPACITY, config.head_dim().into()]);
     let past = (0..config.n_layer)
         .map(|layer| ["key", "value"].map(|part| graph.input(&format!("past.{layer}.{part}"), cache.clone())))
         .collect();
-    let model = Gpt2::new(graph, config, adapter, weights, products);
+    let model = Gpt2::new(graph, config, adapter, weights, Rows::Few);
 
     graph.set_scope("last");
     let flat = graph.reshape(positions, &[POSITIONS])?;
@@ -76,16 +50,13 @@ fn cached(
 
     let mut attention = Cached::new(config, last, total, past);
     let (logits, _) = model.logits(graph, input_ids, positions, rows, &mut attention)?;
-    Ok((logits, attention.present))
-}
-
-fn output_cache(graph: &mut Graph, present: Vec<[Value; 2]>) -> Result<(), GraphError> {
-    for (layer, present) in present.into_iter().enumerate() {
+    graph.output(logits, "logits")?;
+    for (layer, present) in attention.present.into_iter().enumerate() {
         for (part, value) in ["key", "value"].into_iter().zip(present) {
             graph.output(value, &format!("present.{layer}.{part}"))?;
         }
     }
-    Ok(())
+    Ok(std::mem::take(graph))
 }
 
 /// The index of each row's last position among all: T − 1, 2 T − 1, …, i64\[B\].

@@ -27,10 +27,6 @@ const PRODUCER: &str = "marionette-export";
 /// The graph uses a weight that `weights` does not have, or one name for two values.
 pub fn model(graph: &Graph, name: &str, doc: &str, weights: &Weights) -> Result<ModelProto, GraphError> {
     let used = Used::of(graph);
-    let mut domains: Vec<Domain> = used.nodes.iter().map(|node| node.op.domain()).collect();
-    domains.push(Domain::Onnx);
-    domains.sort_unstable();
-    domains.dedup();
     let mut initializer = Vec::new();
     for value in used.values() {
         let data = graph.data(value);
@@ -61,7 +57,7 @@ pub fn model(graph: &Graph, name: &str, doc: &str, weights: &Weights) -> Result<
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         doc_string: doc.to_owned(),
         graph: Some(graph_proto),
-        opset_import: domains.into_iter().map(operator_set).collect(),
+        opset_import: operator_sets(&used),
         functions: functions(graph, &used)?,
         ..ModelProto::default()
     })
@@ -128,7 +124,7 @@ fn function(graph: &Graph, node: &Node) -> Result<FunctionProto, GraphError> {
         attribute: attributes.into_iter().map(|(name, _)| name.to_owned()).collect(),
         node: nodes,
         doc_string: String::new(),
-        opset_import: vec![operator_set(Domain::Onnx)],
+        opset_import: operator_sets(&used),
         domain: domain(Domain::Marionette).to_owned(),
     })
 }
@@ -240,6 +236,15 @@ fn domain(domain: Domain) -> &'static str {
         Domain::Microsoft => "com.microsoft",
         Domain::Marionette => "marionette",
     }
+}
+
+/// The operator sets of the nodes, and ONNX's own.
+fn operator_sets(used: &Used<'_>) -> Vec<OperatorSetIdProto> {
+    let mut domains: Vec<Domain> = used.nodes.iter().map(|node| node.op.domain()).collect();
+    domains.push(Domain::Onnx);
+    domains.sort_unstable();
+    domains.dedup();
+    domains.into_iter().map(operator_set).collect()
 }
 
 fn operator_set(of: Domain) -> OperatorSetIdProto {

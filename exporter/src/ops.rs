@@ -29,6 +29,7 @@ mod div;
 mod equal;
 mod exp;
 mod expand;
+mod few_rows_mat_mul;
 mod gather;
 mod gather_block_quantized;
 mod gather_elements;
@@ -83,8 +84,8 @@ pub enum Domain {
     Onnx,
     /// By ONNX Runtime, <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
     Microsoft,
-    /// By us: a model-local function whose body is ONNX's own operators, [`Op::body`]. ONNX Runtime executes the body, unless it is
-    /// given a kernel for the whole, as our runtime does on the processor.
+    /// By us: a model-local function whose body, [`Op::body`], is operators of the others. ONNX Runtime executes the body, unless it
+    /// is given a kernel for the whole, as our runtime does on the processor.
     Marionette,
 }
 

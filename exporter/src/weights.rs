@@ -5,8 +5,8 @@
 //! |---|---|---|---|
 //! | fp32 | f32 | `Gemm` | `Gemm` |
 //! | fp16 | f16 | `Gemm` in f32 after a `Cast`, which is done when the graph is opened | the same |
-//! | int8 | u8, a scale a column | `MatMulNBits` | `QuantizedMatMul`, both ways |
-//! | int4 | 4 bits, a scale a block | `MatMulNBits` | `BlockQuantizedMatMul`, both ways, of bytes made of the stored integers |
+//! | int8 | u8, a scale a column | `FewRowsMatMul` | `QuantizedMatMul`, both ways |
+//! | int4 | 4 bits, a scale a block | `FewRowsMatMul` | `BlockQuantizedMatMul`, both ways, of bytes made of the stored integers |
 //!
 //! With standard operators alone all products of integers are those with many rows.
 //!
@@ -337,7 +337,7 @@ impl Weights {
         }
         let stored = graph.weight(&integers(name), u8s(&[columns, inner / block, block * bits / 8]));
         let scales = self.block_scales(graph, name, matrix)?;
-        graph.mat_mul_n_bits(x, [stored, scales], bias, bits, block)
+        graph.few_rows_mat_mul(x, [stored, scales], bias, bits, block)
     }
 }
 

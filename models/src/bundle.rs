@@ -15,8 +15,6 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const MANIFEST: &str = "manifest.json";
 /// Generation: logits of the last position, KV cache.
 pub const GENERATE: &str = "generate.onnx";
-/// Reading a prompt: KV cache alone.
-pub const PREFILL: &str = "prefill.onnx";
 /// Scoring: log-probabilities of given tokens.
 pub const SCORE: &str = "score.onnx";
 /// Adaptation: one SGD step of the adapters.
@@ -33,12 +31,5 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const PROBE: &str = "probe.safetensors";
 
 /// The graphs of a bundle, by the names that the manifest gives them.
-pub fn graphs(precision: Precision, operators: Operators) -> Vec<(&'static str, &'static str)> {
-    let mut graphs =
-        vec![("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT), ("adapt-recomputed", ADAPT_RECOMPUTED)];
-    // Elsewhere `generate` reads a prompt with the same products.
-    if precision.is_integer() && operators == Operators::Ort {
-        graphs.push(("prefill", PREFILL));
-    }
-    graphs
-}
+pub const GRAPHS: [(&str, &str); 4] =
+    [("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT), ("adapt-recomputed", ADAPT_RECOMPUTED)];

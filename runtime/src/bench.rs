@@ -167,7 +167,6 @@ fn measure_generation(engine: &mut Engine, shape: Shape) -> Result<(Duration, Du
     let prompt: Vec<u32> = (0..shape.prompt_tokens).map(|index| token(index, model.vocab_size) as u32).collect();
     // No token is the end: the reply is as long as asked for.
     let no_end = u32::MAX;
-    engine.prepare_generation()?;
     let (mut firsts, mut decodes) = (Vec::new(), Vec::new());
     for _ in 0..=REPETITIONS {
         engine.truncate(0);

@@ -280,8 +280,6 @@ pub struct GraphOptions {
     pub memory_pattern: bool,
     /// Whether ONNX Runtime keeps a second copy of the weights, laid out for the processor.
     pub prepacking: bool,
-    /// Whether its threads leave the processor at the end of a run, to those of another graph; else they wait a while for the next one.
-    pub takes_turns: bool,
     /// After how many runs the memory moves into huge pages, if ever.
     pub huge_pages_after: Option<usize>,
 }
@@ -379,8 +377,7 @@ fn configure(
         .with_memory_pattern(options.memory_pattern)?
         .with_prepacking(options.prepacking)?
         // Else what the 4-bit weights become is not computed once, but in every run.
-        .with_config_entry("session.disable_quant_qdq", "1")?
-        .with_config_entry("session.force_spinning_stop", if options.takes_turns { "1" } else { "0" })?;
+        .with_config_entry("session.disable_quant_qdq", "1")?;
     if options.kernels && options.provider == Provider::Cpu {
         builder = builder.with_operators(operators::domain()?)?;
     }

@@ -50,8 +50,7 @@ fn every_precision_adapts_as_f32_does() {
             let log_prob = log_softmax(logits)[ids[index + 1] as usize];
             worst = worst.max(f64::from((log_prob - scored[index]).abs()));
         }
-        // A prompt at once, by the graph for prompts where there is one.
-        pair.device.prepare_generation().unwrap();
+        // A prompt at once.
         pair.device.truncate(0);
         let (&last, prompt) = ids.split_last().unwrap();
         let prompt: Vec<u32> = prompt.iter().map(|&id| id as u32).collect();

@@ -4,20 +4,31 @@
 use marionette_models::bundle::DataType;
 
 use super::{Attribute, Domain, Op};
-use crate::error::GraphError;
-use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
 
 /// y = x W + b, x \[M, K\], b \[N\] where there is one. W is held as integers \[N, K / block, block · bits / 8\], each block with a
 /// scale \[N · K / block\]: w = (q − 2^(bits − 1)) s. The rows of x are rounded to 8 bits, block by block (accuracy level 4), so that
 /// the products are those of integers. It has no gradient.
 #[derive(Debug, Clone, Copy)]
-struct MatMulNBits {
-    bits: usize,
-    block: usize,
-    inner: usize,
-    columns: usize,
-    bias: bool,
+pub(super) struct MatMulNBits {
+    pub bits: usize,
+    pub block: usize,
+    pub inner: usize,
+    pub columns: usize,
+    pub bias: bool,
+}
+
+impl MatMulNBits {
+    /// The attributes that say what the matrix is.
+    pub fn dimensions(&self) -> Vec<(&'static str, Attribute)> {
+        let int = |value: usize| Attribute::Int(value as i64);
+        vec![
+            ("K", int(self.inner)),
+            ("N", int(self.columns)),
+            ("bits", int(self.bits)),
+            ("block_size", int(self.block)),
+        ]
+    }
 }
 
 impl Op for MatMulNBits {
@@ -30,14 +41,9 @@ impl Op for MatMulNBits {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        let int = |value: usize| Attribute::Int(value as i64);
-        vec![
-            ("K", int(self.inner)),
-            ("N", int(self.columns)),
-            ("bits", int(self.bits)),
-            ("block_size", int(self.block)),
-            ("accuracy_level", Attribute::Int(4)),
-        ]
+        let mut attributes = self.dimensions();
+        attributes.push(("accuracy_level", Attribute::Int(4)));
+        attributes
     }
 
     fn empty_inputs(&self) -> &'static [usize] {
@@ -78,41 +84,5 @@ impl Op for MatMulNBits {
             y += *bias;
         }
         vec![y]
-    }
-}
-
-impl Graph {
-    /// x W + b with W as integers of `bits` bits in blocks of `block`.
-    ///
-    /// # Errors
-    /// The shapes do not fit.
-    pub fn mat_mul_n_bits(
-        &mut self,
-        x: Value,
-        [integers, scales]: [Value; 2],
-        bias: Option<Value>,
-        bits: usize,
-        block: usize,
-    ) -> Result<Value, GraphError> {
-        let fixed = |dim: Option<&Dim>| if let Some(Dim::Fixed(value)) = dim { *value } else { 0 };
-        let shape = self.shape(integers);
-        let (columns, inner) = (fixed(shape.first()), fixed(shape.get(1)) * block);
-        let op = MatMulNBits { bits, block, inner, columns, bias: bias.is_some() };
-        let inputs: Vec<Value> = [x, integers, scales].into_iter().chain(bias).collect();
-        self.apply_one(op, &inputs)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::MatMulNBits;
-    use crate::testing::{float, indices_of, refused};
-
-    #[test]
-    fn shapes_that_do_not_fit_are_refused() {
-        let op = MatMulNBits { bits: 4, block: 16, inner: 32, columns: 3, bias: false };
-        assert!(refused(op, &[float(&[2, 32]), float(&[3, 2, 8]), float(&[6])]).contains("integers"));
-        assert!(refused(op, &[float(&[2, 32]), indices_of(&[1], &[0]), float(&[6])]).contains("integers"));
-        assert!(refused(op, &[float(&[2, 32])]).contains("expected x"));
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::audit;
 use super::manifest::Manifest;
-use super::{ADAPTERS, FORMAT_VERSION, MANIFEST, PROBE, TOKENIZER, WEIGHTS, graphs};
+use super::{ADAPTERS, FORMAT_VERSION, GRAPHS, MANIFEST, PROBE, TOKENIZER, WEIGHTS};
 use crate::checkpoint;
 use crate::digest;
 use crate::error::{FileError, Result};
@@ -116,20 +116,19 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
             return wrong("files", format!("\"{name}\" is no plain file name"));
         }
     }
-    let graphs = graphs(manifest.precision, manifest.operators);
-    for name in graphs.iter().map(|(_, file)| *file).chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
+    for name in GRAPHS.iter().map(|(_, file)| *file).chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
         if !manifest.files.contains_key(name) {
             return wrong("files", format!("{name} is not listed"));
         }
     }
-    for &(graph, file) in &graphs {
+    for (graph, file) in GRAPHS {
         match manifest.graphs.get(graph) {
             Some(interface) if interface.file == file => {}
             _ => return wrong("graphs", format!("\"{graph}\" is missing or does not name {file}")),
         }
     }
-    if manifest.graphs.len() != graphs.len() {
-        return wrong("graphs", format!("has {} entries, expected {}", manifest.graphs.len(), graphs.len()));
+    if manifest.graphs.len() != GRAPHS.len() {
+        return wrong("graphs", format!("has {} entries, expected {}", manifest.graphs.len(), GRAPHS.len()));
     }
     Ok(manifest)
 }

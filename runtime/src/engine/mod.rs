@@ -155,10 +155,9 @@ impl Engine {
             // of prefill. Only decoding, a row at a time, is slower without (about a tenth). Where not our kernels make them, products of
             // integers are made with packed matrices or packed anew in every call.
             memory_pattern: !matches!(file, bundle::ADAPT | bundle::ADAPT_RECOMPUTED),
-            prepacking: matches!(file, bundle::GENERATE | bundle::PREFILL) || self.manifest.precision.is_integer(),
+            prepacking: file == bundle::GENERATE || self.manifest.precision.is_integer(),
             // Moving takes 1 ms a MiB, and saves a twentieth of each token's time.
             huge_pages_after: (file == bundle::GENERATE).then_some(256),
-            takes_turns: matches!(file, bundle::PREFILL | bundle::GENERATE),
         };
         Ok(Graph::open(self.runtime, &self.dir.join(file), options)?)
     }

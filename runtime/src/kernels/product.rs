@@ -7,6 +7,7 @@
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pulp::Arch;
@@ -18,6 +19,7 @@ const VECTORS: usize = STRIP / 16;
 /// How much of the inner dimension is in a strip at a time: 256 KiB, which second-level caches hold.
 const DEPTH: usize = 4096;
 const AHEAD: usize = 16;
+const FAR: usize = 2048;
 /// Rows of a tile: 24 sums, and what is left of 32 registers for the factors.
 const ROWS: usize = 6;
 
@@ -406,8 +408,7 @@ impl Matrix<'_> {
         let Some(blocks) = self.blocks else {
             let bytes = &self.integers[column * self.inner + from..][..number];
             _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner).cast());
-            // SAFETY: the mask has as many ones as there are bytes.
-            return unsafe { _mm512_maskz_loadu_epi8(mask, bytes.as_ptr().cast()) };
+            return load(bytes);
         };
         let bytes = &self.integers[(column * self.inner + from) / 2..][..number / 2];
         _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner / 2).cast());
@@ -486,6 +487,185 @@ fn lanes_turned([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
         _mm512_shuffle_i32x4::<0xdd>(even_ab, even_cd),
         _mm512_shuffle_i32x4::<0xdd>(odd_ab, odd_cd),
     ]
+}
+
+/// Columns of integers in blocks of one scale each, for few rows at a time: what counts then is how fast the integers are read.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocks<'a> {
+    /// \[N, K bits / 8\], as of [`Matrix`].
+    integers: &'a [u8],
+    /// \[N, blocks\].
+    scales: &'a [f32],
+    columns: usize,
+    inner: usize,
+    /// Of 4 bits, and not of 8.
+    halves: bool,
+}
+
+impl<'a> Blocks<'a> {
+    /// N columns of K integers of 8 bits, or of 4.
+    pub fn new(integers: &'a [u8], scales: &'a [f32], [columns, inner]: [usize; 2], halves: bool) -> Option<Self> {
+        let number = scales.len().checked_div(columns)?;
+        let block = inner.checked_div(number)?;
+        let fits = number * columns == scales.len()
+            && block * number == inner
+            && block > 0
+            && integers.len() == columns * inner / if halves { 2 } else { 1 }
+            && (!halves || block.is_multiple_of(2) && block <= 2 * STRIP);
+        fits.then_some(Self { integers, scales, columns, inner, halves })
+    }
+
+    /// As bytes with a scale a column, for many rows; `columns` is room for the scales.
+    pub fn many(self, columns: &'a mut Vec<f32>) -> Option<Matrix<'a>> {
+        let number = self.scales.len() / self.columns.max(1);
+        if self.halves {
+            *columns = column_scales(self.scales, number);
+            return Matrix::of_halves(self.integers, self.scales, columns);
+        }
+        columns.clear();
+        columns.extend(self.scales.iter().step_by(number.max(1)));
+        let same =
+            self.scales.chunks(number.max(1)).zip(&*columns).all(|(scales, first)| scales.iter().all(|s| s == first));
+        if same { Matrix::of_bytes(self.integers, columns) } else { None }
+    }
+}
+
+/// A row as columns in blocks meet it.
+#[derive(Debug, Default)]
+struct Spread {
+    /// The bytes of each block, zeros after them: of 8 bits in their order, of 4 bits those that meet lower halves, then the others.
+    lines: Vec<[i8; 64]>,
+    /// What to begin each block's sums with, since its integers are stored as more than they are.
+    starts: Vec<[i32; 16]>,
+}
+
+impl Spread {
+    fn new(row: &[i8], block: usize, halves: bool) -> Self {
+        let mut spread = Self::default();
+        let middle = if halves { 8 } else { 128 };
+        for block in row.chunks(block) {
+            let first = spread.lines.len();
+            if halves {
+                let mut lines = [[0; 64]; 2];
+                for (i, pair) in block.chunks(2).enumerate() {
+                    lines[0][i] = pair[0];
+                    lines[1][i] = pair.get(1).copied().unwrap_or(0);
+                }
+                spread.lines.extend(lines);
+            } else {
+                for part in block.chunks(64) {
+                    let mut line = [0; 64];
+                    line[..part.len()].copy_from_slice(part);
+                    spread.lines.push(line);
+                }
+            }
+            let mut start = [0; 16];
+            for line in &spread.lines[first..] {
+                for (start, four) in start.iter_mut().zip(line.as_chunks::<4>().0) {
+                    *start -= middle * four.iter().map(|&byte| i32::from(byte)).sum::<i32>();
+                }
+            }
+            spread.starts.push(start);
+        }
+        spread
+    }
+}
+
+/// y = x W + b as [`multiply`], for each row by itself and with each block's own scale.
+///
+/// # Panics
+/// The processor is not one that [`is_supported`].
+pub fn multiply_few<E>(
+    blocks: Blocks<'_>,
+    rows: &Rounded,
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    in_parallel: impl Fn(usize, &(dyn Fn(usize) + Send + Sync)) -> Result<(), E>,
+) -> Result<bool, E> {
+    assert!(is_supported());
+    let Blocks { columns, inner, .. } = blocks;
+    let fits = rows.width == inner.next_multiple_of(64).max(64)
+        && y.len() == rows.scales.len() * columns
+        && bias.is_none_or(|bias| bias.len() == columns);
+    if !fits {
+        return Ok(false);
+    }
+    for ((bytes, &scale), y) in rows.bytes.chunks(rows.width).zip(&rows.scales).zip(y.chunks_mut(columns.max(1))) {
+        let row = Spread::new(&bytes[..inner], inner * columns / blocks.scales.len(), blocks.halves);
+        let parts: Vec<Mutex<&mut [f32]>> = y.chunks_mut(STRIP).map(Mutex::new).collect();
+        in_parallel(parts.len(), &|index| {
+            if let Some(Ok(mut part)) = parts.get(index).map(Mutex::lock) {
+                // SAFETY: the processor has the instructions.
+                unsafe { blocks.columns(index * STRIP, &row, &mut part) };
+                for (i, y) in part.iter_mut().enumerate() {
+                    *y = *y * scale + bias.map_or(0.0, |bias| bias[index * STRIP + i]);
+                }
+            }
+        })?;
+    }
+    Ok(true)
+}
+
+impl Blocks<'_> {
+    /// Some columns' products with a row.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn columns(&self, first: usize, row: &Spread, y: &mut [f32]) {
+        let number = row.starts.len();
+        let (width, block) = match self.halves {
+            true => (self.inner / 2, self.inner / number / 2),
+            false => (self.inner, self.inner / number),
+        };
+        let lines = row.lines.len() / number;
+        let low = _mm512_set1_epi8(15);
+        for (column, y) in (first..).zip(y) {
+            let integers = &self.integers[column * width..][..width];
+            let scales = &self.scales[column * number..][..number];
+            let mut sum = _mm512_setzero_ps();
+            let blocks = integers.chunks(block).zip(row.lines.chunks(lines)).zip(&row.starts).zip(scales);
+            for (((bytes, lines), start), &scale) in blocks {
+                let mut total = load_i32s(start);
+                for line in (0..block).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(line + FAR).cast());
+                }
+                if self.halves {
+                    let pairs = load(bytes);
+                    let halves = [_mm512_and_si512(pairs, low), _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), low)];
+                    for (half, line) in halves.into_iter().zip(lines) {
+                        total = _mm512_dpbusd_epi32(total, half, load_i8s(line));
+                    }
+                } else {
+                    for (bytes, line) in bytes.chunks(64).zip(lines) {
+                        total = _mm512_dpbusd_epi32(total, load(bytes), load_i8s(line));
+                    }
+                }
+                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(scale), sum);
+            }
+            *y = _mm512_reduce_add_ps(sum);
+        }
+    }
+}
+
+/// Up to 64 bytes, and zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn load(bytes: &[u8]) -> __m512i {
+    let mask = u64::MAX.checked_shr(64 - bytes.len().min(64) as u32).unwrap_or(0);
+    // SAFETY: the mask has as many ones as there are bytes, and 64 at most.
+    unsafe { _mm512_maskz_loadu_epi8(mask, bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn load_i8s(bytes: &[i8; 64]) -> __m512i {
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn load_i32s(values: &[i32; 16]) -> __m512i {
+    // SAFETY: 64 bytes.
+    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
 }
 
 #[cfg(test)]
@@ -568,6 +748,51 @@ mod tests {
                 f64::from((q * (blocks[n * (inner / block) + k / block] * scales[n].recip())).round_ties_even())
             };
             check(matrix, &value, 7);
+        }
+    }
+
+    #[test]
+    fn products_of_few_rows_are_the_definition() {
+        if !is_supported() {
+            return eprintln!("skipped: this processor has no VNNI");
+        }
+        for (halves, [columns, inner, block]) in [true, false]
+            .into_iter()
+            .flat_map(|halves| [[64, 256, 128], [70, 96, 32], [5, 80, 16], [3, 320, 64]].map(|shape| (halves, shape)))
+        {
+            let integers: Vec<u8> =
+                numbers(columns * inner / if halves { 2 } else { 1 }, 1).map(|number| (number % 256) as u8).collect();
+            let scales = floats(columns * inner / block, 2);
+            let (x, bias) = (floats(2 * inner, 5), floats(columns, 6));
+            let mut rounded = Rounded::default();
+            rounded.rows(2, inner).zip(x.chunks(inner)).for_each(|(mut row, x)| row.round(x, None));
+            let blocks = Blocks::new(&integers, &scales, [columns, inner], halves).unwrap();
+            let mut y = vec![f32::NAN; 2 * columns];
+            let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
+                (0..number).for_each(compute);
+                Ok::<_, ()>(())
+            };
+            assert_eq!(multiply_few(blocks, &rounded, Some(&bias), &mut y, run), Ok(true));
+            for (index, found) in y.iter().enumerate() {
+                let (row, n) = (index / columns, index % columns);
+                let terms = |k: usize| {
+                    let q = match (halves, k % 2) {
+                        (false, _) => f64::from(integers[n * inner + k]) - 128.0,
+                        (true, 0) => f64::from(integers[(n * inner + k) / 2] & 15) - 8.0,
+                        (true, _) => f64::from(integers[(n * inner + k) / 2] >> 4) - 8.0,
+                    };
+                    let x = f64::from(rounded.bytes[row * rounded.width + k]) * f64::from(rounded.scales[row]);
+                    x * q * f64::from(scales[n * (inner / block) + k / block])
+                };
+                let exact = (0..inner).map(terms).sum::<f64>() + f64::from(bias[n]);
+                let size: f64 = (0..inner).map(|k| terms(k).abs()).sum();
+                assert!((f64::from(*found) - exact).abs() < 1e-5 * (1.0 + size), "{halves} {index}: {found}, {exact}");
+            }
+            // The same with many rows, where bytes have one scale a column.
+            let mut room = Vec::new();
+            assert_eq!(blocks.many(&mut room).is_some(), halves);
+            let repeated = vec![0.5; scales.len()];
+            assert!(Blocks::new(&integers, &repeated, [columns, inner], halves).unwrap().many(&mut room).is_some());
         }
     }
 

@@ -6,7 +6,7 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::{DynTensorValueType, TensorElementType, ValueRef};
 
 use super::{in_parallel, inputs, misfit, tensor};
-use crate::kernels::product::{self, Direction, Matrix, Rounded};
+use crate::kernels::product::{self, Blocks, Direction, Matrix, Rounded};
 
 /// Enough elements for a thread to be worth waking.
 const LEAST_SHARE: usize = 16 * 1024;
@@ -16,27 +16,42 @@ thread_local! {
     static ROUNDED: RefCell<Rounded> = RefCell::default();
 }
 
+/// With so few rows the integers are read once for each; with more, they are laid out for all.
+const FEW: usize = 4;
+
 /// One operator: of a kind of matrix, in a direction, with or without a bias.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
     name: &'static str,
-    /// Whether the matrix is 4-bit integers in blocks, and not bytes.
-    in_blocks: bool,
+    form: Form,
     direction: Direction,
     bias: bool,
 }
 
+/// How an operator takes its matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Bytes \[N, K\], scales \[N\].
+    Bytes,
+    /// 4-bit integers \[N, K\], scales \[N, blocks\], zero points of no interest.
+    Halves,
+    /// Either as bytes \[N, blocks, K bits / 8 / blocks\], scales \[N · blocks\].
+    Blocks,
+}
+
 /// All of them.
-pub(super) fn all() -> [Product; 6] {
+pub(super) fn all() -> [Product; 8] {
     use Direction::{Back, Forward};
-    let of = |name, in_blocks, direction, bias| Product { name, in_blocks, direction, bias };
+    let of = |name, form, direction, bias| Product { name, form, direction, bias };
     [
-        of("QuantizedMatMul", false, Forward, false),
-        of("QuantizedLinear", false, Forward, true),
-        of("QuantizedMatMulGradient", false, Back, false),
-        of("BlockQuantizedMatMul", true, Forward, false),
-        of("BlockQuantizedLinear", true, Forward, true),
-        of("BlockQuantizedMatMulGradient", true, Back, false),
+        of("QuantizedMatMul", Form::Bytes, Forward, false),
+        of("QuantizedLinear", Form::Bytes, Forward, true),
+        of("QuantizedMatMulGradient", Form::Bytes, Back, false),
+        of("BlockQuantizedMatMul", Form::Halves, Forward, false),
+        of("BlockQuantizedLinear", Form::Halves, Forward, true),
+        of("BlockQuantizedMatMulGradient", Form::Halves, Back, false),
+        of("FewRowsMatMul", Form::Blocks, Forward, false),
+        of("FewRowsLinear", Form::Blocks, Forward, true),
     ]
 }
 
@@ -49,7 +64,10 @@ impl Operator for Product {
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         use TensorElementType::{Float32, Uint4, Uint8};
-        let matrix: &[TensorElementType] = if self.in_blocks { &[Uint4, Float32, Uint4] } else { &[Uint8, Float32] };
+        let matrix: &[TensorElementType] = match self.form {
+            Form::Halves => &[Uint4, Float32, Uint4],
+            Form::Bytes | Form::Blocks => &[Uint8, Float32],
+        };
         let bias = self.bias.then_some(Float32);
         [Float32].into_iter().chain(matrix.iter().copied()).chain(bias).map(OperatorInput::required)
     }
@@ -70,16 +88,36 @@ impl Kernel for Product {
         let ([rows, depth], x) = matrix(at(0)?)?;
         let (_, scales) = tensor::<f32>(at(2)?)?;
         let bias = if self.bias { Some(tensor::<f32>(values.last().ok_or_else(misfit)?)?.1) } else { None };
-        let (columns, weights);
-        let [outer, inner] = if self.in_blocks {
-            let (shape, integers) = four_bits(at(1)?)?;
-            columns = product::column_scales(scales, scales.len().checked_div(shape[0]).unwrap_or(0));
-            weights = Matrix::of_halves(integers, scales, &columns);
-            shape
-        } else {
-            let (shape, integers) = tensor::<u8>(at(1)?)?;
-            weights = Matrix::of_bytes(integers, scales);
-            shape.try_into().map_err(|_| misfit())?
+        let mut columns = Vec::new();
+        let (weights, [outer, inner]) = match self.form {
+            Form::Bytes => {
+                let (shape, integers) = tensor::<u8>(at(1)?)?;
+                (Matrix::of_bytes(integers, scales), shape.try_into().map_err(|_| misfit())?)
+            }
+            Form::Halves => {
+                let (shape, integers) = four_bits(at(1)?)?;
+                columns = product::column_scales(scales, scales.len().checked_div(shape[0]).unwrap_or(0));
+                (Matrix::of_halves(integers, scales, &columns), shape)
+            }
+            Form::Blocks => {
+                let (shape, integers) = tensor::<u8>(at(1)?)?;
+                let shape = [*shape.first().ok_or_else(misfit)?, depth];
+                let blocks = Blocks::new(integers, scales, shape, 2 * integers.len() == shape[0] * depth);
+                let blocks = blocks.ok_or_else(misfit)?;
+                if rows <= FEW {
+                    let mut output = context.output(0, [rows as i64, shape[0] as i64])?.ok_or_else(misfit)?;
+                    let (_, y) = output.try_extract_tensor_mut::<f32>()?;
+                    return ROUNDED.with_borrow_mut(|rounded| {
+                        for (mut place, x) in rounded.rows(rows, depth).zip(x.chunks(depth.max(1))) {
+                            place.round(x, None);
+                        }
+                        fitting(product::multiply_few(blocks, rounded, bias, y, |number, compute| {
+                            context.par_for(number, 0, compute)
+                        })?)
+                    });
+                }
+                (blocks.many(&mut columns), shape)
+            }
         };
         let weights = weights.filter(|weights| weights.shape() == [outer, inner]).ok_or_else(misfit)?;
         let (width, factors) = match self.direction {
@@ -100,10 +138,13 @@ impl Kernel for Product {
                 }
             })?;
             let strips = |number: usize, compute: &(dyn Fn(usize) + Send + Sync)| context.par_for(number, 0, compute);
-            let done = product::multiply(weights, self.direction, rounded, bias, y, strips)?;
-            if done { Ok(()) } else { Err(misfit()) }
+            fitting(product::multiply(weights, self.direction, rounded, bias, y, strips)?)
         })
     }
+}
+
+fn fitting(fits: bool) -> ort::Result<()> {
+    if fits { Ok(()) } else { Err(misfit()) }
 }
 
 fn matrix<'a>(value: &'a ValueRef<'_>) -> ort::Result<([usize; 2], &'a [f32])> {
