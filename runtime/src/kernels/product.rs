@@ -18,6 +18,8 @@ const STRIP: usize = 64;
 const VECTORS: usize = STRIP / 16;
 /// How much of the inner dimension is in a strip at a time: 256 KiB, which second-level caches hold.
 const DEPTH: usize = 4096;
+/// How many columns ahead of those that are laid out the next ones are fetched, and how many bytes ahead of those that few rows meet:
+/// memory takes so long.
 const AHEAD: usize = 16;
 const FAR: usize = 2048;
 /// Rows of a tile: 24 sums, and what is left of 32 registers for the factors.
@@ -540,16 +542,17 @@ struct Spread {
 }
 
 impl Spread {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn new(row: &[i8], block: usize, halves: bool) -> Self {
         let mut spread = Self::default();
-        let middle = if halves { 8 } else { 128 };
+        let middle = _mm512_set1_epi8(if halves { 8 } else { -128 });
         for block in row.chunks(block) {
             let first = spread.lines.len();
             if halves {
                 let mut lines = [[0; 64]; 2];
-                for (i, pair) in block.chunks(2).enumerate() {
-                    lines[0][i] = pair[0];
-                    lines[1][i] = pair.get(1).copied().unwrap_or(0);
+                let [low, high] = &mut lines;
+                for ((low, high), pair) in low.iter_mut().zip(high).zip(block.as_chunks::<2>().0) {
+                    [*low, *high] = *pair;
                 }
                 spread.lines.extend(lines);
             } else {
@@ -559,12 +562,13 @@ impl Spread {
                     spread.lines.push(line);
                 }
             }
-            let mut start = [0; 16];
+            let mut more = _mm512_setzero_si512();
             for line in &spread.lines[first..] {
-                for (start, four) in start.iter_mut().zip(line.as_chunks::<4>().0) {
-                    *start -= middle * four.iter().map(|&byte| i32::from(byte)).sum::<i32>();
-                }
+                more = _mm512_dpbusd_epi32(more, middle, load_i8s(line));
             }
+            let mut start = [0; 16];
+            // SAFETY: 64 bytes.
+            unsafe { _mm512_storeu_si512(start.as_mut_ptr().cast(), _mm512_sub_epi32(_mm512_setzero_si512(), more)) };
             spread.starts.push(start);
         }
         spread
@@ -591,7 +595,8 @@ pub fn multiply_few<E>(
         return Ok(false);
     }
     for ((bytes, &scale), y) in rows.bytes.chunks(rows.width).zip(&rows.scales).zip(y.chunks_mut(columns.max(1))) {
-        let row = Spread::new(&bytes[..inner], inner * columns / blocks.scales.len(), blocks.halves);
+        // SAFETY: the processor has the instructions.
+        let row = unsafe { Spread::new(&bytes[..inner], inner * columns / blocks.scales.len(), blocks.halves) };
         let parts: Vec<Mutex<&mut [f32]>> = y.chunks_mut(STRIP).map(Mutex::new).collect();
         in_parallel(parts.len(), &|index| {
             if let Some(Ok(mut part)) = parts.get(index).map(Mutex::lock) {
@@ -611,17 +616,14 @@ impl Blocks<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn columns(&self, first: usize, row: &Spread, y: &mut [f32]) {
         let number = row.starts.len();
-        let (width, block) = match self.halves {
-            true => (self.inner / 2, self.inner / number / 2),
-            false => (self.inner, self.inner / number),
-        };
-        let lines = row.lines.len() / number;
+        let width = if self.halves { self.inner / 2 } else { self.inner };
+        let (block, lines) = (width / number, row.lines.len() / number);
         let low = _mm512_set1_epi8(15);
         for (column, y) in (first..).zip(y) {
             let integers = &self.integers[column * width..][..width];
             let scales = &self.scales[column * number..][..number];
             let mut sum = _mm512_setzero_ps();
-            let blocks = integers.chunks(block).zip(row.lines.chunks(lines)).zip(&row.starts).zip(scales);
+            let blocks = integers.chunks_exact(block).zip(row.lines.chunks_exact(lines)).zip(&row.starts).zip(scales);
             for (((bytes, lines), start), &scale) in blocks {
                 let mut total = load_i32s(start);
                 for line in (0..block).step_by(64) {
