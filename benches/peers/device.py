@@ -3,7 +3,7 @@
     device.py MODEL [--rounds N] [--dialogues FILE] [--peers FOLDER] [--out FILE.md]
 
 MODEL is a Hugging Face GPT-2 folder with its tokenizer; random weights do. FOLDER holds the same weights as the peers want them, where
-they are: `f32.gguf`, `q8_0.gguf`, `q4_0.gguf` for llama.cpp, `ct2-float32` and `ct2-int8` for CTranslate2. The packages of
+they are: `f32.gguf`, `q8_0.gguf`, `q4_0.gguf` for llama.cpp, `ct2-float32` and `ct2-int8` for CTranslate2 (convert.py makes them). The packages of
 the peers are looked for in the interpreter that runs this. FILE holds dialogues in ConvAI2's text format.
 """
 
@@ -86,6 +86,36 @@ def machine():
     return f"{cpu}, {os.cpu_count()} virtual cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
 
 
+def limits_text(model, jobs, weights, limits):
+    """Each figure of ours as work done in a second, against what the machine does at most."""
+    config = json.loads((model / "config.json").read_text(encoding="utf8"))
+    layers, width, vocabulary = config["n_layer"], config["n_embd"], config["vocab_size"]
+    # 3 + 1 + 4 + 4 times width squared: forward for every token, and back but for the first layer's queries, keys and values. The
+    # head, both ways, for a quarter of the tokens.
+    operations = 2 * (2 * 12 * layers - 3) * width**2 + 4 * width * vocabulary / 4
+    gflop, gb = (statistics.median(limits[what]) for what in ("gflop", "gb"))
+    lines = [
+        "",
+        "### Where the machine stops",
+        "",
+        f"PyTorch multiplies f32 matrices at {gflop:.0f} GFLOP/s (1536 × 1536) and reads memory at {gb:.0f} GB/s (a sum over 256 MiB). "
+        "Instructions for dot products of bytes (VNNI) do four times as many operations. Counted are the frozen matrices' products alone, "
+        "and, while decoding, each weight read once a token.",
+        "",
+        "| what | a second | of the machine's |",
+        "|---|---|---|",
+    ]
+    median = lambda job, name: statistics.median(jobs[job].found.get(name, [0.0]))
+    for precision, bits in zip(PRECISIONS, (32, 8, 4)):
+        done = 1e-9 * operations * median("adapt", f"marionette {precision}")
+        most = gflop if bits == 32 else 4 * gflop
+        lines.append(f"| adapt {precision} | {done:.0f} G operations | {100 * done / most:.0f} % |")
+    for precision, bits in zip(PRECISIONS, (32, 8, 4)):
+        read = 1e-9 * weights[precision] * median(f"decode{bits}", f"marionette {precision}")
+        lines.append(f"| decode {precision} | {read:.1f} GB | {100 * read / gb:.0f} % |")
+    return lines
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("model", type=pathlib.Path)
@@ -110,12 +140,13 @@ def main():
     }
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        sizes = {}
+        sizes, weights, limits = {}, {}, {"gflop": [], "gb": []}
         for precision in PRECISIONS:
             bundle = folder / precision
             if run([BINARIES / "marionette-export", options.model, "--precision", precision, "--out", bundle]) is None:
                 sys.exit(1)
             sizes[precision] = sum(file.stat().st_size for file in bundle.iterdir()) / 1e6
+            weights[precision] = sum((bundle / file).stat().st_size for file in ("weights.bin", "adapters.safetensors"))
         ten = folder / "ten.txt"
         if options.dialogues:
             dialogues = options.dialogues.read_text(encoding="utf8").splitlines(keepends=True)
@@ -143,7 +174,7 @@ def main():
                 first = [marionette, "generate", bundle, "--prompt", "hello there", "--max-tokens", 1, "--threads", 2]
                 if result := run(first):
                     jobs["start"].add(name, result[1])
-                if options.dialogues and precision != "int4":
+                if options.dialogues:
                     learn = [marionette, "adapt", bundle, "--persona", "ten", "--dialogues", ten, "--epochs", 1]
                     if result := run([*learn, "--threads", 2, "--home", folder / "home"]):
                         jobs["ten"].add(name, result[1])
@@ -152,8 +183,13 @@ def main():
                 adapt("PyTorch fp32", [*peer, "torch-adapt", options.model])
                 tokenizer = folder / "fp32" / "tokenizer.json"
                 if options.dialogues:
-                    found = figures([*peer, "torch-ten", options.model, ten, tokenizer])
-                    jobs["ten"].add("PyTorch fp32, without loading", found.get("ten_dialogues_s"))
+                    if result := run([*peer, "torch-ten", options.model, ten, tokenizer]):
+                        found = json.loads(result[0].strip().splitlines()[-1])
+                        jobs["ten"].add("PyTorch fp32, from start to last step", result[1])
+                        jobs["ten"].add("PyTorch fp32, the steps alone", found["ten_dialogues_s"])
+                found = figures([*peer, "limits"])
+                limits["gflop"].append(found.get("gflop_per_s", 0.0))
+                limits["gb"].append(found.get("gb_per_s", 0.0))
             for kind, bits in (("float32", 32), ("int8", 8)):
                 if packages["ctranslate2"] and (path := options.peers / f"ct2-{kind}").is_dir():
                     generate(f"CTranslate2 {kind}", bits, [*peer, "ct2", path, kind])
@@ -176,6 +212,7 @@ def main():
         *(f"- {precision}: {size:.1f} MB" for precision, size in sizes.items()),
         "",
         "Aimed at: int4 90 MB, all graphs and adapters.",
+        *(limits_text(options.model, jobs, weights, limits) if limits["gflop"] else []),
     ]
     if missing:
         text += ["", f"Left out, since they are not installed: {', '.join(missing)} (`pip install` them for {sys.executable})."]

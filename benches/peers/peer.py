@@ -173,10 +173,22 @@ def llama(path):
     return generation(run)
 
 
-JOBS = {"torch": torch_generate, "torch-adapt": torch_adapt, "torch-ten": torch_ten, "ct2": ct2, "llama": llama}
+def torch_limits():
+    """What the machine can do: products of f32 as oneDNN or MKL make them, and memory as it is read."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    a, b = torch.rand(1536, 1536), torch.rand(1536, 1536)
+    large = torch.zeros(1 << 26)
+    product = min(timed(lambda: a @ b)[0] for _ in range(10))
+    reading = min(timed(lambda: large.sum())[0] for _ in range(10))
+    return {"gflop_per_s": 2e-9 * 1536**3 / product, "gb_per_s": 1e-9 * 4 * len(large) / reading}
+
+
+JOBS = {"limits": torch_limits, "torch": torch_generate, "torch-adapt": torch_adapt, "torch-ten": torch_ten, "ct2": ct2, "llama": llama}
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3 or sys.argv[1] not in JOBS:
+    if len(sys.argv) < 2 or sys.argv[1] not in JOBS:
         sys.exit(__doc__)
     figures = JOBS[sys.argv[1]](*sys.argv[2:])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

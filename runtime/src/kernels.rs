@@ -118,10 +118,52 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
                 }
             }
             let greatest = greatest.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-            let [sum] = sums(logits, logits, logits, |logit, _, _| [exp(logit - greatest)]);
+            let mut partial = [0.0; LANES];
+            for chunk in whole {
+                for (sum, &logit) in partial.iter_mut().zip(chunk) {
+                    *sum += exp(logit - greatest);
+                }
+            }
+            let sum = partial.iter().sum::<f32>() + rest.iter().map(|&logit| exp(logit - greatest)).sum::<f32>();
             greatest + sum.ln()
         },
     )
+}
+
+/// Makes exp((z − `greatest`) `factor`) of each of a row of logits, 0 where that is below e^−87, and gives their sum.
+pub fn exponentials(logits: &mut [f32], greatest: f32, factor: f32) -> f64 {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for logit in &mut *logits {
+                let power = (*logit - greatest) * factor;
+                *logit = if power > -87.0 { exp(power) } else { 0.0 };
+            }
+            sum_of(logits, |value| value)
+        },
+    )
+}
+
+/// The sum of the values that are no less than `least`.
+pub fn sum_of_at_least(values: &[f32], least: f32) -> f64 {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || sum_of(values, |value| if value >= least { value } else { 0.0 }),
+    )
+}
+
+/// Σ f over the values, in many partial sums.
+#[inline(always)]
+fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    const LANES: usize = 32;
+    let (whole, rest) = values.as_chunks::<LANES>();
+    let mut partial = [0.0; LANES];
+    for chunk in whole {
+        for (sum, &value) in partial.iter_mut().zip(chunk) {
+            *sum += f(value);
+        }
+    }
+    partial.iter().map(|&sum| f64::from(sum)).sum::<f64>() + rest.iter().map(|&value| f64::from(f(value))).sum::<f64>()
 }
 
 /// The gradient of log softmax at one class with respect to a row of logits, whose [`log_sum_exp`] is given: dy (e − exp(z − l)), e
@@ -199,6 +241,23 @@ mod tests {
                 assert!((slope - f64::from(dx[row * width + d])).abs() < 2e-6, "{row} {d}: {slope}");
             }
         }
+    }
+
+    #[test]
+    fn sums_of_exponentials_are_the_definition() {
+        let logits: Vec<f32> =
+            (0..1003).map(|i| ((i * 7919 % 1013) as f32 / 10.0) - 80.0).chain([f32::NEG_INFINITY]).collect();
+        let (greatest, factor) = (21.2, 1.4);
+        let expected: Vec<f64> = logits.iter().map(|&z| ((f64::from(z) - 21.2) * 1.4).exp()).collect();
+        let mut values = logits.clone();
+        let sum = exponentials(&mut values, greatest, factor);
+        assert!((sum / expected.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{sum}");
+        for (value, expected) in values.iter().zip(&expected) {
+            assert!((f64::from(*value) - expected).abs() <= 2e-5 * expected + 1e-36, "{value}, expected {expected}");
+        }
+        assert_eq!(values[1003], 0.0);
+        let most: f64 = expected.iter().filter(|value| **value >= 0.01).sum();
+        assert!((sum_of_at_least(&values, 0.01) / most - 1.0).abs() < 1e-5);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub mod evaluate;
 pub mod generate;
 pub mod inspect;
 pub mod interrupt;
-mod kernels;
+pub mod kernels;
 pub mod memory;
 pub mod persona_name;
 pub mod personas;

@@ -3,6 +3,8 @@
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+use crate::kernels;
+
 /// How a token is drawn. The order of the steps: repetition penalty, temperature, top-k, top-p, draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
@@ -60,15 +62,19 @@ pub enum SamplingError {
     NoLogits,
 }
 
-/// The nucleus is looked for among this many most probable tokens first, then among four times as many, and so on: a full
-/// sort of GPT-2's vocabulary would take a fifth of a token's time.
-const FIRST_SORTED: usize = 256;
+/// The nucleus is looked for among tokens that are at most so many times less probable than the first, then among so many times as
+/// many, and so on: a full sort of GPT-2's vocabulary would take a fifth of a token's time.
+const FIRST_SORTED: f32 = 16.0;
+/// The greatest logits are looked for in so many places, each the greatest of its own.
+const PLACE: usize = 32;
 
 /// Draws tokens. Nothing is allocated for a token after the first.
 pub struct Sampler {
     options: Sampling,
     random: ChaCha8Rng,
-    /// Logit, then probability, and token.
+    /// The logits after the penalty, then what the tokens' probabilities are proportional to.
+    values: Vec<f32>,
+    /// The same and the token, of those among which the draw is.
     candidates: Vec<(f32, u32)>,
     /// Whether a token was there before, by id.
     seen: Vec<bool>,
@@ -88,7 +94,7 @@ impl Sampler {
         check("--top-p", p, p > 0.0 && p <= 1.0, "a number above 0, at most 1")?;
         check("--repetition-penalty", r, r.is_finite() && r > 0.0, "a number above 0")?;
         let random = ChaCha8Rng::seed_from_u64(options.seed);
-        Ok(Self { options, random, candidates: Vec::new(), seen: Vec::new() })
+        Ok(Self { options, random, values: Vec::new(), candidates: Vec::new(), seen: Vec::new() })
     }
 
     /// Draws a token. `logits` \[V\] are the model's; `history` is what the repetition penalty counts as there before.
@@ -101,35 +107,47 @@ impl Sampler {
         if logits.is_empty() {
             return Err(SamplingError::NoLogits);
         }
-        if let Some((token, &value)) =
-            logits.iter().enumerate().find(|(_, logit)| logit.is_nan() || **logit == f32::INFINITY)
-        {
-            return Err(SamplingError::Logit { token, value });
+        // Whole rows at a time: a search that may end at any logit takes ten times as long.
+        let is_possible = |logit: f32| logit < f32::INFINITY;
+        let (possible, greatest) = logits.iter().fold((true, f32::NEG_INFINITY), |(possible, greatest), &logit| {
+            (possible & is_possible(logit), if logit > greatest { logit } else { greatest })
+        });
+        if !possible || greatest == f32::NEG_INFINITY {
+            let found = logits.iter().position(|&logit| !is_possible(logit)).unwrap_or(0);
+            return Err(SamplingError::Logit { token: found, value: logits.get(found).copied().unwrap_or(f32::NAN) });
+        }
+        if self.options.temperature == 0.0 && self.options.repetition_penalty == 1.0 {
+            return Ok(logits.iter().position(|&logit| logit == greatest).unwrap_or(0) as u32);
+        }
+        self.values.clear();
+        self.values.extend_from_slice(logits);
+        self.penalise(history);
+        let greatest =
+            self.values.iter().fold(f32::NEG_INFINITY, |most, &value| if value > most { value } else { most });
+        let best = self.values.iter().position(|&value| value == greatest).unwrap_or(0) as u32;
+        let Sampling { temperature, top_k, top_p, .. } = self.options;
+        if temperature == 0.0 {
+            return Ok(best);
         }
         self.candidates.clear();
-        self.candidates.extend(logits.iter().copied().zip(0..));
-        self.penalise(history);
-        let Some(&best) = self.candidates.iter().reduce(|best, next| if next.0 > best.0 { next } else { best }) else {
-            return Err(SamplingError::NoLogits);
+        let kept = if top_k > 0 && top_k < self.values.len() {
+            self.take_greatest(top_k);
+            // The greatest becomes 1, so nothing overflows however small the temperature.
+            for (value, _) in &mut self.candidates {
+                *value = ((*value - greatest) / temperature).exp();
+            }
+            let total = self.candidates.iter().map(|(value, _)| f64::from(*value)).sum::<f64>();
+            if top_p < 1.0 { self.nucleus(f64::from(top_p) * total) } else { None }
+        } else {
+            let total = kernels::exponentials(&mut self.values, greatest, temperature.recip());
+            if top_p < 1.0 {
+                self.take_nucleus(f64::from(top_p) * total)
+            } else {
+                self.candidates.extend(self.values.iter().copied().zip(0..));
+                None
+            }
         };
-        if best.0 == f32::NEG_INFINITY {
-            return Err(SamplingError::Logit { token: best.1 as usize, value: best.0 });
-        }
-        if self.options.temperature == 0.0 {
-            return Ok(best.1);
-        }
-        if self.options.top_k > 0 && self.options.top_k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(self.options.top_k - 1, most_probable_first);
-            self.candidates.truncate(self.options.top_k);
-        }
-        // Unnormalised probabilities; the greatest is 1, so nothing overflows however small the temperature.
-        let mut total = 0.0;
-        for (value, _) in &mut self.candidates {
-            *value = ((*value - best.0) / self.options.temperature).exp();
-            total += f64::from(*value);
-        }
-        let kept = if self.options.top_p < 1.0 { self.nucleus(total) } else { self.candidates.len() };
-        Ok(self.draw(kept).unwrap_or(best.1))
+        Ok(self.draw(kept.unwrap_or(self.candidates.len())).unwrap_or(best))
     }
 
     fn penalise(&mut self, history: &[u32]) {
@@ -138,41 +156,60 @@ impl Sampler {
             return;
         }
         self.seen.clear();
-        self.seen.resize(self.candidates.len(), false);
+        self.seen.resize(self.values.len(), false);
         for &token in history {
-            if let Some(seen) = self.seen.get_mut(token as usize) {
-                *seen = true;
+            let token = token as usize;
+            if let (Some(seen), Some(value)) = (self.seen.get_mut(token), self.values.get_mut(token)) {
+                let factor = if *value > 0.0 { penalty.recip() } else { penalty };
+                *value *= if std::mem::replace(seen, true) { 1.0 } else { factor };
             }
-        }
-        for ((logit, _), _) in self.candidates.iter_mut().zip(&self.seen).filter(|(_, seen)| **seen) {
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
     }
 
-    /// Puts the nucleus in front, most probable first, and gives its size.
-    fn nucleus(&mut self, total: f64) -> usize {
-        let wanted = f64::from(self.options.top_p) * total;
-        let mut sorted = FIRST_SORTED;
-        loop {
-            let all = sorted >= self.candidates.len();
-            if !all {
-                self.candidates.select_nth_unstable_by(sorted - 1, most_probable_first);
-            }
-            let end = sorted.min(self.candidates.len());
-            let front = self.candidates.get_mut(..end).unwrap_or_default();
-            front.sort_unstable_by(most_probable_first);
-            let mut sum = 0.0;
-            for (index, (probability, _)) in front.iter().enumerate() {
-                sum += f64::from(*probability);
-                if sum >= wanted {
-                    return index + 1;
+    /// Makes the k greatest values candidates.
+    fn take_greatest(&mut self, k: usize) {
+        // At least k values are no less than the k-th of the places' greatest.
+        let greatest = |place: &[f32]| place.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let places = self.values.chunks(PLACE).map(|place| (greatest(place), 0));
+        self.candidates.extend(places);
+        let bound = if k <= self.candidates.len() {
+            let (_, (bound, _), _) = self.candidates.select_nth_unstable_by(k - 1, most_probable_first);
+            *bound
+        } else {
+            f32::NEG_INFINITY
+        };
+        self.candidates.clear();
+        self.candidates.extend(self.values.iter().copied().zip(0..).filter(|(value, _)| *value >= bound));
+        self.candidates.select_nth_unstable_by(k - 1, most_probable_first);
+        self.candidates.truncate(k);
+    }
+
+    /// Makes candidates of tokens that hold the nucleus, whose weights add up to `wanted`: sorts them, and gives its size.
+    fn take_nucleus(&mut self, wanted: f64) -> Option<usize> {
+        let mut least = FIRST_SORTED.recip();
+        while least > 0.0 {
+            if kernels::sum_of_at_least(&self.values, least) >= wanted {
+                self.candidates.extend(self.values.iter().copied().zip(0..).filter(|(value, _)| *value >= least));
+                if let Some(size) = self.nucleus(wanted) {
+                    return Some(size);
                 }
+                self.candidates.clear();
             }
-            if all {
-                return end;
-            }
-            sorted *= 4;
+            least /= FIRST_SORTED;
         }
+        self.candidates.extend(self.values.iter().copied().zip(0..));
+        self.nucleus(wanted)
+    }
+
+    /// Sorts the candidates, most probable first, and gives the size of the nucleus, whose weights add up to `wanted`, if they do.
+    fn nucleus(&mut self, wanted: f64) -> Option<usize> {
+        self.candidates.sort_unstable_by(most_probable_first);
+        let mut sum = 0.0;
+        let size = self.candidates.iter().position(|(weight, _)| {
+            sum += f64::from(*weight);
+            sum >= wanted
+        });
+        size.map(|last| last + 1)
     }
 
     /// Draws among the first `kept` candidates in proportion to their probabilities.
