@@ -138,7 +138,18 @@ def torch_ten(folder, path, tokenizer):
             model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
             optimiser.step()
 
-    return {"ten_dialogues_s": timed(epoch)[0]}
+    def loss():
+        """Of the first five dialogues' replies, as marionette says it of its first step's."""
+        total = count = 0
+        for tokens, start in examples[: sum(len(dialogue) for dialogue in ten_dialogues(path)[:5])]:
+            labels = torch.tensor([[-100] * start + tokens[start:]])
+            with torch.no_grad():
+                found = model(input_ids=torch.tensor([tokens]), labels=labels, use_cache=False).loss.item()
+            total, count = total + found * (len(tokens) - start), count + len(tokens) - start
+        return total / count
+
+    before, seconds = loss(), timed(epoch)[0]
+    return {"ten_dialogues_s": seconds, "loss_before": before, "loss_after": loss()}
 
 
 def ct2(folder, kind):

@@ -202,6 +202,32 @@ fn adapting_writes_a_persona_that_changes_the_replies() {
     );
 }
 
+/// What is needed depends on the machine: the refusal of a limit that is too low says it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_memory_limit_is_kept_and_explained() {
+    let scratch = Scratch::new();
+    let (file, home) = (one_persona(&scratch), scratch.path("home-of-its-own"));
+    let adapt = |limit: Option<&str>| {
+        let mut arguments = vec!["adapt".into(), road().bundle(), "--persona".into(), "ada".into()];
+        arguments.extend(["--dialogues".into(), file.clone(), "--home".into(), home.clone()]);
+        arguments.extend(limit.into_iter().flat_map(|limit| ["--memory-limit".into(), limit.into()]));
+        scratch.run("marionette", arguments)
+    };
+    let refused = adapt(Some("1MiB"));
+    refused.refused(1, &["--memory-limit 1.0 MiB", "these dialogues need", "MiB"]);
+    assert_eq!(personas(&home), Vec::<String>::new());
+    let needed = refused.stderr().split("need ").nth(1).and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    let limit = format!("{}MiB", needed.unwrap() + 16.0);
+    let kept = adapt(Some(&limit));
+    let loss = |run: &marionette_tests::Run| run.done().split(',').next().unwrap().to_owned();
+    // The same steps, but for the order of sums.
+    assert_eq!(loss(&kept), loss(&adapt(None)));
+    let explained = kept.stderr();
+    assert!(explained.contains("memory limit") && explained.contains("tokens at once"), "{explained}");
+    assert!(explained.contains("held at most") && !explained.contains("more than the limit"), "{explained}");
+}
+
 #[test]
 fn bench_prints_the_documented_object() {
     let scratch = Scratch::new();
