@@ -10,8 +10,6 @@ use std::cell::RefCell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pulp::Arch;
-
 /// Outputs of a strip.
 const STRIP: usize = 64;
 /// Vectors of a strip.
@@ -153,41 +151,43 @@ pub struct RowToRound<'a> {
 impl RowToRound<'_> {
     /// Rounds a row: x ⊙ `factors` where there are some, to the nearest multiples of 1/127 of its largest value. A row with
     /// a value that is not finite gives a scale that is none.
+    ///
+    /// # Panics
+    /// The processor is not one that [`is_supported`].
     pub fn round(&mut self, x: &[f32], factors: Option<&[f32]>) {
-        Arch::new().dispatch(
-            #[inline(always)]
-            || match factors {
-                Some(factors) => self.round_each(x, |i, x| x * factors[i]),
-                None => self.round_each(x, |_, x| x),
-            },
-        );
+        assert!(is_supported());
+        // SAFETY: the processor has the instructions.
+        unsafe { self.round_here(x, factors) }
     }
 
-    #[inline(always)]
-    fn round_each(&mut self, x: &[f32], value: impl Fn(usize, f32) -> f32) {
-        const LANES: usize = 32;
-        // Adding it rounds to an integer, which is then in the low bits, to even numbers at halves.
-        const ROUND: f32 = 12_582_912.0;
-        let (mut largest, mut strange) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-        for (start, x) in (0..).step_by(LANES).zip(x.chunks(LANES)) {
-            for ((i, &x), (largest, strange)) in x.iter().enumerate().zip(largest.iter_mut().zip(&mut strange)) {
-                let value = value(start + i, x);
-                *largest = if value.abs() > *largest { value.abs() } else { *largest };
-                // Not a number if the value is none, or infinite.
-                *strange += value * 0.0;
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn round_here(&mut self, x: &[f32], factors: Option<&[f32]>) {
+        let value = |at: usize| {
+            let value = load_f32s(x.get(at..).unwrap_or_default());
+            match factors {
+                Some(factors) => _mm512_mul_ps(value, load_f32s(factors.get(at..).unwrap_or_default())),
+                None => value,
             }
+        };
+        // As integers, the greatest is also what is not finite.
+        let mut largest = _mm512_setzero_si512();
+        for at in (0..x.len()).step_by(16) {
+            largest = _mm512_max_epu32(largest, _mm512_castps_si512(_mm512_abs_ps(value(at))));
         }
-        let largest = largest.iter().fold(0.0_f32, |most, &value| most.max(value));
-        let strange: f32 = strange.iter().sum();
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        for ((i, byte), &x) in self.bytes.iter_mut().enumerate().zip(x) {
-            *byte = (value(i, x) * inverse + ROUND).to_bits() as i8;
+        let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
+        let inverse = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        let parts = self.bytes.chunks_mut(DEPTH).zip(&mut *self.corrections);
+        for (start, (part, correction)) in (0..).step_by(DEPTH).zip(parts) {
+            let mut sum = _mm512_setzero_si512();
+            for (at, bytes) in (start..).step_by(16).zip(part.as_chunks_mut::<16>().0) {
+                let integers = _mm512_cvtps_epi32(_mm512_mul_ps(value(at), inverse));
+                sum = _mm512_add_epi32(sum, integers);
+                // SAFETY: 16 bytes.
+                unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(integers)) };
+            }
+            *correction = _mm512_reduce_add_epi32(sum).wrapping_mul(-128);
         }
-        self.bytes[x.len()..].fill(0);
-        for (correction, part) in self.corrections.iter_mut().zip(self.bytes.chunks(DEPTH)) {
-            *correction = -128 * part.iter().map(|&byte| i32::from(byte)).sum::<i32>();
-        }
-        *self.scale = largest / 127.0 + strange;
+        *self.scale = largest / 127.0;
     }
 }
 
@@ -654,6 +654,15 @@ fn load(bytes: &[u8]) -> __m512i {
     let mask = u64::MAX.checked_shr(64 - bytes.len().min(64) as u32).unwrap_or(0);
     // SAFETY: the mask has as many ones as there are bytes, and 64 at most.
     unsafe { _mm512_maskz_loadu_epi8(mask, bytes.as_ptr().cast()) }
+}
+
+/// Up to 16 numbers, and zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn load_f32s(values: &[f32]) -> __m512 {
+    let mask = u16::MAX.checked_shr(16 - values.len().min(16) as u32).unwrap_or(0);
+    // SAFETY: the mask has as many ones as there are numbers, and 16 at most.
+    unsafe { _mm512_maskz_loadu_ps(mask, values.as_ptr()) }
 }
 
 #[inline]
