@@ -113,7 +113,7 @@ pub fn gradients_from_checkpoints(
         for ((&input, gradient), wanted) in node.inputs.iter().zip(input_gradients).zip(wanted) {
             let Some(gradient) = gradient.filter(|_| wanted) else { continue };
             let sum = match gradients[input.index()] {
-                Some(before) => graph.add(before, gradient)?,
+                Some(before) => graph.add_gradients(before, gradient)?,
                 None => gradient,
             };
             gradients[input.index()] = Some(sum);

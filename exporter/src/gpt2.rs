@@ -104,16 +104,14 @@ impl<'a> Gpt2<'a> {
                 x = graph.gather(x, rows)?;
             }
             let projected = self.weights.linear(graph, attended, &block.attn_proj, self.rows)?;
-            let adapted = self.adapter(graph, projected, &block.attn_adapter)?;
-            x = graph.add(x, adapted)?;
+            x = self.adapter(graph, projected, x, &block.attn_adapter)?;
 
             graph.set_scope(format!("h.{layer}.mlp"));
             let normal = self.layer_norm(graph, x, &block.ln_2)?;
             let hidden = self.weights.linear(graph, normal, &block.mlp_fc, self.rows)?;
             let hidden = graph.gelu(hidden)?;
             let projected = self.weights.linear(graph, hidden, &block.mlp_proj, self.rows)?;
-            let adapted = self.adapter(graph, projected, &block.mlp_adapter)?;
-            x = graph.add(x, adapted)?;
+            x = self.adapter(graph, projected, x, &block.mlp_adapter)?;
         }
 
         graph.set_scope("head");
@@ -127,18 +125,26 @@ impl<'a> Gpt2<'a> {
         graph.layer_normalization(x, scale, shift, self.config.layer_norm_epsilon)
     }
 
-    /// x + up(gelu(down(x))), x \[N, D\].
-    fn adapter(&self, graph: &mut Graph, x: Value, adapter: &names::Adapter) -> Result<Value, GraphError> {
-        let down = self.trained(graph, x, &adapter.down)?;
+    /// x + up(gelu(down(x))), x \[N, D\], and what goes past the layer before.
+    fn adapter(
+        &self,
+        graph: &mut Graph,
+        x: Value,
+        residual: Value,
+        adapter: &names::Adapter,
+    ) -> Result<Value, GraphError> {
+        let down = graph.gemm(
+            x,
+            self.trained(&adapter.down.weight)?,
+            Some(self.trained(&adapter.down.bias)?),
+            Transposed::default(),
+        )?;
         let hidden = graph.gelu(down)?;
-        let up = self.trained(graph, hidden, &adapter.up)?;
-        graph.add(x, up)
+        graph.adapter_up(hidden, [self.trained(&adapter.up.weight)?, self.trained(&adapter.up.bias)?], x, residual)
     }
 
-    fn trained(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
-        let value =
-            |name: &str| self.by_name.get(name).copied().ok_or_else(|| GraphError::UnknownWeight(name.to_owned()));
-        graph.gemm(x, value(&layer.weight)?, Some(value(&layer.bias)?), Transposed::default())
+    fn trained(&self, name: &str) -> Result<Value, GraphError> {
+        self.by_name.get(name).copied().ok_or_else(|| GraphError::UnknownWeight(name.to_owned()))
     }
 }
 

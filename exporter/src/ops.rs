@@ -15,6 +15,7 @@ mod elementwise;
 mod reduction;
 
 mod add;
+mod add_product;
 mod and;
 mod bit_shift;
 mod bitwise_and;

@@ -4,9 +4,11 @@
 
 use pulp::Arch;
 
+pub mod adapter;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod product;
+mod tiles;
 
 /// 2√(2/π), twice the factor of GELU's tanh approximation (Hendrycks & Gimpel 2016, section 2).
 const LINEAR: f32 = (2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2) as f32;

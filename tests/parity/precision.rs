@@ -4,12 +4,12 @@ use std::sync::atomic::AtomicBool;
 
 use marionette_dialogues::{Batch, Sequence, Task, group_by_persona, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source, report};
-use marionette_models::bundle::{Operators, Precision};
+use marionette_models::bundle::{Bundle, Operators, Precision};
 use marionette_models::{InnerLoop, LearningRate};
-use marionette_runtime::adapt;
 use marionette_runtime::engine::Scored;
 use marionette_runtime::generate::{Go, LanguageModel as _};
 use marionette_runtime::plan::Plan;
+use marionette_runtime::{Engine, Options, adapt};
 use marionette_tests::{dialogues, tiny};
 use marionette_trainer::inner::{self, Support};
 use marionette_trainer::tensors::TokenBatch;
@@ -106,6 +106,36 @@ fn the_cost_of_a_precision_is_what_the_device_loses() {
         // And it does cost something.
         assert_eq!(report.logits.worst > 0.0, precision != Precision::Fp32);
         assert!((on.loss_before / losses[0] - 1.0).abs() <= 0.05 && losses[10] < 0.9 * losses[0]);
+    }
+}
+
+/// Without our kernels, ONNX Runtime executes the bodies of our operators, as other runtimes and providers do: the results are the same
+/// but for the order of sums, and for integers how rows are rounded: with few of them ONNX Runtime does it block by block.
+#[test]
+fn operators_without_kernels_are_their_bodies() {
+    let most = [(Precision::Fp32, 1e-5), (Precision::Fp16, 1e-5), (Precision::Int8, 5e-2), (Precision::Int4, 2e-1)];
+    for (precision, most) in most {
+        let inner = InnerLoop { steps: 1, dialogues_per_step: 3, learning_rate: LearningRate::Shared(ALPHA) };
+        let mut pair = Pair::with(inner, precision, Operators::Ort);
+        let bundle = Bundle::open(&pair.scratch.path("bundle")).unwrap();
+        let mut bodies = Engine::open(&bundle, Options { kernels: false, ..Options::default() }).unwrap();
+        let sequences = pair.sequences();
+        let (ids, batch) = (&sequences[0].ids[..24], Batch::new(&sequences).unwrap());
+        let rates = vec![ALPHA; pair.table.len()];
+        let [expected, found] = [&mut pair.device, &mut bodies].map(|engine| {
+            let mut figures = engine.score(&Scored::targets_of(&sequences[1])).unwrap();
+            // A prompt, and one token.
+            figures.extend(log_softmax(engine.advance(ids).unwrap()));
+            figures.extend(log_softmax(engine.advance(&ids[..1]).unwrap()));
+            let step = engine.adapt_step(std::slice::from_ref(&batch), &rates).unwrap();
+            figures.extend([step.loss, step.gradient_norm]);
+            figures
+        });
+        assert_eq!(found.len(), expected.len());
+        let error = |(a, b): (&f32, &f32)| f64::from((a - b).abs()) / f64::from(b.abs()).max(1.0);
+        let worst = found.iter().zip(&expected).map(error).fold(0.0, f64::max);
+        eprintln!("{precision}, bodies instead of kernels: worst error {worst:.1e}, at most {most:.0e}");
+        assert!(worst <= most, "{precision}: {worst:e}");
     }
 }
 

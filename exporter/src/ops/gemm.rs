@@ -17,6 +17,14 @@ pub struct Transposed {
     pub b: bool,
 }
 
+impl Transposed {
+    /// The same, as the operator's attributes say it.
+    pub(crate) fn attributes(self) -> Vec<(&'static str, Attribute)> {
+        let set = [("transA", self.a), ("transB", self.b)].into_iter().filter(|(_, set)| *set);
+        set.map(|(name, _)| (name, Attribute::Int(1))).collect()
+    }
+}
+
 /// Y = A' B' + C with A' = A or Aᵀ \[M, K\], B' = B or Bᵀ \[K, N\], and C, which may be left out, broadcast to \[M, N\].
 /// ∂A' = ∂Y B'ᵀ, ∂B' = A'ᵀ ∂Y, ∂C = ∂Y summed where C was broadcast: products of the same matrices, read the other way.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +36,7 @@ impl Op for Gemm {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        [("transA", self.0.a), ("transB", self.0.b)]
-            .into_iter()
-            .filter(|(_, set)| *set)
-            .map(|(name, _)| (name, Attribute::Int(1)))
-            .collect()
+        self.0.attributes()
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
