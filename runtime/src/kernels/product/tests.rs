@@ -1,0 +1,146 @@
+use super::*;
+
+fn numbers(len: usize, seed: usize) -> impl Iterator<Item = usize> {
+    (0..len).map(move |i| (i * 7919 + seed * 104_729) % 2027)
+}
+
+fn floats(len: usize, seed: usize) -> Vec<f32> {
+    numbers(len, seed).map(|number| (number as f32 / 1013.0 - 1.0).powi(3)).collect()
+}
+
+/// Products by the definition, in f64, of the rounded rows: all that is left are roundings of f32.
+fn check(matrix: Matrix<'_>, value: &dyn Fn(usize, usize) -> f64, rows: usize) {
+    let columns = matrix.scales.len();
+    for direction in [Direction::Forward, Direction::Back] {
+        let (depth, width) = (matrix.depth(direction), matrix.outputs(direction));
+        let (x, bias) = (floats(rows * depth, 5), floats(width, 6));
+        let factors = (direction == Direction::Back).then_some(matrix.scales);
+        let mut rounded = Rounded::default();
+        rounded.rows(rows, depth).zip(x.chunks(depth)).for_each(|(mut row, x)| row.round(x, factors));
+        let mut y = vec![f32::NAN; rows * width];
+        let done = multiply::<()>(matrix, direction, &rounded, Some(&bias), &mut y, |number, compute| {
+            // Twice, as nobody should.
+            (0..number).chain([0]).for_each(compute);
+            Ok(())
+        });
+        assert_eq!(done, Ok(true));
+        for row in 0..rows {
+            let x: Vec<f64> = (0..depth)
+                .map(|i| f64::from(x[row * depth + i]) * factors.map_or(1.0, |factors| f64::from(factors[i])))
+                .collect();
+            let step = x.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
+            for output in 0..width {
+                let terms = |i: usize| match direction {
+                    Direction::Forward => value(output, i) * f64::from(matrix.scales[output]),
+                    Direction::Back => value(i, output),
+                };
+                let exact: f64 = (0..depth).map(|i| (x[i] / step).round() * step * terms(i)).sum();
+                let size: f64 = (0..depth).map(|i| (x[i] * terms(i)).abs()).sum();
+                let (found, exact) = (f64::from(y[row * width + output]), exact + f64::from(bias[output]));
+                // A value at a half may be rounded either way.
+                let most = 1e-5 * (1.0 + size) + step * terms(0).abs().max(127.0 * f64::from(matrix.scales[0]));
+                assert!((found - exact).abs() < most, "{direction:?} {columns} {row} {output}: {found}, {exact}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_with_bytes_are_the_definition() {
+    if !is_supported() {
+        return eprintln!("skipped: this processor has no VNNI");
+    }
+    for [columns, inner, rows] in [[64, 64, 6], [1, 4, 1], [70, 100, 7], [130, 48, 13], [9000, 20, 2], [3, 9000, 5]] {
+        let integers: Vec<u8> = numbers(columns * inner, 1).map(|number| (number % 255 + 1) as u8).collect();
+        let scales: Vec<f32> = floats(columns, 2).iter().map(|scale| 0.01 + scale.abs()).collect();
+        let matrix = Matrix::of_bytes(&integers, &scales).unwrap();
+        check(matrix, &|n, k| f64::from(integers[n * inner + k]) - 128.0, rows);
+    }
+}
+
+#[test]
+fn products_with_halves_of_bytes_are_the_definition() {
+    if !is_supported() {
+        return eprintln!("skipped: this processor has no VNNI");
+    }
+    for [columns, inner, block] in [[64, 128, 128], [70, 96, 32], [5, 80, 16], [33, 320, 64], [4100, 16, 16]] {
+        let integers: Vec<u8> = numbers(columns * inner / 2, 1).map(|number| (number % 256) as u8).collect();
+        let blocks: Vec<f32> = floats(columns * inner / block, 2).iter().map(|scale| scale + 0.001).collect();
+        let scales = column_scales(&blocks, inner / block);
+        let matrix = Matrix::of_halves(&integers, &blocks, &scales).unwrap();
+        let value = |n: usize, k: usize| {
+            let byte = integers[(n * inner + k) / 2];
+            let q = f32::from(if k.is_multiple_of(2) { byte & 15 } else { byte >> 4 }) - 8.0;
+            // Half-way where there is one block: the same rounding in f32.
+            f64::from((q * (blocks[n * (inner / block) + k / block] * scales[n].recip())).round_ties_even())
+        };
+        check(matrix, &value, 7);
+    }
+}
+
+#[test]
+fn products_of_few_rows_are_the_definition() {
+    if !is_supported() {
+        return eprintln!("skipped: this processor has no VNNI");
+    }
+    for (halves, [columns, inner, block]) in [true, false]
+        .into_iter()
+        .flat_map(|halves| [[64, 256, 128], [70, 96, 32], [5, 80, 16], [3, 320, 64]].map(|shape| (halves, shape)))
+    {
+        let integers: Vec<u8> =
+            numbers(columns * inner / if halves { 2 } else { 1 }, 1).map(|number| (number % 256) as u8).collect();
+        let scales = floats(columns * inner / block, 2);
+        let (x, bias) = (floats(2 * inner, 5), floats(columns, 6));
+        let mut rounded = Rounded::default();
+        rounded.rows(2, inner).zip(x.chunks(inner)).for_each(|(mut row, x)| row.round(x, None));
+        let blocks = Blocks::new(&integers, &scales, [columns, inner], halves).unwrap();
+        let mut y = vec![f32::NAN; 2 * columns];
+        let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
+            (0..number).for_each(compute);
+            Ok::<_, ()>(())
+        };
+        assert_eq!(multiply_few(blocks, &rounded, Some(&bias), &mut y, run), Ok(true));
+        for (index, found) in y.iter().enumerate() {
+            let (row, n) = (index / columns, index % columns);
+            let terms = |k: usize| {
+                let q = match (halves, k % 2) {
+                    (false, _) => f64::from(integers[n * inner + k]) - 128.0,
+                    (true, 0) => f64::from(integers[(n * inner + k) / 2] & 15) - 8.0,
+                    (true, _) => f64::from(integers[(n * inner + k) / 2] >> 4) - 8.0,
+                };
+                let x = f64::from(rounded.bytes[row * rounded.width + k]) * f64::from(rounded.scales[row]);
+                x * q * f64::from(scales[n * (inner / block) + k / block])
+            };
+            let exact = (0..inner).map(terms).sum::<f64>() + f64::from(bias[n]);
+            let size: f64 = (0..inner).map(|k| terms(k).abs()).sum();
+            assert!((f64::from(*found) - exact).abs() < 1e-5 * (1.0 + size), "{halves} {index}: {found}, {exact}");
+        }
+        // The same with many rows, where bytes have one scale a column.
+        let mut room = Vec::new();
+        assert_eq!(blocks.many(&mut room).is_some(), halves);
+        let repeated = vec![0.5; scales.len()];
+        assert!(Blocks::new(&integers, &repeated, [columns, inner], halves).unwrap().many(&mut room).is_some());
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so_and_nothing_stays_nothing() {
+    if !is_supported() {
+        return eprintln!("skipped: this processor has no VNNI");
+    }
+    let matrix = Matrix::of_bytes(&[200; 8], &[0.5, 0.25]).unwrap();
+    let x = [[1.0, f32::NAN, 0.0, 0.0], [0.0; 4], [0.0, 0.0, f32::INFINITY, 1.0], [1.0, 2.0, 3.0, 4.0]];
+    let mut rounded = Rounded::default();
+    rounded.rows(4, 4).zip(&x).for_each(|(mut row, x)| row.round(x, None));
+    let mut y = [0.0; 8];
+    let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
+        (0..number).for_each(compute);
+        Ok::<_, ()>(())
+    };
+    assert_eq!(multiply(matrix, Direction::Forward, &rounded, None, &mut y, run), Ok(true));
+    assert!(y[0].is_nan() && y[1].is_nan() && y[2..4] == [0.0; 2] && !y[4].is_finite() && y[6].is_finite());
+    assert_eq!(multiply(matrix, Direction::Back, &rounded, None, &mut y, run), Ok(false));
+    assert!(
+        Matrix::of_bytes(&[0; 7], &[1.0; 2]).is_none() && Matrix::of_halves(&[0; 8], &[1.0; 4], &[1.0; 2]).is_none()
+    );
+}
