@@ -188,6 +188,8 @@ def main():
                     if result := run([*learn, "--inner-lr", 0.2, "--threads", 2, "--home", folder / "home"]):
                         jobs["ten"].add(name, result[1])
                         losses[name] = result[0].split(" on ")[0].split("loss ")[1].replace("->", "to")
+                        seconds = float(result[0].split(" steps, ")[1].split(" s ")[0])
+                        jobs["ten"].add(f"{name}, the steps and the loss after them", seconds)
             if packages["torch"] and packages["transformers"]:
                 generate("PyTorch fp32", 32, [*peer, "torch", options.model])
                 adapt("PyTorch fp32", [*peer, "torch-adapt", options.model])
@@ -195,7 +197,7 @@ def main():
                 if options.dialogues:
                     if result := run([*peer, "torch-ten", options.model, ten, tokenizer]):
                         found = json.loads(result[0].strip().splitlines()[-1])
-                        jobs["ten"].add("PyTorch fp32, from start to last step", result[1])
+                        jobs["ten"].add("PyTorch fp32, from start to last step", result[1] - found["losses_s"])
                         jobs["ten"].add("PyTorch fp32, the steps alone", found["ten_dialogues_s"])
                         losses["PyTorch fp32"] = f"{found['loss_before']:.4f} to {found['loss_after']:.4f}"
                 found = figures([*peer, "limits"])

@@ -148,8 +148,10 @@ def torch_ten(folder, path, tokenizer):
             total, count = total + found * (len(tokens) - start), count + len(tokens) - start
         return total / count
 
-    before, seconds = loss(), timed(epoch)[0]
-    return {"ten_dialogues_s": seconds, "loss_before": before, "loss_after": loss()}
+    looking_before, before = timed(loss)
+    seconds = timed(epoch)[0]
+    looking_after, after = timed(loss)
+    return {"ten_dialogues_s": seconds, "loss_before": before, "loss_after": after, "losses_s": looking_before + looking_after}
 
 
 def ct2(folder, kind):

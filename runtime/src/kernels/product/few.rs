@@ -90,7 +90,7 @@ impl Spread {
     }
 }
 
-/// y = x W + b as [`multiply`], for each row by itself and with each block's own scale.
+/// y = x W + b as [`super::multiply`], for each row by itself and with each block's own scale.
 ///
 /// # Panics
 /// The processor is not one that [`is_supported`].
