@@ -128,7 +128,6 @@ pub(crate) fn decode(tensor: &TensorType, bytes: &[u8]) -> Array {
         DataType::I32 => bytes.as_chunks::<4>().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
         DataType::I64 => bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
         DataType::U8 | DataType::Bool => bytes.iter().map(|&byte| f64::from(byte)).collect(),
-        DataType::I8 => bytes.iter().map(|&byte| f64::from(byte as i8)).collect(),
         DataType::U4 => bytes.iter().flat_map(|&byte| [byte & 15, byte >> 4]).map(f64::from).collect(),
     };
     let size = |dim: &Dim| if let Dim::Fixed(size) = dim { *size } else { 0 };

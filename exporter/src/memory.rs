@@ -66,7 +66,7 @@ fn each(a: RunMemory, b: RunMemory, f: impl Fn(u64, u64) -> u64) -> RunMemory {
 /// The bytes of one value, by what they depend on.
 fn bytes(tensor: &TensorType) -> RunMemory {
     let mut size = match tensor.dtype {
-        DataType::Bool | DataType::U8 | DataType::I8 | DataType::U4 => 1,
+        DataType::Bool | DataType::U8 | DataType::U4 => 1,
         DataType::F16 => 2,
         DataType::F32 | DataType::I32 => 4,
         DataType::F64 | DataType::I64 => 8,

@@ -19,7 +19,6 @@ mod add_product;
 mod and;
 mod bit_shift;
 mod bitwise_and;
-mod bitwise_xor;
 mod cast;
 mod causal_attention;
 mod causal_attention_gradient;

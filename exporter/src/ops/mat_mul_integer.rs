@@ -7,7 +7,10 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::TensorType;
 
-/// y = (a − z) b: a u8\[M, K\], b i8\[K, N\], z u8\[\], y i32\[M, N\].
+/// y = (a − z) (b − z): a u8\[M, K\], b u8\[K, N\], z u8\[\], which is given for each, y i32\[M, N\].
+///
+/// Both without a sign: of bytes with a sign, ONNX Runtime's sums of pairs overflow 16 bits, and stop there, on processors with AVX2 or
+/// AVX-512 alone (`vpmaddubsw`).
 #[derive(Debug, Clone, Copy)]
 struct MatMulInteger;
 
@@ -17,9 +20,9 @@ impl Op for MatMulInteger {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let [a, b, zero] = arity(inputs)?;
-        if a.dtype != DataType::U8 || b.dtype != DataType::I8 || zero.dtype != DataType::U8 || zero.rank() != 0 {
-            return Err("expected u8, i8 and a zero point u8[]".into());
+        let [a, b, zero, same_zero] = arity(inputs)?;
+        if inputs.iter().any(|input| input.dtype != DataType::U8) || zero.rank() != 0 || same_zero.rank() != 0 {
+            return Err("expected u8 and zero points u8[]".into());
         }
         match (&a.shape[..], &b.shape[..]) {
             ([rows, inner], [same, columns]) if inner == same => {
@@ -31,16 +34,16 @@ impl Op for MatMulInteger {
 
     fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
         let two = |x: crate::interpreter::Array| x.into_dimensionality::<ndarray::Ix2>().unwrap();
-        vec![two(inputs[0] - inputs[2]).dot(&two(inputs[1].clone())).into_dyn()]
+        vec![two(inputs[0] - inputs[2]).dot(&two(inputs[1] - inputs[3])).into_dyn()]
     }
 }
 
 impl Graph {
-    /// (a − zero) b in integers of 32 bits.
+    /// (a − zero) (b − zero) in integers of 32 bits.
     ///
     /// # Errors
     /// The types or shapes do not fit.
     pub fn mat_mul_integer(&mut self, a: Value, b: Value, zero: Value) -> Result<Value, GraphError> {
-        self.apply_one(MatMulInteger, &[a, b, zero])
+        self.apply_one(MatMulInteger, &[a, b, zero, zero])
     }
 }

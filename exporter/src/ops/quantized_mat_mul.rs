@@ -78,14 +78,12 @@ impl Matrix {
         }
     }
 
-    /// Signed bytes i8\[N, K\], and a scale a column, \[N\]: they depend on weights alone, and are computed when the graph is opened.
+    /// Bytes u8\[N, K\], each 128 more than its integer, and a scale a column, \[N\]: they depend on weights alone, and are computed
+    /// when the graph is opened.
     pub(super) fn bytes(self, graph: &mut Graph, inputs: &[Value]) -> Result<[Value; 2], GraphError> {
         let [integers, scales] = [inputs[0], inputs[1]];
         let Self::Blocks { block } = self else {
-            // q with its highest bit flipped is q − 128.
-            let middle = graph.byte(MIDDLE);
-            let flipped = graph.bitwise_xor(integers, middle)?;
-            return Ok([graph.cast(flipped, DataType::I8)?, scales]);
+            return Ok([integers, scales]);
         };
         let squares = graph.mul(scales, scales)?;
         let largest = graph.reduce_max(squares, &[1], true)?;
@@ -98,12 +96,11 @@ impl Matrix {
         let values = graph.dequantize_linear(integers, [relative, inputs[2]], block)?;
         let one = graph.scalar(1.0);
         let one = graph.cast(one, DataType::F16)?;
-        let zero = graph.integer(0);
-        let zero = graph.cast(zero, DataType::I8)?;
+        let middle = graph.byte(MIDDLE);
         let columns = graph.shape(integers)[0];
         // A function's body fits matrices of all shapes.
         let flat = graph.integers(&[-1]);
-        Ok([graph.quantize_linear(values, one, zero)?, graph.reshape_to(column, &[columns], flat)?])
+        Ok([graph.quantize_linear(values, one, middle)?, graph.reshape_to(column, &[columns], flat)?])
     }
 
     /// W \[N, K\].
@@ -126,7 +123,7 @@ impl Matrix {
     }
 }
 
-/// x \[M, K\] with its rows rounded, times a matrix i8\[K, N\]: the product, and what it is to be multiplied with, \[M, 1\].
+/// x \[M, K\] with its rows rounded, times a matrix u8\[K, N\], each byte 128 more than its integer: the product, and what it is to be multiplied with, \[M, 1\].
 pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value) -> Result<[Value; 2], GraphError> {
     let squares = graph.mul(x, x)?;
     let largest = graph.reduce_max(squares, &[1], true)?;

@@ -178,8 +178,6 @@ pub enum DataType {
     F16,
     /// Bytes.
     U8,
-    /// Bytes with a sign.
-    I8,
     /// Halves of bytes, the lower one first.
     U4,
 }
@@ -195,7 +193,6 @@ impl DataType {
             Self::Bool => data_type::BOOL,
             Self::F16 => data_type::FLOAT16,
             Self::U8 => data_type::UINT8,
-            Self::I8 => data_type::INT8,
             Self::U4 => data_type::UINT4,
         }
     }
