@@ -29,10 +29,7 @@ fn floats(len: usize) -> Vec<f32> {
 /// Throughput is in operations: two for each number of the matrix and row, so that "elem/s" are FLOP/s or their like.
 #[cfg(target_arch = "x86_64")]
 fn products(criterion: &mut Criterion) {
-    use marionette_runtime::kernels::product::{self, Blocks, Direction, Matrix, Rounded};
-    if !product::is_supported() {
-        return eprintln!("products: this processor has no VNNI");
-    }
+    use marionette_runtime::kernels::product::{self, Blocks, Direction, Instructions, Matrix, Rounded};
     let here = |number: usize, compute: &(dyn Fn(usize) + Send + Sync)| {
         (0..number).for_each(compute);
         Ok::<_, ()>(())
@@ -47,29 +44,33 @@ fn products(criterion: &mut Criterion) {
         ("4 bits", Matrix::of_halves(halves, &blocks, &columns).unwrap()),
     ];
     let x = floats(TOKENS * INNER);
-    group.throughput(Throughput::Elements((2 * TOKENS * WIDTH * INNER) as u64));
-    for (name, matrix) in matrices {
-        for (direction, depth, width) in [(Direction::Forward, WIDTH, INNER), (Direction::Back, INNER, WIDTH)] {
-            let (mut rounded, mut y) = (Rounded::default(), vec![0.0; TOKENS * width]);
-            rounded.rows(TOKENS, depth).zip(x.chunks(depth)).for_each(|(mut row, x)| row.round(x, None));
-            group.bench_function(format!("512 rows, {name}, {direction:?}"), |b| {
-                b.iter(|| product::multiply(matrix, direction, &rounded, None, &mut y, here).unwrap());
+    for instructions in Instructions::ALL.into_iter().filter(|instructions| instructions.are_supported()) {
+        group.throughput(Throughput::Elements((2 * TOKENS * WIDTH * INNER) as u64));
+        for (name, matrix) in matrices {
+            for (direction, depth, width) in [(Direction::Forward, WIDTH, INNER), (Direction::Back, INNER, WIDTH)] {
+                let (mut rounded, mut y) = (Rounded::new(instructions), vec![0.0; TOKENS * width]);
+                rounded.rows(TOKENS, depth).iter_mut().zip(x.chunks(depth)).for_each(|(row, x)| row.round(x, None));
+                group.bench_function(format!("{instructions:?}, 512 rows, {name}, {direction:?}"), |b| {
+                    b.iter(|| product::multiply(matrix, direction, &rounded, None, &mut y, here).unwrap());
+                });
+            }
+        }
+        let (mut rounded, mut y) = (Rounded::new(instructions), vec![0.0; INNER]);
+        rounded.rows(1, WIDTH).iter_mut().zip(x.chunks(WIDTH)).for_each(|(row, x)| row.round(x, None));
+        for (name, bytes, is_halves) in [("8 bits", &integers[..], false), ("4 bits", halves, true)] {
+            let blocks = Blocks::new(bytes, &blocks, [INNER, WIDTH], is_halves).unwrap();
+            group.throughput(Throughput::Bytes(bytes.len() as u64));
+            group.bench_function(format!("{instructions:?}, 1 row, {name}"), |b| {
+                b.iter(|| product::multiply_few(blocks, &rounded, None, &mut y, here).unwrap());
             });
         }
-    }
-    let (mut rounded, mut y) = (Rounded::default(), vec![0.0; INNER]);
-    rounded.rows(1, WIDTH).zip(x.chunks(WIDTH)).for_each(|(mut row, x)| row.round(x, None));
-    for (name, bytes, is_halves) in [("8 bits", &integers[..], false), ("4 bits", halves, true)] {
-        let blocks = Blocks::new(bytes, &blocks, [INNER, WIDTH], is_halves).unwrap();
-        group.throughput(Throughput::Bytes(bytes.len() as u64));
-        group.bench_function(format!("1 row, {name}"), |b| {
-            b.iter(|| product::multiply_few(blocks, &rounded, None, &mut y, here).unwrap());
+        group.throughput(Throughput::Elements((TOKENS * INNER) as u64));
+        group.bench_function(format!("{instructions:?}, rounding 512 rows of 3,072"), |b| {
+            b.iter(|| {
+                rounded.rows(TOKENS, INNER).iter_mut().zip(x.chunks(INNER)).for_each(|(row, x)| row.round(x, None))
+            });
         });
     }
-    group.throughput(Throughput::Elements((TOKENS * INNER) as u64));
-    group.bench_function("rounding 512 rows of 3,072", |b| {
-        b.iter(|| rounded.rows(TOKENS, INNER).zip(x.chunks(INNER)).for_each(|(mut row, x)| row.round(x, None)));
-    });
     group.finish();
 }
 

@@ -312,6 +312,6 @@ fn bfloat16_products_stay_close_and_leave_the_parameters_in_32_bits() {
         assert!(floats(&moved.parameters));
         // Where the device compares, nothing is rounded.
         let (unrounded, _) = inner::loss_and_gradient(&rounded.unrounded(), &start, &batch_for(method)).unwrap();
-        assert_eq!(unrounded, expected_loss);
+        assert!((unrounded / expected_loss - 1.0).abs() < 1e-6, "{unrounded}, {expected_loss}");
     }
 }

@@ -210,7 +210,7 @@ fn first_order_leaves_the_curvature_out() {
         let adapted = inner::adapt(&task.model, &task.start, &task.support, &task.rates).unwrap();
         let (_, expected) = inner::loss_and_gradient(&task.model, &adapted.parameters, &task.query).unwrap();
         let first = task.meta(false);
-        assert_eq!(relative(&first.gradient, &expected), 0.0);
+        assert!(relative(&first.gradient, &expected) < 1e-12);
         let error = relative_numbers(&rates_of(&first), &task.one_graph(false).rates);
         assert!(error < 1e-6, "{error}");
         // The task is curved enough that the other tests can tell.
@@ -221,7 +221,7 @@ fn first_order_leaves_the_curvature_out() {
         let Task { model, start, support, query, rates } = &task;
         let fixed = meta_gradient(model, start, support, query, rates, false, false).unwrap();
         assert!(fixed.rates.is_none());
-        assert_eq!((relative(&fixed.gradient, &first.gradient), fixed.loss), (0.0, first.loss));
+        assert!(relative(&fixed.gradient, &first.gradient) < 1e-12 && (fixed.loss / first.loss - 1.0).abs() < 1e-12);
     }
 }
 
@@ -253,7 +253,8 @@ fn reptile_is_the_way_that_the_inner_loop_goes() {
             task.start.iter().zip(&state).zip(&task.rates).map(|((from, to), &rate)| (from - to) / f64::from(rate));
         assert!(relative(&found.gradient, &way.collect::<Vec<_>>()) < 1e-12);
         assert!(relative(&found.gradient, &sum) < 1e-8);
-        assert_eq!((found.loss, found.rates.is_none()), (last, true));
+        // Sums of one value may be formed in another order where its memory lies otherwise.
+        assert!((found.loss / last - 1.0).abs() < 1e-12 && found.rates.is_none());
     }
 }
 

@@ -1,11 +1,10 @@
 //! Products of rows of f32 with a frozen matrix of 8- or 4-bit integers, which is read as it lies in its file: no other copy of it is
 //! made or kept. Each row is rounded to 8 bits with a scale of its own, so that the products are those of integers.
 //!
-//! 64 outputs are computed at a time, for all rows: what they need of the matrix is laid out for the processor's dot products of four
-//! bytes (VNNI) in a scratch strip, which takes as long as a few rows, and is then multiplied with tiles of rows whose sums stay in
-//! registers (Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication").
-
-use std::arch::x86_64::__m512i;
+//! 64 outputs are computed at a time, for all rows: what they need of the matrix is laid out for the processor's products of integers
+//! (AVX-512's dot products of four bytes, VNNI, or AVX2's of two 16-bit numbers) in a scratch strip, which takes as long as a few
+//! rows, and is then multiplied with tiles of rows whose sums stay in registers (Goto & van de Geijn 2008, "Anatomy of
+//! high-performance matrix multiplication").
 
 mod few;
 mod many;
@@ -18,26 +17,42 @@ pub use rounded::{Rounded, RowToRound};
 
 /// Outputs of a strip.
 const STRIP: usize = 64;
-/// Vectors of a strip.
-const VECTORS: usize = STRIP / 16;
-/// How much of the inner dimension is in a strip at a time: 256 KiB, which second-level caches hold.
+/// How much of the inner dimension is in a strip at a time: 256 KiB of bytes or 512 KiB of words, which second-level caches hold.
 const DEPTH: usize = 4096;
 /// How many columns ahead of those that are laid out the next ones are fetched, and how many bytes ahead of those that few rows meet:
 /// memory takes so long.
 const AHEAD: usize = 16;
 const FAR: usize = 2048;
-/// Rows of a tile: 24 sums, and what is left of 32 registers for the factors.
-const ROWS: usize = 6;
+/// What a processor multiplies integers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instructions {
+    /// AVX-512 with dot products of four bytes.
+    Vnni,
+    /// AVX2, with products of 16 bits.
+    Avx2,
+}
 
-/// Four integers after one another of each of 64 outputs.
-type Quad = [__m512i; VECTORS];
+impl Instructions {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 2] = [Self::Vnni, Self::Avx2];
 
-/// Whether this processor has the instructions.
-pub fn is_supported() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vnni")
+    /// The fastest that this processor has.
+    pub fn best() -> Option<Self> {
+        Self::ALL.into_iter().find(|instructions| instructions.are_supported())
+    }
+
+    /// Whether this processor has them.
+    pub fn are_supported(self) -> bool {
+        match self {
+            Self::Vnni => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        }
+    }
 }
 
 /// N columns of K integers.

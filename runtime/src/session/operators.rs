@@ -37,8 +37,8 @@ pub(super) fn domain() -> ort::Result<OperatorDomain> {
         .add(TargetLogProb::Forward)?
         .add(TargetLogProb::Gradient)?;
     #[cfg(target_arch = "x86_64")]
-    if kernels::product::is_supported() {
-        return product::all().into_iter().try_fold(domain, OperatorDomain::add);
+    if let Some(instructions) = kernels::product::Instructions::best() {
+        return product::all(instructions).into_iter().try_fold(domain, OperatorDomain::add);
     }
     Ok(domain)
 }

@@ -1,17 +1,12 @@
 //! Products of many rows, which share what is laid out of the matrix.
 
-use std::arch::x86_64::*;
-use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::vectors::load;
-use super::{AHEAD, DEPTH, Direction, Matrix, Quad, ROWS, Rounded, STRIP, VECTORS, is_supported};
+use super::{Direction, Instructions, Matrix, Rounded, STRIP};
 
-thread_local! {
-    /// Kept, since fresh memory costs more than the strip.
-    static PANEL: RefCell<Vec<Quad>> = const { RefCell::new(Vec::new()) };
-}
+mod avx2;
+mod vnni;
 
 /// An output that several threads write, each its own columns.
 struct Output {
@@ -26,9 +21,6 @@ unsafe impl Sync for Output {}
 /// y = x W + b or y = x Wᵀ, row-major: `rows` are those of x, and for the latter those of x times the columns' scales. `in_parallel`
 /// gets a number and calls a function with each index below it, on any threads. False where the shapes do not fit, and nothing is
 /// computed.
-///
-/// # Panics
-/// The processor is not one that [`is_supported`].
 pub fn multiply<E>(
     matrix: Matrix<'_>,
     direction: Direction,
@@ -37,7 +29,6 @@ pub fn multiply<E>(
     y: &mut [f32],
     in_parallel: impl FnOnce(usize, &(dyn Fn(usize) + Send + Sync)) -> Result<(), E>,
 ) -> Result<bool, E> {
-    assert!(is_supported());
     let width = matrix.outputs(direction);
     let fits = rows.width == matrix.depth(direction).next_multiple_of(64).max(64)
         && y.len() == rows.scales.len() * width
@@ -50,11 +41,14 @@ pub fn multiply<E>(
     in_parallel(strips.len(), &|index| {
         let is_first = strips.get(index).is_some_and(|taken| !taken.swap(true, Ordering::Relaxed));
         if is_first {
-            let strip = Strip { matrix, direction, first: index * STRIP, rows, bias };
-            PANEL.with_borrow_mut(|panel| {
-                // SAFETY: the processor has the instructions, and no other thread writes the strip's columns.
-                unsafe { strip.compute(panel, &output) }
-            });
+            let strip = Strip::new(matrix, direction, index * STRIP, rows, bias);
+            // SAFETY: there are rows, so the processor has their instructions; no other thread writes the strip's columns.
+            unsafe {
+                match rows.instructions {
+                    Instructions::Vnni => strip.compute_vnni(&output),
+                    Instructions::Avx2 => strip.compute_avx2(&output),
+                }
+            }
         }
     })?;
     Ok(true)
@@ -67,147 +61,13 @@ struct Strip<'a> {
     /// The first of them.
     first: usize,
     rows: &'a Rounded,
-    bias: Option<&'a [f32]>,
-}
-
-impl Strip<'_> {
-    /// # Safety
-    /// This processor [`is_supported`]; nothing else reads or writes these columns of the output meanwhile, and they are there in all rows.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn compute(&self, panel: &mut Vec<Quad>, output: &Output) {
-        let width = STRIP.min(self.matrix.outputs(self.direction) - self.first);
-        let mut scales = [1.0; STRIP];
-        let mut bias = [0.0; STRIP];
-        if self.direction == Direction::Forward {
-            scales[..width].copy_from_slice(&self.matrix.scales[self.first..self.first + width]);
-        }
-        if let Some(all) = self.bias {
-            bias[..width].copy_from_slice(&all[self.first..self.first + width]);
-        }
-        let columns = Columns { scales: &scales, bias: &bias, width };
-        let (depth, parts) = (self.matrix.depth(self.direction), self.rows.width.div_ceil(DEPTH));
-        for part in 0..parts {
-            let range = part * DEPTH..depth.min((part + 1) * DEPTH);
-            match self.direction {
-                Direction::Forward => self.lay_columns(range.clone(), panel),
-                Direction::Back => self.lay_rows(range.clone(), panel),
-            }
-            let place = Part { index: part, parts, range };
-            let mut row = 0;
-            while row < self.rows.scales.len() {
-                // SAFETY: as the caller grants.
-                row += unsafe {
-                    match self.rows.scales.len() - row {
-                        1 => self.tile::<1>(row, panel, &place, &columns, output),
-                        2 => self.tile::<2>(row, panel, &place, &columns, output),
-                        3 => self.tile::<3>(row, panel, &place, &columns, output),
-                        4 => self.tile::<4>(row, panel, &place, &columns, output),
-                        5 => self.tile::<5>(row, panel, &place, &columns, output),
-                        _ => self.tile::<ROWS>(row, panel, &place, &columns, output),
-                    }
-                };
-            }
-        }
-    }
-
-    /// Lays out a range of the inner dimension, columns side by side: 16 columns of 64 integers at a time, transposed as 16 · 16 numbers
-    /// of 32 bits.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn lay_columns(&self, range: Range<usize>, panel: &mut Vec<Quad>) {
-        let zero = _mm512_setzero_si512();
-        panel.clear();
-        panel.resize(range.len().div_ceil(64) * 16, [zero; VECTORS]);
-        for vector in 0..VECTORS {
-            for (at, quads) in range.clone().step_by(64).zip(panel.as_chunks_mut::<16>().0) {
-                let mut lines = [zero; 16];
-                for (i, line) in lines.iter_mut().enumerate() {
-                    *line = self.matrix.load(self.first + 16 * vector + i, at, 16);
-                }
-                let turned = transposed(lines);
-                for (quad, turned) in quads.iter_mut().zip(turned) {
-                    quad[vector] = turned;
-                }
-            }
-        }
-    }
-
-    /// Lays out a range of the columns: 64 rows of four columns at a time, their bytes interleaved.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn lay_rows(&self, range: Range<usize>, panel: &mut Vec<Quad>) {
-        panel.clear();
-        for column in range.step_by(4) {
-            let [a, b, c, d] = [
-                self.matrix.load(column, self.first, AHEAD),
-                self.matrix.load(column + 1, self.first, AHEAD),
-                self.matrix.load(column + 2, self.first, AHEAD),
-                self.matrix.load(column + 3, self.first, AHEAD),
-            ];
-            let (low_ab, high_ab) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
-            let (low_cd, high_cd) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
-            // Of each lane of 16 rows the first, second, third and last four.
-            let quarters = [
-                _mm512_unpacklo_epi16(low_ab, low_cd),
-                _mm512_unpackhi_epi16(low_ab, low_cd),
-                _mm512_unpacklo_epi16(high_ab, high_cd),
-                _mm512_unpackhi_epi16(high_ab, high_cd),
-            ];
-            panel.push(lanes_turned(quarters));
-        }
-    }
-
-    /// # Safety
-    /// As [`Strip::compute`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn tile<const R: usize>(
-        &self,
-        first: usize,
-        panel: &[Quad],
-        part: &Part,
-        columns: &Columns<'_>,
-        output: &Output,
-    ) -> usize {
-        let mut lines: [&[[i8; 4]]; R] = [&[]; R];
-        let mut sums = [[_mm512_setzero_si512(); VECTORS]; R];
-        for r in 0..R {
-            let line = &self.rows.bytes[(first + r) * self.rows.width..][part.range.start..];
-            lines[r] = &line.as_chunks::<4>().0[..panel.len()];
-            sums[r] = [_mm512_set1_epi32(self.rows.corrections[(first + r) * part.parts + part.index]); VECTORS];
-        }
-        for (index, quad) in panel.iter().enumerate() {
-            for r in 0..R {
-                // SAFETY: the lines are as long as the panel.
-                let four = unsafe { *lines[r].get_unchecked(index) }.map(|byte| byte as u8);
-                let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
-                for v in 0..VECTORS {
-                    sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[v], four);
-                }
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            let scale = _mm512_set1_ps(self.rows.scales[first + r]);
-            for (v, &sum) in sums.iter().enumerate() {
-                let width = columns.width.saturating_sub(16 * v).min(16);
-                let mask = ((1_u32 << width) - 1) as __mmask16;
-                // SAFETY: the mask leaves out what is beyond the columns, which are there in each row and ours alone.
-                unsafe {
-                    let at = output.first.add((first + r) * output.width + self.first + 16 * v);
-                    let before = match part.index {
-                        0 => _mm512_loadu_ps(columns.bias.as_ptr().add(16 * v)),
-                        _ => _mm512_maskz_loadu_ps(mask, at),
-                    };
-                    let factor = _mm512_mul_ps(scale, _mm512_loadu_ps(columns.scales.as_ptr().add(16 * v)));
-                    _mm512_mask_storeu_ps(at, mask, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, before));
-                }
-            }
-        }
-        R
-    }
+    columns: Columns,
 }
 
 /// What the outputs of a strip are multiplied with, and what is added.
-struct Columns<'a> {
-    scales: &'a [f32; STRIP],
-    bias: &'a [f32; STRIP],
+struct Columns {
+    scales: [f32; STRIP],
+    bias: [f32; STRIP],
     /// How many of them there are.
     width: usize,
 }
@@ -219,96 +79,16 @@ struct Part {
     range: Range<usize>,
 }
 
-impl Matrix<'_> {
-    /// 64 bytes of a column from a place on, zeros beyond its end; 128 more than the integers.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn load(&self, column: usize, from: usize, ahead: usize) -> __m512i {
-        if column >= self.scales.len() {
-            return _mm512_setzero_si512();
+impl<'a> Strip<'a> {
+    fn new(matrix: Matrix<'a>, direction: Direction, first: usize, rows: &'a Rounded, all: Option<&[f32]>) -> Self {
+        let width = STRIP.min(matrix.outputs(direction) - first);
+        let mut columns = Columns { scales: [1.0; STRIP], bias: [0.0; STRIP], width };
+        if direction == Direction::Forward {
+            columns.scales[..width].copy_from_slice(&matrix.scales[first..first + width]);
         }
-        let number = self.inner.saturating_sub(from).min(64);
-        let mask = u64::MAX.checked_shr(64 - number as u32).unwrap_or(0);
-        let Some(blocks) = self.blocks else {
-            let bytes = &self.integers[column * self.inner + from..][..number];
-            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner).cast());
-            return load(bytes);
-        };
-        let bytes = &self.integers[(column * self.inner + from) / 2..][..number / 2];
-        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner / 2).cast());
-        let half = (u32::MAX as u64).checked_shr(32 - bytes.len() as u32).unwrap_or(0) as __mmask32;
-        // SAFETY: the mask has as many ones as there are bytes.
-        let pairs = _mm512_cvtepu8_epi16(unsafe { _mm256_maskz_loadu_epi8(half, bytes.as_ptr().cast()) });
-        let low = _mm512_and_si512(pairs, _mm512_set1_epi16(0x000f));
-        let high = _mm512_and_si512(_mm512_slli_epi16::<4>(pairs), _mm512_set1_epi16(0x0f00));
-        let places = _mm512_or_si512(low, high);
-        // What each of the 16 integers becomes, a lane of 16 values at a time: blocks are no shorter.
-        let number = blocks.len() / self.scales.len();
-        let (scale, block) = (self.scales[column], self.inner / number);
-        let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-        let table = |lane: usize| {
-            let block = ((from + 16 * lane) / block).min(number - 1);
-            table(blocks[column * number + block] * inverse)
-        };
-        let tables = if block >= 64 {
-            _mm512_broadcast_i32x4(table(0))
-        } else {
-            let tables = _mm512_castsi128_si512(table(0));
-            let tables = _mm512_inserti32x4::<1>(tables, table(1));
-            let tables = _mm512_inserti32x4::<2>(tables, table(2));
-            _mm512_inserti32x4::<3>(tables, table(3))
-        };
-        _mm512_maskz_shuffle_epi8(mask, tables, places)
-    }
-}
-
-/// The bytes, 128 more than the integers, that 4 bits from 0 to 15 become in a block whose scale is so many times the column's.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn table(scale: f32) -> __m128i {
-    let steps = _mm512_set_ps(7., 6., 5., 4., 3., 2., 1., 0., -1., -2., -3., -4., -5., -6., -7., -8.);
-    let integers = _mm512_cvtps_epi32(_mm512_mul_ps(steps, _mm512_set1_ps(scale)));
-    _mm512_cvtepi32_epi8(_mm512_add_epi32(integers, _mm512_set1_epi32(128)))
-}
-
-/// 16 · 16 numbers of 32 bits, transposed.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
-    let mut pairs = rows;
-    for i in 0..8 {
-        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    // Of rows 4 i to 4 i + 3: column j of each lane.
-    let mut fours = pairs;
-    for i in 0..4 {
-        let [a, b, c, d] = [pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2], pairs[4 * i + 3]];
-        fours[4 * i] = _mm512_unpacklo_epi64(a, c);
-        fours[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
-        fours[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
-        fours[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-    let mut result = fours;
-    for j in 0..4 {
-        let turned = lanes_turned([fours[j], fours[4 + j], fours[8 + j], fours[12 + j]]);
-        for lane in 0..4 {
-            result[4 * lane + j] = turned[lane];
+        if let Some(all) = all {
+            columns.bias[..width].copy_from_slice(&all[first..first + width]);
         }
+        Self { matrix, direction, first, rows, columns }
     }
-    result
-}
-
-/// 4 · 4 lanes of 128 bits, transposed.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn lanes_turned([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-    let (even_ab, odd_ab) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-    let (even_cd, odd_cd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-    [
-        _mm512_shuffle_i32x4::<0x88>(even_ab, even_cd),
-        _mm512_shuffle_i32x4::<0x88>(odd_ab, odd_cd),
-        _mm512_shuffle_i32x4::<0xdd>(even_ab, even_cd),
-        _mm512_shuffle_i32x4::<0xdd>(odd_ab, odd_cd),
-    ]
 }

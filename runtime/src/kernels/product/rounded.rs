@@ -3,85 +3,160 @@
 use std::arch::x86_64::*;
 
 use super::vectors::load_f32s;
-use super::{DEPTH, is_supported};
+use super::{DEPTH, Instructions};
 
-/// Rows rounded to 8 bits.
-#[derive(Debug, Default)]
+/// Rows rounded to 8 bits, as some instructions want them.
+#[derive(Debug)]
 pub struct Rounded {
-    /// \[M, width\], zeros after a row's values.
+    pub(super) instructions: Instructions,
+    /// \[M, width\], zeros after a row's values: for VNNI.
     pub(super) bytes: Vec<i8>,
+    /// The same for AVX2.
+    pub(super) words: Vec<i16>,
     pub(super) width: usize,
     /// What a row's bytes are multiplied with, \[M\].
     pub(super) scales: Vec<f32>,
-    /// −128 times the sums of each row's parts of [`DEPTH`] bytes, \[M, parts\].
+    /// −128 times the sums of each row's parts of [`DEPTH`] bytes, \[M, parts\]: for VNNI.
     pub(super) corrections: Vec<i32>,
 }
 
 impl Rounded {
+    /// No rows yet.
+    ///
+    /// # Panics
+    /// The processor lacks the instructions.
+    pub fn new(instructions: Instructions) -> Self {
+        assert!(instructions.are_supported());
+        let (bytes, words, scales, corrections) = Default::default();
+        Self { instructions, bytes, words, width: 0, scales, corrections }
+    }
+
     /// Room for `rows` rows of `length` values, to be filled by [`RowToRound::round`]: each row by itself.
-    pub fn rows(&mut self, rows: usize, length: usize) -> impl Iterator<Item = RowToRound<'_>> {
+    pub fn rows(&mut self, rows: usize, length: usize) -> Vec<RowToRound<'_>> {
         self.width = length.next_multiple_of(64).max(64);
-        let parts = self.width.div_ceil(DEPTH);
-        self.bytes.resize(rows * self.width, 0);
         self.scales.resize(rows, 0.0);
-        self.corrections.resize(rows * parts, 0);
-        let bytes = self.bytes.chunks_mut(self.width);
-        let corrections = self.corrections.chunks_mut(parts);
-        bytes.zip(corrections).zip(&mut self.scales).map(|((bytes, corrections), scale)| RowToRound {
-            bytes,
-            corrections,
-            scale,
-        })
+        match self.instructions {
+            Instructions::Vnni => {
+                let parts = self.width.div_ceil(DEPTH);
+                self.bytes.resize(rows * self.width, 0);
+                self.corrections.resize(rows * parts, 0);
+                let bytes = self.bytes.chunks_mut(self.width);
+                let places = bytes.zip(self.corrections.chunks_mut(parts));
+                let places = places.map(|(bytes, corrections)| Place::Vnni { bytes, corrections });
+                places.zip(&mut self.scales).map(|(place, scale)| RowToRound { place, scale }).collect()
+            }
+            Instructions::Avx2 => {
+                self.words.resize(rows * self.width, 0);
+                let places = self.words.chunks_mut(self.width).map(|words| Place::Avx2 { words });
+                places.zip(&mut self.scales).map(|(place, scale)| RowToRound { place, scale }).collect()
+            }
+        }
+    }
+
+    /// A value, as an integer.
+    #[cfg(test)]
+    pub(super) fn value(&self, row: usize, at: usize) -> i16 {
+        match self.instructions {
+            Instructions::Vnni => self.bytes[row * self.width + at].into(),
+            Instructions::Avx2 => self.words[row * self.width + at],
+        }
     }
 }
 
-/// Where one row's bytes belong.
+/// Where one row's integers belong. There is one only where the processor has the instructions.
 #[derive(Debug)]
 pub struct RowToRound<'a> {
-    bytes: &'a mut [i8],
-    corrections: &'a mut [i32],
+    place: Place<'a>,
     scale: &'a mut f32,
+}
+
+#[derive(Debug)]
+enum Place<'a> {
+    Vnni { bytes: &'a mut [i8], corrections: &'a mut [i32] },
+    Avx2 { words: &'a mut [i16] },
 }
 
 impl RowToRound<'_> {
     /// Rounds a row: x ⊙ `factors` where there are some, to the nearest multiples of 1/127 of its largest value. A row with
     /// a value that is not finite gives a scale that is none.
-    ///
-    /// # Panics
-    /// The processor is not one that [`is_supported`].
     pub fn round(&mut self, x: &[f32], factors: Option<&[f32]>) {
-        assert!(is_supported());
         // SAFETY: the processor has the instructions.
-        unsafe { self.round_here(x, factors) }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn round_here(&mut self, x: &[f32], factors: Option<&[f32]>) {
-        let value = |at: usize| {
-            let value = load_f32s(x.get(at..).unwrap_or_default());
-            match factors {
-                Some(factors) => _mm512_mul_ps(value, load_f32s(factors.get(at..).unwrap_or_default())),
-                None => value,
+        *self.scale = unsafe {
+            match &mut self.place {
+                Place::Vnni { bytes, corrections } => round_vnni(x, factors, bytes, corrections),
+                Place::Avx2 { words } => round_avx2(x, factors, words),
             }
         };
-        // As integers, the greatest is also what is not finite.
-        let mut largest = _mm512_setzero_si512();
-        for at in (0..x.len()).step_by(16) {
-            largest = _mm512_max_epu32(largest, _mm512_castps_si512(_mm512_abs_ps(value(at))));
-        }
-        let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
-        let inverse = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-        let parts = self.bytes.chunks_mut(DEPTH).zip(&mut *self.corrections);
-        for (start, (part, correction)) in (0..).step_by(DEPTH).zip(parts) {
-            let mut sum = _mm512_setzero_si512();
-            for (at, bytes) in (start..).step_by(16).zip(part.as_chunks_mut::<16>().0) {
-                let integers = _mm512_cvtps_epi32(_mm512_mul_ps(value(at), inverse));
-                sum = _mm512_add_epi32(sum, integers);
-                // SAFETY: 16 bytes.
-                unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(integers)) };
-            }
-            *correction = _mm512_reduce_add_epi32(sum).wrapping_mul(-128);
-        }
-        *self.scale = largest / 127.0;
     }
+}
+
+/// Fills in a row's bytes and corrections, and gives its scale.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn round_vnni(x: &[f32], factors: Option<&[f32]>, bytes: &mut [i8], corrections: &mut [i32]) -> f32 {
+    let value = |at: usize| {
+        let value = load_f32s(x.get(at..).unwrap_or_default());
+        match factors {
+            Some(factors) => _mm512_mul_ps(value, load_f32s(factors.get(at..).unwrap_or_default())),
+            None => value,
+        }
+    };
+    // As integers, the greatest is also what is not finite.
+    let mut largest = _mm512_setzero_si512();
+    for at in (0..x.len()).step_by(16) {
+        largest = _mm512_max_epu32(largest, _mm512_castps_si512(_mm512_abs_ps(value(at))));
+    }
+    let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
+    let inverse = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    for (start, (part, correction)) in (0..).step_by(DEPTH).zip(bytes.chunks_mut(DEPTH).zip(corrections)) {
+        let mut sum = _mm512_setzero_si512();
+        for (at, bytes) in (start..).step_by(16).zip(part.as_chunks_mut::<16>().0) {
+            let integers = _mm512_cvtps_epi32(_mm512_mul_ps(value(at), inverse));
+            sum = _mm512_add_epi32(sum, integers);
+            // SAFETY: 16 bytes.
+            unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(integers)) };
+        }
+        *correction = _mm512_reduce_add_epi32(sum).wrapping_mul(-128);
+    }
+    largest / 127.0
+}
+
+/// Fills in a row's words, and gives its scale.
+#[target_feature(enable = "avx2,fma")]
+fn round_avx2(x: &[f32], factors: Option<&[f32]>, words: &mut [i16]) -> f32 {
+    let load = |values: &[f32], at: usize| {
+        let values = values.get(at..).unwrap_or_default();
+        match values.first_chunk::<8>() {
+            // SAFETY: 8 numbers.
+            Some(values) => unsafe { _mm256_loadu_ps(values.as_ptr()) },
+            None => {
+                let mut all = [0.0; 8];
+                all[..values.len()].copy_from_slice(values);
+                // SAFETY: 8 numbers.
+                unsafe { _mm256_loadu_ps(all.as_ptr()) }
+            }
+        }
+    };
+    let value = |at: usize| match factors {
+        Some(factors) => _mm256_mul_ps(load(x, at), load(factors, at)),
+        None => load(x, at),
+    };
+    let magnitude = _mm256_set1_epi32(i32::MAX);
+    // As integers, the greatest is also what is not finite.
+    let mut largest = _mm256_setzero_si256();
+    for at in (0..x.len()).step_by(8) {
+        largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(value(at)), magnitude));
+    }
+    let mut all = [0_u32; 8];
+    // SAFETY: 8 numbers.
+    unsafe { _mm256_storeu_si256(all.as_mut_ptr().cast(), largest) };
+    let largest = f32::from_bits(all.into_iter().fold(0, u32::max));
+    let inverse = _mm256_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    for (at, words) in (0..).step_by(16).zip(words.as_chunks_mut::<16>().0) {
+        let [low, high] = [at, at + 8].map(|at| _mm256_cvtps_epi32(_mm256_mul_ps(value(at), inverse)));
+        // Lanes of 4 and 4, in their order again.
+        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+        // SAFETY: 16 numbers of 2 bytes.
+        unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), packed) };
+    }
+    largest / 127.0
 }

@@ -8,15 +8,30 @@ fn floats(len: usize, seed: usize) -> Vec<f32> {
     numbers(len, seed).map(|number| (number as f32 / 1013.0 - 1.0).powi(3)).collect()
 }
 
-/// Products by the definition, in f64, of the rounded rows: all that is left are roundings of f32.
+/// Room for rows, once for all instructions that this processor has.
+fn rounded() -> impl Iterator<Item = Rounded> {
+    let supported = Instructions::ALL.into_iter().filter(|instructions| {
+        let are = instructions.are_supported();
+        if !are {
+            eprintln!("skipped: this processor has no {instructions:?}");
+        }
+        are
+    });
+    supported.map(Rounded::new)
+}
+
 fn check(matrix: Matrix<'_>, value: &dyn Fn(usize, usize) -> f64, rows: usize) {
+    rounded().for_each(|room| check_in(room, matrix, value, rows));
+}
+
+/// Products by the definition, in f64, of the rounded rows: all that is left are roundings of f32.
+fn check_in(mut rounded: Rounded, matrix: Matrix<'_>, value: &dyn Fn(usize, usize) -> f64, rows: usize) {
     let columns = matrix.scales.len();
     for direction in [Direction::Forward, Direction::Back] {
         let (depth, width) = (matrix.depth(direction), matrix.outputs(direction));
         let (x, bias) = (floats(rows * depth, 5), floats(width, 6));
         let factors = (direction == Direction::Back).then_some(matrix.scales);
-        let mut rounded = Rounded::default();
-        rounded.rows(rows, depth).zip(x.chunks(depth)).for_each(|(mut row, x)| row.round(x, factors));
+        rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth)).for_each(|(row, x)| row.round(x, factors));
         let mut y = vec![f32::NAN; rows * width];
         let done = multiply::<()>(matrix, direction, &rounded, Some(&bias), &mut y, |number, compute| {
             // Twice, as nobody should.
@@ -47,9 +62,6 @@ fn check(matrix: Matrix<'_>, value: &dyn Fn(usize, usize) -> f64, rows: usize) {
 
 #[test]
 fn products_with_bytes_are_the_definition() {
-    if !is_supported() {
-        return eprintln!("skipped: this processor has no VNNI");
-    }
     for [columns, inner, rows] in [[64, 64, 6], [1, 4, 1], [70, 100, 7], [130, 48, 13], [9000, 20, 2], [3, 9000, 5]] {
         let integers: Vec<u8> = numbers(columns * inner, 1).map(|number| (number % 255 + 1) as u8).collect();
         let scales: Vec<f32> = floats(columns, 2).iter().map(|scale| 0.01 + scale.abs()).collect();
@@ -60,9 +72,6 @@ fn products_with_bytes_are_the_definition() {
 
 #[test]
 fn products_with_halves_of_bytes_are_the_definition() {
-    if !is_supported() {
-        return eprintln!("skipped: this processor has no VNNI");
-    }
     for [columns, inner, block] in [[64, 128, 128], [70, 96, 32], [5, 80, 16], [33, 320, 64], [4100, 16, 16]] {
         let integers: Vec<u8> = numbers(columns * inner / 2, 1).map(|number| (number % 256) as u8).collect();
         let blocks: Vec<f32> = floats(columns * inner / block, 2).iter().map(|scale| scale + 0.001).collect();
@@ -80,19 +89,18 @@ fn products_with_halves_of_bytes_are_the_definition() {
 
 #[test]
 fn products_of_few_rows_are_the_definition() {
-    if !is_supported() {
-        return eprintln!("skipped: this processor has no VNNI");
-    }
-    for (halves, [columns, inner, block]) in [true, false]
+    let shapes = || [[64, 256, 128], [70, 96, 32], [5, 80, 16], [3, 320, 64]].into_iter();
+    let cases = || [true, false].into_iter().flat_map(|halves| shapes().map(move |shape| (halves, shape)));
+    for (mut rounded, (halves, [columns, inner, block])) in Instructions::ALL
         .into_iter()
-        .flat_map(|halves| [[64, 256, 128], [70, 96, 32], [5, 80, 16], [3, 320, 64]].map(|shape| (halves, shape)))
+        .filter(|i| i.are_supported())
+        .flat_map(|i| cases().map(move |case| (Rounded::new(i), case)))
     {
         let integers: Vec<u8> =
             numbers(columns * inner / if halves { 2 } else { 1 }, 1).map(|number| (number % 256) as u8).collect();
         let scales = floats(columns * inner / block, 2);
         let (x, bias) = (floats(2 * inner, 5), floats(columns, 6));
-        let mut rounded = Rounded::default();
-        rounded.rows(2, inner).zip(x.chunks(inner)).for_each(|(mut row, x)| row.round(x, None));
+        rounded.rows(2, inner).iter_mut().zip(x.chunks(inner)).for_each(|(row, x)| row.round(x, None));
         let blocks = Blocks::new(&integers, &scales, [columns, inner], halves).unwrap();
         let mut y = vec![f32::NAN; 2 * columns];
         let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
@@ -108,7 +116,7 @@ fn products_of_few_rows_are_the_definition() {
                     (true, 0) => f64::from(integers[(n * inner + k) / 2] & 15) - 8.0,
                     (true, _) => f64::from(integers[(n * inner + k) / 2] >> 4) - 8.0,
                 };
-                let x = f64::from(rounded.bytes[row * rounded.width + k]) * f64::from(rounded.scales[row]);
+                let x = f64::from(rounded.value(row, k)) * f64::from(rounded.scales[row]);
                 x * q * f64::from(scales[n * (inner / block) + k / block])
             };
             let exact = (0..inner).map(terms).sum::<f64>() + f64::from(bias[n]);
@@ -125,21 +133,19 @@ fn products_of_few_rows_are_the_definition() {
 
 #[test]
 fn what_is_not_finite_stays_so_and_nothing_stays_nothing() {
-    if !is_supported() {
-        return eprintln!("skipped: this processor has no VNNI");
-    }
     let matrix = Matrix::of_bytes(&[200; 8], &[0.5, 0.25]).unwrap();
     let x = [[1.0, f32::NAN, 0.0, 0.0], [0.0; 4], [0.0, 0.0, f32::INFINITY, 1.0], [1.0, 2.0, 3.0, 4.0]];
-    let mut rounded = Rounded::default();
-    rounded.rows(4, 4).zip(&x).for_each(|(mut row, x)| row.round(x, None));
-    let mut y = [0.0; 8];
-    let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
-        (0..number).for_each(compute);
-        Ok::<_, ()>(())
-    };
-    assert_eq!(multiply(matrix, Direction::Forward, &rounded, None, &mut y, run), Ok(true));
-    assert!(y[0].is_nan() && y[1].is_nan() && y[2..4] == [0.0; 2] && !y[4].is_finite() && y[6].is_finite());
-    assert_eq!(multiply(matrix, Direction::Back, &rounded, None, &mut y, run), Ok(false));
+    for mut rounded in rounded() {
+        rounded.rows(4, 4).iter_mut().zip(&x).for_each(|(row, x)| row.round(x, None));
+        let mut y = [0.0; 8];
+        let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
+            (0..number).for_each(compute);
+            Ok::<_, ()>(())
+        };
+        assert_eq!(multiply(matrix, Direction::Forward, &rounded, None, &mut y, run), Ok(true));
+        assert!(y[0].is_nan() && y[1].is_nan() && y[2..4] == [0.0; 2] && !y[4].is_finite() && y[6].is_finite());
+        assert_eq!(multiply(matrix, Direction::Back, &rounded, None, &mut y, run), Ok(false));
+    }
     assert!(
         Matrix::of_bytes(&[0; 7], &[1.0; 2]).is_none() && Matrix::of_halves(&[0; 8], &[1.0; 4], &[1.0; 2]).is_none()
     );

@@ -6,14 +6,14 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::{DynTensorValueType, TensorElementType, ValueRef};
 
 use super::{in_parallel, inputs, misfit, tensor};
-use crate::kernels::product::{self, Blocks, Direction, Matrix, Rounded};
+use crate::kernels::product::{self, Blocks, Direction, Instructions, Matrix, Rounded};
 
 /// Enough elements for a thread to be worth waking.
 const LEAST_SHARE: usize = 16 * 1024;
 
 thread_local! {
     /// Kept, since fresh memory costs more than rounding does.
-    static ROUNDED: RefCell<Rounded> = RefCell::default();
+    static ROUNDED: RefCell<Option<Rounded>> = const { RefCell::new(None) };
 }
 
 /// With so few rows the integers are read once for each; with more, they are laid out for all.
@@ -26,6 +26,7 @@ pub(super) struct Product {
     form: Form,
     direction: Direction,
     bias: bool,
+    instructions: Instructions,
 }
 
 /// How an operator takes its matrix.
@@ -39,10 +40,10 @@ enum Form {
     Blocks,
 }
 
-/// All of them.
-pub(super) fn all() -> [Product; 8] {
+/// All of them, computed with these instructions.
+pub(super) fn all(instructions: Instructions) -> [Product; 8] {
     use Direction::{Back, Forward};
-    let of = |name, form, direction, bias| Product { name, form, direction, bias };
+    let of = |name, form, direction, bias| Product { name, form, direction, bias, instructions };
     [
         of("QuantizedMatMul", Form::Bytes, Forward, false),
         of("QuantizedLinear", Form::Bytes, Forward, true),
@@ -107,8 +108,9 @@ impl Kernel for Product {
                 if rows <= FEW {
                     let mut output = context.output(0, [rows as i64, shape[0] as i64])?.ok_or_else(misfit)?;
                     let (_, y) = output.try_extract_tensor_mut::<f32>()?;
-                    return ROUNDED.with_borrow_mut(|rounded| {
-                        for (mut place, x) in rounded.rows(rows, depth).zip(x.chunks(depth.max(1))) {
+                    return ROUNDED.with_borrow_mut(|room| {
+                        let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
+                        for (place, x) in rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth.max(1))) {
                             place.round(x, None);
                         }
                         fitting(product::multiply_few(blocks, rounded, bias, y, |number, compute| {
@@ -129,9 +131,10 @@ impl Kernel for Product {
         }
         let mut output = context.output(0, [rows as i64, width as i64])?.ok_or_else(misfit)?;
         let (_, y) = output.try_extract_tensor_mut::<f32>()?;
-        ROUNDED.with_borrow_mut(|rounded| {
+        ROUNDED.with_borrow_mut(|room| {
+            let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
             let share = LEAST_SHARE.div_ceil(depth.max(1));
-            let mut places: Vec<_> = rounded.rows(rows, depth).collect();
+            let mut places = rounded.rows(rows, depth);
             in_parallel(context, places.chunks_mut(share), |index, places| {
                 for (place, x) in places.iter_mut().zip(x[index * share * depth..].chunks(depth.max(1))) {
                     place.round(x, factors);

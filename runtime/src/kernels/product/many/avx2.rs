@@ -1,0 +1,262 @@
+//! With 16-bit products: integers are laid out as pairs of 16 bits, of which `vpmaddwd` adds up two products of 8 outputs at a time.
+//! (`vpmaddubsw`, of bytes, would stop at 16 bits.)
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::{Output, Part, Strip};
+use crate::kernels::product::{AHEAD, DEPTH, Direction, Matrix, STRIP};
+
+/// Outputs of a tile.
+const OUTPUTS: usize = 16;
+/// Rows of a tile: 12 sums, and what is left of 16 registers for the factors.
+const ROWS: usize = 6;
+
+/// Two integers after one another of each of 16 outputs.
+type Pair = [__m256i; OUTPUTS / 8];
+
+thread_local! {
+    /// Kept, since fresh memory costs more than the strip: its tiles one after the other.
+    static PANEL: RefCell<Vec<Pair>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Strip<'_> {
+    /// # Safety
+    /// This processor has AVX2 and FMA; nothing else reads or writes these columns of the output meanwhile, and they are there in all
+    /// rows.
+    pub(super) unsafe fn compute_avx2(&self, output: &Output) {
+        PANEL.with_borrow_mut(|panel| {
+            // SAFETY: as the caller grants.
+            unsafe { self.tiles(panel, output) }
+        });
+    }
+
+    /// # Safety
+    /// As [`Strip::compute_avx2`].
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tiles(&self, panel: &mut Vec<Pair>, output: &Output) {
+        let depth = self.matrix.depth(self.direction);
+        let parts = self.rows.width.div_ceil(DEPTH);
+        for part in 0..parts {
+            let range = part * DEPTH..depth.min((part + 1) * DEPTH);
+            let pairs = range.len().next_multiple_of(OUTPUTS) / 2;
+            panel.clear();
+            panel.resize(pairs * STRIP / OUTPUTS, [_mm256_setzero_si256(); 2]);
+            match self.direction {
+                Direction::Forward => {
+                    for (tile, panel) in panel.chunks_exact_mut(pairs).enumerate() {
+                        self.matrix.lay_columns(self.first + tile * OUTPUTS, range.clone(), panel);
+                    }
+                }
+                Direction::Back => self.matrix.lay_rows(self.first, range.clone(), panel),
+            }
+            let place = Part { index: part, parts, range };
+            for (tile, panel) in panel.chunks_exact(pairs).enumerate() {
+                let mut row = 0;
+                while row < self.rows.scales.len() && tile * OUTPUTS < self.columns.width {
+                    // SAFETY: as the caller grants.
+                    row += unsafe {
+                        match self.rows.scales.len() - row {
+                            1 => self.tile_avx2::<1>(row, tile, panel, &place, output),
+                            2 => self.tile_avx2::<2>(row, tile, panel, &place, output),
+                            3 => self.tile_avx2::<3>(row, tile, panel, &place, output),
+                            4 => self.tile_avx2::<4>(row, tile, panel, &place, output),
+                            5 => self.tile_avx2::<5>(row, tile, panel, &place, output),
+                            _ => self.tile_avx2::<ROWS>(row, tile, panel, &place, output),
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Strip::compute_avx2`].
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile_avx2<const R: usize>(
+        &self,
+        first: usize,
+        tile: usize,
+        panel: &[Pair],
+        part: &Part,
+        output: &Output,
+    ) -> usize {
+        let mut lines: [&[[i16; 2]]; R] = [&[]; R];
+        for (r, line) in lines.iter_mut().enumerate() {
+            let words = &self.rows.words[(first + r) * self.rows.width..][part.range.start..];
+            *line = &words.as_chunks::<2>().0[..panel.len()];
+        }
+        let mut sums = [[_mm256_setzero_si256(); 2]; R];
+        for (index, pair) in panel.iter().enumerate() {
+            for r in 0..R {
+                // SAFETY: the lines are as long as the panel, and their pairs 4 bytes.
+                let two = unsafe { lines[r].as_ptr().add(index).cast::<i32>().read_unaligned() };
+                let two = _mm256_set1_epi32(two);
+                for v in 0..2 {
+                    sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(pair[v], two));
+                }
+            }
+        }
+        let width = (self.columns.width - tile * OUTPUTS).min(OUTPUTS);
+        for (r, sums) in sums.iter().enumerate() {
+            let scale = _mm256_set1_ps(self.rows.scales[first + r]);
+            let mut y = [0.0; OUTPUTS];
+            // SAFETY: the columns are there in each row and ours alone.
+            let at = unsafe {
+                let at = output.first.add((first + r) * output.width + self.first + tile * OUTPUTS);
+                std::slice::from_raw_parts_mut(at, width)
+            };
+            match part.index {
+                0 => y.copy_from_slice(&self.columns.bias[tile * OUTPUTS..][..OUTPUTS]),
+                _ => y[..width].copy_from_slice(at),
+            }
+            for (v, &sum) in sums.iter().enumerate() {
+                // SAFETY: 8 numbers from each place.
+                unsafe {
+                    let factors = _mm256_loadu_ps(self.columns.scales[tile * OUTPUTS + 8 * v..][..8].as_ptr());
+                    let place = y[8 * v..][..8].as_mut_ptr();
+                    let sum = _mm256_cvtepi32_ps(sum);
+                    _mm256_storeu_ps(
+                        place,
+                        _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, factors), _mm256_loadu_ps(place)),
+                    );
+                }
+            }
+            at.copy_from_slice(&y[..width]);
+        }
+        R
+    }
+}
+
+impl Matrix<'_> {
+    /// Lays out a range of the inner dimension for 16 columns side by side: 8 columns of 16 integers at a time, transposed as 8 · 8 pairs.
+    #[target_feature(enable = "avx2,fma")]
+    fn lay_columns(&self, first: usize, range: Range<usize>, panel: &mut [Pair]) {
+        let mut tables = Tables::default();
+        for vector in 0..2 {
+            for (at, pairs) in range.clone().step_by(16).zip(panel.as_chunks_mut::<8>().0) {
+                let mut lines = [_mm256_setzero_si256(); 8];
+                for (i, line) in lines.iter_mut().enumerate() {
+                    *line = self.words(first + 8 * vector + i, at, 8, &mut tables.of[i]);
+                }
+                for (pair, turned) in pairs.iter_mut().zip(transposed(lines)) {
+                    pair[vector] = turned;
+                }
+            }
+        }
+    }
+
+    /// Lays out a range of the columns for the rows of all tiles: two columns at a time, interleaved.
+    #[target_feature(enable = "avx2,fma")]
+    fn lay_rows(&self, first: usize, range: Range<usize>, panel: &mut [Pair]) {
+        let (mut tables, pairs) = (Tables::default(), panel.len() * OUTPUTS / STRIP);
+        for (index, column) in range.step_by(2).enumerate() {
+            for (tile, place) in panel[index..].iter_mut().step_by(pairs).enumerate() {
+                let from = first + tile * OUTPUTS;
+                let a = self.words(column, from, AHEAD, &mut tables.of[0]);
+                let b = self.words(column + 1, from, AHEAD, &mut tables.of[1]);
+                let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+                *place = [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)];
+            }
+        }
+    }
+
+    /// 16 integers of a column from a place on (a multiple of 16), zeros beyond its end.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn words(&self, column: usize, from: usize, ahead: usize, known: &mut Table) -> __m256i {
+        if column >= self.scales.len() || from >= self.inner {
+            return _mm256_setzero_si256();
+        }
+        let number = (self.inner - from).min(16);
+        let Some(blocks) = self.blocks else {
+            let bytes = &self.integers[column * self.inner + from..][..number];
+            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner).cast());
+            let bytes = match bytes.first_chunk::<16>() {
+                // SAFETY: 16 bytes.
+                Some(bytes) => unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) },
+                None => {
+                    let mut whole = [128; 16];
+                    whole[..number].copy_from_slice(bytes);
+                    // SAFETY: 16 bytes.
+                    unsafe { _mm_loadu_si128(whole.as_ptr().cast()) }
+                }
+            };
+            return _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(128));
+        };
+        // Blocks are of 16 integers or more, and end where the column does.
+        let bytes = &self.integers[(column * self.inner + from) / 2..][..8];
+        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner / 2).cast());
+        // SAFETY: 8 bytes.
+        let pairs = _mm_cvtepu8_epi16(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) });
+        let low = _mm_and_si128(pairs, _mm_set1_epi16(0x000f));
+        let high = _mm_and_si128(_mm_slli_epi16::<4>(pairs), _mm_set1_epi16(0x0f00));
+        let per_column = blocks.len() / self.scales.len();
+        let block = column * per_column + from / (self.inner / per_column);
+        if known.block != Some(block) {
+            let scale = self.scales[column];
+            let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+            *known = Table { block: Some(block), bytes: table(blocks[block] * inverse) };
+        }
+        // SAFETY: 16 bytes.
+        let table = unsafe { _mm_loadu_si128(known.bytes.as_ptr().cast()) };
+        _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, _mm_or_si128(low, high)))
+    }
+}
+
+/// What each of the 16 integers of 4 bits becomes in a block.
+#[derive(Debug, Clone, Copy, Default)]
+struct Table {
+    block: Option<usize>,
+    bytes: [i8; 16],
+}
+
+/// Those in use.
+#[derive(Debug, Default)]
+struct Tables {
+    of: [Table; 8],
+}
+
+/// The integers that 4 bits from 0 to 15 become in a block whose scale is so many times the column's.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn table(scale: f32) -> [i8; 16] {
+    let mut integers = [0_i32; 16];
+    for (half, integers) in integers.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let steps = _mm256_add_ps(
+            _mm256_set_ps(-1., -2., -3., -4., -5., -6., -7., -8.),
+            _mm256_set1_ps(if half == 0 { 0.0 } else { 8.0 }),
+        );
+        let rounded = _mm256_cvtps_epi32(_mm256_mul_ps(steps, _mm256_set1_ps(scale)));
+        // SAFETY: 8 numbers.
+        unsafe { _mm256_storeu_si256(integers.as_mut_ptr().cast(), rounded) };
+    }
+    integers.map(|integer| integer as i8)
+}
+
+/// 8 · 8 numbers of 32 bits, transposed.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
+    let mut pairs = rows;
+    for i in 0..4 {
+        pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // Of rows 4 i to 4 i + 3: column j of each lane.
+    let mut fours = pairs;
+    for i in 0..2 {
+        let [a, b, c, d] = [pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2], pairs[4 * i + 3]];
+        fours[4 * i] = _mm256_unpacklo_epi64(a, c);
+        fours[4 * i + 1] = _mm256_unpackhi_epi64(a, c);
+        fours[4 * i + 2] = _mm256_unpacklo_epi64(b, d);
+        fours[4 * i + 3] = _mm256_unpackhi_epi64(b, d);
+    }
+    let mut result = fours;
+    for j in 0..4 {
+        result[j] = _mm256_permute2x128_si256::<0x20>(fours[j], fours[4 + j]);
+        result[4 + j] = _mm256_permute2x128_si256::<0x31>(fours[j], fours[4 + j]);
+    }
+    result
+}
