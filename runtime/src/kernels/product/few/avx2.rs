@@ -13,7 +13,7 @@ pub(super) struct Spread {
     /// Of 4 bits, for each 64 values of a block (or fewer, and zeros): those that meet lower halves, and the others.
     bytes: Vec<[[i8; 32]; 2]>,
     /// What to begin each block's sum with, since its integers are stored as more than they are.
-    starts: Vec<i32>,
+    starts: Vec<f32>,
 }
 
 impl Spread {
@@ -21,7 +21,7 @@ impl Spread {
         let mut spread = Self::default();
         for block in row.chunks(block) {
             let sum: i32 = block.iter().map(|&value| i32::from(value)).sum();
-            spread.starts.push(sum * if halves { -8 } else { -128 });
+            spread.starts.push((sum * if halves { -8 } else { -128 }) as f32);
             if halves {
                 for part in block.chunks(64) {
                     let mut lines = [[0; 32]; 2];
@@ -45,29 +45,31 @@ impl Blocks<'_> {
     pub(super) fn columns_avx2(&self, first: usize, row: &Spread, y: &mut [f32]) {
         let number = row.starts.len();
         let width = if self.halves { self.inner / 2 } else { self.inner };
-        let block = width / number;
+        let (block, lines, words) = (width / number, row.bytes.len() / number, row.words.len() / number);
         for (column, y) in (first..).zip(y) {
-            let integers = self.integers[column * width..][..width].chunks_exact(block);
+            let integers = &self.integers[column * width..][..width];
             let scales = &self.scales[column * number..][..number];
+            for line in (0..width).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(integers.as_ptr().wrapping_add(line + FAR).cast());
+            }
+            let blocks = integers.chunks_exact(block).zip(scales);
             let mut sum = _mm256_setzero_ps();
-            // What all blocks begin with, of which each has its own scale.
-            let mut start = 0.0;
-            for (((index, bytes), &scale), &more) in integers.enumerate().zip(scales).zip(&row.starts) {
-                for line in (0..block).step_by(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(line + FAR).cast());
-                }
-                let total = if self.halves {
-                    let lines = block.div_ceil(32);
-                    halves(bytes, &row.bytes[index * lines..][..lines])
-                } else {
-                    whole(bytes, &row.words[index * block / 16..][..block / 16])
-                };
+            let mut add = |total: __m256i, scale: f32| {
                 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(scale), sum);
-                start += more as f32 * scale;
+            };
+            if self.halves {
+                for ((bytes, &scale), lines) in blocks.zip(row.bytes.chunks_exact(lines)) {
+                    add(halves(bytes, lines), scale);
+                }
+            } else {
+                for ((bytes, &scale), words) in blocks.zip(row.words.chunks_exact(words)) {
+                    add(whole(bytes, words), scale);
+                }
             }
             let mut sums = [0.0; 8];
             // SAFETY: 8 numbers.
             unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), sum) };
+            let start: f32 = row.starts.iter().zip(scales).map(|(start, scale)| start * scale).sum();
             *y = start + sums.iter().sum::<f32>();
         }
     }
@@ -87,29 +89,37 @@ fn whole(bytes: &[u8], words: &[[i16; 16]]) -> __m256i {
     total
 }
 
-/// A block's halves of bytes times a row's values. Sums of 64 products of at most 15 · 127, 4 in each of 16 places, do not exceed 16 bits.
+/// A block's halves of bytes times a row's values. Sums of at most 128 products of at most 15 · 127, 8 in each of 16 places, do not exceed
+/// 16 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn halves(bytes: &[u8], lines: &[[[i8; 32]; 2]]) -> __m256i {
-    let low = _mm256_set1_epi8(15);
     let mut total = _mm256_setzero_si256();
-    for (bytes, [lower, higher]) in bytes.chunks(32).zip(lines) {
-        let pairs = match bytes.first_chunk::<32>() {
-            // SAFETY: 32 bytes.
-            Some(bytes) => unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) },
-            None => {
-                let mut all = [0; 32];
-                all[..bytes.len()].copy_from_slice(bytes);
-                // SAFETY: 32 bytes.
-                unsafe { _mm256_loadu_si256(all.as_ptr().cast()) }
-            }
-        };
-        // SAFETY: 32 bytes each.
-        let [lower, higher] = [lower, higher].map(|line| unsafe { _mm256_loadu_si256(line.as_ptr().cast()) });
-        let low_products = _mm256_maddubs_epi16(_mm256_and_si256(pairs, low), lower);
-        let high_products = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(pairs), low), higher);
-        let products = _mm256_add_epi16(low_products, high_products);
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+    let (whole, rest) = bytes.as_chunks::<32>();
+    for (bytes, lines) in whole.iter().zip(lines) {
+        total = _mm256_add_epi16(total, half_products(bytes, lines));
     }
-    total
+    if let (false, Some(lines)) = (rest.is_empty(), lines.get(whole.len())) {
+        let mut all = [0; 32];
+        all[..rest.len()].copy_from_slice(rest);
+        total = _mm256_add_epi16(total, half_products(&all, lines));
+    }
+    _mm256_madd_epi16(total, _mm256_set1_epi16(1))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn half_products(bytes: &[u8; 32], [lower, higher]: &[[i8; 32]; 2]) -> __m256i {
+    let low = _mm256_set1_epi8(15);
+    // SAFETY: 32 bytes each.
+    let (pairs, lower, higher) = unsafe {
+        (
+            _mm256_loadu_si256(bytes.as_ptr().cast()),
+            _mm256_loadu_si256(lower.as_ptr().cast()),
+            _mm256_loadu_si256(higher.as_ptr().cast()),
+        )
+    };
+    let low_products = _mm256_maddubs_epi16(_mm256_and_si256(pairs, low), lower);
+    let high_products = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(pairs), low), higher);
+    _mm256_add_epi16(low_products, high_products)
 }
