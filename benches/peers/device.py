@@ -83,7 +83,17 @@ class Job:
 def machine():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cpu}, {os.cpu_count()} virtual cores, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+    instructions = "AVX-512 with VNNI" if has_vnni() else "AVX2" if "avx2" in flags() else platform.machine()
+    system = f"{platform.system()} {platform.release()}"
+    return f"{cpu} ({instructions}), {os.cpu_count()} virtual cores, {memory:.0f} GiB, {system}"
+
+
+def flags():
+    return next((line.split(":")[1].split() for line in open("/proc/cpuinfo") if line.startswith("flags")), [])
+
+
+def has_vnni():
+    return "avx512_vnni" in flags()
 
 
 def limits_text(model, jobs, weights, limits):
@@ -99,7 +109,12 @@ def limits_text(model, jobs, weights, limits):
         "### Where the machine stops",
         "",
         f"PyTorch multiplies f32 matrices at {gflop:.0f} GFLOP/s (1536 × 1536) and reads memory at {gb:.0f} GB/s (a sum over 256 MiB). "
-        "Instructions for dot products of bytes (VNNI) do four times as many operations. Counted are the frozen matrices' products alone, "
+        + (
+            "Instructions for dot products of bytes (VNNI) do four times as many operations. "
+            if has_vnni()
+            else "Without instructions for dot products of bytes (VNNI), products of 16-bit integers do twice as many operations. "
+        )
+        + "Counted are the frozen matrices' products alone, "
         "and, while decoding, each weight read once a token.",
         "",
         "| what | a second | of the machine's |",
@@ -108,7 +123,7 @@ def limits_text(model, jobs, weights, limits):
     median = lambda job, name: statistics.median(jobs[job].found.get(name, [0.0]))
     for precision, bits in zip(PRECISIONS, (32, 8, 4)):
         done = 1e-9 * operations * median("adapt", f"marionette {precision}")
-        most = gflop if bits == 32 else 4 * gflop
+        most = gflop if bits == 32 else (4 if has_vnni() else 2) * gflop
         lines.append(f"| adapt {precision} | {done:.0f} G operations | {100 * done / most:.0f} % |")
     for precision, bits in zip(PRECISIONS, (32, 8, 4)):
         read = 1e-9 * weights[precision] * median(f"decode{bits}", f"marionette {precision}")

@@ -6,6 +6,7 @@ use marionette_models::bundle::{self, RunMemory};
 
 use super::{Bound, Engine};
 use crate::error::Result;
+use crate::kernels;
 use crate::memory;
 use crate::session::Buffer;
 
@@ -96,7 +97,16 @@ impl Engine {
         let memory = self.manifest.graphs.get(name).and_then(|graph| graph.memory);
         let missing =
             || FileError::new(&self.dir.join(bundle::MANIFEST), "is missing").at(format!("graphs.{name}.memory"));
-        Ok(memory.ok_or_else(missing)?)
+        let mut memory = memory.ok_or_else(missing)?;
+        if self.manifest.precision.is_integer() {
+            // One product's rows are rounded at a time: at most the MLP's or queries, keys and values, and the head's gradient.
+            let model = &self.manifest.model;
+            let widest = model.n_inner.max(3 * model.n_embd) as u64;
+            memory.token = memory.token.saturating_add(kernels::BYTES_TO_ROUND.saturating_mul(widest));
+            memory.target =
+                memory.target.saturating_add(kernels::BYTES_TO_ROUND.saturating_mul(model.vocab_size as u64));
+        }
+        Ok(memory)
     }
 
     fn open_adaptation(&self, activations: Activations) -> Result<Adaptation> {

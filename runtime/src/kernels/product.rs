@@ -17,7 +17,7 @@ pub use rounded::{Rounded, RowToRound};
 
 /// Outputs of a strip.
 const STRIP: usize = 64;
-/// How much of the inner dimension is in a strip at a time: 256 KiB of bytes or 512 KiB of words, which second-level caches hold.
+/// How much of the inner dimension is in a strip of bytes at a time: 256 KiB, which second-level caches hold.
 const DEPTH: usize = 4096;
 /// How many columns ahead of those that are laid out the next ones are fetched, and how many bytes ahead of those that few rows meet:
 /// memory takes so long.
