@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use marionette_models::checkpoint::{self, Base};
-use marionette_models::{Activation, AdapterConfig, Gpt2Config, init, params};
+use marionette_models::{AdapterConfig, Gpt2Shape, init, params};
 use marionette_trainer::Result;
 use marionette_trainer::inner::Support;
 use marionette_trainer::meta::{MetaGradient, meta_gradient};
@@ -17,17 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 /// A base with GPT-2 small's shapes (Radford et al. 2019) and random weights, on which the time does not depend.
 fn random_base() -> Base {
-    let config = Gpt2Config {
-        vocab_size: 50257,
-        n_positions: 1024,
-        n_embd: 768,
-        n_layer: 12,
-        n_head: 12,
-        n_inner: 3072,
-        activation_function: Activation::GeluNew,
-        layer_norm_epsilon: 1e-5,
-        eos_token_id: 50256,
-    };
+    let config = Gpt2Shape { vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12 }.into();
     let tensors = init::initialise(&params::base_table(&config), &mut ChaCha8Rng::seed_from_u64(1));
     Base { config, tensors }
 }

@@ -20,7 +20,7 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny");
 fn meta(criterion: &mut Criterion) {
     let source = Source::read(TINY.as_ref(), FreshAdapters::default()).unwrap();
     let config = &source.base.config;
-    let encoder = Encoder::from_folder(TINY, config.eos_token_id, config.n_positions, config.vocab_size).unwrap();
+    let encoder = Encoder::from_folder(TINY, config).unwrap();
     let table = params::adapter_table(config, &source.adapter);
     let frozen = tensors::all_to_torch(source.base.tensors.clone(), Kind::Float, Device::Cpu).unwrap();
     let parts = Method::ExtraPlace.parts();

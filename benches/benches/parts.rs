@@ -10,7 +10,7 @@ use marionette_dialogues::read_dialogues;
 use marionette_exporter::quantise::{self, Order};
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::{Bundle, Operators, Precision};
-use marionette_runtime::kernels::attention::{self, Head};
+use marionette_runtime::kernels::attention::{self, Gradients, Head, Heads};
 use marionette_runtime::kernels::{self};
 use marionette_runtime::sampling::{Sampler, Sampling};
 use marionette_runtime::{Engine, Options, engine};
@@ -98,7 +98,8 @@ fn passes(criterion: &mut Criterion) {
     // One head of 128 tokens; forward two products, back five, of half a square each.
     let (tokens, head_dim) = (128, 64);
     let qkv = floats(tokens * 3 * WIDTH);
-    let head = Head { qkv: &qkv, branch: None, index: 3, width: WIDTH, head_dim };
+    let heads = Heads { queries: WIDTH / head_dim, shared: WIDTH / head_dim, width: head_dim };
+    let head = Head { qkv: &qkv, branch: None, index: 3, heads };
     let (mut y, mut sums) = (vec![0.0; tokens * WIDTH], vec![0.0; tokens]);
     fn parts(values: &mut [f32], stride: usize, part: usize) -> Vec<&mut [f32]> {
         values.chunks_mut(stride).map(|row| &mut row[part * WIDTH + 3 * 64..part * WIDTH + 4 * 64]).collect()
@@ -113,9 +114,9 @@ fn passes(criterion: &mut Criterion) {
     group.bench_function("gradient of attention, a head of 128 tokens", |b| {
         b.iter(|| {
             let [q, k, v] = &mut d;
-            let mut slices = [q, k, v].map(|values| parts(values, WIDTH, 0));
-            let [q, k, v] = &mut slices;
-            attention::backward(head, [&dy, &y], &sums, [q, k, v]);
+            let [q, keys, values] = [q, k, v].map(|values| parts(values, WIDTH, 0));
+            let mut gradients = Gradients { queries: vec![q], keys, values };
+            attention::backward(head, [&dy, &y], &sums, &mut gradients);
         });
     });
     group.finish();

@@ -1,7 +1,8 @@
 //! Dialogue to token ids: the one definition for trainer and device.
 //!
-//! `u1 <eot> r1 <eot> u2 <eot> r2 <eot> …`, `<eot>` being `<|endoftext|>`. Targets are the tokens of the persona's own
-//! replies and the `<eot>` after each. Empty words of the partner (the persona spoke first) are their `<eot>` alone.
+//! What stands around the utterances is the model's own [`PromptForm`]: `u1 <eot> r1 <eot> …`, `<eot>` being `<|endoftext|>`, for
+//! GPT-2, and for a model with a chat template its turns. Targets are the tokens of the persona's own replies and the one
+//! that ends each. Empty words of the partner (the persona spoke first) are what stands around them alone.
 //!
 //! What exceeds the context is cut at the oldest utterance, whole; only an utterance that the context could not hold by
 //! itself, or the newest one where it does not fit, is cut within, at its oldest tokens.
@@ -11,34 +12,61 @@ mod candidates;
 use std::path::Path;
 use std::sync::Arc;
 
+use marionette_models::{ModelConfig, PromptForm, Turn};
+
+use crate::chat_template::prompt_form;
 use crate::{Dialogue, EncodeError, Exchange, Prompt, Sequence, StreamDecoder, Tokenizer, load_tokenizer};
 
 /// What turns dialogues into token ids for one model.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     tokenizer: Arc<Tokenizer>,
-    end_of_text: u32,
+    form: PromptForm,
+    /// The token that ends a reply.
+    end: u32,
+    /// The tokens that no text may become.
+    controls: Vec<u32>,
     n_positions: usize,
     persona_text: bool,
     choices: usize,
 }
 
-/// An utterance with its `<eot>`.
+/// An utterance and what stands around it.
 struct Utterance {
     ids: Vec<u32>,
+    /// Where its own tokens begin.
+    first: usize,
+    /// How many they are.
+    own: usize,
     reply: bool,
 }
 
+impl Utterance {
+    /// Cuts its oldest tokens: its own first, and what stands around it where they are not enough.
+    fn cut(&mut self, excess: usize) {
+        let own = excess.min(self.own);
+        self.ids.drain(self.first..self.first + own);
+        self.own -= own;
+        self.ids.drain(..excess - own);
+        self.first = self.first.saturating_sub(excess - own);
+    }
+
+    /// Where its own tokens end, and the one that ends it comes.
+    fn end(&self) -> usize {
+        self.first + self.own
+    }
+}
+
 impl Encoder {
-    /// An encoder for a model with `n_positions` positions and `vocab_size` embedding rows, whose utterances end with
-    /// token `end_of_text_id`.
+    /// An encoder for a model with `n_positions` positions and `vocab_size` embedding rows, whose dialogues have this form.
     ///
     /// # Errors
     /// Where the tokenizer does not fit the model: [`EncodeError::VocabularyTooLarge`], [`EncodeError::NoEndOfText`],
-    /// [`EncodeError::TextAsControl`]; [`EncodeError::NoRoom`] for fewer than two positions.
+    /// [`EncodeError::TextAsControl`]; [`EncodeError::NoRoom`] for fewer positions than a token and its target take with what
+    /// stands around them.
     pub fn new(
         tokenizer: Tokenizer,
-        end_of_text_id: u32,
+        form: PromptForm,
         n_positions: usize,
         vocab_size: usize,
     ) -> Result<Self, EncodeError> {
@@ -46,38 +74,44 @@ impl Encoder {
         if largest as usize >= vocab_size {
             return Err(EncodeError::VocabularyTooLarge { largest, vocab_size });
         }
-        let Some(spelled) = tokenizer.id_to_token(end_of_text_id) else {
-            return Err(EncodeError::NoEndOfText { id: end_of_text_id });
-        };
-        if n_positions < 2 {
+        let end = form.end().ok_or(EncodeError::NoEndOfText { id: u32::MAX })?;
+        if let Some(id) = form.tokens().find(|&id| tokenizer.id_to_token(id).is_none()) {
+            return Err(EncodeError::NoEndOfText { id });
+        }
+        let mut controls: Vec<u32> = form.tokens().filter(|&id| id == end || tokenizer.is_added(id)).collect();
+        controls.sort_unstable();
+        controls.dedup();
+        // Beside what stands around them, a token of the partner's and one of the reply's; of GPT-2 a token and its target.
+        if n_positions < form.overhead().max(2) {
             return Err(EncodeError::NoRoom { n_positions, wanted: "a token and its target".into() });
         }
-        let encoder = Self {
-            tokenizer: Arc::new(tokenizer),
-            end_of_text: end_of_text_id,
-            n_positions,
-            persona_text: false,
-            choices: 0,
-        };
-        encoder.text(&spelled)?;
+        let encoder =
+            Self { tokenizer: Arc::new(tokenizer), form, end, controls, n_positions, persona_text: false, choices: 0 };
+        for &control in &encoder.controls {
+            encoder.text(&encoder.tokenizer.id_to_token(control).unwrap_or_default())?;
+        }
         Ok(encoder)
     }
 
-    /// As [`Encoder::new`], with the tokenizer of a folder in Hugging Face's layout.
+    /// An encoder for the model of a folder in Hugging Face's layout: with its tokenizer, in the form of its chat template, or where
+    /// it has none with utterances that the model's end of text ends.
     ///
     /// # Errors
-    /// As [`Encoder::new`] and [`load_tokenizer`].
-    pub fn from_folder(
-        folder: impl AsRef<Path>,
-        end_of_text_id: u32,
-        n_positions: usize,
-        vocab_size: usize,
-    ) -> Result<Self, EncodeError> {
-        Self::new(load_tokenizer(folder)?, end_of_text_id, n_positions, vocab_size)
+    /// As [`Encoder::new`] and [`load_tokenizer`]; the chat template is not one of turns.
+    pub fn from_folder(folder: impl AsRef<Path>, config: &ModelConfig) -> Result<Self, EncodeError> {
+        let tokenizer = load_tokenizer(&folder)?;
+        let form = prompt_form(folder.as_ref(), &tokenizer, config.eos_token_id)?;
+        Self::new(tokenizer, form, config.n_positions, config.vocab_size)
     }
 
-    /// Whether the persona's sentences, joined by spaces, stand in front of every dialogue as an utterance that is
-    /// never a target and never cut away (but within, where it would fill more than half the context). Off at first.
+    /// How a dialogue becomes tokens.
+    pub fn form(&self) -> &PromptForm {
+        &self.form
+    }
+
+    /// Whether the persona's sentences, joined by spaces, stand in front of every dialogue (as an utterance for GPT-2, as the system's
+    /// turn in a chat template), never a target and never cut away (but within, where they would fill more than half the
+    /// context). Off at first.
     #[must_use]
     pub fn with_persona_text(mut self, persona_text: bool) -> Self {
         self.persona_text = persona_text;
@@ -86,7 +120,7 @@ impl Encoder {
 
     /// How many candidates the choices of [`Encoder::example`] have at most, the gold one included (Wolf et al. 2019 take
     /// 2 to 4); below 2 there are no choices. None at first. With choices, every [`crate::Ranking`] has the closing
-    /// `<eot>` of its candidates in its row, where a classifier reads the candidate's state.
+    /// token of its candidates in its row, where a classifier reads the candidate's state.
     #[must_use]
     pub fn with_choices(mut self, candidates: usize) -> Self {
         self.choices = if candidates < 2 { 0 } else { candidates };
@@ -103,9 +137,9 @@ impl Encoder {
         &self.tokenizer
     }
 
-    /// The token that ends every utterance.
-    pub fn end_of_text_id(&self) -> u32 {
-        self.end_of_text
+    /// The token that ends a reply.
+    pub fn end_id(&self) -> u32 {
+        self.end
     }
 
     /// The most tokens that the model's context holds.
@@ -120,10 +154,10 @@ impl Encoder {
     pub fn sequence(&self, dialogue: &Dialogue) -> Result<Sequence, EncodeError> {
         let mut utterances = Vec::with_capacity(2 * dialogue.exchanges.len());
         for Exchange { partner, reply, .. } in &dialogue.exchanges {
-            utterances.push(Utterance { ids: self.utterance(partner)?, reply: false });
-            utterances.push(Utterance { ids: self.utterance(reply)?, reply: true });
+            utterances.push(self.of_partner(partner)?);
+            utterances.push(self.reply(reply)?);
         }
-        let (persona, persona_cut) = self.persona(&dialogue.persona)?;
+        let (persona, persona_cut) = self.begin(&dialogue.persona)?;
         let (kept, cut) = self.fit(utterances, self.n_positions - persona.len());
         let mut sequence = Sequence {
             target: vec![false; persona.len()],
@@ -133,13 +167,15 @@ impl Encoder {
         };
         for utterance in kept {
             // Nothing stands before the first token of all, so nothing predicts it.
-            let unpredicted = usize::from(sequence.ids.is_empty());
-            if utterance.reply && utterance.ids.len() > unpredicted {
+            let first = utterance.first.max(usize::from(sequence.ids.is_empty()));
+            // What stands before a reply is given, what comes after its end is too.
+            let targets = if utterance.reply { first..utterance.end() + 1 } else { 0..0 };
+            if !targets.is_empty() {
                 sequence.replies += 1;
-                sequence.words += self.decode(&utterance.ids).split_whitespace().count();
+                sequence.words +=
+                    self.decode(&utterance.ids[utterance.first..utterance.end()]).split_whitespace().count();
             }
-            let target = (0..utterance.ids.len()).map(|token| utterance.reply && token >= unpredicted);
-            sequence.target.extend(target);
+            sequence.target.extend((0..utterance.ids.len()).map(|token| targets.contains(&token)));
             sequence.ids.extend(utterance.ids);
         }
         Ok(sequence)
@@ -156,8 +192,10 @@ impl Encoder {
         history: &[Text],
         max_new: usize,
     ) -> Result<Prompt, EncodeError> {
-        let (mut ids, persona_cut) = self.persona(persona)?;
-        let Some(room) = self.n_positions.checked_sub(ids.len() + max_new).filter(|room| *room > 0) else {
+        let (mut ids, persona_cut) = self.begin(persona)?;
+        let asked = &self.form.reply.before;
+        let taken = ids.len() + asked.len() + max_new;
+        let Some(room) = self.n_positions.checked_sub(taken).filter(|room| *room > 0) else {
             return Err(EncodeError::NoRoom {
                 n_positions: self.n_positions,
                 wanted: format!("a history and {max_new} new tokens"),
@@ -165,10 +203,11 @@ impl Encoder {
         };
         let mut utterances = self.utterances(history)?;
         if utterances.is_empty() {
-            utterances.push(Utterance { ids: self.utterance("")?, reply: false });
+            utterances.push(self.of_partner("")?);
         }
         let (kept, cut) = self.fit(utterances, room);
         ids.extend(kept.into_iter().flat_map(|utterance| utterance.ids));
+        ids.extend(asked);
         Ok(Prompt { ids, cut: cut + persona_cut })
     }
 
@@ -182,38 +221,50 @@ impl Encoder {
         StreamDecoder::new(Arc::clone(&self.tokenizer))
     }
 
-    /// The ids of a text, none of which is the end of text.
+    /// The ids of a text, none of which controls anything.
     fn text(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
         let ids = self.tokenizer.encode(text)?;
-        if ids.contains(&self.end_of_text) {
+        if ids.iter().any(|id| self.controls.contains(id)) {
             return Err(EncodeError::TextAsControl { text: text.to_owned() });
         }
         Ok(ids)
     }
 
-    fn utterance(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
-        let mut ids = self.text(text)?;
-        ids.push(self.end_of_text);
-        Ok(ids)
+    /// A text with what stands around it.
+    fn turn(&self, text: &str, turn: &Turn) -> Result<Utterance, EncodeError> {
+        let own = self.text(text)?;
+        let ids = [&turn.before[..], &own, &turn.after].concat();
+        Ok(Utterance { ids, first: turn.before.len(), own: own.len(), reply: false })
     }
 
-    fn utterances<Text: AsRef<str>>(
-        &self,
-        texts: impl IntoIterator<Item = Text>,
-    ) -> Result<Vec<Utterance>, EncodeError> {
-        let encode = |text: Text| Ok(Utterance { ids: self.utterance(text.as_ref())?, reply: false });
-        texts.into_iter().map(encode).collect()
+    fn of_partner(&self, text: &str) -> Result<Utterance, EncodeError> {
+        self.turn(text, &self.form.partner)
     }
 
-    /// The persona's sentences as an utterance, at most half the context, and how many utterances that cut (0 or 1).
-    fn persona(&self, sentences: &[String]) -> Result<(Vec<u32>, usize), EncodeError> {
+    fn reply(&self, text: &str) -> Result<Utterance, EncodeError> {
+        Ok(Utterance { reply: true, ..self.turn(text, &self.form.reply)? })
+    }
+
+    /// Utterances in turn, the last one the partner's.
+    fn utterances<Text: AsRef<str>>(&self, texts: &[Text]) -> Result<Vec<Utterance>, EncodeError> {
+        let from_last = |index: usize| texts.len() - 1 - index;
+        let encode = |(index, text): (usize, &Text)| match from_last(index) % 2 {
+            0 => self.of_partner(text.as_ref()),
+            _ => self.reply(text.as_ref()),
+        };
+        texts.iter().enumerate().map(encode).collect()
+    }
+
+    /// What stands before the first utterance: the persona's sentences, at most half the context, where there are any, and how
+    /// many utterances that cut (0 or 1).
+    fn begin(&self, sentences: &[String]) -> Result<(Vec<u32>, usize), EncodeError> {
         if !self.persona_text || sentences.is_empty() {
-            return Ok((Vec::new(), 0));
+            return Ok((self.form.begin.clone(), 0));
         }
-        let mut ids = self.utterance(&sentences.join(" "))?;
-        let excess = ids.len().saturating_sub(self.n_positions / 2);
-        ids.drain(..excess);
-        Ok((ids, usize::from(excess > 0)))
+        let mut persona = self.turn(&sentences.join(" "), &self.form.persona)?;
+        let excess = persona.ids.len().saturating_sub(self.n_positions / 2);
+        persona.cut(excess);
+        Ok((persona.ids, usize::from(excess > 0)))
     }
 
     /// Keeps the newest utterances that fit `room` tokens, and says how many were cut.
@@ -226,7 +277,7 @@ impl Encoder {
             if excess > 0 {
                 let divisible = kept.is_empty() || utterance.ids.len() > self.n_positions;
                 if divisible && room > 0 {
-                    utterance.ids.drain(..excess);
+                    utterance.cut(excess);
                     kept.push(utterance);
                     partly = 1;
                 }

@@ -37,7 +37,7 @@ pub struct Example {
 /// A history of h tokens and all candidates after it in one row of T tokens, so that one pass scores every candidate:
 /// token j sees token i iff i <= j and (`branch[i] == 0` or `branch[i] == branch[j]`).
 ///
-/// A candidate's tokens and its closing `<eot>` are targets. That `<eot>` predicts nothing, so it is in the row only
+/// A candidate's tokens and its closing one are targets. That one predicts nothing, so it is in the row only
 /// where a classifier reads its state: where the encoder has choices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ranking {
@@ -53,7 +53,7 @@ pub struct Ranking {
     pub targets: Vec<u32>,
     /// \[N\]: the candidate to which target n belongs.
     pub candidate: Vec<u32>,
-    /// \[candidates\]: the token of the row that is candidate c's closing `<eot>`; empty where these are not in the row.
+    /// \[candidates\]: the token of the row that is candidate c's closing one; empty where these are not in the row.
     pub ends: Vec<u32>,
     /// The number of candidates.
     pub candidates: usize,

@@ -61,9 +61,9 @@ pub enum EncodeError {
         /// What is needed.
         smallest: usize,
     },
-    /// An end-of-text id that the tokenizer does not have.
+    /// A token that ends or surrounds utterances, and that the tokenizer does not have.
     #[error(
-        "the tokenizer has no token {id}, which the model names as its end of text; use the tokenizer that the model came with"
+        "the tokenizer has no token {id}, with which the model ends or surrounds utterances; use the tokenizer that the model came with"
     )]
     NoEndOfText {
         /// The id that is missing.
@@ -71,7 +71,7 @@ pub enum EncodeError {
     },
     /// A tokenizer that makes a control token of text.
     #[error(
-        "the tokenizer encodes the text {text:?} as the end-of-text token; use a tokenizer that keeps control tokens apart"
+        "the tokenizer encodes the text {text:?} as a control token; use a tokenizer that keeps control tokens apart"
     )]
     TextAsControl {
         /// The text.

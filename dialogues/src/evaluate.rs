@@ -63,11 +63,11 @@ pub trait Learner {
         Ok(None)
     }
 
-    /// Generates at most `max_new` tokens after a prompt, up to and with or without the end of text.
+    /// Generates at most `max_new` tokens after a prompt, up to and with or without the token `end`.
     ///
     /// # Errors
     /// Where the model fails.
-    fn reply(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, Self::Error>;
+    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>, Self::Error>;
 }
 
 /// What is evaluated.

@@ -1,6 +1,7 @@
 //! What the data is: dialogues, personas as tasks, encoding and metrics.
 
 mod byte_level;
+mod chat_template;
 mod dialogue;
 mod encode;
 mod encoded;

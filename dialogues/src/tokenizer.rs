@@ -1,4 +1,4 @@
-//! GPT-2's byte-level BPE: reading, training and writing tokenizers; text to ids and ids to text.
+//! Byte-level BPE: reading, training and writing tokenizers; text to ids and ids to text.
 
 use std::fs::File;
 use std::io::Read;
@@ -105,6 +105,26 @@ impl Tokenizer {
         self.added.simple_id_to_token(id).or_else(|| self.text.id_to_token(id))
     }
 
+    /// Whether a token was added to the vocabulary, as control tokens are.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.added.get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// The ids of a text of which every part that spells an added token is that token: for a chat template, never for what
+    /// somebody says.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub(crate) fn encode_controls(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        let mut whole = self.text.clone();
+        whole.with_added_vocabulary(self.added.clone());
+        match caught(|| whole.encode_fast(text, false)) {
+            Ok(Ok(encoding)) => Ok(encoding.get_ids().to_vec()),
+            Ok(Err(error)) => Err(EncodeError::Tokenizer(error.to_string())),
+            Err(panic) => Err(EncodeError::Tokenizer(panic)),
+        }
+    }
+
     /// The id of `<|endoftext|>`.
     pub fn end_of_text_id(&self) -> Option<u32> {
         self.token_to_id(END_OF_TEXT)
@@ -199,11 +219,7 @@ pub fn tokenizer_from_bytes(bytes: &[u8], path: &Path) -> Result<Tokenizer, Data
 }
 
 fn refuse(path: &Path, problem: &str) -> DataError {
-    DataError::file(
-        path,
-        problem,
-        "use a GPT-2 tokenizer (byte-level BPE), copied whole from where the model came from",
-    )
+    DataError::file(path, problem, "use a byte-level BPE tokenizer, copied whole from where the model came from")
 }
 
 fn one_line(text: &str) -> String {

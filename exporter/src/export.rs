@@ -9,7 +9,7 @@ use marionette_models::bundle::{
     self, ADAPTERS, BundleWriter, FORMAT_VERSION, Manifest, Operators, PROBE, Precision, TOKENIZER, WEIGHTS,
 };
 use marionette_models::safetensors_file::{self, FileMetadata};
-use marionette_models::{AdapterConfig, FileError, Gpt2Config, checkpoint};
+use marionette_models::{AdapterConfig, FileError, ModelConfig, checkpoint};
 use prost::Message as _;
 
 use crate::error::{ExportError, GraphError};
@@ -85,6 +85,7 @@ pub fn export(
         format_version: FORMAT_VERSION,
         producer: format!("marionette-export {}", env!("CARGO_PKG_VERSION")),
         model: config.clone(),
+        prompt: source.prompt.clone(),
         adapter: source.adapter,
         base_sha256: source.base_sha256.clone(),
         precision,
@@ -125,25 +126,25 @@ impl Write for Stoppable<'_> {
 /// One of the bundle's graphs, and what it is.
 fn build(
     file: &str,
-    config: &Gpt2Config,
+    config: &ModelConfig,
     adapter: &AdapterConfig,
     weights: &Weights,
 ) -> Result<(Graph, &'static str), GraphError> {
     match file {
         bundle::GENERATE => Ok((
             graphs::generate(config, adapter, weights)?,
-            "GPT-2 with adapters: logits after the last token, and the key-value cache",
+            "A decoder with adapters: logits after the last token, and the key-value cache",
         )),
         bundle::SCORE => {
-            Ok((graphs::score(config, adapter, weights)?, "GPT-2 with adapters: log-probabilities of given tokens"))
+            Ok((graphs::score(config, adapter, weights)?, "A decoder with adapters: log-probabilities of given tokens"))
         }
         bundle::ADAPT_RECOMPUTED => Ok((
             graphs::adapt_recomputed(config, adapter, weights)?,
-            "GPT-2 with adapters: one step of gradient descent on the adapters, with activations computed twice",
+            "A decoder with adapters: one step of gradient descent on the adapters, with activations computed twice",
         )),
         _ => Ok((
             graphs::adapt(config, adapter, weights)?,
-            "GPT-2 with adapters: one step of gradient descent on the adapters, with loss and gradient norm",
+            "A decoder with adapters: one step of gradient descent on the adapters, with loss and gradient norm",
         )),
     }
 }

@@ -2,11 +2,11 @@
 //! runtime.
 
 use marionette_models::bundle::DataType;
-use marionette_models::{AdapterConfig, Gpt2Config};
+use marionette_models::{AdapterConfig, ModelConfig};
 
 use crate::autodiff::{gradients, gradients_from_checkpoints};
+use crate::decoder::{BATCH, CAPACITY, Cached, Decoder, POSITIONS, TOKENS, Within, token_index};
 use crate::error::GraphError;
-use crate::gpt2::{BATCH, CAPACITY, Cached, Gpt2, POSITIONS, TOKENS, Within, token_index};
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
 use crate::weights::{Rows, Weights};
@@ -16,11 +16,11 @@ const ROWS: &str = "rows";
 /// How many positions have a target, in `adapt`.
 pub(crate) const TARGETS: &str = "targets";
 
-/// Generation, with H heads, dh = D / H, C the capacity of the cache.
+/// Generation, with G heads of keys and values, each dh wide, C the capacity of the cache.
 ///
-/// - takes `input_ids` and `positions` i64\[B, T\], `past.{l}.key` and `past.{l}.value` f32\[B, H, C, dh\] a block, the
+/// - takes `input_ids` and `positions` i64\[B, T\], `past.{l}.key` and `past.{l}.value` f32\[B, G, C, dh\] a block, the
 ///   adapters;
-/// - gives `logits` f32\[B, V\] after each row's last token, `present.{l}.key` and `present.{l}.value` f32\[B, H, C, dh\], which
+/// - gives `logits` f32\[B, V\] after each row's last token, `present.{l}.key` and `present.{l}.value` f32\[B, G, C, dh\], which
 ///   may be the very buffers of `past`.
 ///
 /// A call either begins (positions from 0, rows of one length) or continues what the cache holds; a call that continues
@@ -28,15 +28,15 @@ pub(crate) const TARGETS: &str = "targets";
 ///
 /// # Errors
 /// The model is of a shape that ONNX Runtime's attention does not take: a head's width is not a multiple of 8.
-pub fn generate(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+pub fn generate(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
     let graph = &mut Graph::new();
     let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
     let positions = graph.input("positions", TensorType::i64([BATCH, TOKENS]));
-    let cache = TensorType::f32([BATCH, config.n_head.into(), CAPACITY, config.head_dim().into()]);
+    let cache = TensorType::f32([BATCH, config.n_kv_head.into(), CAPACITY, config.head_dim.into()]);
     let past = (0..config.n_layer)
         .map(|layer| ["key", "value"].map(|part| graph.input(&format!("past.{layer}.{part}"), cache.clone())))
         .collect();
-    let model = Gpt2::new(graph, config, adapter, weights, Rows::Few);
+    let model = Decoder::new(graph, config, adapter, weights, Rows::Few);
 
     graph.set_scope("last");
     let flat = graph.reshape(positions, &[POSITIONS])?;
@@ -75,12 +75,12 @@ fn last_of_each_row(graph: &mut Graph) -> Result<Value, GraphError> {
 ///
 /// # Errors
 /// The graph does not fit together.
-pub fn score(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+pub fn score(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
     let graph = &mut Graph::new();
     let [input_ids, positions, branch] =
         ["input_ids", "positions", "branch"].map(|name| graph.input(name, TensorType::i64([BATCH, TOKENS])));
     let [rows, targets] = ["rows", "targets"].map(|name| graph.input(name, TensorType::i64([Dim::Symbol(ROWS)])));
-    let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
+    let model = Decoder::new(graph, config, adapter, weights, Rows::Many);
     let mut attention = Within::branched(config, branch);
     let (logits, _) = model.logits(graph, input_ids, positions, rows, &mut attention)?;
     graph.set_scope("log_probs");
@@ -94,11 +94,11 @@ pub fn score(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
 ///
 /// # Errors
 /// The graph does not fit together.
-pub fn logits(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+pub fn logits(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
     let graph = &mut Graph::new();
     let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
     let rows = graph.input("rows", TensorType::i64([Dim::Symbol(ROWS)]));
-    let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
+    let model = Decoder::new(graph, config, adapter, weights, Rows::Many);
     graph.set_scope("positions");
     let index = token_index(graph)?;
     let mut attention = Within::causal(config);
@@ -120,7 +120,7 @@ pub fn logits(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -
 ///
 /// # Errors
 /// The graph does not fit together.
-pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+pub fn adapt(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
     step(config, adapter, weights, |graph, loss, adapters, _| gradients(graph, loss, adapters))
 }
 
@@ -129,13 +129,13 @@ pub fn adapt(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) ->
 ///
 /// # Errors
 /// The graph does not fit together.
-pub fn adapt_recomputed(config: &Gpt2Config, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+pub fn adapt_recomputed(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
     step(config, adapter, weights, gradients_from_checkpoints)
 }
 
 /// [`adapt`] with the gradients of its loss as `differentiate` makes them, given the adapters and what each block takes.
 fn step(
-    config: &Gpt2Config,
+    config: &ModelConfig,
     adapter: &AdapterConfig,
     weights: &Weights,
     differentiate: impl FnOnce(&mut Graph, Value, &[Value], &[Value]) -> Result<Vec<Value>, GraphError>,
@@ -145,7 +145,7 @@ fn step(
     let loss_mask = graph.input("loss_mask", TensorType { dtype: DataType::Bool, shape: vec![BATCH, TOKENS] });
     let tensors = marionette_models::params::adapter_table(config, adapter).len();
     let learning_rate = graph.input("learning_rate", TensorType::f32([tensors.into()]));
-    let model = Gpt2::new(graph, config, adapter, weights, Rows::Many);
+    let model = Decoder::new(graph, config, adapter, weights, Rows::Many);
     let mut starts = Vec::with_capacity(tensors);
     for (name, value) in model.adapters() {
         let tensor = graph.tensor(*value).clone();
@@ -181,7 +181,7 @@ fn step(
 /// The loss that [`adapt`] describes, and what each block takes. Only the positions before a target are given to the head.
 fn loss(
     graph: &mut Graph,
-    model: &Gpt2<'_>,
+    model: &Decoder<'_>,
     input_ids: Value,
     loss_mask: Value,
 ) -> Result<(Value, Vec<Value>), GraphError> {

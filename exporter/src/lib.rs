@@ -1,20 +1,22 @@
-//! From a frozen GPT-2 and its adapters to the ONNX graphs of a bundle: generation, scoring and adaptation. The
+//! From a frozen decoder and its adapters to the ONNX graphs of a bundle: generation, scoring and adaptation. The
 //! backward pass of adaptation is made of ordinary ONNX operators, so any inference runtime can fine-tune with it.
 //!
 //! - [`graph`], [`ops`], [`autodiff`]: a typed graph builder, its operators, and reverse-mode differentiation over it;
-//! - [`gpt2`], [`graphs`]: the forward pass, and the graphs made of it;
+//! - [`decoder`], [`graphs`]: the forward pass, and the graphs made of it;
 //! - [`mod@standard`]: a graph in ONNX's own operators alone;
 //! - [`weights`], [`onnx`]: how the frozen weights are stored, and how a graph becomes a file;
 //! - [`memory`]: what a run of a graph takes;
+//! - [`mod@import`]: a Hugging Face folder from a GGUF file;
 //! - [`source`], [`mod@export`]: what is exported, and the bundle;
 //! - [`report`], [`interpreter`]: what the bundle's precision costs, by computing its graphs here.
 
 pub mod autodiff;
+pub mod decoder;
 pub mod error;
 pub mod export;
-pub mod gpt2;
 pub mod graph;
 pub mod graphs;
+pub mod import;
 pub mod interpreter;
 pub mod memory;
 pub mod onnx;
@@ -31,5 +33,6 @@ mod testing;
 
 pub use error::{ExportError, GraphError};
 pub use export::{Exported, export};
+pub use import::{Imported, import};
 pub use report::Report;
 pub use source::{FreshAdapters, Source};

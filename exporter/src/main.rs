@@ -5,15 +5,35 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use clap::{Parser, ValueEnum};
-use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, report};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, import, report};
 use marionette_models::bundle::{Operators, Precision};
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Args {
-    /// A run directory of marionette-train (its best checkpoint is taken), or a Hugging Face GPT-2 folder
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    bundle: Option<BundleArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turns a GGUF file into a Hugging Face model folder, which the trainer and this program read
+    Import {
+        /// The file: of the Llama architecture, with values of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or the K-quants
+        gguf: PathBuf,
+        /// The folder to make
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct BundleArgs {
+    /// A run directory of marionette-train (its best checkpoint is taken), or a Hugging Face model folder (GPT-2, Llama)
     source: PathBuf,
     /// The bundle: a new folder, or an older bundle to be replaced
     #[arg(long)]
@@ -91,6 +111,19 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("SIGINT cannot be handled")?;
+    match (&args.command, &args.bundle) {
+        (Some(Command::Import { gguf, out }), _) => {
+            let imported = import(gguf, out, &INTERRUPTED)?;
+            let line = format!("{}: {}, {} parameters", out.display(), imported.config.family, imported.parameters);
+            printed(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{line}\n")))
+        }
+        (None, Some(args)) => bundle(args),
+        // The parser wants one of them.
+        (None, None) => printed(Args::command().print_help()),
+    }
+}
+
+fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     let fresh = FreshAdapters { bottleneck: args.bottleneck, seed: args.seed };
     let source = Source::read(&args.source, fresh)?;
     if let Some(hint) = &source.hint {
@@ -110,7 +143,7 @@ fn printed(result: std::io::Result<()>) -> anyhow::Result<()> {
     match result {
         // Whoever read the output has enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("the bundle is written, but its table cannot be printed"),
+        result => result.context("all is written, but what was done cannot be printed"),
     }
 }
 

@@ -93,7 +93,7 @@ fn bytes(tensor: &TensorType) -> RunMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpt2::{BATCH, TOKENS};
+    use crate::decoder::{BATCH, TOKENS};
 
     #[test]
     fn a_value_counts_from_its_node_to_its_last_use() {

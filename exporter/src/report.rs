@@ -20,7 +20,7 @@ use crate::onnx::bytes;
 use crate::shape::TensorType;
 use crate::source::Source;
 use crate::standard::standard;
-use crate::weights::Weights;
+use crate::weights::{Weights, angles};
 
 /// Steps of adaptation.
 const STEPS: usize = 10;
@@ -138,7 +138,7 @@ pub fn measure(
 /// The validation dialogues that are read.
 fn sequences(source: &Source, tasks: &[Task]) -> Result<Vec<Sequence>, String> {
     let config = &source.base.config;
-    let encoder = Encoder::new(source.tokenizer.clone(), config.eos_token_id, config.n_positions, config.vocab_size)
+    let encoder = Encoder::new(source.tokenizer.clone(), source.prompt.clone(), config.n_positions, config.vocab_size)
         .map_err(|error| error.to_string())?
         .with_persona_text(source.persona_text);
     let parameters: usize = source.base.tensors.values().map(|tensor| tensor.values.len()).sum();
@@ -239,6 +239,9 @@ impl Measured {
 }
 
 fn exact_values(source: &Source, part: &str) -> Result<Array, ExportError> {
+    if let Some(angles) = angles(&source.base.config, part) {
+        return Ok(array(&angles));
+    }
     let tensors: &Tensors = &source.base.tensors;
     Ok(tensors.get(part).map(array).ok_or_else(|| GraphError::UnknownWeight(part.to_owned()))?)
 }

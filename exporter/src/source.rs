@@ -10,7 +10,9 @@ use marionette_models::checkpoint::{self, Base};
 use marionette_models::params;
 use marionette_models::probe::Probe;
 use marionette_models::run::{self, Learned, RunData, RunModel, Which};
-use marionette_models::{AdapterConfig, FileError, Gpt2Config, InnerLoop, LearningRate, Tensors, digest, files, init};
+use marionette_models::{
+    AdapterConfig, FileError, InnerLoop, LearningRate, ModelConfig, PromptForm, Tensors, digest, files, init,
+};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -44,6 +46,8 @@ pub struct Source {
     pub persona_text: bool,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
+    /// How a dialogue becomes tokens.
+    pub prompt: PromptForm,
     /// What the trainer computed on a small batch: the file, checked to fit the model.
     pub probe: Option<Vec<u8>>,
     /// The personas that the run was validated on, or why there are none.
@@ -80,7 +84,7 @@ impl Source {
                 .remedy(format!("restore the model with digest {}, or train again", model.base_sha256))
                 .into());
         }
-        let tokenizer = tokenizer(&model.base, &base.config)?;
+        let encoder = encoder(&model.base, &base.config)?;
         if learned.base {
             let config = base.config;
             base = checkpoint::read_base(&checkpoint)?;
@@ -91,7 +95,7 @@ impl Source {
             }
             base_sha256 = digest::base_sha256(&base.config, &base.tensors);
         }
-        let source = Self::fresh(base, base_sha256, tokenizer, fresh)?;
+        let source = Self::fresh(base, base_sha256, &encoder, fresh)?;
         let source = Self { persona_text: model.persona_text, validation: validation(path), ..source };
         match learned.adapters {
             true => source.with_adapters_of(path, &checkpoint, model),
@@ -139,13 +143,13 @@ impl Source {
                 .into());
         }
         let base = checkpoint::read_base(path)?;
-        let tokenizer = tokenizer(path, &base.config)?;
+        let encoder = encoder(path, &base.config)?;
         let base_sha256 = digest::base_sha256(&base.config, &base.tensors);
-        Self::fresh(base, base_sha256, tokenizer, fresh)
+        Self::fresh(base, base_sha256, &encoder, fresh)
     }
 
     /// A model with fresh adapters.
-    fn fresh(base: Base, base_sha256: String, tokenizer: Tokenizer, fresh: FreshAdapters) -> Result<Self, ExportError> {
+    fn fresh(base: Base, base_sha256: String, encoder: &Encoder, fresh: FreshAdapters) -> Result<Self, ExportError> {
         let bottleneck = fresh.bottleneck.unwrap_or(AdapterConfig::default().bottleneck);
         if bottleneck == 0 || bottleneck > MOST_BOTTLENECK {
             return Err(ExportError::Usage(format!("--bottleneck is {bottleneck}, expected 1 to {MOST_BOTTLENECK}")));
@@ -161,7 +165,8 @@ impl Source {
             adapters_metadata: BTreeMap::from([("seed".to_owned(), seed.to_string())]),
             inner_loop: InnerLoop { steps: 5, dialogues_per_step: 5, learning_rate: LearningRate::Shared(0.01) },
             persona_text: false,
-            tokenizer,
+            tokenizer: encoder.tokenizer().clone(),
+            prompt: encoder.form().clone(),
             probe: None,
             validation: Err("a model folder names no validation dialogues".into()),
             hint: None,
@@ -202,11 +207,10 @@ const MOST_PROBE: u64 = 1 << 28;
 /// The largest bottleneck that opening a bundle accepts.
 const MOST_BOTTLENECK: usize = 1 << 16;
 
-/// The tokenizer of a model's folder, which must fit the model as it must on the device.
-fn tokenizer(folder: &Path, config: &Gpt2Config) -> Result<Tokenizer, ExportError> {
-    let encoder = Encoder::from_folder(folder, config.eos_token_id, config.n_positions, config.vocab_size);
-    match encoder {
-        Ok(encoder) => Ok(encoder.tokenizer().clone()),
+/// The tokenizer and prompt form of a model's folder, which must fit the model as they must on the device.
+fn encoder(folder: &Path, config: &ModelConfig) -> Result<Encoder, ExportError> {
+    match Encoder::from_folder(folder, config) {
+        Ok(encoder) => Ok(encoder),
         Err(EncodeError::Data(error)) => Err(error.into()),
         Err(error) => {
             let place = match error {

@@ -10,7 +10,7 @@
 //!
 //! With standard operators alone all products of integers are those with many rows.
 //!
-//! Vectors (biases, layer normalisations) and position embeddings stay f32. Matrices of integers are stored as \[N, K\], the N columns of
+//! Vectors (biases, normalisations), position embeddings and the angles of rotary ones stay f32. Matrices of integers are stored as \[N, K\], the N columns of
 //! a layer one after the other, which is how a column is read, and how the gradient reads the matrix: dx = dy Wᵀ.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use half::f16;
 use marionette_models::bundle::{DataType, Operators, Precision};
 use marionette_models::params::names::{self, Pair};
-use marionette_models::{Gpt2Config, HostTensor, Tensors, params};
+use marionette_models::{HostTensor, ModelConfig, Positions, Tensors, params};
 
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
@@ -32,6 +32,8 @@ use crate::shape::TensorType;
 const ALIGNMENT: u64 = 4096;
 /// The zero points of 4-bit integers, as many as the largest matrix has.
 pub(crate) const ZERO_POINTS: &str = "zero_points";
+/// The cosines and sines of each position's angles, \[P, dh / 2\], where positions are rotary (Su et al. 2021).
+pub(crate) const ANGLES: [&str; 2] = ["rotary.cos", "rotary.sin"];
 /// The longest blocks. Of 8 bits a whole column has one scale, and the block is only how it is read; of 4 bits shorter blocks are
 /// more exact, larger and slower to read: 0.25 bits a value with 128.
 const BLOCK_INT8: usize = 256;
@@ -61,12 +63,46 @@ pub enum Rows {
 #[derive(Debug, Clone, Copy)]
 enum Content {
     F32,
+    Angles(Angles),
     F16,
     /// A matrix's integers, and right after them their scales.
     Integers(Matrix),
     Scales,
     /// Twice 8 in each byte.
     ZeroPoints,
+}
+
+/// The values of one of [`ANGLES`], where the model has them.
+pub(crate) fn angles(config: &ModelConfig, name: &str) -> Option<HostTensor> {
+    Angles::of(config).into_iter().flatten().find(|(known, _)| *known == name).map(|(_, angles)| angles.values())
+}
+
+/// Values of rotary positions.
+#[derive(Debug, Clone, Copy)]
+struct Angles {
+    positions: usize,
+    head_dim: usize,
+    base: f32,
+    of: fn(f64) -> f64,
+}
+
+impl Angles {
+    /// Both, with their names, where positions are rotary.
+    fn of(config: &ModelConfig) -> Option<[(&'static str, Self); 2]> {
+        let Positions::Rotary { base } = config.positions else { return None };
+        let of = |of| Self { positions: config.n_positions, head_dim: config.head_dim, base, of };
+        Some([(ANGLES[0], of(f64::cos)), (ANGLES[1], of(f64::sin))])
+    }
+
+    /// p · base^(−2 i / dh) of each position p and pair i, \[P, dh / 2\]: in f64, since f32 has too few bits for angles of far positions.
+    fn values(self) -> HostTensor {
+        let half = self.head_dim / 2;
+        let exponent = |pair: usize| -2.0 * pair as f64 / self.head_dim as f64;
+        let frequencies: Vec<f64> = (0..half).map(|pair| f64::from(self.base).powf(exponent(pair))).collect();
+        let angle = |position: usize, frequency: &f64| (self.of)(position as f64 * frequency) as f32;
+        let values = (0..self.positions).flat_map(|position| frequencies.iter().map(move |f| angle(position, f)));
+        HostTensor { shape: vec![self.positions, half], values: values.collect() }
+    }
 }
 
 /// A matrix that products are made with: N columns of K values.
@@ -80,7 +116,9 @@ struct Matrix {
 impl Matrix {
     fn of(name: &str, shape: &[usize]) -> Option<Self> {
         match *shape {
-            [columns, inner] if name == names::WTE => Some(Self { columns, inner, order: Order::ColumnsTogether }),
+            [columns, inner] if name == names::WTE || name == names::HEAD => {
+                Some(Self { columns, inner, order: Order::ColumnsTogether })
+            }
             [inner, columns] if name != names::WPE => Some(Self { columns, inner, order: Order::ColumnsApart }),
             _ => None,
         }
@@ -95,6 +133,9 @@ impl Matrix {
 /// The plan of `weights.bin`, one copy for all graphs.
 #[derive(Debug, Clone)]
 pub struct Weights {
+    bias: bool,
+    /// The name of the head.
+    head: &'static str,
     precision: Precision,
     operators: Operators,
     /// In the order of the file: the part, and the tensor that it is made of.
@@ -116,9 +157,11 @@ impl Weights {
     ///
     /// # Errors
     /// A matrix cannot be cut into blocks.
-    pub fn new(config: &Gpt2Config, precision: Precision, operators: Operators) -> Result<Self, GraphError> {
+    pub fn new(config: &ModelConfig, precision: Precision, operators: Operators) -> Result<Self, GraphError> {
         let shapes = params::base_table(config).into_iter().map(|spec| (spec.name, spec.shape)).collect();
-        let mut plan = Self { precision, operators, order: Vec::new(), entries: BTreeMap::new(), shapes };
+        let head = if config.tied { names::WTE } else { names::HEAD };
+        let (order, entries) = (Vec::new(), BTreeMap::new());
+        let mut plan = Self { bias: config.bias, head, precision, operators, order, entries, shapes };
         let mut zero_points = 0;
         for spec in params::base_table(config) {
             let len = spec.len();
@@ -140,6 +183,11 @@ impl Weights {
                     plan.push(scales(&spec.name), &spec.name, Content::Scales, 4 * scaled);
                 }
             }
+        }
+        for (name, angles) in Angles::of(config).into_iter().flatten() {
+            let shape = vec![config.n_positions, config.head_dim / 2];
+            plan.push(name.to_owned(), "", Content::Angles(angles), 4 * shape.iter().product::<usize>());
+            plan.shapes.insert(name.to_owned(), shape);
         }
         if zero_points > 0 {
             plan.push(ZERO_POINTS.to_owned(), "", Content::ZeroPoints, zero_points.div_ceil(2));
@@ -206,6 +254,7 @@ impl Weights {
             io::copy(&mut io::Read::take(io::repeat(0), entry.offset - end), writer)?;
             match content {
                 Content::F32 => tensor()?.write_le(writer)?,
+                Content::Angles(angles) => angles.values().write_le(writer)?,
                 Content::F16 => {
                     let halves = tensor()?.values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes());
                     writer.write_all(&halves.collect::<Vec<u8>>())?;
@@ -238,7 +287,8 @@ impl Weights {
     /// There is none of that name.
     pub fn tensor(&self, graph: &mut Graph, name: &str) -> Result<Value, GraphError> {
         let shape = self.shape(name)?.iter().map(|&dim| dim.into()).collect::<Vec<_>>();
-        if self.precision == Precision::Fp16 && Matrix::of(name, self.shape(name)?).is_some() {
+        let is_angle = ANGLES.contains(&name);
+        if self.precision == Precision::Fp16 && !is_angle && Matrix::of(name, self.shape(name)?).is_some() {
             let stored = graph.weight(name, TensorType { dtype: DataType::F16, shape });
             return graph.cast(stored, DataType::F32);
         }
@@ -263,30 +313,30 @@ impl Weights {
         graph.gather_block_quantized([integers, scales], ids, bits, block)
     }
 
-    /// A linear layer, x W + b: x \[N, in\], W \[in, out\]. Its gradient reads the same W transposed.
+    /// A linear layer, x W, and + b where the model has biases: x \[N, in\], W \[in, out\]. Its gradient reads the same W transposed.
     ///
     /// # Errors
     /// There is no such layer, or x does not fit.
     pub fn linear(&self, graph: &mut Graph, x: Value, layer: &Pair, rows: Rows) -> Result<Value, GraphError> {
-        let bias = self.tensor(graph, &layer.bias)?;
+        let bias = if self.bias { Some(self.tensor(graph, &layer.bias)?) } else { None };
         match self.quantised(&layer.weight)? {
-            Some(matrix) => self.product(graph, x, (&layer.weight, matrix), Some(bias), rows),
+            Some(matrix) => self.product(graph, x, (&layer.weight, matrix), bias, rows),
             None => {
                 let weight = self.tensor(graph, &layer.weight)?;
-                graph.gemm(x, weight, Some(bias), Transposed::default())
+                graph.gemm(x, weight, bias, Transposed::default())
             }
         }
     }
 
-    /// The language-model head, x Eᵀ: x \[N, D\], E \[V, D\] the token embedding.
+    /// The language-model head, x Eᵀ: x \[N, D\], E \[V, D\] the token embedding or the head's own.
     ///
     /// # Errors
     /// x does not fit.
     pub fn head(&self, graph: &mut Graph, x: Value, rows: Rows) -> Result<Value, GraphError> {
-        match self.quantised(names::WTE)? {
-            Some(matrix) => self.product(graph, x, (names::WTE, matrix), None, rows),
+        match self.quantised(self.head)? {
+            Some(matrix) => self.product(graph, x, (self.head, matrix), None, rows),
             None => {
-                let embedding = self.tensor(graph, names::WTE)?;
+                let embedding = self.tensor(graph, self.head)?;
                 graph.gemm(x, embedding, None, Transposed { a: false, b: true })
             }
         }

@@ -9,20 +9,14 @@ use std::process::{Command, Output};
 use marionette_dialogues::{save_tokenizer, train_bpe};
 use marionette_models::bundle::{ADAPT, ADAPTERS, Bundle, GENERATE, SCORE, TOKENIZER, WEIGHTS};
 use marionette_models::checkpoint::{Storage, write_adapters, write_base};
-use marionette_models::{Activation, AdapterConfig, Gpt2Config, HostTensor, LearningRate, Tensors, digest, params};
+use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, LearningRate, ModelConfig, Tensors, digest, params};
 use tempfile::TempDir;
 
-fn config() -> Gpt2Config {
-    Gpt2Config {
-        vocab_size: 300,
-        n_positions: 16,
-        n_embd: 16,
-        n_layer: 2,
-        n_head: 2,
+fn config() -> ModelConfig {
+    ModelConfig {
         n_inner: 32,
-        activation_function: Activation::GeluNew,
-        layer_norm_epsilon: 1e-5,
         eos_token_id: 256,
+        ..Gpt2Shape { vocab_size: 300, n_positions: 16, n_embd: 16, n_layer: 2, n_head: 2 }.into()
     }
 }
 
@@ -368,7 +362,7 @@ fn a_tokenizer_that_does_not_fit_the_embedding_is_refused() {
 #[test]
 fn heads_that_onnx_runtime_does_not_take_are_refused() {
     let scratch = Scratch::new();
-    let config = Gpt2Config { n_head: 4, ..config() };
+    let config = ModelConfig { n_head: 4, n_kv_head: 4, head_dim: 4, ..config() };
     write_base(&scratch.path("model"), &config, &filled(params::base_table(&config)), Storage::F32).unwrap();
     assert!(scratch.refused("model", &[], 1).contains("multiple of 8"));
 }

@@ -9,8 +9,8 @@ pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators
 pub use open::Bundle;
 pub use writer::BundleWriter;
 
-/// The format version that this code writes and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format version that this code writes and reads.
+pub const FORMAT_VERSION: u32 = 2;
 /// The manifest.
 pub const MANIFEST: &str = "manifest.json";
 /// Generation: logits of the last position, KV cache.

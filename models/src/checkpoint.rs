@@ -1,28 +1,24 @@
-//! Models and adapters on disk: the Hugging Face layout of GPT-2, and adapters alone.
+//! Models and adapters on disk: the Hugging Face layout of each family, and adapters alone.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::{AdapterConfig, Gpt2Config};
+use crate::config::{AdapterConfig, ModelConfig};
 use crate::error::{FileError, Result};
-use crate::files;
+use crate::family::Stored;
 use crate::params::{self, HostTensor, TensorSpec, Tensors, names};
 use crate::safetensors_file::{self, FileMetadata, RawTensor, Reader};
+use crate::{files, layout};
 
 /// The file names of a Hugging Face model folder.
 pub const CONFIG_JSON: &str = "config.json";
 /// The weights.
 pub const MODEL_SAFETENSORS: &str = "model.safetensors";
-/// What `save_pretrained` of older transformers puts before every name.
-const PREFIX: &str = "transformer.";
-/// The language-model head, stored by some writers although it is tied to the embedding.
-const LM_HEAD: &str = "lm_head.weight";
-
-/// φ: a pre-trained GPT-2.
+/// φ: a pre-trained model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Base {
     /// Its hyper-parameters.
-    pub config: Gpt2Config,
+    pub config: ModelConfig,
     /// Its tensors, exactly those of [`params::base_table`].
     pub tensors: Tensors,
 }
@@ -36,8 +32,8 @@ pub enum Storage {
     F16,
 }
 
-/// Reads a GPT-2 in the Hugging Face layout: `config.json` and `model.safetensors` (F32, F16 or BF16). Names may carry the
-/// prefix `transformer.`; the causal-mask buffers of old files and a head equal to the embedding are passed over.
+/// Reads a model in the Hugging Face layout: `config.json` and `model.safetensors` (F32, F16 or BF16). Names may carry the
+/// family's prefix or lack it; constants of old files and a tied head equal to the embedding are passed over.
 ///
 /// # Errors
 /// A file is missing or wrong; a tensor is missing, left over, has another shape, or holds NaN or infinity.
@@ -46,39 +42,55 @@ pub fn read_base(dir: &Path) -> Result<Base> {
         return Err(FileError::new(dir, "is not a folder")
             .remedy("give a Hugging Face model folder with config.json, model.safetensors and a tokenizer"));
     }
-    let config = Gpt2Config::from_file(&dir.join(CONFIG_JSON))?;
+    let config = ModelConfig::from_file(&dir.join(CONFIG_JSON))?;
     let path = dir.join(MODEL_SAFETENSORS);
+    let plug = config.family.plug();
     let mut found = Tensors::new();
     for entry in Reader::open(&path)? {
         let (name, tensor) = entry?;
-        let name = name.strip_prefix(PREFIX).unwrap_or(&name).to_owned();
-        if is_mask_buffer(&name) {
+        let name = bare(&config, &name);
+        if plug.is_constant(&name) {
             continue;
         }
         let tensor = tensor.to_f32().map_err(|problem| FileError::new(&path, problem).at(&name))?;
         if found.insert(name.clone(), tensor).is_some() {
-            return Err(FileError::new(&path, format!("is there with and without the prefix \"{PREFIX}\"")).at(name));
+            let problem = format!("is there with and without the prefix \"{}\"", plug.prefix());
+            return Err(FileError::new(&path, problem).at(name));
         }
     }
-    if let Some(head) = found.remove(LM_HEAD)
-        && found.get(names::WTE) != Some(&head)
+    let stored = stored(&config);
+    if config.tied
+        && let Some(head) = found.remove(names::HEAD)
     {
-        return Err(
-            FileError::new(&path, format!("differs from {}: an untied head is not supported", names::WTE)).at(LM_HEAD)
-        );
+        // The embedding is the first of the table.
+        let embedding = stored.first().and_then(|stored| stored.parts.first()).map_or("", |(name, _)| name);
+        if found.get(embedding) != Some(&head) {
+            let problem = format!("differs from {embedding}, but config.json has tie_word_embeddings");
+            return Err(FileError::new(&path, problem).at(names::HEAD));
+        }
     }
-    check_against(&path, &params::base_table(&config), &found)?;
-    Ok(Base { config, tensors: found })
+    let tensors = layout::gather(&params::base_table(&config), &stored, found)
+        .map_err(|(name, problem)| FileError::new(&path, problem).at(name))?;
+    Ok(Base { config, tensors })
 }
 
-/// `h.3.attn.bias` and `h.3.attn.masked_bias`: constants of the causal mask, not parameters.
-fn is_mask_buffer(name: &str) -> bool {
-    let mut parts = name.split('.');
-    parts.next() == Some("h")
-        && parts.next().is_some_and(|layer| !layer.is_empty() && layer.bytes().all(|b| b.is_ascii_digit()))
-        && parts.next() == Some("attn")
-        && matches!(parts.next(), Some("bias" | "masked_bias"))
-        && parts.next().is_none()
+/// A name without the family's prefix.
+fn bare(config: &ModelConfig, name: &str) -> String {
+    name.strip_prefix(config.family.plug().prefix()).unwrap_or(name).to_owned()
+}
+
+/// How the tensors of the table are stored, named without the prefix.
+fn stored(config: &ModelConfig) -> Vec<Stored> {
+    config.family.plug().stored(config).into_iter().map(|stored| stored.renamed(|name| bare(config, name))).collect()
+}
+
+/// The tensors of [`params::base_table`] from those that a Hugging Face folder has, named with or without the family's prefix.
+///
+/// # Errors
+/// The tensor that is missing, misshapen or left over, and the problem.
+pub fn assemble(config: &ModelConfig, found: Tensors) -> Result<Tensors, (String, String)> {
+    let found = found.into_iter().map(|(name, tensor)| (bare(config, &name), tensor)).collect();
+    layout::gather(&params::base_table(config), &stored(config), found)
 }
 
 /// Checks that exactly the tensors of `table` are there, each with its shape.
@@ -108,14 +120,15 @@ fn check_against(path: &Path, table: &[TensorSpec], found: &Tensors) -> Result<(
 ///
 /// # Errors
 /// A tensor is missing or misshapen, or writing fails.
-pub fn write_base(dir: &Path, config: &Gpt2Config, tensors: &Tensors, storage: Storage) -> Result<()> {
+pub fn write_base(dir: &Path, config: &ModelConfig, tensors: &Tensors, storage: Storage) -> Result<()> {
     let path = dir.join(MODEL_SAFETENSORS);
     check_against(&path, &params::base_table(config), tensors)?;
     let store = |tensor: &HostTensor| match storage {
         Storage::F32 => RawTensor::f32(&tensor.shape, &tensor.values),
         Storage::F16 => RawTensor::f16(&tensor.shape, &tensor.values),
     };
-    let raw = tensors.iter().map(|(name, tensor)| (name.clone(), store(tensor))).collect();
+    let stored = config.family.plug().stored(config);
+    let raw = layout::scatter(&params::base_table(config), &stored, tensors, store);
     safetensors_file::write(&path, &raw, FileMetadata::HuggingFace)?;
     let json = format!("{:#}\n", config.to_hugging_face());
     files::write_atomic(&dir.join(CONFIG_JSON), |writer| writer.write_all(json.as_bytes()))
@@ -127,7 +140,7 @@ pub fn write_base(dir: &Path, config: &Gpt2Config, tensors: &Tensors, storage: S
 /// The file is wrong; a tensor is missing, left over, misshapen, not F32, or holds NaN or infinity.
 pub fn read_adapters(
     path: &Path,
-    config: &Gpt2Config,
+    config: &ModelConfig,
     adapter: &AdapterConfig,
 ) -> Result<(Tensors, BTreeMap<String, String>)> {
     read_table(path, &params::adapter_table(config, adapter))

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::config::Gpt2Config;
+use crate::config::ModelConfig;
 use crate::params::{self, Tensors};
 
 /// SHA-256 (FIPS 180-4) as 64 lower-case hexadecimal digits.
@@ -24,10 +24,10 @@ pub fn sha256_reader(reader: &mut impl Read) -> io::Result<(String, u64)> {
 
 /// The digest that says which frozen parameters φ something belongs to: over the configuration and, in the order of the
 /// parameter table, each tensor's name, shape and values as little-endian f32. It does not depend on how a file stores them.
-pub fn base_sha256(config: &Gpt2Config, base: &Tensors) -> String {
+pub fn base_sha256(config: &ModelConfig, base: &Tensors) -> String {
     let mut hasher = HashingWriter::new(io::sink());
     // Writing to a sink cannot fail.
-    let _ = serde_json::to_writer(&mut hasher, config);
+    let _ = hasher.write_all(&config.family.plug().identity(config));
     for spec in params::base_table(config) {
         let Some(tensor) = base.get(&spec.name) else { continue };
         let _ = write!(hasher, "\n{} {:?}\n", spec.name, tensor.shape);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use crate::config::{AdapterConfig, Gpt2Config};
+use crate::config::{AdapterConfig, ModelConfig, Norm, Positions};
 
 /// How a tensor starts when it is not loaded.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,7 +22,7 @@ pub enum Init {
 /// One row of the table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorSpec {
-    /// The name, GPT-2's own without the prefix `transformer.`.
+    /// The name: GPT-2's own, without the prefix `transformer.`, in every family.
     pub name: String,
     /// The shape; a linear layer's weight is [inputs, outputs], as GPT-2 stores it.
     pub shape: Vec<usize>,
@@ -74,43 +74,53 @@ impl HostTensor {
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, HostTensor>;
 
-/// The standard deviation of GPT-2's initialisation (Radford et al. 2019; `initializer_range` in Hugging Face).
-const GPT2_STD: f32 = 0.02;
+/// The standard deviation of the initialisation (Radford et al. 2019; `initializer_range` in Hugging Face).
+const STD: f32 = 0.02;
 
-/// φ, the tensors of GPT-2 in the order of the forward pass. The language-model head is `wte.weight` transposed.
-pub fn base_table(config: &Gpt2Config) -> Vec<TensorSpec> {
+/// φ, the tensors of a decoder in the order of the forward pass. Where there is no head of its own, it is `wte.weight`
+/// transposed.
+pub fn base_table(config: &ModelConfig) -> Vec<TensorSpec> {
     let (d, f) = (config.n_embd, config.n_inner);
-    let normal = Init::Normal { std: GPT2_STD };
+    let normal = Init::Normal { std: STD };
     // Projections onto the residual stream start smaller by 1/√(2 L), the number of residual additions (GPT-2, section 2.3).
-    let residual = Init::Normal { std: GPT2_STD / (2.0 * config.n_layer as f32).sqrt() };
-    let mut table = vec![
-        TensorSpec::new(names::WTE.into(), &[config.vocab_size, d], normal),
-        TensorSpec::new(names::WPE.into(), &[config.n_positions, d], normal),
-    ];
+    let residual = Init::Normal { std: STD / (2.0 * config.n_layer as f32).sqrt() };
+    let mut table = Vec::new();
     let mut push = |name: &str, shape: &[usize], init| table.push(TensorSpec::new(name.to_owned(), shape, init));
+    push(names::WTE, &[config.vocab_size, d], normal);
+    if config.positions == Positions::Learned {
+        push(names::WPE, &[config.n_positions, d], normal);
+    }
+    let norm = |push: &mut dyn FnMut(&str, &[usize], Init), pair: &names::Pair| {
+        push(&pair.weight, &[d], Init::Ones);
+        if config.norm == Norm::Layer {
+            push(&pair.bias, &[d], Init::Zeros);
+        }
+    };
+    let linear = |push: &mut dyn FnMut(&str, &[usize], Init), pair: &names::Pair, shape: [usize; 2], init| {
+        push(&pair.weight, &shape, init);
+        if config.bias {
+            push(&pair.bias, &shape[1..], Init::Zeros);
+        }
+    };
     for layer in 0..config.n_layer {
         let block = names::Block::new(layer);
-        push(&block.ln_1.weight, &[d], Init::Ones);
-        push(&block.ln_1.bias, &[d], Init::Zeros);
-        push(&block.attn_qkv.weight, &[d, 3 * d], normal);
-        push(&block.attn_qkv.bias, &[3 * d], Init::Zeros);
-        push(&block.attn_proj.weight, &[d, d], residual);
-        push(&block.attn_proj.bias, &[d], Init::Zeros);
-        push(&block.ln_2.weight, &[d], Init::Ones);
-        push(&block.ln_2.bias, &[d], Init::Zeros);
-        push(&block.mlp_fc.weight, &[d, f], normal);
-        push(&block.mlp_fc.bias, &[f], Init::Zeros);
-        push(&block.mlp_proj.weight, &[f, d], residual);
-        push(&block.mlp_proj.bias, &[d], Init::Zeros);
+        norm(&mut push, &block.ln_1);
+        linear(&mut push, &block.attn_qkv, [d, config.qkv_width()], normal);
+        linear(&mut push, &block.attn_proj, [config.query_width(), d], residual);
+        norm(&mut push, &block.ln_2);
+        linear(&mut push, &block.mlp_fc, [d, config.mlp.parts() * f], normal);
+        linear(&mut push, &block.mlp_proj, [f, d], residual);
     }
-    push(names::LN_F_WEIGHT, &[d], Init::Ones);
-    push(names::LN_F_BIAS, &[d], Init::Zeros);
+    norm(&mut push, &names::last_norm());
+    if !config.tied {
+        push(names::HEAD, &[config.vocab_size, d], normal);
+    }
     table
 }
 
 /// Φ, the adapters' tensors: two adapters a block, each a down-projection [D, R] and an up-projection [R, D] with biases.
 /// The up-projection starts at zero, so that the adapted model is the bare one at first (MAMLviaPP, equation 2).
-pub fn adapter_table(config: &Gpt2Config, adapter: &AdapterConfig) -> Vec<TensorSpec> {
+pub fn adapter_table(config: &ModelConfig, adapter: &AdapterConfig) -> Vec<TensorSpec> {
     let (d, r) = (config.n_embd, adapter.bottleneck);
     // 1/√D keeps a normalised input at unit scale through the bottleneck.
     let down = Init::Normal { std: 1.0 / (d as f32).sqrt() };
@@ -127,9 +137,9 @@ pub fn adapter_table(config: &Gpt2Config, adapter: &AdapterConfig) -> Vec<Tensor
     table
 }
 
-/// The next-utterance classifier (Wolf et al. 2019): one score from the last token's residual stream, after the last layer
+/// The next-utterance classifier (Wolf et al. 2019): one score from the last token's residual stream, after the last
 /// normalisation. Only the trainer knows it.
-pub fn classifier_table(config: &Gpt2Config) -> Vec<TensorSpec> {
+pub fn classifier_table(config: &ModelConfig) -> Vec<TensorSpec> {
     let names = names::classifier();
     vec![
         TensorSpec::new(names.weight, &[config.n_embd, 1], Init::Normal { std: 0.02 }),
@@ -143,12 +153,10 @@ pub mod names {
     pub const WTE: &str = "wte.weight";
     /// The position embedding, [P, D].
     pub const WPE: &str = "wpe.weight";
-    /// The last layer normalisation's scale, `[D]`.
-    pub const LN_F_WEIGHT: &str = "ln_f.weight";
-    /// The last layer normalisation's shift, `[D]`.
-    pub const LN_F_BIAS: &str = "ln_f.bias";
+    /// The language-model head where it is not the embedding, [V, D].
+    pub const HEAD: &str = "lm_head.weight";
 
-    /// A weight and a bias.
+    /// A weight and, where the model has it, a bias; or a normalisation's scale and shift.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Pair {
         /// The weight.
@@ -161,6 +169,11 @@ pub mod names {
         fn new(prefix: &str) -> Self {
             Self { weight: format!("{prefix}.weight"), bias: format!("{prefix}.bias") }
         }
+    }
+
+    /// The last normalisation, `[D]`.
+    pub fn last_norm() -> Pair {
+        Pair::new("ln_f")
     }
 
     /// The next-utterance classifier, `[D, 1]` and `[1]`.
@@ -186,17 +199,17 @@ pub mod names {
     /// The names of one block's tensors.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Block {
-        /// The layer normalisation before attention, `[D]`.
+        /// The normalisation before attention, `[D]`.
         pub ln_1: Pair,
-        /// Queries, keys and values in one projection, [D, 3 D] and [3 D].
+        /// Queries, keys and values in one projection, [D, (H + 2 G) dh] and `[(H + 2 G) dh]`.
         pub attn_qkv: Pair,
-        /// The attention's output projection, [D, D] and `[D]`.
+        /// The attention's output projection, [H dh, D] and `[D]`.
         pub attn_proj: Pair,
         /// The adapter after the attention's output projection.
         pub attn_adapter: Adapter,
-        /// The layer normalisation before the MLP, `[D]`.
+        /// The normalisation before the MLP, `[D]`.
         pub ln_2: Pair,
-        /// The MLP's first projection, [D, F] and `[F]`.
+        /// The MLP's first projection, [D, F] and `[F]`; of SwiGLU the gate and the up-projection side by side, [D, 2 F].
         pub mlp_fc: Pair,
         /// The MLP's second projection, [F, D] and `[D]`.
         pub mlp_proj: Pair,
@@ -219,31 +232,5 @@ pub mod names {
                 mlp_adapter: Adapter::new(&format!("{h}.mlp_adapter")),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Activation;
-
-    #[test]
-    fn gpt2_small_has_its_published_number_of_parameters() {
-        let config = Gpt2Config {
-            vocab_size: 50257,
-            n_positions: 1024,
-            n_embd: 768,
-            n_layer: 12,
-            n_head: 12,
-            n_inner: 3072,
-            activation_function: Activation::GeluNew,
-            layer_norm_epsilon: 1e-5,
-            eos_token_id: 50256,
-        };
-        let count = |table: &[TensorSpec]| table.iter().map(TensorSpec::len).sum::<usize>();
-        assert_eq!(count(&base_table(&config)), 124_439_808);
-        // 24 adapters of 2 · 768 · 64 weights and 64 + 768 biases.
-        assert_eq!(count(&adapter_table(&config, &AdapterConfig::default())), 24 * (2 * 768 * 64 + 64 + 768));
-        assert_eq!(base_table(&config).len(), 148);
     }
 }

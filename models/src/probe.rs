@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::{AdapterConfig, Gpt2Config};
+use crate::config::{AdapterConfig, ModelConfig};
 use crate::error::{FileError, Result};
 use crate::params;
 use crate::safetensors_file::{self, FileMetadata, RawTensor};
@@ -50,7 +50,7 @@ impl Probe {
     ///
     /// # Errors
     /// The file is wrong, or does not fit the model.
-    pub fn read(path: &Path, config: &Gpt2Config, adapter: &AdapterConfig) -> Result<Self> {
+    pub fn read(path: &Path, config: &ModelConfig, adapter: &AdapterConfig) -> Result<Self> {
         let (mut raw, _) = safetensors_file::read(path)?;
         let mut take = |name: &str| raw.remove(name).ok_or_else(|| FileError::new(path, "is missing").at(name));
         let wrong = |name: &str| {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
-use crate::config::{AdapterConfig, InnerLoop};
+use crate::config::AdapterConfig;
 use crate::error::{FileError, Result};
+use crate::inner_loop::InnerLoop;
 use crate::{files, json};
 
 /// The resolved configuration of a run.

@@ -14,7 +14,9 @@ use marionette_models::digest;
 use marionette_models::onnx::{self, ModelProto};
 use marionette_models::params::adapter_table;
 use marionette_models::safetensors_file::{self, FileMetadata};
-use marionette_models::{Activation, AdapterConfig, Gpt2Config, HostTensor, InnerLoop, LearningRate, Tensors};
+use marionette_models::{
+    AdapterConfig, Gpt2Shape, HostTensor, InnerLoop, LearningRate, ModelConfig, PromptForm, Tensors,
+};
 use prost::Message as _;
 
 fn manifest() -> Manifest {
@@ -31,17 +33,11 @@ fn manifest() -> Manifest {
     Manifest {
         format_version: bundle::FORMAT_VERSION,
         producer: "test".into(),
-        model: Gpt2Config {
-            vocab_size: 7,
-            n_positions: 5,
-            n_embd: 4,
-            n_layer: 1,
-            n_head: 2,
+        model: ModelConfig {
             n_inner: 8,
-            activation_function: Activation::GeluNew,
-            layer_norm_epsilon: 1e-5,
-            eos_token_id: 6,
+            ..Gpt2Shape { vocab_size: 7, n_positions: 5, n_embd: 4, n_layer: 1, n_head: 2 }.into()
         },
+        prompt: PromptForm::plain(6),
         adapter: AdapterConfig { bottleneck: 2 },
         base_sha256: "0".repeat(64),
         precision: Precision::Fp32,
@@ -216,11 +212,12 @@ fn links_and_folders_are_refused() {
 #[test]
 fn wrong_manifests_are_refused_by_field() {
     for (from, to, expected) in [
-        ("\"format_version\": 1", "\"format_version\": 2", "format_version: is 2, this program reads up to 1"),
-        ("\"format_version\": 1", "\"format_version\": \"x\"", "format_version: expected 1"),
-        ("\"producer\"", "\"format_version\": 1, \"producer\"", "is there twice"),
+        ("\"format_version\": 2", "\"format_version\": 3", "format_version: is 3, this program reads up to 2"),
+        ("\"format_version\": 2", "\"format_version\": \"x\"", "format_version: expected 2"),
+        ("\"format_version\": 2", "\"format_version\": 1", "format_version: is 1, this program reads 2 (export"),
+        ("\"producer\"", "\"format_version\": 2, \"producer\"", "is there twice"),
         ("\"producer\"", "\"surprise\": 1, \"producer\"", "surprise"),
-        ("\"n_head\": 2", "\"n_head\": 3", "model.n_head"),
+        ("\"n_head\": 2", "\"n_head\": 3", "model.n_kv_head"),
         ("\"weights.bin\": {", "\"../weights.bin\": {", "no plain file name"),
         ("\"weights.bin\": {", "\"/weights.bin\": {", "no plain file name"),
         ("\"weights.bin\": {", "\"C:weights.bin\": {", "no plain file name"),

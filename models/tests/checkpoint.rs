@@ -9,22 +9,12 @@ use std::path::Path;
 use marionette_models::checkpoint::{self, CONFIG_JSON, MODEL_SAFETENSORS, Storage};
 use marionette_models::params::{adapter_table, base_table};
 use marionette_models::safetensors_file::{self, FileMetadata, RawTensor};
-use marionette_models::{Activation, AdapterConfig, Gpt2Config, HostTensor, TensorSpec, Tensors};
+use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, ModelConfig, TensorSpec, Tensors};
 
 const ADAPTER: AdapterConfig = AdapterConfig { bottleneck: 2 };
 
-fn config() -> Gpt2Config {
-    Gpt2Config {
-        vocab_size: 7,
-        n_positions: 5,
-        n_embd: 4,
-        n_layer: 2,
-        n_head: 2,
-        n_inner: 8,
-        activation_function: Activation::GeluNew,
-        layer_norm_epsilon: 1e-5,
-        eos_token_id: 6,
-    }
+fn config() -> ModelConfig {
+    ModelConfig { n_inner: 8, ..Gpt2Shape { vocab_size: 7, n_positions: 5, n_embd: 4, n_layer: 2, n_head: 2 }.into() }
 }
 
 /// Values that f16 holds exactly.
@@ -231,4 +221,12 @@ fn the_bytes_are_those_of_the_safetensors_crate() {
     let path = folder.path().join("some.safetensors");
     safetensors_file::write(&path, &raw, FileMetadata::HuggingFace).unwrap();
     assert_eq!(fs::read(&path).unwrap(), expected);
+}
+
+#[test]
+fn the_digest_of_a_base_stays_what_it_was() {
+    // Recorded from the first version that wrote bundles: by it runs, bundles and personas know their base.
+    let tiny = checkpoint::read_base(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny")).unwrap();
+    let found = marionette_models::digest::base_sha256(&tiny.config, &tiny.tensors);
+    assert_eq!(found, "7dc66f0493ce24a6eac6d352b6385611234c854889d3ed7e1b829fd2818396f4");
 }

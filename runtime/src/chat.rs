@@ -81,7 +81,7 @@ impl<'e> Conversation<'e> {
                 heard(&piece)
             }
         };
-        let end = self.encoder.end_of_text_id();
+        let end = self.encoder.end_id();
         let reply =
             generate::generate(model, sampler, &prompt.ids, end, self.max_tokens, |token| hear(stream.push(token)))?;
         hear(stream.finish())?;

@@ -1,4 +1,5 @@
 use marionette_dialogues::{Tokenizer, train_bpe};
+use marionette_models::PromptForm;
 
 use super::*;
 use crate::error::Error;
@@ -47,7 +48,7 @@ fn letters() -> Tokenizer {
 fn setting(context: usize, times: usize) -> (Encoder, Parrot, Sampler) {
     let tokenizer = letters();
     let (letter, end) = (tokenizer.encode("b").unwrap()[0], tokenizer.end_of_text_id().unwrap());
-    let encoder = Encoder::new(tokenizer, end, context, 257).unwrap();
+    let encoder = Encoder::new(tokenizer, PromptForm::plain(end), context, 257).unwrap();
     let parrot = Parrot { letter, end, times, said: 0, cached: vec![], logits: vec![0.0; 257], context, reads: vec![] };
     (encoder, parrot, Sampler::new(Sampling::GREEDY).unwrap())
 }

@@ -54,9 +54,8 @@ impl Learner for DeviceLearner<'_> {
         self.engine.score(&Scored::candidates_of(ranking))
     }
 
-    fn reply(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>> {
+    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>> {
         let mut sampler = Sampler::new(Sampling::GREEDY)?;
-        let end = self.engine.manifest().model.eos_token_id;
         Ok(generate::generate(self.engine, &mut sampler, prompt, end, max_new, |_| Ok(Go::On))?.tokens)
     }
 }

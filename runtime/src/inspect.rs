@@ -55,8 +55,15 @@ pub fn describe(bundle: &Bundle) -> String {
     line(
         "model",
         format!(
-            "GPT-2: {} blocks, width {}, {} heads, MLP {}, context {}, vocabulary {}",
-            model.n_layer, model.n_embd, model.n_head, model.n_inner, model.n_positions, model.vocab_size
+            "{}: {} blocks, width {}, {} heads{}, MLP {}, context {}, vocabulary {}",
+            model.family,
+            model.n_layer,
+            model.n_embd,
+            model.n_head,
+            if model.n_kv_head == model.n_head { String::new() } else { format!(" over {}", model.n_kv_head) },
+            model.n_inner,
+            model.n_positions,
+            model.vocab_size
         ),
     );
     line(

@@ -110,6 +110,97 @@ pub fn layer_normalization_gradient(
     );
 }
 
+/// Root mean square normalisation of rows of as many elements as `scale` has: y = x s ⊙ w, with s = 1 / √(mean x² + ε), one a row.
+pub fn rms_normalization(x: &[f32], scale: &[f32], epsilon: f32, y: &mut [f32], inverse: &mut [f32]) {
+    let width = scale.len().max(1);
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
+            for ((x, y), inverse) in rows.zip(inverse) {
+                let [square] = sums(x, x, x, |x, _, _| [x * x]);
+                *inverse = (square / width as f32 + epsilon).sqrt().recip();
+                for ((y, &x), &scale) in y.iter_mut().zip(x).zip(scale) {
+                    *y = x * *inverse * scale;
+                }
+            }
+        },
+    );
+}
+
+/// The gradient of [`rms_normalization`] with respect to its input: dx = s (g − x̂ mean(g x̂)), g = dy w, x̂ = x s.
+pub fn rms_normalization_gradient(dy: &[f32], x: &[f32], scale: &[f32], inverse: &[f32], dx: &mut [f32]) {
+    let width = scale.len().max(1);
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let rows = dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+            for (((dy, x), dx), &inverse) in rows.zip(inverse) {
+                let [along] = sums(dy, x, scale, |dy, x, scale| [dy * scale * x]);
+                let along = along * inverse * inverse / width as f32;
+                for (((dx, &dy), &x), &scale) in dx.iter_mut().zip(dy).zip(x).zip(scale) {
+                    *dx = inverse * (dy * scale - x * along);
+                }
+            }
+        },
+    );
+}
+
+/// silu(u) ⊙ v of rows of u and v side by side, `width` values each: y has one of them a row.
+pub fn swi_glu(x: &[f32], width: usize, y: &mut [f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(2 * width).zip(y.chunks_exact_mut(width)) {
+                let (u, v) = x.split_at(width);
+                for ((y, &u), &v) in y.iter_mut().zip(u).zip(v) {
+                    *y = u / (1.0 + exp(-u)) * v;
+                }
+            }
+        },
+    );
+}
+
+/// The gradient of [`swi_glu`] with respect to u and v, side by side: du = dy v σ (1 + u (1 − σ)), dv = dy u σ, σ = σ(u).
+pub fn swi_glu_gradient(dy: &[f32], x: &[f32], width: usize, dx: &mut [f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let rows = dy.chunks_exact(width).zip(x.chunks_exact(2 * width)).zip(dx.chunks_exact_mut(2 * width));
+            for ((dy, x), dx) in rows {
+                let ((u, v), (du, dv)) = (x.split_at(width), dx.split_at_mut(width));
+                for ((((du, dv), &dy), &u), &v) in du.iter_mut().zip(dv).zip(dy).zip(u).zip(v) {
+                    let e = exp(-u);
+                    let sigma = 1.0 / (1.0 + e);
+                    // 1 − σ = e σ, as in the gradient of GELU.
+                    *du = dy * v * sigma * (1.0 + u * (e * sigma));
+                    *dv = dy * u * sigma;
+                }
+            }
+        },
+    );
+}
+
+/// Turns a token's heads side by side, each by the angles whose cosines and sines are given, one a pair of values i and i + dh / 2.
+pub fn rotate(x: &[f32], cosines: &[f32], sines: &[f32], y: &mut [f32]) {
+    let half = cosines.len().max(1);
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
+                let ((a, b), (first, second)) = (x.split_at(half), y.split_at_mut(half));
+                let angles = cosines.iter().zip(sines);
+                for ((((first, second), &a), &b), (&cosine, &sine)) in
+                    first.iter_mut().zip(second).zip(a).zip(b).zip(angles)
+                {
+                    *first = a * cosine - b * sine;
+                    *second = b * cosine + a * sine;
+                }
+            }
+        },
+    );
+}
+
 /// The logarithm of Σ exp over a row of logits.
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
     Arch::new().dispatch(
@@ -247,6 +338,73 @@ mod tests {
                 assert!((slope - f64::from(dx[row * width + d])).abs() < 2e-6, "{row} {d}: {slope}");
             }
         }
+    }
+
+    /// Checks a gradient, and what it is a gradient of against the same in f64.
+    fn slopes(x: &[f32], dy: &[f32], y: &[f32], dx: &[f32], f: impl Fn(&[f64]) -> Vec<f64>) {
+        let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        for (found, expected) in y.iter().zip(f(&wide)) {
+            assert!((f64::from(*found) - expected).abs() < 2e-6, "{found}, expected {expected}");
+        }
+        let loss = |x: &[f64]| -> f64 { f(x).iter().zip(dy).map(|(y, &dy)| y * f64::from(dy)).sum() };
+        for (index, &found) in dx.iter().enumerate() {
+            let mut at = wide.clone();
+            at[index] += 1e-5;
+            let above = loss(&at);
+            at[index] -= 2e-5;
+            let slope = (above - loss(&at)) / 2e-5;
+            assert!((f64::from(found) - slope).abs() < 4e-6, "{index}: {found}, expected {slope}");
+        }
+    }
+
+    fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 104_729) % 1013) as f32 / 506.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn rms_normalization_and_its_gradient_are_the_definition() {
+        let (width, epsilon) = (37, 1e-5);
+        let (x, dy, scale) = (numbers(2 * width, 1), numbers(2 * width, 2), numbers(width, 3));
+        let (mut y, mut inverse, mut dx) = (vec![0.0; 2 * width], [0.0; 2], vec![0.0; 2 * width]);
+        rms_normalization(&x, &scale, epsilon, &mut y, &mut inverse);
+        rms_normalization_gradient(&dy, &x, &scale, &inverse, &mut dx);
+        slopes(&x, &dy, &y, &dx, |x| {
+            let row = |x: &[f64]| {
+                let root = (x.iter().map(|x| x * x).sum::<f64>() / width as f64 + f64::from(epsilon)).sqrt();
+                x.iter().zip(&scale).map(|(x, &w)| x / root * f64::from(w)).collect::<Vec<_>>()
+            };
+            x.chunks(width).flat_map(row).collect()
+        });
+    }
+
+    #[test]
+    fn swi_glu_and_its_gradient_are_the_definition() {
+        let width = 37;
+        let (mut x, dy) = (numbers(4 * width, 1), numbers(2 * width, 2));
+        x.iter_mut().for_each(|x| *x *= 4.0);
+        let (mut y, mut dx) = (vec![0.0; 2 * width], vec![0.0; 4 * width]);
+        swi_glu(&x, width, &mut y);
+        swi_glu_gradient(&dy, &x, width, &mut dx);
+        slopes(&x, &dy, &y, &dx, |x| {
+            let row = |x: &[f64]| {
+                let (u, v) = x.split_at(width);
+                u.iter().zip(v).map(|(u, v)| u / (1.0 + (-u).exp()) * v).collect::<Vec<_>>()
+            };
+            x.chunks(2 * width).flat_map(row).collect()
+        });
+    }
+
+    #[test]
+    fn rotation_turns_pairs_and_turns_back() {
+        let x = numbers(24, 1);
+        let (cosines, sines): (Vec<f32>, Vec<f32>) = (0..4).map(|i| ((i as f32).cos(), (i as f32).sin())).unzip();
+        let (mut y, mut back) = (vec![0.0; 24], vec![0.0; 24]);
+        rotate(&x, &cosines, &sines, &mut y);
+        // As complex numbers, of the second head: pair 1 is values 9 and 13.
+        let expected = [x[9] * cosines[1] - x[13] * sines[1], x[13] * cosines[1] + x[9] * sines[1]];
+        assert!((y[9] - expected[0]).abs() < 1e-6 && (y[13] - expected[1]).abs() < 1e-6);
+        rotate(&y, &cosines, &sines.iter().map(|sine| -sine).collect::<Vec<_>>(), &mut back);
+        assert!(back.iter().zip(&x).all(|(back, x)| (back - x).abs() < 1e-6));
     }
 
     #[test]

@@ -1,26 +1,17 @@
 use std::time::{Duration, SystemTime};
 
 use marionette_models::bundle::{Operators, Precision};
-use marionette_models::{Activation, AdapterConfig, Gpt2Config, HostTensor, InnerLoop, params};
+use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, InnerLoop, PromptForm, params};
 use tempfile::TempDir;
 
 use super::*;
 
 fn manifest() -> Manifest {
     Manifest {
-        format_version: 1,
+        format_version: 2,
         producer: "test".into(),
-        model: Gpt2Config {
-            vocab_size: 10,
-            n_positions: 8,
-            n_embd: 4,
-            n_layer: 1,
-            n_head: 2,
-            n_inner: 16,
-            activation_function: Activation::GeluNew,
-            layer_norm_epsilon: 1e-5,
-            eos_token_id: 9,
-        },
+        model: Gpt2Shape { vocab_size: 10, n_positions: 8, n_embd: 4, n_layer: 1, n_head: 2 }.into(),
+        prompt: PromptForm::plain(9),
         adapter: AdapterConfig { bottleneck: 2 },
         base_sha256: "ab".repeat(32),
         precision: Precision::Fp32,

@@ -1,27 +1,30 @@
 //! The device computes what the trainer computes: the exported graphs on ONNX Runtime against libtorch, on the bundled
-//! model with random adapters that are far from zero.
+//! model, and on a random one of each other family, with random adapters that are far from zero.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // What fails here fails a test.
 
 mod precision;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use marionette_dialogues::{Batch, Encoder, Example, Sequence, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::{Bundle, Operators, Precision};
+use marionette_models::checkpoint::{self, Storage};
 use marionette_models::params::{self, Init, TensorSpec};
-use marionette_models::{HostTensor, InnerLoop, LearningRate, Tensors, init};
+use marionette_models::{
+    Family, HostTensor, InnerLoop, LearningRate, Mlp, ModelConfig, Norm, Positions, Tensors, init,
+};
 use marionette_runtime::adapt::Recipe;
 use marionette_runtime::engine::{Activations, Scored};
 use marionette_runtime::generate::{Go, LanguageModel as _};
 use marionette_runtime::plan::Plan;
 use marionette_runtime::{Engine, Options, adapt};
 use marionette_tests::{Scratch, dialogues, tiny};
-use marionette_trainer::gpt2::{Cache, Gpt2, Layout};
+use marionette_trainer::decoder::{Cache, Decoder, Layout};
 use marionette_trainer::inner::{self, Support};
 use marionette_trainer::method::Method;
 use marionette_trainer::model::Model;
@@ -44,10 +47,12 @@ struct Pair {
 }
 
 impl Pair {
-    /// In both operator sets, to which no tolerance makes a difference: in f32 they are the same arithmetic in another order.
-    fn both() -> [Self; 2] {
+    /// Of each family and in both operator sets, to which no tolerance makes a difference: in f32 they are the same arithmetic in another
+    /// order.
+    fn all() -> impl Iterator<Item = Self> {
         let inner = InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) };
-        Operators::ALL.map(|operators| Self::with(inner.clone(), Precision::Fp32, operators))
+        let each = Family::ALL.into_iter().flat_map(|family| Operators::ALL.map(|operators| (family, operators)));
+        each.map(move |(family, operators)| Self::of_family(family, inner.clone(), Precision::Fp32, operators))
     }
 
     fn new() -> Self {
@@ -61,8 +66,17 @@ impl Pair {
 
     /// With another precision or other operators on the device.
     fn with(inner_loop: InnerLoop, precision: Precision, operators: Operators) -> Self {
+        Self::of_family(Family::Gpt2, inner_loop, precision, operators)
+    }
+
+    /// With a model of a family.
+    fn of_family(family: Family, inner_loop: InnerLoop, precision: Precision, operators: Operators) -> Self {
         let scratch = Scratch::new();
-        let mut source = Source::read(&tiny(), FreshAdapters { bottleneck: Some(16), seed: Some(3) }).unwrap();
+        let folder = match family {
+            Family::Gpt2 => tiny(),
+            Family::Llama => llama(&scratch),
+        };
+        let mut source = Source::read(&folder, FreshAdapters { bottleneck: Some(16), seed: Some(3) }).unwrap();
         let table = params::adapter_table(&source.base.config, &source.adapter);
         let spread: Vec<TensorSpec> =
             table.iter().map(|spec| TensorSpec { init: Init::Normal { std: 0.05 }, ..spec.clone() }).collect();
@@ -86,7 +100,7 @@ impl Pair {
     }
 
     /// The trainer's model at θ_0.
-    fn at(&self) -> Gpt2 {
+    fn at(&self) -> Decoder {
         self.torch.at(&self.parameters()).unwrap()
     }
 
@@ -95,6 +109,41 @@ impl Pair {
         let read = read_dialogues(dialogues("test")).unwrap();
         read.iter().take(3).map(|dialogue| self.encoder.sequence(dialogue).unwrap()).collect()
     }
+}
+
+/// The folder of a random Llama with the bundled tokenizer and a chat template: heads that share keys and values, whose widths do not add
+/// up to the model's, and a head of its own.
+fn llama(scratch: &Scratch) -> PathBuf {
+    let folder = scratch.path("llama");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(tiny().join("tokenizer.json"), folder.join("tokenizer.json")).unwrap();
+    let template = "{% for m in messages %}{{ m.role + '\n' + m.content + '<|endoftext|>\n' }}{% endfor %}\
+                    {% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}";
+    std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    let tiny = checkpoint::read_base(&tiny()).unwrap().config;
+    let config = ModelConfig {
+        family: Family::Llama,
+        n_embd: 64,
+        n_layer: 3,
+        n_head: 6,
+        n_kv_head: 2,
+        head_dim: 16,
+        n_inner: 96,
+        norm: Norm::Rms,
+        mlp: Mlp::SwiGlu,
+        positions: Positions::Rotary { base: 1000.0 },
+        bias: false,
+        tied: false,
+        ..tiny
+    };
+    let spread = |spec: TensorSpec| match spec.shape.len() {
+        2 => TensorSpec { init: Init::Normal { std: 0.12 }, ..spec },
+        _ => spec,
+    };
+    let table: Vec<TensorSpec> = params::base_table(&config).into_iter().map(spread).collect();
+    let tensors = init::initialise(&table, &mut ChaCha8Rng::seed_from_u64(7));
+    checkpoint::write_base(&folder, &config, &tensors, Storage::F32).unwrap();
+    folder
 }
 
 /// The largest difference over the largest value: the error relative to the tensor.
@@ -120,7 +169,7 @@ fn all_within(what: &str, found: &Tensors, expected: &BTreeMap<String, HostTenso
 
 #[test]
 fn loss_and_every_gradient_are_libtorchs() {
-    for mut pair in Pair::both() {
+    for mut pair in Pair::all() {
         let batch = Batch::new(&pair.sequences()).unwrap();
         let on_torch = TokenBatch::new(&batch, Device::Cpu).unwrap();
         let (loss, gradient) = inner::loss_and_gradient(&pair.torch, &pair.parameters(), &on_torch).unwrap();
@@ -145,7 +194,7 @@ fn loss_and_every_gradient_are_libtorchs() {
 
 #[test]
 fn five_inner_steps_end_where_the_trainers_do() {
-    for mut pair in Pair::both() {
+    for mut pair in Pair::all() {
         let sequences = pair.sequences();
         let recipe = pair.device.manifest().inner_loop.clone();
         let examples: Vec<Example> =
@@ -232,7 +281,7 @@ fn argmax(values: &[f32]) -> u32 {
 
 #[test]
 fn cached_decoding_is_the_full_forward_for_64_tokens() {
-    for mut pair in Pair::both() {
+    for mut pair in Pair::all() {
         let mut ids: Vec<u32> = pair.sequences()[0].ids[..20].to_vec();
         let torch = pair.at();
         let mut logits = pair.device.advance(&ids).unwrap().to_vec();
@@ -281,7 +330,7 @@ fn the_trainers_cached_decoding_is_its_full_forward() {
 
 #[test]
 fn candidates_ranked_in_one_row_score_as_each_by_itself() {
-    for mut pair in Pair::both() {
+    for mut pair in Pair::all() {
         let dialogue = read_dialogues(dialogues("test")).unwrap().swap_remove(0);
         let ranking = pair.encoder.ranking(&dialogue, 1).unwrap();
         assert!(ranking.candidates == 20 && !ranking.targets.is_empty());
@@ -315,7 +364,7 @@ fn the_onnx_package_accepts_the_graphs() {
         eprintln!("skipped: {python} has no package onnx");
         return;
     }
-    for pair in Pair::both() {
+    for pair in Pair::all() {
         for interface in pair.device.manifest().graphs.values() {
             let file = &interface.file;
             let path = pair.scratch.path("bundle").join(file);

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use marionette_dialogues::{Batch, Sequence, Task, group_by_persona, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source, report};
 use marionette_models::bundle::{Bundle, Operators, Precision};
-use marionette_models::{InnerLoop, LearningRate};
+use marionette_models::{Family, InnerLoop, LearningRate};
 use marionette_runtime::engine::Scored;
 use marionette_runtime::generate::{Go, LanguageModel as _};
 use marionette_runtime::plan::Plan;
@@ -22,11 +22,12 @@ use crate::{ALPHA, Pair, STEPS, log_softmax};
 fn every_precision_adapts_as_f32_does() {
     // The worst relative error of a loss: f16 has 11 bits, integers of 8 about 7, of 4 about 3.
     let most = [(Precision::Fp16, 1e-3), (Precision::Int8, 1e-2), (Precision::Int4, 5e-2)];
-    for ((precision, most), operators) in
-        most.into_iter().flat_map(|row| Operators::ALL.map(|operators| (row, operators)))
+    let each = most.into_iter().flat_map(|row| Operators::ALL.map(|operators| (row, operators)));
+    for (family, ((precision, most), operators)) in
+        Family::ALL.into_iter().flat_map(|family| each.clone().map(move |row| (family, row)))
     {
         let inner = InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) };
-        let mut pair = Pair::with(inner.clone(), precision, operators);
+        let mut pair = Pair::of_family(family, inner.clone(), precision, operators);
         let batch = Batch::new(&pair.sequences()).unwrap();
         let support = Support::repeat(TokenBatch::new(&batch, Device::Cpu).unwrap(), STEPS);
         let rates = vec![ALPHA; pair.table.len()];
@@ -37,7 +38,7 @@ fn every_precision_adapts_as_f32_does() {
         let errors = losses.iter().zip(&expected.losses).map(|(found, expected)| (found / expected - 1.0).abs());
         let worst = errors.fold(0.0, f64::max);
         eprintln!(
-            "{precision} {operators}, losses of {STEPS} steps: worst relative error {worst:.1e}, at most {most:.0e}"
+            "{family} {precision} {operators}, losses of {STEPS} steps: worst relative error {worst:.1e}, at most {most:.0e}"
         );
         assert!(worst <= most, "{precision} {operators}: {losses:?}, expected {:?}", expected.losses);
 
@@ -56,7 +57,7 @@ fn every_precision_adapts_as_f32_does() {
         let prompt: Vec<u32> = prompt.iter().map(|&id| id as u32).collect();
         let log_prob = log_softmax(pair.device.advance(&prompt).unwrap())[last as usize];
         worst = worst.max(f64::from((log_prob - scored[ids.len() - 2]).abs()));
-        eprintln!("{precision} {operators}, decoding beside scoring: worst error {worst:.1e}");
+        eprintln!("{family} {precision} {operators}, decoding beside scoring: worst error {worst:.1e}");
         assert!(worst <= 20.0 * most, "{precision} {operators}: {worst}");
     }
 }

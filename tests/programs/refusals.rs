@@ -151,7 +151,13 @@ fn models_that_are_not_what_they_say_are_refused() {
         fs::write(base.join(file), &bytes[..keep]).unwrap();
     }
     change("config", |b| cut(b, "config.json", 40), &["config.json"]);
-    change("family", |b| edit(b, "config.json", "\"gpt2\"", "\"llama\""), &["config.json", "model_type", "gpt2"]);
+    change(
+        "family",
+        |b| edit(b, "config.json", "\"gpt2\"", "\"bloom\""),
+        &["config.json", "model_type", "gpt2", "llama"],
+    );
+    change("another family", |b| edit(b, "config.json", "\"gpt2\"", "\"llama\""), &["config.json", "hidden_size"]);
+    change("template", |b| fs::write(b.join("chat_template.jinja"), "{% for").unwrap(), &["chat_template.jinja"]);
     change(
         "layers",
         |b| edit(b, "config.json", "\"n_layer\": ", "\"n_layer\": 1"),

@@ -28,7 +28,7 @@ const SAMPLES: usize = 6;
 /// What to compare.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct Options {
-    /// The pre-trained model: a Hugging Face folder of a GPT-2, or its name on the Hugging Face hub
+    /// The pre-trained model: a Hugging Face folder (GPT-2 or Llama), or its name on the Hugging Face hub
     #[arg(long, value_name = "DIR|NAME")]
     pub base: PathBuf,
     /// Take a model of the hub from the local cache alone

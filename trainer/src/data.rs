@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use marionette_dialogues::{
     Encoder, Example, Grouping, SPLIT_SEED, Share, Summary, Task, TaskError, group_by_persona, hold_out, read_dialogues,
 };
-use marionette_models::Gpt2Config;
+use marionette_models::ModelConfig;
 use marionette_models::checkpoint::CONFIG_JSON;
 
 use crate::error::{Result, TrainError};
@@ -54,8 +54,8 @@ pub fn summarise(files: &[PathBuf], base: Option<&Path>, offline: bool) -> Resul
         None => None,
         Some(base) => {
             let folder = hub::resolve(base, offline)?;
-            let config = Gpt2Config::from_file(&folder.join(CONFIG_JSON))?;
-            Some(Encoder::from_folder(&folder, config.eos_token_id, config.n_positions, config.vocab_size)?)
+            let config = ModelConfig::from_file(&folder.join(CONFIG_JSON))?;
+            Some(Encoder::from_folder(&folder, &config)?)
         }
     };
     Ok(Summary::of_files(files, encoder.as_ref())?)

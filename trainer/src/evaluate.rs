@@ -11,8 +11,8 @@ use marionette_models::InnerLoop;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::decoder::{Cache, Decoder, Layout};
 use crate::error::{Result, TrainError};
-use crate::gpt2::{Cache, Gpt2, Layout};
 use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::progress::Progress;
@@ -100,14 +100,13 @@ pub struct TorchLearner {
     /// θ as it is now.
     parameters: Vec<Tensor>,
     /// The model at θ.
-    now: Gpt2,
+    now: Decoder,
     recipe: InnerLoop,
     /// α, one a tensor.
     rates: Vec<f32>,
     /// Passes so far.
     turn: usize,
     threads: usize,
-    end_of_text: i64,
     n_positions: usize,
 }
 
@@ -127,7 +126,6 @@ impl TorchLearner {
             rates: trained.rates.clone(),
             turn: 0,
             threads,
-            end_of_text: i64::from(trained.model.config().eos_token_id),
             n_positions: trained.model.config().n_positions,
         })
     }
@@ -192,7 +190,7 @@ impl Learner for TorchLearner {
         Ok(Some(tensors::to_host(&no_grad(|| self.now.classify(&choices))?)?.values))
     }
 
-    fn reply(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>> {
+    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>> {
         let mut cache = Cache::default();
         let mut input: Vec<i64> = prompt.iter().map(|&id| i64::from(id)).collect();
         let mut reply = Vec::new();
@@ -201,7 +199,7 @@ impl Learner for TorchLearner {
             let ids = Tensor::f_from_slice(&input)?.f_unsqueeze(0)?.f_to_device(self.model.device())?;
             let logits = no_grad(|| self.now.step(&ids, &mut cache))?;
             let next = logits.f_argmax(-1, false)?.f_int64_value(&[0])?;
-            if next == self.end_of_text {
+            if next == i64::from(end) {
                 break;
             }
             reply.push(next as u32);

@@ -8,7 +8,7 @@ use marionette_trainer::device::DeviceName;
 use marionette_trainer::workers::Compute;
 use marionette_trainer::{Result, TrainError, compare, data, evaluate, interrupt, memory, pretrain, train};
 
-/// Meta-trains persona adapters for a GPT-2 (MAMLviaPP).
+/// Meta-trains persona adapters for a language model (MAMLviaPP).
 #[derive(Parser)]
 #[command(name = "marionette-train", version)]
 struct Arguments {

@@ -2,9 +2,9 @@
 //! training loop.
 
 use marionette_models::params::{self, TensorSpec};
-use marionette_models::{AdapterConfig, Gpt2Config};
+use marionette_models::{AdapterConfig, ModelConfig};
 
-use crate::gpt2::Parts;
+use crate::decoder::Parts;
 
 /// What is trained, by the paper's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -83,13 +83,13 @@ impl Method {
         self == Self::Transfertransfo
     }
 
-    /// What its model has beside GPT-2.
+    /// What its model has beside the decoder.
     pub fn parts(self) -> Parts {
         Parts { adapters: self.learns_adapters(), classifier: self.classifies() }
     }
 
     /// The tensors that learn: those of the base, of the adapters and of the classifier, as far as they do.
-    pub fn table(self, config: &Gpt2Config, adapter: &AdapterConfig) -> Vec<TensorSpec> {
+    pub fn table(self, config: &ModelConfig, adapter: &AdapterConfig) -> Vec<TensorSpec> {
         let mut table = if self.learns_base() { params::base_table(config) } else { Vec::new() };
         if self.learns_adapters() {
             table.extend(params::adapter_table(config, adapter));

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use marionette_models::params::{self, TensorSpec};
-use marionette_models::{AdapterConfig, Gpt2Config};
+use marionette_models::{AdapterConfig, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
+use crate::decoder::{Decoder, Parts, Tensors};
 use crate::error::Result;
-use crate::gpt2::{Gpt2, Parts, Tensors};
 use crate::tensors::NamedTensors;
 
-/// GPT-2 with some tensors frozen and the others given at each use: a function of θ.
+/// A decoder with some tensors frozen and the others given at each use: a function of θ.
 #[derive(Debug)]
 pub struct Model {
-    config: Gpt2Config,
+    config: ModelConfig,
     parts: Parts,
     /// The kind in which products are computed; sums have the kind of the tensors.
     products: Kind,
@@ -34,7 +34,7 @@ impl Model {
     /// # Errors
     /// What libtorch says.
     pub fn new(
-        config: &Gpt2Config,
+        config: &ModelConfig,
         parts: Parts,
         frozen: NamedTensors,
         table: Vec<TensorSpec>,
@@ -55,7 +55,7 @@ impl Model {
     }
 
     /// Its hyper-parameters.
-    pub fn config(&self) -> &Gpt2Config {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -68,11 +68,11 @@ impl Model {
     ///
     /// # Errors
     /// A tensor is missing; what libtorch says.
-    pub fn at(&self, parameters: &[Tensor]) -> Result<Gpt2> {
-        Gpt2::new(&self.config, self.parts, &At { model: self, parameters })
+    pub fn at(&self, parameters: &[Tensor]) -> Result<Decoder> {
+        Decoder::new(&self.config, self.parts, &At { model: self, parameters })
     }
 
-    /// What the model has beside GPT-2.
+    /// What the model has beside the decoder.
     pub(crate) fn parts(&self) -> Parts {
         self.parts
     }

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use marionette_dialogues::{Dialogue, Encoder, Tokenizer, read_dialogues, train_bpe};
 use marionette_models::checkpoint::{self, Storage};
-use marionette_models::{Activation, FileError, Gpt2Config, files, init, params};
+use marionette_models::{FileError, Gpt2Shape, ModelConfig, PromptForm, files, init, params};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::decoder::{Decoder, Parts};
 use crate::error::{Result, TrainError};
-use crate::gpt2::{Gpt2, Parts};
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
 use crate::{folder, interrupt, tensors};
@@ -156,18 +156,15 @@ impl Options {
         })
     }
 
-    fn config(&self, vocab_size: usize, eos_token_id: u32) -> Gpt2Config {
-        Gpt2Config {
+    fn config(&self, vocab_size: usize, eos_token_id: u32) -> ModelConfig {
+        let shape = Gpt2Shape {
             vocab_size,
             n_positions: self.n_positions,
             n_embd: self.n_embd,
             n_layer: self.n_layer,
             n_head: self.n_head,
-            n_inner: self.n_embd.saturating_mul(4),
-            activation_function: Activation::GeluNew,
-            layer_norm_epsilon: 1e-5,
-            eos_token_id,
-        }
+        };
+        ModelConfig { eos_token_id, ..shape.into() }
     }
 
     /// The learning rate of step `step` (from 0) of `steps`: a linear rise, then half a cosine.
@@ -210,7 +207,7 @@ pub fn pretrain(options: &Options, device: Device) -> Result<Report> {
     }
     let handles = table.iter().zip(&trained).map(|(spec, tensor)| (spec.name.clone(), tensor.shallow_clone()));
     let handles: tensors::NamedTensors = handles.collect();
-    let model = Gpt2::new(&config, Parts::default(), &handles)?;
+    let model = Decoder::new(&config, Parts::default(), &handles)?;
     let report = train(options, &model, &mut trained, &corpus, &valid, &mut rng)?;
 
     let host = tensors::named_to_host(&table, &trained)?;
@@ -234,18 +231,18 @@ fn read_all(files: &[PathBuf]) -> Result<Vec<Dialogue>> {
 }
 
 /// The configuration that fits the tokenizer, and what encodes for it.
-fn encoder(options: &Options, tokenizer: Tokenizer) -> Result<(Gpt2Config, Encoder)> {
+fn encoder(options: &Options, tokenizer: Tokenizer) -> Result<(ModelConfig, Encoder)> {
     let end_of_text = tokenizer
         .end_of_text_id()
         .ok_or_else(|| FileError::new(Path::new(TOKENIZER_JSON), "the trained tokenizer has no <|endoftext|>"))?;
     let config = options.config(tokenizer.largest_id() as usize + 1, end_of_text);
-    let encoder = Encoder::new(tokenizer, end_of_text, config.n_positions, config.vocab_size)?;
+    let encoder = Encoder::new(tokenizer, PromptForm::plain(end_of_text), config.n_positions, config.vocab_size)?;
     Ok((config, encoder))
 }
 
 fn train(
     options: &Options,
-    model: &Gpt2,
+    model: &Decoder,
     trained: &mut [Tensor],
     corpus: &Corpus,
     valid: &Corpus,
@@ -312,7 +309,7 @@ fn train(
 }
 
 /// The mean loss over all tokens, in nats; `None` where there is nothing to validate on.
-fn validate(model: &Gpt2, valid: &Corpus) -> Result<Option<f64>> {
+fn validate(model: &Decoder, valid: &Corpus) -> Result<Option<f64>> {
     let (mut sum, mut count) = (0.0, 0);
     for rows in valid.in_order() {
         let batch = valid.batch(&rows, None, model.device())?;

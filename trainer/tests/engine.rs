@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests, but not their helpers.
 
 use marionette_models::params::{self, Init, TensorSpec};
-use marionette_models::{Activation, AdapterConfig, Gpt2Config, init};
-use marionette_trainer::gpt2::Parts;
+use marionette_models::{AdapterConfig, Family, Gpt2Shape, Mlp, ModelConfig, Norm, Positions, init};
+use marionette_trainer::decoder::Parts;
 use marionette_trainer::inner::{self, Support};
 use marionette_trainer::meta::meta_gradient;
 use marionette_trainer::model::Model;
@@ -17,17 +17,24 @@ use tch::{Device, Kind, Tensor};
 /// The largest relative difference that rounding in f64 explains.
 const ROUNDING: f64 = 1e-10;
 
-fn config(layers: usize) -> Gpt2Config {
-    Gpt2Config {
-        vocab_size: 50,
-        n_positions: 32,
-        n_embd: 16,
-        n_layer: layers,
-        n_head: 4,
+fn config(family: Family, layers: usize) -> ModelConfig {
+    let gpt2 = ModelConfig {
         n_inner: 40,
-        activation_function: Activation::GeluNew,
-        layer_norm_epsilon: 1e-5,
-        eos_token_id: 49,
+        ..Gpt2Shape { vocab_size: 50, n_positions: 32, n_embd: 16, n_layer: layers, n_head: 4 }.into()
+    };
+    match family {
+        Family::Gpt2 => gpt2,
+        Family::Llama => ModelConfig {
+            family,
+            n_kv_head: 2,
+            head_dim: 6,
+            norm: Norm::Rms,
+            mlp: Mlp::SwiGlu,
+            positions: Positions::Rotary { base: 100.0 },
+            bias: false,
+            tied: false,
+            ..gpt2
+        },
     }
 }
 
@@ -45,10 +52,10 @@ struct Task {
 }
 
 impl Task {
-    fn new(layers: usize, kind: Kind) -> Self {
+    fn new(family: Family, layers: usize, kind: Kind) -> Self {
         // The tests run side by side, and their matrices are too small to share out among threads.
         tch::set_num_threads(1);
-        let config = config(layers);
+        let config = config(family, layers);
         let table = params::adapter_table(&config, &AdapterConfig { bottleneck: 6 });
         let learned = random(&table, 2, kind);
         let start = table.iter().map(|spec| learned[&spec.name].shallow_clone()).collect();
@@ -122,10 +129,9 @@ fn relative(found: &[Tensor], expected: &[Tensor]) -> f64 {
     pairs.fold(0.0, f64::max)
 }
 
-#[test]
-fn loss_and_gradient_are_libtorchs() {
+fn loss_and_gradient_are_libtorchs(family: Family) {
     for (layers, positions) in [(1, false), (2, true), (3, false)] {
-        let task = Task::new(layers, Kind::Double);
+        let task = Task::new(family, layers, Kind::Double);
         let batch = batch(&[9, 12, 4], 1, positions);
         let (loss, gradient) = inner::loss_and_gradient(&task.model, &task.start, &batch).unwrap();
         let (expected_loss, expected) = task.graph(&leaves(&task.start), &batch);
@@ -137,10 +143,9 @@ fn loss_and_gradient_are_libtorchs() {
     }
 }
 
-#[test]
-fn the_exact_meta_gradient_is_libtorchs() {
+fn the_exact_meta_gradient_is_libtorchs(family: Family) {
     for (layers, steps, positions) in [(1, 1, false), (2, 1, false), (2, 2, true), (3, 3, false)] {
-        let task = Task::new(layers, Kind::Double);
+        let task = Task::new(family, layers, Kind::Double);
         let support = Support::repeat(batch(&[9, 12, 4], 1, positions), steps);
         let query = batch(&[7, 11], 2, positions);
         let found = meta_gradient(&task.model, &task.start, &support, &query, &task.rates, true, true).unwrap();
@@ -157,9 +162,8 @@ fn the_exact_meta_gradient_is_libtorchs() {
     }
 }
 
-#[test]
-fn more_targets_than_one_piece_of_the_head_has_rows() {
-    let task = Task::new(2, Kind::Double);
+fn more_targets_than_one_piece_of_the_head_has_rows(family: Family) {
+    let task = Task::new(family, 2, Kind::Double);
     // 12 · 31 tokens, of which two thirds are targets in one and all in the other.
     let mut query = batch(&[31; 12], 2, false);
     query.rows = Tensor::arange(12 * 31, (Kind::Int64, Device::Cpu));
@@ -173,10 +177,9 @@ fn more_targets_than_one_piece_of_the_head_has_rows() {
     assert!(worst < ROUNDING, "{worst}");
 }
 
-#[test]
-fn the_meta_gradient_is_the_slope_that_central_differences_measure() {
+fn the_meta_gradient_is_the_slope_that_central_differences_measure(family: Family) {
     const WIDTH: f64 = 1e-5;
-    let task = Task::new(2, Kind::Double);
+    let task = Task::new(family, 2, Kind::Double);
     let support = Support::repeat(batch(&[9, 12, 4], 1, false), 2);
     let query = batch(&[7, 11], 2, false);
     let found = meta_gradient(&task.model, &task.start, &support, &query, &task.rates, true, false).unwrap().gradient;
@@ -197,10 +200,9 @@ fn the_meta_gradient_is_the_slope_that_central_differences_measure() {
     assert!(worst < 1e-5, "{worst}");
 }
 
-#[test]
-fn in_single_precision_it_is_as_near_as_rounding_lets_it() {
+fn in_single_precision_it_is_as_near_as_rounding_lets_it(family: Family) {
     // The products of f32 go another way.
-    let (single, double) = (Task::new(3, Kind::Float), Task::new(3, Kind::Double));
+    let (single, double) = (Task::new(family, 3, Kind::Float), Task::new(family, 3, Kind::Double));
     let support = Support::repeat(batch(&[9, 12, 4], 1, false), 2);
     let query = batch(&[7, 11], 2, false);
     let found = meta_gradient(&single.model, &single.start, &support, &query, &single.rates, true, false).unwrap();
@@ -211,10 +213,30 @@ fn in_single_precision_it_is_as_near_as_rounding_lets_it() {
     assert!(worst < 1e-3, "{worst}");
 }
 
-#[test]
-fn a_token_beyond_the_embedding_is_an_error() {
-    let task = Task::new(1, Kind::Double);
+fn a_token_beyond_the_embedding_is_an_error(family: Family) {
+    let task = Task::new(family, 1, Kind::Double);
     let mut bad = batch(&[5], 1, false);
     bad.ids = Tensor::from_slice(&[1_i64, 2, 50, 3, 4]).reshape([1, 5]);
     assert!(inner::loss_and_gradient(&task.model, &task.start, &bad).is_err());
 }
+
+/// Every test, for each family.
+macro_rules! for_each_family {
+    ($($test:ident),* $(,)?) => {
+        mod gpt2 {
+            $(#[test] fn $test() { super::$test(super::Family::Gpt2); })*
+        }
+        mod llama {
+            $(#[test] fn $test() { super::$test(super::Family::Llama); })*
+        }
+    };
+}
+
+for_each_family!(
+    loss_and_gradient_are_libtorchs,
+    the_exact_meta_gradient_is_libtorchs,
+    more_targets_than_one_piece_of_the_head_has_rows,
+    the_meta_gradient_is_the_slope_that_central_differences_measure,
+    in_single_precision_it_is_as_near_as_rounding_lets_it,
+    a_token_beyond_the_embedding_is_an_error,
+);

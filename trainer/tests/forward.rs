@@ -7,25 +7,26 @@ mod support;
 use std::path::Path;
 
 use marionette_dialogues::Ranking;
+use marionette_models::ModelConfig;
 use marionette_models::checkpoint::read_base;
 use marionette_models::{params, safetensors_file};
-use marionette_trainer::gpt2::{Cache, Gpt2, Layout, Parts};
+use marionette_trainer::decoder::{Cache, Decoder, Layout, Parts};
 use marionette_trainer::inner;
 use marionette_trainer::method::Method;
 use marionette_trainer::tensors::{self, Choices, TokenBatch};
-use support::{ADAPTER, gpt2, learner, random, small_config, small_tensors, worst};
+use support::{ADAPTER, decoder, learner, random, small_config, small_configs, small_tensors, tensors_of, worst};
 use tch::{Device, Kind, Tensor, no_grad};
 
 const ADAPTERS: Parts = Parts { adapters: true, classifier: false };
 
-/// The small model without adapters.
-fn bare(kind: Kind) -> Gpt2 {
-    gpt2(&small_config(), &small_tensors(), Parts::default(), kind)
+/// A small model without adapters.
+fn bare(config: &ModelConfig, kind: Kind) -> Decoder {
+    decoder(config, &tensors_of(config), Parts::default(), kind)
 }
 
-/// The small model with adapters that are not zero.
-fn adapted(kind: Kind) -> Gpt2 {
-    gpt2(&small_config(), &small_tensors(), ADAPTERS, kind)
+/// A small model with adapters that are not zero.
+fn adapted(config: &ModelConfig, kind: Kind) -> Decoder {
+    decoder(config, &tensors_of(config), ADAPTERS, kind)
 }
 
 fn ids(rows: i64, length: i64, vocabulary: i64) -> Tensor {
@@ -35,106 +36,115 @@ fn ids(rows: i64, length: i64, vocabulary: i64) -> Tensor {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gpt2");
-    let base = read_base(&folder).unwrap();
-    let (expected, _) = safetensors_file::read(&folder.join("expected.safetensors")).unwrap();
-    let ids = Tensor::from_slice(&expected["input_ids"].to_i64().unwrap()).reshape([2, 40]);
-    let expected = tensors::to_torch(&expected["logits"].to_f32().unwrap(), Kind::Float, Device::Cpu).unwrap();
-    let model = gpt2(&base.config, &base.tensors, Parts::default(), Kind::Float);
-    let logits = no_grad(|| model.forward(&ids, Layout::default(), None)).unwrap();
-    let error = worst(&logits.reshape([2, 40, 96]), &expected);
-    println!("worst absolute error of the logits against transformers: {error:.2e}");
-    assert!(error <= 1e-4, "{error}");
+    for family in ["gpt2", "llama", "llama-untied"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(family);
+        let base = read_base(&folder).unwrap();
+        let (expected, _) = safetensors_file::read(&folder.join("expected.safetensors")).unwrap();
+        let ids = Tensor::from_slice(&expected["input_ids"].to_i64().unwrap()).reshape([2, 40]);
+        let expected = tensors::to_torch(&expected["logits"].to_f32().unwrap(), Kind::Float, Device::Cpu).unwrap();
+        let model = decoder(&base.config, &base.tensors, Parts::default(), Kind::Float);
+        let logits = no_grad(|| model.forward(&ids, Layout::default(), None)).unwrap();
+        let error = worst(&logits.reshape([2, 40, 96]), &expected);
+        println!("{family}: worst absolute error of the logits against transformers {error:.2e}");
+        assert!(error <= 1e-4, "{family}: {error}");
+    }
 }
 
 #[test]
 fn zero_adapters_are_the_bare_model_exactly() {
-    let config = small_config();
-    let table = params::adapter_table(&config, &ADAPTER);
-    // As a run begins: the down-projections random, the up-projections zero.
-    let mut start = random(&table, 1.0, 2);
-    for (name, tensor) in &mut start {
-        if name.contains(".up.") {
-            tensor.values.fill(0.0);
+    for config in small_configs() {
+        let table = params::adapter_table(&config, &ADAPTER);
+        // As a run begins: the down-projections random, the up-projections zero.
+        let mut start = random(&table, 1.0, 2);
+        for (name, tensor) in &mut start {
+            if name.contains(".up.") {
+                tensor.values.fill(0.0);
+            }
         }
+        let mut zero = tensors_of(&config);
+        zero.extend(start);
+        let ids = ids(3, 20, 50);
+        let logits = |model: &Decoder| model.forward(&ids, Layout::default(), None).unwrap();
+        let bare = logits(&bare(&config, Kind::Float));
+        assert!(logits(&decoder(&config, &zero, ADAPTERS, Kind::Float)).equal(&bare));
+        // And an adapter that is not zero is not without effect.
+        assert!(worst(&logits(&adapted(&config, Kind::Float)), &bare) > 0.1);
     }
-    let mut zero = small_tensors();
-    zero.extend(start);
-    let ids = ids(3, 20, 50);
-    let logits = |model: &Gpt2| model.forward(&ids, Layout::default(), None).unwrap();
-    let bare = logits(&bare(Kind::Float));
-    assert!(logits(&gpt2(&config, &zero, ADAPTERS, Kind::Float)).equal(&bare));
-    // And an adapter that is not zero is not without effect.
-    assert!(worst(&logits(&adapted(Kind::Float)), &bare) > 0.1);
 }
 
 #[test]
 fn the_head_is_the_same_where_only_some_rows_are_asked_for() {
-    let model = bare(Kind::Float);
-    let ids = ids(2, 10, 50);
-    let rows = Tensor::from_slice(&[3_i64, 19, 0]);
-    let some = model.forward(&ids, Layout::default(), Some(&rows)).unwrap();
-    let all = model.forward(&ids, Layout::default(), None).unwrap();
-    assert!(worst(&some, &all.index_select(0, &rows)) < 1e-5);
+    for config in small_configs() {
+        let model = bare(&config, Kind::Float);
+        let ids = ids(2, 10, 50);
+        let rows = Tensor::from_slice(&[3_i64, 19, 0]);
+        let some = model.forward(&ids, Layout::default(), Some(&rows)).unwrap();
+        let all = model.forward(&ids, Layout::default(), None).unwrap();
+        assert!(worst(&some, &all.index_select(0, &rows)) < 1e-5);
+    }
 }
 
 #[test]
 fn decoding_with_a_cache_is_the_full_forward() {
-    let model = adapted(Kind::Float);
-    let mut tokens: Vec<i64> = vec![5, 17, 40, 8];
-    let mut cache = Cache::default();
-    let mut input = tokens.clone();
-    let mut worst_error = 0.0_f64;
-    for _ in 0..64 {
+    for config in small_configs() {
+        let model = adapted(&config, Kind::Float);
+        let mut tokens: Vec<i64> = vec![5, 17, 40, 8];
+        let mut cache = Cache::default();
+        let mut input = tokens.clone();
+        let mut worst_error = 0.0_f64;
+        for _ in 0..64 {
+            let row = |ids: &[i64]| Tensor::from_slice(ids).unsqueeze(0);
+            let step = no_grad(|| model.step(&row(&input), &mut cache)).unwrap();
+            let whole = no_grad(|| model.forward(&row(&tokens), Layout::default(), None)).unwrap();
+            let whole = whole.narrow(0, tokens.len() as i64 - 1, 1);
+            worst_error = worst_error.max(worst(&step, &whole));
+            let next = step.argmax(-1, false).int64_value(&[0]);
+            assert_eq!(next, whole.argmax(-1, false).int64_value(&[0]));
+            tokens.push(next);
+            input = vec![next];
+        }
+        println!("worst absolute error of the logits over 64 cached tokens: {worst_error:.2e}");
+        assert!(worst_error <= 1e-4, "{worst_error}");
+        // Several tokens after a past, too.
         let row = |ids: &[i64]| Tensor::from_slice(ids).unsqueeze(0);
-        let step = no_grad(|| model.step(&row(&input), &mut cache)).unwrap();
-        let whole = no_grad(|| model.forward(&row(&tokens), Layout::default(), None)).unwrap();
-        let whole = whole.narrow(0, tokens.len() as i64 - 1, 1);
-        worst_error = worst_error.max(worst(&step, &whole));
-        let next = step.argmax(-1, false).int64_value(&[0]);
-        assert_eq!(next, whole.argmax(-1, false).int64_value(&[0]));
-        tokens.push(next);
-        input = vec![next];
+        let mut cache = Cache::default();
+        let _ = no_grad(|| model.step(&row(&tokens[..10]), &mut cache)).unwrap();
+        let step = no_grad(|| model.step(&row(&tokens[10..15]), &mut cache)).unwrap();
+        let whole = no_grad(|| model.forward(&row(&tokens[..15]), Layout::default(), None)).unwrap();
+        assert!(worst(&step, &whole.narrow(0, 14, 1)) <= 1e-4);
+        assert_eq!(cache.length(), 15);
     }
-    println!("worst absolute error of the logits over 64 cached tokens: {worst_error:.2e}");
-    assert!(worst_error <= 1e-4, "{worst_error}");
-    // Several tokens after a past, too.
-    let row = |ids: &[i64]| Tensor::from_slice(ids).unsqueeze(0);
-    let mut cache = Cache::default();
-    let _ = no_grad(|| model.step(&row(&tokens[..10]), &mut cache)).unwrap();
-    let step = no_grad(|| model.step(&row(&tokens[10..15]), &mut cache)).unwrap();
-    let whole = no_grad(|| model.forward(&row(&tokens[..15]), Layout::default(), None)).unwrap();
-    assert!(worst(&step, &whole.narrow(0, 14, 1)) <= 1e-4);
-    assert_eq!(cache.length(), 15);
 }
 
 #[test]
 fn branches_are_separate_passes() {
-    let model = bare(Kind::Double);
-    let (history, candidates) = (vec![3_i64, 44, 12, 9], [vec![7_i64, 30], vec![21_i64, 2, 16], vec![5_i64]]);
-    let (mut ids, mut positions, mut branch) = (history.clone(), vec![0_i64, 1, 2, 3], vec![0_i64; 4]);
-    for (index, candidate) in candidates.iter().enumerate() {
-        ids.extend(candidate);
-        positions.extend(4..4 + candidate.len() as i64);
-        branch.extend(vec![index as i64 + 1; candidate.len()]);
+    for config in small_configs() {
+        let model = bare(&config, Kind::Double);
+        let (history, candidates) = (vec![3_i64, 44, 12, 9], [vec![7_i64, 30], vec![21_i64, 2, 16], vec![5_i64]]);
+        let (mut ids, mut positions, mut branch) = (history.clone(), vec![0_i64, 1, 2, 3], vec![0_i64; 4]);
+        for (index, candidate) in candidates.iter().enumerate() {
+            ids.extend(candidate);
+            positions.extend(4..4 + candidate.len() as i64);
+            branch.extend(vec![index as i64 + 1; candidate.len()]);
+        }
+        let row = |values: &[i64]| Tensor::from_slice(values).unsqueeze(0);
+        let (positions, branch) = (row(&positions), row(&branch));
+        let layout = Layout { positions: Some(&positions), branch: Some(&branch) };
+        let together = model.forward(&row(&ids), layout, None).unwrap();
+        let mut first = history.len() as i64;
+        let mut worst_error = 0.0_f64;
+        for candidate in &candidates {
+            let alone = [history.as_slice(), candidate].concat();
+            let alone = model.forward(&row(&alone), Layout::default(), None).unwrap();
+            let count = candidate.len() as i64;
+            let (head, tail) = (alone.narrow(0, 0, 4), alone.narrow(0, 4, count));
+            worst_error = worst_error.max(worst(&together.narrow(0, 0, 4), &head));
+            worst_error = worst_error.max(worst(&together.narrow(0, first, count), &tail));
+            first += count;
+        }
+        println!("worst absolute error of branches against separate passes: {worst_error:.2e}");
+        assert!(worst_error < 1e-10, "{worst_error}");
     }
-    let row = |values: &[i64]| Tensor::from_slice(values).unsqueeze(0);
-    let (positions, branch) = (row(&positions), row(&branch));
-    let layout = Layout { positions: Some(&positions), branch: Some(&branch) };
-    let together = model.forward(&row(&ids), layout, None).unwrap();
-    let mut first = history.len() as i64;
-    let mut worst_error = 0.0_f64;
-    for candidate in &candidates {
-        let alone = [history.as_slice(), candidate].concat();
-        let alone = model.forward(&row(&alone), Layout::default(), None).unwrap();
-        let count = candidate.len() as i64;
-        let (head, tail) = (alone.narrow(0, 0, 4), alone.narrow(0, 4, count));
-        worst_error = worst_error.max(worst(&together.narrow(0, 0, 4), &head));
-        worst_error = worst_error.max(worst(&together.narrow(0, first, count), &tail));
-        first += count;
-    }
-    println!("worst absolute error of branches against separate passes: {worst_error:.2e}");
-    assert!(worst_error < 1e-10, "{worst_error}");
 }
 
 /// A history and candidates after it, each with its closing token, as an encoder with choices gives them.
@@ -171,7 +181,7 @@ fn rankings() -> Vec<Ranking> {
 /// The classifier's scores by a pass of their own for each history and candidate.
 fn scores_apart() -> Vec<Vec<f64>> {
     let all = tensors::all_to_torch(small_tensors(), Kind::Double, Device::Cpu).unwrap();
-    let model = bare(Kind::Double);
+    let model = bare(&small_config(), Kind::Double);
     // The logits are the embedding times the state after the last normalisation; there are more of them than it has
     // numbers, so they tell what it is.
     let inverse = all["wte.weight"].pinverse(1e-12);
@@ -191,7 +201,7 @@ fn scores_apart() -> Vec<Vec<f64>> {
 #[test]
 fn candidates_are_classified_as_in_a_pass_of_their_own() {
     let parts = Parts { adapters: false, classifier: true };
-    let model = gpt2(&small_config(), &small_tensors(), parts, Kind::Double);
+    let model = decoder(&small_config(), &small_tensors(), parts, Kind::Double);
     let together = model.classify(&Choices::new(&rankings(), Device::Cpu).unwrap()).unwrap();
     assert_eq!(together.size(), [2, 3]);
     let apart = scores_apart();
@@ -208,7 +218,10 @@ fn candidates_are_classified_as_in_a_pass_of_their_own() {
     assert!((apart[0][0] - apart[0][1]).abs() > 1e-3 && (apart[0][1] - apart[0][2]).abs() > 1e-3);
     assert_eq!(together.double_value(&[1, 2]), f64::NEG_INFINITY);
     // Without a classifier the error names what is missing.
-    let error = bare(Kind::Double).classify(&Choices::new(&rankings(), Device::Cpu).unwrap()).unwrap_err().to_string();
+    let error = bare(&small_config(), Kind::Double)
+        .classify(&Choices::new(&rankings(), Device::Cpu).unwrap())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("classifier.weight"), "{error}");
 }
 

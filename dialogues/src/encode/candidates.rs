@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Encoder, Utterance};
+use super::Encoder;
 use crate::{Dialogue, EncodeError, Example, Exchange, Ranking};
 
 /// Candidates as they stand in a row.
@@ -55,19 +55,23 @@ impl Encoder {
         self.after_history(dialogue, exchange, asked, &candidates)
     }
 
-    /// The candidates of one exchange (from 0) after a lone `<eot>`: what they are worth without the dialogue and without
-    /// persona text. Targets and candidates are those of [`Encoder::ranking`], in the same order.
+    /// The candidates of one exchange (from 0) at the beginning of a dialogue (for GPT-2, after a lone `<eot>`): what they are worth
+    /// without the dialogue and without persona text. Targets and candidates are those of [`Encoder::ranking`], in the same order.
     ///
     /// # Errors
     /// As [`Encoder::ranking`].
     pub fn unconditional(&self, dialogue: &Dialogue, exchange: usize) -> Result<Ranking, EncodeError> {
         let asked = candidates_of(dialogue, exchange)?;
         let candidates: Vec<&str> = asked.candidates.iter().map(String::as_str).collect();
-        let (persona, _) = self.persona(&dialogue.persona)?;
+        let (persona, _) = self.begin(&dialogue.persona)?;
         // What the persona text leaves no room for there is cut here too: the same tokens are compared.
-        let candidates = self.candidates(&candidates, persona.len())?;
+        let candidates = self.candidates(&candidates, persona.len() + self.form.reply.before.len())?;
         let cut = candidates.cut;
-        Ok(self.branches(vec![self.end_of_text], candidates, cut))
+        let mut alone = [&self.form.begin[..], &self.form.reply.before].concat();
+        if alone.is_empty() {
+            alone.push(self.end);
+        }
+        Ok(self.branches(alone, candidates, cut))
     }
 
     fn after_history(
@@ -77,22 +81,24 @@ impl Encoder {
         exchange: &Exchange,
         candidates: &[&str],
     ) -> Result<Ranking, EncodeError> {
-        let (mut row, persona_cut) = self.persona(&dialogue.persona)?;
-        let candidates = self.candidates(candidates, row.len())?;
+        let (mut row, persona_cut) = self.begin(&dialogue.persona)?;
+        let asked = &self.form.reply.before;
+        let candidates = self.candidates(candidates, row.len() + asked.len())?;
         let history = dialogue.exchanges.iter().take(index).flat_map(|past| [&past.partner, &past.reply]);
-        let utterances = self.utterances(history.chain([&exchange.partner]))?;
-        let (kept, cut) = self.fit(utterances, self.n_positions - row.len() - candidates.longest);
-        row.extend(kept.into_iter().flat_map(|Utterance { ids, .. }| ids));
+        let utterances = self.utterances(&history.chain([&exchange.partner]).collect::<Vec<_>>())?;
+        let (kept, cut) = self.fit(utterances, self.n_positions - row.len() - asked.len() - candidates.longest);
+        row.extend(kept.into_iter().flat_map(|utterance| utterance.ids));
+        row.extend(asked);
         let cut = cut + persona_cut + candidates.cut;
         Ok(self.branches(row, candidates, cut))
     }
 
     /// Encodes candidates so that each fits behind `before` tokens and one of the history.
     fn candidates(&self, texts: &[&str], before: usize) -> Result<Candidates, EncodeError> {
-        // Without choices the closing `<eot>` takes no position.
+        // Without choices the closing token takes no position.
         let unplaced = usize::from(self.choices == 0);
-        let room = self.n_positions - before - 1;
-        if room + unplaced == 0 {
+        let room = self.n_positions.saturating_sub(before + 1);
+        if room + unplaced == 0 || before >= self.n_positions {
             return Err(EncodeError::NoRoom {
                 n_positions: self.n_positions,
                 wanted: "a history and a candidate behind the persona's sentences".into(),
@@ -100,7 +106,8 @@ impl Encoder {
         }
         let mut candidates = Candidates { ids: Vec::with_capacity(texts.len()), longest: 0, cut: 0 };
         for text in texts {
-            let mut ids = self.utterance(text)?;
+            let mut ids = self.text(text)?;
+            ids.push(self.end);
             let excess = (ids.len() - unplaced).saturating_sub(room);
             ids.drain(..excess);
             candidates.cut += usize::from(excess > 0);

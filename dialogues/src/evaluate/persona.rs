@@ -189,7 +189,7 @@ impl<'a> Plan<'a> {
             ..Tally::default()
         };
         let mut kept = None;
-        let max_new = self.options.max_new_tokens;
+        let (end, max_new) = (self.encoder.end_id(), self.options.max_new_tokens);
         let mut history: Vec<&str> = Vec::with_capacity(2 * dialogue.exchanges.len());
         for (index, exchange) in dialogue.exchanges.iter().enumerate() {
             history.push(&exchange.partner);
@@ -201,9 +201,9 @@ impl<'a> Plan<'a> {
             }
             if max_new > 0 {
                 let prompt = self.encoder.prompt(&dialogue.persona, &history, max_new).map_err(Failure::Encode)?;
-                let ids = learner.reply(&prompt.ids, max_new).map_err(Failure::Learner)?;
-                let end = ids.iter().position(|&id| id == self.encoder.end_of_text_id()).unwrap_or(ids.len());
-                let reply = self.encoder.decode(ids.get(..end).unwrap_or_default());
+                let ids = learner.reply(&prompt.ids, end, max_new).map_err(Failure::Learner)?;
+                let length = ids.iter().position(|&id| id == end).unwrap_or(ids.len());
+                let reply = self.encoder.decode(ids.get(..length).unwrap_or_default());
                 tally.f1_sum += f1(&reply, &exchange.reply);
                 tally.generated += 1;
                 if sampled && index == sampled_exchange(dialogue) {

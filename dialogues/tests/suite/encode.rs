@@ -1,5 +1,7 @@
 use marionette_dialogues::{Batch, Dialogue, EncodeError, Encoder, Ranking, group_by_persona, read_dialogues};
 
+use marionette_models::{Gpt2Shape, PromptForm, Turn};
+
 use crate::helpers::{dialogue, shared, tiny_encoder, tiny_tokenizer};
 
 /// `ab <eot> a c <eot> b <eot> c <eot>` = 4 5 | 0 3 2 5 | 1 5 | 2 5.
@@ -227,12 +229,57 @@ fn a_batch_is_padded_on_the_right() {
 #[test]
 fn real_dialogues_have_the_lengths_that_their_description_gives() {
     let (Some(path), Some(folder)) = (shared("convai2/dialogues.txt"), shared("gpt2-tokenizer")) else { return };
-    let encoder = Encoder::from_folder(folder, 50256, 1024, 50257).unwrap();
+    let gpt2 = Gpt2Shape { vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12 };
+    let encoder = Encoder::from_folder(folder, &gpt2.into()).unwrap();
     let tasks = group_by_persona(read_dialogues(path).unwrap()).unwrap().tasks;
     let dialogues: Vec<&Dialogue> = tasks.iter().flat_map(|task| &task.dialogues).collect();
     let lengths: Vec<usize> = dialogues.iter().map(|dialogue| encoder.sequence(dialogue).unwrap().ids.len()).collect();
     assert_eq!(lengths.iter().max(), Some(&336));
     assert_eq!((lengths.iter().sum::<usize>() as f64 / 691.0).round(), 210.0);
+}
+
+/// A form with something around everything: 3 begins, 0 is before and after the partner's words, 1 before and after the reply's.
+fn around() -> Encoder {
+    let form = PromptForm {
+        begin: vec![3],
+        persona: Turn { before: vec![2, 2], after: vec![5] },
+        partner: Turn { before: vec![0], after: vec![5, 0] },
+        reply: Turn { before: vec![1], after: vec![5, 1] },
+    };
+    Encoder::new(tiny_tokenizer(), form, 20, 6).unwrap()
+}
+
+#[test]
+fn a_form_stands_around_every_utterance_and_its_end_is_a_target() {
+    let encoder = around();
+    let talk = dialogue(&["ab"], &[("ab", "c"), ("", "ab c")]);
+    let sequence = encoder.sequence(&talk).unwrap();
+    // begin, partner "ab", reply "c", partner "", reply "ab c" (4 3 2).
+    assert_eq!(sequence.ids, [3, 0, 4, 5, 0, 1, 2, 5, 1, 0, 5, 0, 1, 4, 3, 2, 5, 1]);
+    let targets: Vec<usize> = (0..sequence.ids.len()).filter(|&token| sequence.target[token]).collect();
+    assert_eq!(targets, [6, 7, 13, 14, 15, 16]);
+    assert_eq!((sequence.replies, sequence.words, sequence.cut), (2, 3, 0));
+    // The persona's sentences take the place of the beginning, and a prompt ends where a reply begins.
+    let with = encoder.clone().with_persona_text(true);
+    let prompt = with.prompt(&["ab".into()], &["c", "ab", "c"], 2).unwrap();
+    assert_eq!(prompt.ids, [2, 2, 4, 5, 0, 2, 5, 0, 1, 4, 5, 1, 0, 2, 5, 0, 1]);
+    // What does not fit is cut at the oldest utterance, and what stands around the newest stays whole.
+    let cut = encoder.prompt(&[], &["c", "ab", "c"], 8).unwrap();
+    assert_eq!((cut.ids, cut.cut), (vec![3, 1, 4, 5, 1, 0, 2, 5, 0, 1], 1));
+    let long = encoder.prompt(&[], &["ab c"], 13).unwrap();
+    assert_eq!((long.ids, long.cut), (vec![3, 0, 3, 2, 5, 0, 1], 1));
+    assert!(encoder.prompt(&[], &["c"], 18).is_err());
+}
+
+#[test]
+fn candidates_follow_what_stands_before_a_reply() {
+    let mut talk = dialogue(&[], &[("ab", "c")]);
+    talk.exchanges[0].candidates = vec!["ab".into(), "c".into()];
+    let ranking = around().ranking(&talk, 0).unwrap();
+    assert_eq!(ranking.ids, [3, 0, 4, 5, 0, 1, 4, 2]);
+    assert_eq!((ranking.rows, ranking.targets), (vec![5, 6, 5, 7], vec![4, 5, 2, 5]));
+    let alone = around().unconditional(&talk, 0).unwrap();
+    assert_eq!(alone.ids, [3, 1, 4, 2]);
 }
 
 #[test]
@@ -242,5 +289,5 @@ fn encoders_share_their_tokenizer_with_streams() {
     assert_eq!(stream.push(4).as_deref(), Some("ab"));
     assert_eq!(encoder.decode(&[4, 3, 2, 5]), "ab c");
     assert_eq!(encoder.tokenizer().largest_id(), tiny_tokenizer().largest_id());
-    assert_eq!((encoder.end_of_text_id(), encoder.n_positions()), (5, 4));
+    assert_eq!((encoder.end_id(), encoder.n_positions()), (5, 4));
 }

@@ -85,7 +85,7 @@ impl Learner for Fake {
         }))
     }
 
-    fn reply(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, String> {
+    fn reply(&mut self, prompt: &[u32], _: u32, max_new: usize) -> Result<Vec<u32>, String> {
         assert_eq!((prompt.last(), max_new), (Some(&5), 4));
         Ok(if self.support.is_empty() { vec![] } else { [vec![2; self.epochs.max(1)], vec![5, 0, 0]].concat() })
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use marionette_dialogues::{Dialogue, Encoder, Exchange, Tokenizer, tokenizer_from_bytes};
+use marionette_models::PromptForm;
 
 /// A path under the data that only developers have, or `None` and a message.
 pub fn shared(path: &str) -> Option<PathBuf> {
@@ -40,5 +41,5 @@ pub fn tiny_tokenizer() -> Tokenizer {
 }
 
 pub fn tiny_encoder(n_positions: usize) -> Encoder {
-    Encoder::new(tiny_tokenizer(), 5, n_positions, 6).unwrap()
+    Encoder::new(tiny_tokenizer(), PromptForm::plain(5), n_positions, 6).unwrap()
 }

@@ -6,6 +6,8 @@ use marionette_dialogues::{
     train_bpe,
 };
 
+use marionette_models::PromptForm;
+
 use crate::helpers::{shared, tiny_tokenizer};
 
 const ODD: &str = "hi  there\t<|endoftext|> naïve 😀 👩\u{200d}🚀 日本\r\n\u{0}end ";
@@ -171,7 +173,7 @@ fn a_folder_without_a_tokenizer_says_what_is_missing() {
 
 #[test]
 fn a_tokenizer_that_does_not_fit_the_model_is_refused() {
-    let of = |end, positions, rows| Encoder::new(tiny_tokenizer(), end, positions, rows);
+    let of = |end, positions, rows| Encoder::new(tiny_tokenizer(), PromptForm::plain(end), positions, rows);
     assert!(of(5, 8, 6).is_ok());
     assert!(matches!(of(5, 8, 5), Err(EncodeError::VocabularyTooLarge { largest: 5, vocab_size: 5 })));
     assert!(matches!(of(6, 8, 9), Err(EncodeError::NoEndOfText { id: 6 })));

@@ -12,16 +12,19 @@ use crate::memory;
 use crate::onnx;
 use crate::shape::Dim;
 use crate::standard::standard;
-use crate::testing::naive::{config, next_log_probs, next_logits, tensors};
+use crate::testing::naive::Case;
 use crate::testing::{Array, TOLERANCE, evaluate, integers, worst_error};
 use crate::weights::Weights;
 
-type Build =
-    fn(&marionette_models::Gpt2Config, &marionette_models::AdapterConfig, &Weights) -> Result<Graph, crate::GraphError>;
+type Build = fn(
+    &marionette_models::ModelConfig,
+    &marionette_models::AdapterConfig,
+    &Weights,
+) -> Result<Graph, crate::GraphError>;
 
-fn build(graph: Build) -> Graph {
-    let (config, adapter) = config();
-    graph(&config, &adapter, &Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap()).unwrap()
+fn build(case: &Case, graph: Build) -> Graph {
+    let Case { config, adapter } = case;
+    graph(config, adapter, &Weights::new(config, Precision::Fp32, Operators::Ort).unwrap()).unwrap()
 }
 
 fn output(graph: &Graph, name: &str) -> Value {
@@ -35,13 +38,13 @@ const ROWS: [[i64; 6]; 2] = [[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 0, 0]];
 /// The first token of a row has nothing before it and does not count; the second row is padded.
 const MASK: [[i64; 6]; 2] = [[1, 0, 1, 1, 0, 1], [0, 0, 1, 1, 0, 0]];
 
-fn adapt_feeds(mask: &[i64]) -> BTreeMap<String, Array> {
-    let (config, adapter) = config();
-    let mut feeds = tensors(false);
+fn adapt_feeds(case: &Case, mask: &[i64]) -> BTreeMap<String, Array> {
+    let Case { config, adapter } = case;
+    let mut feeds = case.tensors(false);
     feeds.insert("input_ids".into(), integers(&[2, 6], ROWS.as_flattened()));
     feeds.insert("loss_mask".into(), integers(&[2, 6], mask));
-    let count = params::adapter_table(&config, &adapter).len();
-    for spec in params::adapter_table(&config, &adapter) {
+    let count = params::adapter_table(config, adapter).len();
+    for spec in params::adapter_table(config, adapter) {
         let start = feeds[&spec.name].clone();
         feeds.insert(format!("start.{}", spec.name), start);
     }
@@ -50,16 +53,15 @@ fn adapt_feeds(mask: &[i64]) -> BTreeMap<String, Array> {
     feeds
 }
 
-#[test]
-fn the_loss_is_the_mean_over_all_targets() {
-    let graph = build(adapt);
-    let feeds = adapt_feeds(MASK.as_flattened());
+fn the_loss_is_the_mean_over_all_targets(case: &Case) {
+    let graph = build(case, adapt);
+    let feeds = adapt_feeds(case, MASK.as_flattened());
     let found = evaluate(&graph, &feeds, &[output(&graph, "loss")])[0].sum();
     let mut losses = Vec::new();
     for (row, mask) in ROWS.iter().zip(MASK) {
         let row: Vec<usize> = row.iter().map(|&id| id as usize).collect();
         for t in (1..6).filter(|&t| mask[t] == 1) {
-            losses.push(-next_log_probs(&feeds, &row[..t], true)[row[t]]);
+            losses.push(-case.next_log_probs(&feeds, &row[..t], true)[row[t]]);
         }
     }
     let expected = losses.iter().sum::<f64>() / losses.len() as f64;
@@ -67,14 +69,13 @@ fn the_loss_is_the_mean_over_all_targets() {
     assert!((found - expected).abs() < CLOSE, "{found}, expected {expected}");
 }
 
-#[test]
-fn updates_and_norm_are_those_of_central_differences() {
-    let (config, adapter) = config();
-    let graph = build(adapt);
-    let feeds = adapt_feeds(MASK.as_flattened());
+fn updates_and_norm_are_those_of_central_differences(case: &Case) {
+    let Case { config, adapter } = case;
+    let graph = build(case, adapt);
+    let feeds = adapt_feeds(case, MASK.as_flattened());
     let loss = output(&graph, "loss");
     let (mut worst, mut squares): (f64, f64) = (0.0, 0.0);
-    for (i, spec) in params::adapter_table(&config, &adapter).into_iter().enumerate() {
+    for (i, spec) in params::adapter_table(config, adapter).into_iter().enumerate() {
         let updated = output(&graph, &format!("updated.{}", spec.name));
         let updated = &evaluate(&graph, &feeds, &[updated])[0];
         let gradient = (&feeds[&spec.name] - updated) / feeds["learning_rate"][[i]];
@@ -91,11 +92,10 @@ fn updates_and_norm_are_those_of_central_differences() {
     assert!((norm - squares.sqrt()).abs() < CLOSE * norm, "{norm}, expected {}", squares.sqrt());
 }
 
-#[test]
-fn without_targets_the_adapters_stay() {
-    let graph = build(adapt);
+fn without_targets_the_adapters_stay(case: &Case) {
+    let graph = build(case, adapt);
     // The first tokens alone are set: there is nothing to predict them from.
-    let feeds = adapt_feeds(&[1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
+    let feeds = adapt_feeds(case, &[1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
     let wanted = ["loss", "gradient_norm", "updated.h.0.attn_adapter.down.weight"].map(|name| output(&graph, name));
     let found = evaluate(&graph, &feeds, &wanted);
     assert!(found[0].sum().is_nan());
@@ -103,10 +103,9 @@ fn without_targets_the_adapters_stay() {
     assert_eq!(found[2], feeds["h.0.attn_adapter.down.weight"]);
 }
 
-#[test]
-fn nothing_is_computed_for_frozen_weights_or_unasked_positions() {
-    let (config, adapter) = config();
-    let graph = build(adapt);
+fn nothing_is_computed_for_frozen_weights_or_unasked_positions(case: &Case) {
+    let Case { config, adapter } = case;
+    let graph = build(case, adapt);
     let scopes = |wanted: &str| graph.nodes.iter().filter(|node| node.scope.starts_with(wanted)).count();
     assert!(scopes("gradient/h.0.attn") > 0);
     assert_eq!(scopes("gradient/embedding") + scopes("gradient/mask"), 0);
@@ -117,12 +116,12 @@ fn nothing_is_computed_for_frozen_weights_or_unasked_positions() {
     };
     assert_eq!((attention_gradients(0), attention_gradients(1)), (0, 1));
     // A matrix of the shape of a frozen weight would be its gradient.
-    let frozen: Vec<Vec<Dim>> = params::base_table(&config)
+    let frozen: Vec<Vec<Dim>> = params::base_table(config)
         .into_iter()
         .filter(|spec| spec.shape.len() == 2)
         .map(|spec| spec.shape.into_iter().map(Dim::Fixed).collect())
         .collect();
-    let trained: Vec<Vec<Dim>> = params::adapter_table(&config, &adapter)
+    let trained: Vec<Vec<Dim>> = params::adapter_table(config, adapter)
         .into_iter()
         .map(|spec| spec.shape.into_iter().map(Dim::Fixed).collect())
         .collect();
@@ -140,10 +139,9 @@ fn nothing_is_computed_for_frozen_weights_or_unasked_positions() {
     assert!(!logits.is_empty() && logits.iter().all(|shape| shape[0] == Dim::Symbol("targets")));
 }
 
-#[test]
-fn a_branch_sees_the_trunk_and_itself() {
-    let graph = build(score);
-    let mut feeds = tensors(false);
+fn a_branch_sees_the_trunk_and_itself(case: &Case) {
+    let graph = build(case, score);
+    let mut feeds = case.tensors(false);
     // History 3 1 4, then the candidates 1 5 and 9 2.
     feeds.insert("input_ids".into(), integers(&[1, 7], &[3, 1, 4, 1, 5, 9, 2]));
     feeds.insert("positions".into(), integers(&[1, 7], &[0, 1, 2, 3, 4, 3, 4]));
@@ -151,19 +149,18 @@ fn a_branch_sees_the_trunk_and_itself() {
     feeds.insert("rows".into(), integers(&[4], &[2, 3, 2, 5]));
     feeds.insert("targets".into(), integers(&[4], &[1, 5, 9, 2]));
     let found = evaluate(&graph, &feeds, &[output(&graph, "log_probs")]).remove(0);
-    let next = |prefix: &[usize], token: usize| next_log_probs(&feeds, prefix, true)[token];
+    let next = |prefix: &[usize], token: usize| case.next_log_probs(&feeds, prefix, true)[token];
     let expected = [next(&[3, 1, 4], 1), next(&[3, 1, 4, 1], 5), next(&[3, 1, 4], 9), next(&[3, 1, 4, 9], 2)];
     for (found, expected) in found.iter().zip(expected) {
         assert!((found - expected).abs() < CLOSE, "{found}, expected {expected}");
     }
 }
 
-#[test]
-fn cached_decoding_is_the_full_forward_pass() {
-    let (config, _) = config();
-    let graph = build(generate);
-    let mut feeds = tensors(false);
-    let cache = Array::zeros(vec![1, config.n_head, 9, config.head_dim()]);
+fn cached_decoding_is_the_full_forward_pass(case: &Case) {
+    let config = &case.config;
+    let graph = build(case, generate);
+    let mut feeds = case.tensors(false);
+    let cache = Array::zeros(vec![1, config.n_kv_head, 9, config.head_dim]);
     let parts: Vec<String> =
         (0..config.n_layer).flat_map(|l| ["key", "value"].map(|part| format!("{l}.{part}"))).collect();
     for part in &parts {
@@ -178,7 +175,7 @@ fn cached_decoding_is_the_full_forward_pass() {
         feeds.insert("positions".into(), integers(&[1, count], &places));
         done += count;
         let found = evaluate(&graph, &feeds, &graph.outputs);
-        let expected = next_logits(&feeds, &tokens[..done], true);
+        let expected = case.next_logits(&feeds, &tokens[..done], true);
         for (found, expected) in found[0].iter().zip(expected) {
             assert!((found - expected).abs() < CLOSE, "after {done} tokens: {found}, expected {expected}");
         }
@@ -189,10 +186,9 @@ fn cached_decoding_is_the_full_forward_pass() {
 }
 
 /// MAMLviaPP, equation 2: f[φ, Φ] = f[φ].
-#[test]
-fn zero_adapters_are_the_bare_model() {
-    let graph = build(score);
-    let mut feeds = tensors(true);
+fn zero_adapters_are_the_bare_model(case: &Case) {
+    let graph = build(case, score);
+    let mut feeds = case.tensors(true);
     feeds.insert("input_ids".into(), integers(&[1, 4], &[3, 1, 4, 1]));
     feeds.insert("positions".into(), integers(&[1, 4], &[0, 1, 2, 3]));
     feeds.insert("branch".into(), integers(&[1, 4], &[0; 4]));
@@ -200,7 +196,7 @@ fn zero_adapters_are_the_bare_model() {
     feeds.insert("targets".into(), integers(&[1], &[5]));
     let log_prob = |feeds: &BTreeMap<String, Array>| evaluate(&graph, feeds, &[output(&graph, "log_probs")])[0].sum();
     let found = log_prob(&feeds);
-    assert!((found - next_log_probs(&feeds, &[3, 1, 4, 1], false)[5]).abs() < CLOSE);
+    assert!((found - case.next_log_probs(&feeds, &[3, 1, 4, 1], false)[5]).abs() < CLOSE);
     // Whatever the down-projections are, not a bit changes.
     for (name, tensor) in &mut feeds {
         if name.contains("adapter.down") {
@@ -210,22 +206,20 @@ fn zero_adapters_are_the_bare_model() {
     assert_eq!(log_prob(&feeds).to_bits(), found.to_bits());
 }
 
-#[test]
-fn the_same_model_gives_the_same_bytes() {
-    let (config, _) = config();
-    let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
+fn the_same_model_gives_the_same_bytes(case: &Case) {
+    let config = &case.config;
+    let weights = Weights::new(config, Precision::Fp32, Operators::Ort).unwrap();
     for graph in [generate as Build, score, adapt, adapt_recomputed] {
-        let encode = || onnx::model(&build(graph), "name", "doc", &weights).unwrap().encode_to_vec();
+        let encode = || onnx::model(&build(case, graph), "name", "doc", &weights).unwrap().encode_to_vec();
         assert_eq!(encode(), encode());
     }
 }
 
-#[test]
-fn only_generation_needs_operators_of_onnx_runtime() {
-    let (config, _) = config();
-    let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
+fn only_generation_needs_operators_of_onnx_runtime(case: &Case) {
+    let config = &case.config;
+    let weights = Weights::new(config, Precision::Fp32, Operators::Ort).unwrap();
     let domains = |graph: Build| -> Vec<String> {
-        let model = onnx::model(&build(graph), "name", "doc", &weights).unwrap();
+        let model = onnx::model(&build(case, graph), "name", "doc", &weights).unwrap();
         model.opset_import.into_iter().map(|set| set.domain).collect()
     };
     assert_eq!(domains(generate), ["", "com.microsoft", "marionette"]);
@@ -233,13 +227,12 @@ fn only_generation_needs_operators_of_onnx_runtime() {
     assert_eq!(domains(adapt), ["", "marionette"]);
 }
 
-#[test]
-fn standard_operators_are_enough_for_every_graph() {
-    let (config, adapter) = config();
+fn standard_operators_are_enough_for_every_graph(case: &Case) {
+    let Case { config, adapter } = case;
     for precision in Precision::ALL {
-        let weights = Weights::new(&config, precision, Operators::Standard).unwrap();
+        let weights = Weights::new(config, precision, Operators::Standard).unwrap();
         for build in [generate as Build, score, adapt, adapt_recomputed] {
-            let graph = standard(&build(&config, &adapter, &weights).unwrap()).unwrap();
+            let graph = standard(&build(config, adapter, &weights).unwrap()).unwrap();
             let model = onnx::model(&graph, "name", "doc", &weights).unwrap();
             let domains: Vec<String> = model.opset_import.into_iter().map(|set| set.domain).collect();
             assert_eq!(domains, [""]);
@@ -248,25 +241,23 @@ fn standard_operators_are_enough_for_every_graph() {
     }
 }
 
-#[test]
-fn a_step_in_standard_operators_is_the_same_step() {
-    let graph = build(adapt);
+fn a_step_in_standard_operators_is_the_same_step(case: &Case) {
+    let graph = build(case, adapt);
     assert!(graph.nodes.iter().any(|node| node.op.name() == "GeluGradient"));
-    the_same_step(&graph, &standard(&graph).unwrap());
+    the_same_step_of(case, &graph, &standard(&graph).unwrap());
 }
 
-#[test]
-fn a_recomputed_step_is_the_same_step_in_less_memory() {
-    let [graph, recomputed] = [adapt as Build, adapt_recomputed].map(build);
-    the_same_step(&graph, &recomputed);
-    the_same_step(&graph, &standard(&recomputed).unwrap());
+fn a_recomputed_step_is_the_same_step_in_less_memory(case: &Case) {
+    let [graph, recomputed] = [adapt as Build, adapt_recomputed].map(|graph| build(case, graph));
+    the_same_step_of(case, &graph, &recomputed);
+    the_same_step_of(case, &graph, &standard(&recomputed).unwrap());
     let [kept, recomputed] = [&graph, &recomputed].map(memory::of_a_run);
     assert!(recomputed.token < kept.token, "{recomputed:?}, kept: {kept:?}");
     assert_eq!((recomputed.pair, recomputed.target), (kept.pair, kept.target));
 }
 
-fn the_same_step(graph: &Graph, other: &Graph) {
-    let feeds = adapt_feeds(MASK.as_flattened());
+fn the_same_step_of(case: &Case, graph: &Graph, other: &Graph) {
+    let feeds = adapt_feeds(case, MASK.as_flattened());
     let names: Vec<&str> = graph.outputs.iter().map(|&value| graph.name(value)).collect();
     let found = evaluate(other, &feeds, &names.iter().map(|name| output(other, name)).collect::<Vec<_>>());
     let expected = evaluate(graph, &feeds, &graph.outputs);
@@ -277,14 +268,14 @@ fn the_same_step(graph: &Graph, other: &Graph) {
 }
 
 /// What the graphs read of `weights.bin`, as they read it, beside the other feeds.
-fn stored(graph: &Graph, weights: &Weights, feeds: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
-    let (config, _) = config();
+fn stored(case: &Case, graph: &Graph, weights: &Weights, feeds: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+    let config = &case.config;
     let host = |spec: params::TensorSpec| {
         let values = feeds[&spec.name].iter().map(|&value| value as f32).collect();
         (spec.name, marionette_models::HostTensor { shape: spec.shape, values })
     };
     let mut file = Vec::new();
-    weights.write(&params::base_table(&config).into_iter().map(host).collect(), &mut file).unwrap();
+    weights.write(&params::base_table(config).into_iter().map(host).collect(), &mut file).unwrap();
     let mut all = feeds.clone();
     for value in graph.handles() {
         let Some(part) = graph.part(value) else { continue };
@@ -307,12 +298,17 @@ fn stored(graph: &Graph, weights: &Weights, feeds: &BTreeMap<String, Array>) -> 
 
 /// The tensors that a precision makes of others: each value rounded to its nearest neighbour, worked out apart from
 /// the code under test where it is 8 bits, and by reading what was stored where it is 4.
-fn rounded(precision: Precision, weights: &Weights, feeds: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
-    let (config, _) = config();
+fn rounded(
+    case: &Case,
+    precision: Precision,
+    weights: &Weights,
+    feeds: &BTreeMap<String, Array>,
+) -> BTreeMap<String, Array> {
+    let config = &case.config;
     let mut all = feeds.clone();
     let is_matrix = |spec: &params::TensorSpec| spec.shape.len() == 2 && spec.name != params::names::WPE;
-    for spec in params::base_table(&config).into_iter().filter(is_matrix) {
-        let columns_apart = spec.name != params::names::WTE;
+    for spec in params::base_table(config).into_iter().filter(is_matrix) {
+        let columns_apart = ![params::names::WTE, params::names::HEAD].contains(&spec.name.as_str());
         let tensor = all.get_mut(&spec.name).unwrap();
         match precision {
             Precision::Fp32 => {}
@@ -335,7 +331,7 @@ fn rounded(precision: Precision, weights: &Weights, feeds: &BTreeMap<String, Arr
                     &format!("{}.scales", spec.name),
                     crate::shape::TensorType::f32([columns.into(), (inner / block).into()]),
                 );
-                let read = stored(&graph, weights, feeds);
+                let read = stored(case, &graph, weights, feeds);
                 let (q, s) = (&read[graph.name(integers)], &read[graph.name(scales)]);
                 tensor.indexed_iter_mut().for_each(|(at, value)| {
                     let (n, k) = if columns_apart { (at[1], at[0]) } else { (at[0], at[1]) };
@@ -350,31 +346,30 @@ fn rounded(precision: Precision, weights: &Weights, feeds: &BTreeMap<String, Arr
 }
 
 /// The graphs of every precision compute, but for the rounding of activations, what the model of its rounded weights does.
-#[test]
-fn every_precision_is_the_model_of_its_weights() {
-    let (config, adapter) = config();
+fn every_precision_is_the_model_of_its_weights(case: &Case) {
+    let Case { config, adapter } = case;
     for precision in Precision::ALL {
-        let weights = Weights::new(&config, precision, Operators::Ort).unwrap();
-        let build = |graph: Build| graph(&config, &adapter, &weights).unwrap();
+        let weights = Weights::new(config, precision, Operators::Ort).unwrap();
+        let build = |graph: Build| graph(config, adapter, &weights).unwrap();
 
-        let (graph, mut feeds) = (build(generate), tensors(false));
-        let cache = Array::zeros(vec![1, config.n_head, 9, config.head_dim()]);
+        let (graph, mut feeds) = (build(generate), case.tensors(false));
+        let cache = Array::zeros(vec![1, config.n_kv_head, 9, config.head_dim]);
         for part in (0..config.n_layer).flat_map(|l| ["key", "value"].map(|part| format!("past.{l}.{part}"))) {
             feeds.insert(part, cache.clone());
         }
         feeds.insert("input_ids".into(), integers(&[1, 4], &[7, 2, 7, 1]));
         feeds.insert("positions".into(), integers(&[1, 4], &[0, 1, 2, 3]));
-        let found = evaluate(&graph, &stored(&graph, &weights, &feeds), &graph.outputs[..1]).remove(0);
-        let expected = next_logits(&rounded(precision, &weights, &feeds), &[7, 2, 7, 1], true);
+        let found = evaluate(&graph, &stored(case, &graph, &weights, &feeds), &graph.outputs[..1]).remove(0);
+        let expected = case.next_logits(&rounded(case, precision, &weights, &feeds), &[7, 2, 7, 1], true);
         // Scales are f32.
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-5, "{precision}: {found}, expected {expected}");
         }
 
-        let (graph, feeds) = (build(adapt), adapt_feeds(MASK.as_flattened()));
-        let all = stored(&graph, &weights, &feeds);
+        let (graph, feeds) = (build(adapt), adapt_feeds(case, MASK.as_flattened()));
+        let all = stored(case, &graph, &weights, &feeds);
         let loss = output(&graph, "loss");
-        for (i, spec) in params::adapter_table(&config, &adapter).into_iter().enumerate().step_by(3) {
+        for (i, spec) in params::adapter_table(config, adapter).into_iter().enumerate().step_by(3) {
             let updated = &evaluate(&graph, &all, &[output(&graph, &format!("updated.{}", spec.name))])[0];
             let gradient = (&all[&spec.name] - updated) / all["learning_rate"][[i]];
             let worst = worst_error(&all[&spec.name], &gradient, |at| {
@@ -387,13 +382,41 @@ fn every_precision_is_the_model_of_its_weights() {
     }
 }
 
-#[test]
-fn widths_that_have_no_blocks_are_refused() {
-    let (config, _) = config();
-    let config = marionette_models::Gpt2Config { n_inner: 24, ..config };
+fn widths_that_have_no_blocks_are_refused(case: &Case) {
+    let config = &case.config;
+    let config = &marionette_models::ModelConfig { n_inner: 24, ..config.clone() };
     for precision in [Precision::Int8, Precision::Int4] {
-        let problem = Weights::new(&config, precision, Operators::Ort).unwrap_err().to_string();
+        let problem = Weights::new(config, precision, Operators::Ort).unwrap_err().to_string();
         assert!(problem.contains("multiples of 16") && problem.contains("has 24"), "{problem}");
     }
-    assert!(Weights::new(&config, Precision::Fp16, Operators::Ort).is_ok());
+    assert!(Weights::new(config, Precision::Fp16, Operators::Ort).is_ok());
 }
+
+/// Every test, for each family.
+macro_rules! for_each_family {
+    ($($test:ident),* $(,)?) => {
+        mod gpt2 {
+            $(#[test] fn $test() { super::$test(&super::Case::gpt2()); })*
+        }
+        mod llama {
+            $(#[test] fn $test() { super::$test(&super::Case::llama()); })*
+        }
+    };
+}
+
+for_each_family!(
+    the_loss_is_the_mean_over_all_targets,
+    updates_and_norm_are_those_of_central_differences,
+    without_targets_the_adapters_stay,
+    nothing_is_computed_for_frozen_weights_or_unasked_positions,
+    a_branch_sees_the_trunk_and_itself,
+    cached_decoding_is_the_full_forward_pass,
+    zero_adapters_are_the_bare_model,
+    the_same_model_gives_the_same_bytes,
+    only_generation_needs_operators_of_onnx_runtime,
+    standard_operators_are_enough_for_every_graph,
+    a_step_in_standard_operators_is_the_same_step,
+    a_recomputed_step_is_the_same_step_in_less_memory,
+    every_precision_is_the_model_of_its_weights,
+    widths_that_have_no_blocks_are_refused,
+);

@@ -15,25 +15,85 @@ use crate::shape::{Dim, TensorType};
 /// What a masked score becomes: softmax makes exactly 0 of it, and no infinity takes part in any arithmetic.
 pub(crate) const MASKED: f32 = -1e30;
 
-/// For each of H heads, softmax(q Kᵀ / √dh) V over what a token sees. Takes queries, keys and values side by side
-/// \[B, T, 3 D\], and where it is branched each token's branch, i64\[B, T\]: token j sees token i iff i <= j and i is of branch 0
-/// or of j's branch. Gives the heads' outputs side by side \[B, T, D\] and the logarithm of each token's sum of exponentials,
+/// For each of H heads, softmax(q Kᵀ / √dh) V over what a token sees; H / G heads share keys and values (Ainslie et al. 2023). Takes
+/// queries, keys and values side by side \[B, T, (H + 2 G) dh\], and where it is branched each token's branch, i64\[B, T\]: token j sees token i iff i <= j and i is of branch 0
+/// or of j's branch. Gives the heads' outputs side by side \[B, T, H dh\] and the logarithm of each token's sum of exponentials,
 /// \[B, H, T\], with which the gradient computes the shares again (Dao 2023, section 3.1).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CausalAttention {
-    pub heads: usize,
+    pub heads: Heads,
     pub branched: bool,
 }
 
-/// B, T and dh of queries, keys and values side by side.
-pub(super) fn dimensions(qkv: &TensorType, heads: usize) -> Result<[Dim; 3], String> {
-    match &qkv.shape[..] {
-        [batch, tokens, Dim::Fixed(width)]
-            if qkv.dtype == DataType::F32 && heads > 0 && width % (3 * heads) == 0 && *width > 0 =>
-        {
-            Ok([*batch, *tokens, Dim::Fixed(width / 3 / heads)])
+/// How many heads there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// H, of queries.
+    pub queries: usize,
+    /// G, of keys and of values; H is a multiple of it.
+    pub shared: usize,
+}
+
+impl Heads {
+    /// Of all three side by side.
+    pub fn all(self) -> usize {
+        self.queries + 2 * self.shared
+    }
+
+    /// B, T and dh of queries, keys and values side by side.
+    pub(super) fn dimensions(self, qkv: &TensorType) -> Result<(Dim, Dim, usize), String> {
+        match &qkv.shape[..] {
+            [batch, tokens, Dim::Fixed(width)]
+                if qkv.dtype == DataType::F32
+                    && self.shared > 0
+                    && self.queries.is_multiple_of(self.shared)
+                    && width.is_multiple_of(self.all())
+                    && *width > 0 =>
+            {
+                Ok((*batch, *tokens, width / self.all()))
+            }
+            _ => Err(format!("expected queries, keys and values of {} and twice {} heads", self.queries, self.shared)),
         }
-        _ => Err(format!("expected queries, keys and values of {heads} heads, f32[B, T, 3 D]")),
+    }
+
+    pub(super) fn attributes(self) -> Vec<(&'static str, Attribute)> {
+        vec![("num_heads", Attribute::Int(self.queries as i64)), ("kv_num_heads", Attribute::Int(self.shared as i64))]
+    }
+
+    /// Queries \[B, H, T, dh\], keys and values \[B, G, T, dh\].
+    pub(super) fn apart(self, graph: &mut Graph, qkv: Value) -> Result<[Value; 3], GraphError> {
+        let (.., head_dim) = self.dimensions(graph.tensor(qkv)).map_err(GraphError::UnknownDimension)?;
+        let parts = match self.queries == self.shared {
+            true => graph.split(qkv, -1, 3)?,
+            false => {
+                graph.split_at(qkv, -1, &[self.queries, self.shared, self.shared].map(|heads| heads * head_dim))?
+            }
+        };
+        let mut part = |index: usize, heads: usize| heads_apart(graph, parts[index], heads);
+        Ok([part(0, self.queries)?, part(1, self.shared)?, part(2, self.shared)?])
+    }
+
+    /// Keys or values \[B, G, …, dh\] as the heads see them, \[B, H, …, dh\].
+    pub(super) fn repeated(self, graph: &mut Graph, x: Value) -> Result<Value, GraphError> {
+        if self.queries == self.shared {
+            return Ok(x);
+        }
+        let shape = graph.shape(x).to_vec();
+        let with = |heads: &[Dim]| [&shape[..1], heads, &shape[2..]].concat();
+        let apart = graph.reshape(x, &with(&[self.shared.into(), 1.into()]))?;
+        let repeated = graph.expand(apart, &with(&[self.shared.into(), (self.queries / self.shared).into()]))?;
+        graph.reshape(repeated, &with(&[self.queries.into()]))
+    }
+
+    /// The gradient of [`Heads::repeated`]: sums over the heads that share.
+    pub(super) fn summed(self, graph: &mut Graph, dx: Value) -> Result<Value, GraphError> {
+        if self.queries == self.shared {
+            return Ok(dx);
+        }
+        let shape = graph.shape(dx).to_vec();
+        let groups = [self.shared.into(), (self.queries / self.shared).into()];
+        let apart = graph.reshape(dx, &[&shape[..1], &groups, &shape[2..]].concat())?;
+        graph.reduce_sum(apart, &[2], false)
     }
 }
 
@@ -47,7 +107,7 @@ impl Op for CausalAttention {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("num_heads", Attribute::Int(self.heads as i64))]
+        self.heads.attributes()
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
@@ -56,20 +116,20 @@ impl Op for CausalAttention {
             [qkv, branch] if self.branched => (qkv, Some(branch)),
             _ => return Err(format!("{} inputs, expected one, and the branches where there are any", inputs.len())),
         };
-        let [batch, tokens, head_dim] = dimensions(qkv, self.heads)?;
+        let (batch, tokens, head_dim) = self.heads.dimensions(qkv)?;
         if branch.is_some_and(|branch| branch.dtype != DataType::I64 || branch.shape != [batch, tokens]) {
             return Err("expected branches i64[B, T]".into());
         }
-        let Dim::Fixed(head_dim) = head_dim else { return Err("expected heads of a fixed width".into()) };
         Ok(vec![
-            TensorType::f32([batch, tokens, Dim::Fixed(self.heads * head_dim)]),
-            TensorType::f32([batch, self.heads.into(), tokens]),
+            TensorType::f32([batch, tokens, (self.heads.queries * head_dim).into()]),
+            TensorType::f32([batch, self.heads.queries.into(), tokens]),
         ])
     }
 
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let qkv = inputs[0];
-        let [query, key, value] = by_heads(graph, qkv, self.heads)?;
+        let [query, key, value] = self.heads.apart(graph, qkv)?;
+        let (key, value) = (self.heads.repeated(graph, key)?, self.heads.repeated(graph, value)?);
         let visible = visible(graph, qkv, inputs.get(1).copied())?;
         let scores = scores(graph, [query, key], visible)?;
         let log_sum = graph.log_sum_exp(scores)?;
@@ -89,8 +149,10 @@ impl Op for CausalAttention {
 
     fn evaluate(&self, inputs: &[&Array]) -> Vec<Array> {
         let [batch, tokens, width] = [0, 1, 2].map(|axis| inputs[0].shape()[axis]);
-        let mut y = Array::zeros(vec![batch, tokens, width / 3]).into_dimensionality::<Ix3>().unwrap();
-        let mut log_sum = Array::zeros(vec![batch, self.heads, tokens]).into_dimensionality::<Ix3>().unwrap();
+        let mut y = Array::zeros(vec![batch, tokens, width / self.heads.all() * self.heads.queries])
+            .into_dimensionality::<Ix3>()
+            .unwrap();
+        let mut log_sum = Array::zeros(vec![batch, self.heads.queries, tokens]).into_dimensionality::<Ix3>().unwrap();
         each_head(inputs[0], self.heads, |row, head, [query, key, value]| {
             let branch = inputs.get(1).map(|branch| branch.index_axis(Axis(0), row));
             let sees = |j: usize, i: usize| {
@@ -107,17 +169,14 @@ impl Op for CausalAttention {
 }
 
 /// Calls `f` with each row of a batch, each head, and its queries, keys and values \[T, dh\].
-pub(super) fn each_head(qkv: &Array, heads: usize, mut f: impl FnMut(usize, usize, [ArrayView2<'_, f64>; 3])) {
+pub(super) fn each_head(qkv: &Array, heads: Heads, mut f: impl FnMut(usize, usize, [ArrayView2<'_, f64>; 3])) {
     let qkv = qkv.view().into_dimensionality::<Ix3>().unwrap();
-    let width = qkv.shape()[2] / 3;
-    let head_dim = width / heads;
+    let head_dim = qkv.shape()[2] / heads.all();
     for (index, row) in qkv.outer_iter().enumerate() {
-        for head in 0..heads {
-            let part = |part: usize| {
-                let first = part * width + head * head_dim;
-                row.slice_move(s![.., first..first + head_dim])
-            };
-            f(index, head, [part(0), part(1), part(2)]);
+        for head in 0..heads.queries {
+            let at = |place: usize| row.slice_move(s![.., place * head_dim..(place + 1) * head_dim]);
+            let key = heads.queries + head * heads.shared / heads.queries;
+            f(index, head, [at(head), at(key), at(key + heads.shared)]);
         }
     }
 }
@@ -139,13 +198,6 @@ pub(super) fn shares(
         sums.push(greatest + sum.ln());
     }
     (scores, sums)
-}
-
-/// Queries, keys and values \[B, H, T, dh\].
-pub(super) fn by_heads(graph: &mut Graph, qkv: Value, heads: usize) -> Result<[Value; 3], GraphError> {
-    let parts = graph.split(qkv, -1, 3)?;
-    let mut split = |index: usize| heads_apart(graph, parts[index], heads);
-    Ok([split(0)?, split(1)?, split(2)?])
 }
 
 /// \[B, T, D\] to \[B, H, T, dh\].
@@ -205,39 +257,50 @@ pub(super) fn scale(graph: &mut Graph, key: Value) -> Value {
 }
 
 impl Graph {
-    /// Attention of `heads` heads over queries, keys and values side by side, f32\[B, T, 3 D\], to \[B, T, D\]: a token sees itself and
-    /// those before it, of branch 0 or its own where `branch`, i64\[B, T\], is given.
+    /// Attention over queries, keys and values side by side, f32\[B, T, (H + 2 G) dh\], to \[B, T, H dh\]: a token sees itself and those
+    /// before it, of branch 0 or its own where `branch`, i64\[B, T\], is given.
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn causal_attention(&mut self, heads: usize, qkv: Value, branch: Option<Value>) -> Result<Value, GraphError> {
+    pub fn causal_attention(&mut self, heads: Heads, qkv: Value, branch: Option<Value>) -> Result<Value, GraphError> {
         let inputs: Vec<Value> = [qkv].into_iter().chain(branch).collect();
         Ok(self.apply(CausalAttention { heads, branched: branch.is_some() }, &inputs)?[0])
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::CausalAttention;
+pub(super) mod tests {
+    use super::{CausalAttention, Heads};
     use crate::testing::{check_body, check_gradient_of, float, indices_of, refused};
+
+    pub fn heads(queries: usize, shared: usize) -> Heads {
+        Heads { queries, shared }
+    }
+
+    fn causal(queries: usize, shared: usize) -> CausalAttention {
+        CausalAttention { heads: heads(queries, shared), branched: false }
+    }
 
     #[test]
     fn gradient_is_that_of_central_differences() {
-        check_gradient_of(CausalAttention { heads: 1, branched: false }, &[float(&[1, 3, 6])], 1);
-        check_gradient_of(CausalAttention { heads: 2, branched: false }, &[float(&[2, 4, 18])], 1);
+        check_gradient_of(causal(1, 1), &[float(&[1, 3, 6])], 1);
+        check_gradient_of(causal(2, 2), &[float(&[2, 4, 18])], 1);
+        check_gradient_of(causal(4, 2), &[float(&[2, 4, 24])], 1);
     }
 
     #[test]
     fn the_body_is_what_the_operator_is() {
-        check_body(CausalAttention { heads: 2, branched: false }, &[float(&[2, 5, 24])], 1e-6);
+        check_body(causal(2, 2), &[float(&[2, 5, 24])], 1e-6);
+        check_body(causal(6, 2), &[float(&[2, 5, 20])], 1e-6);
         let branches = indices_of(&[2, 5], &[0, 0, 1, 2, 1, 0, 3, 3, 4, 4]);
-        check_body(CausalAttention { heads: 3, branched: true }, &[float(&[2, 5, 18]), branches], 1e-6);
+        check_body(CausalAttention { branched: true, ..causal(3, 3) }, &[float(&[2, 5, 18]), branches], 1e-6);
     }
 
     #[test]
     fn other_shapes_are_refused() {
-        let op = |branched| CausalAttention { heads: 2, branched };
+        let op = |branched| CausalAttention { branched, ..causal(2, 2) };
         assert!(refused(op(false), &[float(&[2, 5, 8])]).contains("2 heads"));
+        assert!(refused(causal(3, 2), &[float(&[2, 5, 14])]).contains("twice 2 heads"));
         assert!(refused(op(true), &[float(&[2, 5, 12])]).contains("branches"));
         assert!(refused(op(true), &[float(&[2, 5, 12]), indices_of(&[1, 5], &[0; 5])]).contains("i64[B, T]"));
     }

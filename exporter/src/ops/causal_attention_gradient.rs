@@ -2,9 +2,7 @@
 
 use ndarray::{Axis, Ix3, s};
 
-use super::causal_attention::{
-    by_heads, dimensions, each_head, heads_apart, scale, scores, shares, side_by_side, visible,
-};
+use super::causal_attention::{Heads, each_head, heads_apart, scale, scores, shares, side_by_side, visible};
 use super::{Attribute, Domain, Op, arity};
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
@@ -12,11 +10,12 @@ use crate::interpreter::Array;
 use crate::shape::{Dim, TensorType};
 
 /// With the shares P = exp(q Kᵀ / √dh − l): ∂V = Pᵀ ∂y, ∂S = P ⊙ (∂y Vᵀ − ∂y · y), ∂q = ∂S K / √dh, ∂K = ∂Sᵀ q / √dh (Dao 2023,
-/// algorithm 2). Takes ∂y and y \[B, T, D\], queries, keys and values side by side \[B, T, 3 D\], and l, the logarithm of each
+/// algorithm 2). ∂K and ∂V are summed over the heads that share them. Takes ∂y and y \[B, T, H dh\], queries, keys and values side by
+/// side \[B, T, (H + 2 G) dh\], and l, the logarithm of each
 /// token's sum of exponentials, \[B, H, T\]; gives the gradients side by side.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CausalAttentionGradient {
-    pub heads: usize,
+    pub heads: Heads,
 }
 
 impl Op for CausalAttentionGradient {
@@ -29,15 +28,14 @@ impl Op for CausalAttentionGradient {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("num_heads", Attribute::Int(self.heads as i64))]
+        self.heads.attributes()
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [dy, y, qkv, log_sum] = arity(inputs)?;
-        let [batch, tokens, head_dim] = dimensions(qkv, self.heads)?;
-        let Dim::Fixed(head_dim) = head_dim else { return Err("expected heads of a fixed width".into()) };
-        let output = TensorType::f32([batch, tokens, Dim::Fixed(self.heads * head_dim)]);
-        let sums = TensorType::f32([batch, self.heads.into(), tokens]);
+        let (batch, tokens, head_dim) = self.heads.dimensions(qkv)?;
+        let output = TensorType::f32([batch, tokens, (self.heads.queries * head_dim).into()]);
+        let sums = TensorType::f32([batch, self.heads.queries.into(), tokens]);
         if [dy, y] != [&output; 2] || *log_sum != sums {
             return Err(format!("expected twice {output}, {qkv} and {sums}"));
         }
@@ -46,7 +44,8 @@ impl Op for CausalAttentionGradient {
 
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let [dy, y, qkv, log_sum] = [inputs[0], inputs[1], inputs[2], inputs[3]];
-        let [query, key, value] = by_heads(graph, qkv, self.heads)?;
+        let [query, key, value] = self.heads.apart(graph, qkv)?;
+        let (key, value) = (self.heads.repeated(graph, key)?, self.heads.repeated(graph, value)?);
         let visible = visible(graph, qkv, None)?;
         let scores = scores(graph, [query, key], visible)?;
         let column = [graph.shape(log_sum), &[Dim::Fixed(1)]].concat();
@@ -54,8 +53,8 @@ impl Op for CausalAttentionGradient {
         let logarithms = graph.sub(scores, log_sum)?;
         let shares = graph.exp(logarithms)?;
 
-        let d_mixed = heads_apart(graph, dy, self.heads)?;
-        let mixed = heads_apart(graph, y, self.heads)?;
+        let d_mixed = heads_apart(graph, dy, self.heads.queries)?;
+        let mixed = heads_apart(graph, y, self.heads.queries)?;
         let turned = graph.matrix_transpose(shares)?;
         let d_value = graph.mat_mul(turned, d_mixed)?;
         let value = graph.matrix_transpose(value)?;
@@ -70,6 +69,7 @@ impl Op for CausalAttentionGradient {
         let turned = graph.matrix_transpose(d_scores)?;
         let d_key = graph.mat_mul(turned, query)?;
         let d_key = graph.mul(d_key, scale)?;
+        let (d_key, d_value) = (self.heads.summed(graph, d_key)?, self.heads.summed(graph, d_value)?);
         let mut parts = Vec::with_capacity(3);
         for part in [d_query, d_key, d_value] {
             parts.push(side_by_side(graph, part)?);
@@ -88,11 +88,13 @@ impl Op for CausalAttentionGradient {
             let (shares, _) = shares(query, key, |j, i| i <= j);
             let along = (&dy * &y).sum_axis(Axis(1)).insert_axis(Axis(1));
             let d_scores = (dy.dot(&value.t()) - along) * &shares / (head_dim as f64).sqrt();
-            let width = self.heads * head_dim;
-            for (part, values) in [d_scores.dot(&key), d_scores.t().dot(&query), shares.t().dot(&dy)].iter().enumerate()
+            let key_place = self.heads.queries + head * self.heads.shared / self.heads.queries;
+            let places = [head, key_place, key_place + self.heads.shared];
+            for (place, values) in
+                places.into_iter().zip([d_scores.dot(&key), d_scores.t().dot(&query), shares.t().dot(&dy)])
             {
-                let first = part * width + head * head_dim;
-                gradient.slice_mut(s![row, .., first..first + head_dim]).assign(values);
+                let mut part = gradient.slice_mut(s![row, .., place * head_dim..(place + 1) * head_dim]);
+                part += &values;
             }
         });
         vec![gradient.into_dyn()]
@@ -107,25 +109,32 @@ mod tests {
     use crate::graph::Graph;
     use crate::ops::Op as _;
     use crate::ops::causal_attention::CausalAttention;
+    use crate::ops::causal_attention::tests::heads;
     use crate::shape::TensorType;
     use crate::testing::{evaluate, float, random, refused};
 
     #[test]
     fn the_body_is_what_the_operator_is() {
+        for heads in [heads(2, 2), heads(4, 2)] {
+            check(heads, 2 * heads.queries);
+        }
+    }
+
+    fn check(heads: crate::ops::Heads, outputs: usize) {
         use rand::SeedableRng as _;
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
-        let (qkv, dy) = (random(&[2, 5, 24], &mut rng), random(&[2, 5, 8], &mut rng));
+        let (qkv, dy) = (random(&[2, 5, 2 * heads.all()], &mut rng), random(&[2, 5, outputs], &mut rng));
         // What attention gave must belong to what it took.
-        let given = CausalAttention { heads: 2, branched: false }.evaluate(&[&qkv]);
+        let given = CausalAttention { heads, branched: false }.evaluate(&[&qkv]);
         let arrays = [&dy, &given[0], &qkv, &given[1]];
-        let expected = CausalAttentionGradient { heads: 2 }.evaluate(&arrays);
+        let expected = CausalAttentionGradient { heads }.evaluate(&arrays);
         let (mut graph, mut feeds, mut inputs) = (Graph::new(), BTreeMap::new(), Vec::new());
         for (i, array) in arrays.into_iter().enumerate() {
             let shape: Vec<crate::shape::Dim> = array.shape().iter().map(|&dim| dim.into()).collect();
             inputs.push(graph.input(&format!("input{i}"), TensorType::f32(shape)));
             feeds.insert(format!("input{i}"), array.clone());
         }
-        let outputs = CausalAttentionGradient { heads: 2 }.body(&mut graph, &inputs).unwrap();
+        let outputs = CausalAttentionGradient { heads }.body(&mut graph, &inputs).unwrap();
         let found = evaluate(&graph, &feeds, &outputs);
         let worst = (&found[0] - &expected[0]).iter().fold(0.0_f64, |worst, error| worst.max(error.abs()));
         assert!(worst < 1e-6, "{worst:e}");
@@ -134,6 +143,6 @@ mod tests {
     #[test]
     fn other_shapes_are_refused() {
         let samples = [float(&[2, 5, 8]), float(&[2, 5, 8]), float(&[2, 5, 24]), float(&[2, 5, 2])];
-        assert!(refused(CausalAttentionGradient { heads: 2 }, &samples).contains("[2, 2, 5]"));
+        assert!(refused(CausalAttentionGradient { heads: heads(2, 2) }, &samples).contains("[2, 2, 5]"));
     }
 }

@@ -5,8 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AdapterConfig, Gpt2Config, InnerLoop};
+use crate::config::{AdapterConfig, ModelConfig};
+use crate::inner_loop::InnerLoop;
 use crate::onnx::data_type;
+use crate::prompt_form::PromptForm;
 
 /// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,8 +18,10 @@ pub struct Manifest {
     pub format_version: u32,
     /// The program that wrote it, with its version.
     pub producer: String,
-    /// The hyper-parameters of GPT-2.
-    pub model: Gpt2Config,
+    /// The sizes and parts of the model.
+    pub model: ModelConfig,
+    /// How a dialogue becomes tokens.
+    pub prompt: PromptForm,
     /// The adapters' shape.
     pub adapter: AdapterConfig,
     /// The digest of φ ([`crate::digest::base_sha256`]), to which persona files belong.

@@ -93,13 +93,21 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
             let problem = format!("is {version}, this program reads up to {FORMAT_VERSION}");
             return Err(FileError::new(&path, problem).at("format_version").remedy("use a newer marionette"));
         }
-        _ => return Err(FileError::new(&path, format!("expected {FORMAT_VERSION}")).at("format_version")),
+        Some(version) => {
+            let problem = format!("is {version}, this program reads {FORMAT_VERSION}");
+            return Err(FileError::new(&path, problem).at("format_version").remedy("export the model again"));
+        }
+        None => return Err(FileError::new(&path, format!("expected {FORMAT_VERSION}")).at("format_version")),
     }
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| FileError::new(&path, error))?;
     manifest
         .model
         .validate()
         .map_err(|(field, problem)| FileError::new(&path, problem).at(format!("model.{field}")))?;
+    manifest
+        .prompt
+        .validate(manifest.model.vocab_size)
+        .map_err(|(field, problem)| FileError::new(&path, problem).at(field))?;
     let wrong = |place: &str, problem: String| Err(FileError::new(&path, problem).at(place));
     if manifest.adapter.bottleneck == 0 || manifest.adapter.bottleneck > 1 << 16 {
         return wrong("adapter.bottleneck", "expected 1 to 65536".into());

@@ -101,7 +101,7 @@ impl Engine {
         if self.manifest.precision.is_integer() {
             // One product's rows are rounded at a time: at most the MLP's or queries, keys and values, and the head's gradient.
             let model = &self.manifest.model;
-            let widest = model.n_inner.max(3 * model.n_embd) as u64;
+            let widest = (model.mlp.parts() * model.n_inner).max(model.qkv_width()) as u64;
             memory.token = memory.token.saturating_add(kernels::BYTES_TO_ROUND.saturating_mul(widest));
             memory.target =
                 memory.target.saturating_add(kernels::BYTES_TO_ROUND.saturating_mul(model.vocab_size as u64));

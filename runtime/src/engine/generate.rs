@@ -40,7 +40,7 @@ impl Generation {
 impl Engine {
     fn open_generation(&self, graph: Graph) -> Result<Generation> {
         let model = &self.manifest.model;
-        let shape = [1, model.n_head, model.n_positions, model.head_dim()];
+        let shape = [1, model.n_kv_head, model.n_positions, model.head_dim];
         let mut cache = Vec::with_capacity(2 * model.n_layer);
         for layer in 0..model.n_layer {
             for what in ["key", "value"] {

@@ -188,8 +188,8 @@ pub fn encoder(bundle: &Bundle) -> Result<Encoder> {
     let path = bundle.path(bundle::TOKENIZER);
     let bytes = files::read_limited(&path, MAX_TOKENIZER)?;
     let tokenizer = tokenizer_from_bytes(&bytes, &path)?;
-    let Manifest { model, persona_text, .. } = bundle.manifest();
-    let encoder = Encoder::new(tokenizer, model.eos_token_id, model.n_positions, model.vocab_size)
+    let Manifest { model, prompt, persona_text, .. } = bundle.manifest();
+    let encoder = Encoder::new(tokenizer, prompt.clone(), model.n_positions, model.vocab_size)
         .map_err(|error| FileError::new(&path, error))?;
     Ok(encoder.with_persona_text(*persona_text))
 }

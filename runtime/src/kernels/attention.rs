@@ -12,30 +12,61 @@ use super::tiles::{COLUMNS, Column, Packed, ROWS, Row, ZERO, left, multiply, rig
 /// What no score reaches.
 const UNSEEN: f32 = -1e30;
 
+/// How many heads there are, and how wide each is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// H, of queries.
+    pub queries: usize,
+    /// G, of keys and of values; H is a multiple of it, and H / G heads share each.
+    pub shared: usize,
+    /// dh.
+    pub width: usize,
+}
+
+impl Heads {
+    /// Queries, keys and values of a token side by side: (H + 2 G) dh.
+    pub fn all(self) -> usize {
+        (self.queries + 2 * self.shared) * self.width
+    }
+
+    /// The outputs of a token side by side: H dh.
+    pub fn output(self) -> usize {
+        self.queries * self.width
+    }
+
+    /// R = H / G.
+    pub fn sharing(self) -> usize {
+        self.queries / self.shared.max(1)
+    }
+}
+
 /// One row of a batch, T tokens, and one head of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
-    /// Queries, keys and values side by side, \[T, 3 D\].
+    /// Queries, keys and values side by side, \[T, (H + 2 G) dh\].
     pub qkv: &'a [f32],
     /// Of the tokens, where there are branches: token j sees token i iff i <= j and i is of branch 0 or of j's branch.
     pub branch: Option<&'a [i64]>,
-    /// Which head.
+    /// Which head of the queries.
     pub index: usize,
-    /// D.
-    pub width: usize,
-    /// D / H.
-    pub head_dim: usize,
+    /// The heads.
+    pub heads: Heads,
 }
 
 impl<'a> Head<'a> {
     fn tokens(&self) -> usize {
-        self.qkv.len() / (3 * self.width)
+        self.qkv.len() / self.heads.all()
     }
 
     /// The head's queries (0), keys (1) or values (2), a row a token.
     #[inline(always)]
     fn part(&self, part: usize) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
-        slices(self.qkv, 3 * self.width, part * self.width + self.index * self.head_dim, self.head_dim)
+        let Heads { queries, shared, width } = self.heads;
+        let place = match part {
+            0 => self.index,
+            part => queries + (part - 1) * shared + self.index / self.heads.sharing(),
+        };
+        slices(self.qkv, self.heads.all(), place * width, width)
     }
 
     /// Marks what the queries from `first` on do not see, of transposed scores.
@@ -67,7 +98,7 @@ fn seen(first: usize, tokens: usize) -> usize {
 
 #[inline(always)]
 fn forward_on<S: Simd, const N: usize>(simd: S, head: Head<'_>, y: &mut [&mut [f32]], log_sum: &mut [f32]) {
-    let (tokens, head_dim) = (head.tokens(), head.head_dim);
+    let (tokens, head_dim) = (head.tokens(), head.heads.width);
     let queries = turned(head.part(0), head_dim, (head_dim as f32).sqrt().recip());
     let (keys, values) = (left(head.part(1), head_dim), right(head.part(2), head_dim));
     let mut scores = vec![[0.0; COLUMNS]; tokens.next_multiple_of(COLUMNS)];
@@ -139,16 +170,23 @@ pub fn forward(head: Head<'_>, y: &mut [&mut [f32]], log_sum: &mut [f32]) {
     pulp::Arch::new().dispatch(Forward(head, y, log_sum));
 }
 
+/// What a group's gradients by keys and values, which its heads share, add up to.
+struct Sums {
+    keys: Packed<Row>,
+    values: Packed<Row>,
+}
+
 #[inline(always)]
 fn backward_on<S: Simd, const N: usize>(
     simd: S,
     head: Head<'_>,
     [dy, y]: [&[f32]; 2],
     log_sum: &[f32],
-    dqkv: [&mut [&mut [f32]]; 3],
+    d_queries: &mut [&mut [f32]],
+    sums: &mut Option<Sums>,
 ) {
-    let (tokens, head_dim) = (head.tokens(), head.head_dim);
-    let output = |values| slices(values, head.width, head.index * head_dim, head_dim);
+    let (tokens, head_dim) = (head.tokens(), head.heads.width);
+    let output = |values| slices(values, head.heads.output(), head.index * head_dim, head_dim);
     let scale = (head_dim as f32).sqrt().recip();
     let strips = head_dim.div_ceil(COLUMNS);
     let (queries, queries_turned) = (right(head.part(0), head_dim), turned(head.part(0), head_dim, scale));
@@ -159,8 +197,7 @@ fn backward_on<S: Simd, const N: usize>(
     let along: Vec<f32> =
         output(dy).zip(output(y)).map(|(dy, y)| dy.iter().zip(y).map(|(dy, y)| dy * y).sum()).collect();
     let empty = || Packed { values: vec![[0.0; COLUMNS]; queries.values.len()], strip: queries.strip };
-    let (mut d_keys, mut d_values) = (empty(), empty());
-    let [d_queries, d_keys_out, d_values_out] = dqkv;
+    let sums = sums.get_or_insert_with(|| Sums { keys: empty(), values: empty() });
     let mut shares = vec![[0.0; COLUMNS]; queries.strip];
     let mut d_scores = vec![[0.0; COLUMNS]; queries.strip];
     for first in (0..tokens).step_by(COLUMNS) {
@@ -195,7 +232,7 @@ fn backward_on<S: Simd, const N: usize>(
             }
         }
         let queries_seeing = first..first + COLUMNS;
-        for (left, rows, out) in [(&*shares, &dy_rows, &mut d_values), (&*d_scores, &queries, &mut d_keys)] {
+        for (left, rows, out) in [(&*shares, &dy_rows, &mut sums.values), (&*d_scores, &queries, &mut sums.keys)] {
             for strip in 0..strips {
                 let rows = &rows.strip(strip)[queries_seeing.clone()];
                 let out = out.strip_mut(strip).as_chunks_mut::<ROWS>().0;
@@ -205,31 +242,52 @@ fn backward_on<S: Simd, const N: usize>(
             }
         }
     }
-    for (from, to, factor) in [(&d_keys, d_keys_out, scale), (&d_values, d_values_out, 1.0)] {
-        for strip in 0..strips {
-            for (row, out) in from.strip(strip).iter().zip(&mut *to) {
-                write(out, strip, row, factor);
-            }
-        }
-    }
 }
 
-/// The gradient of one head with respect to its queries, keys and values, a slice a token each, from that of its output: `dy` and the
-/// output `y` \[T, D\] hold all heads, `log_sum` \[T\] is what [`forward`] gave.
-pub fn backward(head: Head<'_>, outputs: [&[f32]; 2], log_sum: &[f32], dqkv: [&mut [&mut [f32]]; 3]) {
-    struct Backward<'a, 'b>(Head<'a>, [&'a [f32]; 2], &'a [f32], [&'a mut [&'b mut [f32]]; 3]);
+/// Where the gradients of a group of heads belong, which share keys and values: a slice a token each.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// Of each head's queries.
+    pub queries: Vec<Vec<&'a mut [f32]>>,
+    /// Of the keys.
+    pub keys: Vec<&'a mut [f32]>,
+    /// Of the values.
+    pub values: Vec<&'a mut [f32]>,
+}
+
+/// The gradient of a group of heads with respect to its queries, keys and values, from that of their output: `first` is the first of
+/// them, `dy` and the output `y` \[T, H dh\] hold all heads, `log_sum` \[R, T\] is what [`forward`] gave for each.
+pub fn backward(first: Head<'_>, outputs: [&[f32]; 2], log_sum: &[f32], gradients: &mut Gradients<'_>) {
+    struct Backward<'a, 'b>(Head<'a>, [&'a [f32]; 2], &'a [f32], &'a mut Gradients<'b>);
     impl WithSimd for Backward<'_, '_> {
         type Output = ();
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) {
-            match S::REGISTER_COUNT {
-                32.. => backward_on::<S, 2>(simd, self.0, self.1, self.2, self.3),
-                _ => backward_on::<S, 1>(simd, self.0, self.1, self.2, self.3),
+            let Self(first, outputs, log_sum, gradients) = self;
+            let (tokens, head_dim) = (first.tokens(), first.heads.width);
+            let mut sums = None;
+            let each = gradients.queries.iter_mut().zip(log_sum.chunks(tokens.max(1)));
+            for (index, (d_queries, log_sum)) in each.enumerate() {
+                let head = Head { index: first.index + index, ..first };
+                match S::REGISTER_COUNT {
+                    32.. => backward_on::<S, 2>(simd, head, outputs, log_sum, d_queries, &mut sums),
+                    _ => backward_on::<S, 1>(simd, head, outputs, log_sum, d_queries, &mut sums),
+                }
+            }
+            let Some(sums) = sums else { return };
+            let scale = (head_dim as f32).sqrt().recip();
+            let parts = [(&sums.keys, &mut gradients.keys, scale), (&sums.values, &mut gradients.values, 1.0)];
+            for (from, to, factor) in parts {
+                for strip in 0..head_dim.div_ceil(COLUMNS) {
+                    for (row, out) in from.strip(strip).iter().zip(&mut *to) {
+                        write(out, strip, row, factor);
+                    }
+                }
             }
         }
     }
-    pulp::Arch::new().dispatch(Backward(head, outputs, log_sum, dqkv));
+    pulp::Arch::new().dispatch(Backward(first, outputs, log_sum, gradients));
 }
 
 #[cfg(test)]
@@ -242,11 +300,13 @@ mod tests {
         log_sum: Vec<f64>,
     }
 
-    fn attention(qkv: &[f64], branch: Option<&[i64]>, [tokens, heads, head_dim]: [usize; 3]) -> Reference {
-        let width = heads * head_dim;
+    fn attention(qkv: &[f64], branch: Option<&[i64]>, tokens: usize, all: Heads) -> Reference {
+        let Heads { queries: heads, shared, width: head_dim } = all;
+        let width = all.output();
         let (mut y, mut log_sum) = (vec![0.0; tokens * width], vec![0.0; heads * tokens]);
         let at = |part: usize, token: usize, head: usize| {
-            &qkv[token * 3 * width + part * width + head * head_dim..][..head_dim]
+            let place = [head, heads + head * shared / heads, heads + shared + head * shared / heads][part];
+            &qkv[token * all.all() + place * head_dim..][..head_dim]
         };
         for head in 0..heads {
             for j in 0..tokens {
@@ -281,8 +341,21 @@ mod tests {
         values.chunks_mut(stride).map(|row| &mut row[first..first + len]).collect()
     }
 
-    /// Lengths on both sides of the blocks' and tiles' edges, heads narrower and wider than a strip.
-    const SHAPES: [[usize; 3]; 6] = [[1, 1, 8], [7, 2, 16], [32, 1, 32], [33, 2, 40], [71, 1, 64], [9, 3, 5]];
+    /// Lengths on both sides of the blocks' and tiles' edges, heads narrower and wider than a strip, apart and shared.
+    const SHAPES: [(usize, Heads); 8] = [
+        (1, heads(1, 1, 8)),
+        (7, heads(2, 2, 16)),
+        (32, heads(1, 1, 32)),
+        (33, heads(2, 2, 40)),
+        (71, heads(1, 1, 64)),
+        (9, heads(3, 3, 5)),
+        (33, heads(4, 2, 16)),
+        (10, heads(6, 2, 40)),
+    ];
+
+    const fn heads(queries: usize, shared: usize, width: usize) -> Heads {
+        Heads { queries, shared, width }
+    }
 
     /// Each token's branch: a trunk of a third, then three branches.
     fn branches(tokens: usize) -> Vec<i64> {
@@ -291,15 +364,15 @@ mod tests {
 
     #[test]
     fn forward_is_the_definition() {
-        for shape @ [tokens, heads, head_dim] in SHAPES {
-            let width = heads * head_dim;
-            let qkv = values(tokens * 3 * width, 1);
+        for shape @ (tokens, heads) in SHAPES {
+            let (width, head_dim) = (heads.output(), heads.width);
+            let qkv = values(tokens * heads.all(), 1);
             for branch in [None, Some(branches(tokens))] {
-                let expected = attention(&qkv, branch.as_deref(), shape);
-                let (mut y, mut log_sum) = (vec![f32::NAN; tokens * width], vec![f32::NAN; heads * tokens]);
+                let expected = attention(&qkv, branch.as_deref(), tokens, heads);
+                let (mut y, mut log_sum) = (vec![f32::NAN; tokens * width], vec![f32::NAN; heads.queries * tokens]);
                 let qkv = narrow(&qkv);
                 for (index, log_sum) in log_sum.chunks_mut(tokens).enumerate() {
-                    let head = Head { qkv: &qkv, branch: branch.as_deref(), index, width, head_dim };
+                    let head = Head { qkv: &qkv, branch: branch.as_deref(), index, heads };
                     forward(head, &mut slices_of(&mut y, width, index * head_dim, head_dim), log_sum);
                 }
                 for (got, expected) in y.iter().zip(&expected.y).chain(log_sum.iter().zip(&expected.log_sum)) {
@@ -311,26 +384,30 @@ mod tests {
 
     #[test]
     fn backward_is_that_of_central_differences() {
-        for shape @ [tokens, heads, head_dim] in SHAPES {
-            let width = heads * head_dim;
-            let (qkv, dy) = (values(tokens * 3 * width, 2), values(tokens * width, 3));
+        for shape @ (tokens, heads) in SHAPES {
+            let (qkv, dy) = (values(tokens * heads.all(), 2), values(tokens * heads.output(), 3));
             for branch in [None, Some(branches(tokens))] {
-                let there = attention(&qkv, branch.as_deref(), shape);
+                let there = attention(&qkv, branch.as_deref(), tokens, heads);
                 let [given_qkv, given_dy, y, log_sum] = [&qkv, &dy, &there.y, &there.log_sum].map(|v| narrow(v));
                 let mut dqkv = vec![f32::NAN; qkv.len()];
-                for (index, log_sum) in log_sum.chunks(tokens).enumerate() {
-                    let head = Head { qkv: &given_qkv, branch: branch.as_deref(), index, width, head_dim };
-                    let (mut parts, first) = ([Vec::new(), Vec::new(), Vec::new()], index * head_dim);
-                    for row in dqkv.chunks_mut(3 * width) {
-                        for (part, row) in parts.iter_mut().zip(row.chunks_mut(width)) {
-                            part.push(&mut row[first..first + head_dim]);
+                let sharing = heads.sharing();
+                for (group, log_sum) in log_sum.chunks(sharing * tokens).enumerate() {
+                    let index = group * sharing;
+                    let head = Head { qkv: &given_qkv, branch: branch.as_deref(), index, heads };
+                    let mut by_place: Vec<Vec<&mut [f32]>> =
+                        (0..heads.all() / heads.width).map(|_| Vec::new()).collect();
+                    for row in dqkv.chunks_mut(heads.all()) {
+                        for (place, slice) in by_place.iter_mut().zip(row.chunks_mut(heads.width)) {
+                            place.push(slice);
                         }
                     }
-                    let [q, k, v] = &mut parts;
-                    backward(head, [&given_dy, &y], log_sum, [q, k, v]);
+                    let values = by_place.remove(heads.queries + heads.shared + group);
+                    let keys = by_place.remove(heads.queries + group);
+                    let queries = by_place.into_iter().skip(index).take(sharing).collect();
+                    backward(head, [&given_dy, &y], log_sum, &mut Gradients { queries, keys, values });
                 }
                 let loss = |qkv: &[f64]| -> f64 {
-                    attention(qkv, branch.as_deref(), shape).y.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
+                    attention(qkv, branch.as_deref(), tokens, heads).y.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
                 };
                 // An odd step meets every part, head and place in turn.
                 for index in (0..qkv.len()).step_by(1 + qkv.len() / 122 * 2) {

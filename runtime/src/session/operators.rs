@@ -10,12 +10,14 @@ use crate::kernels;
 
 mod adapter;
 mod attention;
+mod decoder;
 #[cfg(target_arch = "x86_64")]
 mod product;
 mod targets;
 
 use adapter::AddProduct;
 use attention::Attention;
+use decoder::{Normalization, Rotary};
 use targets::TargetLogProb;
 
 /// Enough rows for a thread to be worth waking, counted in elements.
@@ -29,6 +31,11 @@ pub(super) fn domain() -> ort::Result<OperatorDomain> {
     let domain = OperatorDomain::new("marionette")?
         .add(Rowwise::GeluGradient)?
         .add(Rowwise::LayerNormalizationGradient)?
+        .add(Rowwise::RmsNormalizationGradient)?
+        .add(Rowwise::SwiGlu)?
+        .add(Rowwise::SwiGluGradient)?
+        .add(Normalization)?
+        .add(Rotary)?
         .add(AddProduct::AdapterUp)?
         .add(AddProduct::AdapterDownGradient)?
         .add(Attention::Causal)?
@@ -61,6 +68,12 @@ enum Rowwise {
     GeluGradient,
     /// dy, x, scale, mean, inverse deviation -> dx
     LayerNormalizationGradient,
+    /// dy, x, scale, inverse root mean square -> dx
+    RmsNormalizationGradient,
+    /// x -> y, half as wide
+    SwiGlu,
+    /// dy, x -> dx
+    SwiGluGradient,
 }
 
 impl Operator for Rowwise {
@@ -70,12 +83,17 @@ impl Operator for Rowwise {
         match self {
             Self::GeluGradient => "GeluGradient",
             Self::LayerNormalizationGradient => "LayerNormalizationGradient",
+            Self::RmsNormalizationGradient => "RmsNormalizationGradient",
+            Self::SwiGlu => "SwiGlu",
+            Self::SwiGluGradient => "SwiGluGradient",
         }
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         let number = match self {
-            Self::GeluGradient => 2,
+            Self::SwiGlu => 1,
+            Self::GeluGradient | Self::SwiGluGradient => 2,
+            Self::RmsNormalizationGradient => 4,
             Self::LayerNormalizationGradient => 5,
         };
         (0..number).map(|_| OperatorInput::required(TensorElementType::Float32))
@@ -94,25 +112,46 @@ impl Kernel for Rowwise {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let values = inputs(context)?;
         let inputs = values.iter().map(tensor::<f32>).collect::<ort::Result<Vec<_>>>()?;
-        let [(_, dy), (shape, x), rest @ ..] = &inputs[..] else { return Err(misfit()) };
-        let mut output =
-            context.output(0, shape.iter().map(|&dim| dim as i64).collect::<Vec<_>>())?.ok_or_else(misfit)?;
-        let (_, dx) = output.try_extract_tensor_mut::<f32>()?;
-        let width = shape.last().map_or(1, |&last| last.max(1));
-        if dy.len() != x.len() || dx.len() != x.len() {
-            return Err(misfit());
+        let last = inputs.get(1).or(inputs.first()).ok_or_else(misfit)?;
+        let mut shape: Vec<i64> = last.0.iter().map(|&dim| dim as i64).collect();
+        let width = last.0.last().map_or(1, |&last| last.max(1));
+        if let (Self::SwiGlu, Some(last)) = (*self, shape.last_mut()) {
+            *last /= 2;
         }
-        match (*self, rest) {
-            (Self::GeluGradient, []) => in_shares(context, width, dx, |range, dx| {
-                kernels::gelu_gradient(&dy[range.clone()], &x[range], dx);
-            }),
-            (Self::LayerNormalizationGradient, [(_, scale), (_, mean), (_, inverse)])
-                if scale.len() == width && mean.len() * width == x.len() && inverse.len() == mean.len() =>
+        let mut output = context.output(0, shape)?.ok_or_else(misfit)?;
+        let (_, out) = output.try_extract_tensor_mut::<f32>()?;
+        match (*self, &inputs[..]) {
+            (Self::GeluGradient, [(_, dy), (_, x)]) if dy.len() == x.len() => {
+                in_shares(context, width, out, |range, dx| {
+                    kernels::gelu_gradient(&dy[range.clone()], &x[range], dx);
+                })
+            }
+            (Self::LayerNormalizationGradient, [(_, dy), (_, x), (_, scale), (_, mean), (_, inverse)])
+                if dy.len() == x.len()
+                    && scale.len() == width
+                    && mean.len() * width == x.len()
+                    && inverse.len() == mean.len() =>
             {
-                in_shares(context, width, dx, |range, dx| {
+                in_shares(context, width, out, |range, dx| {
                     let rows = range.start / width..range.end / width;
                     let statistics = [&mean[rows.clone()], &inverse[rows]];
                     kernels::layer_normalization_gradient(&dy[range.clone()], &x[range], scale, statistics, dx);
+                })
+            }
+            (Self::RmsNormalizationGradient, [(_, dy), (_, x), (_, scale), (_, inverse)])
+                if dy.len() == x.len() && scale.len() == width && inverse.len() * width == x.len() =>
+            {
+                in_shares(context, width, out, |range, dx| {
+                    let inverse = &inverse[range.start / width..range.end / width];
+                    kernels::rms_normalization_gradient(&dy[range.clone()], &x[range], scale, inverse, dx);
+                })
+            }
+            (Self::SwiGlu, [(_, x)]) if width.is_multiple_of(2) => in_shares(context, width / 2, out, |range, y| {
+                kernels::swi_glu(&x[2 * range.start..2 * range.end], width / 2, y);
+            }),
+            (Self::SwiGluGradient, [(_, dy), (_, x)]) if width.is_multiple_of(2) && 2 * dy.len() == x.len() => {
+                in_shares(context, width, out, |range, dx| {
+                    kernels::swi_glu_gradient(&dy[range.start / 2..range.end / 2], &x[range], width / 2, dx);
                 })
             }
             _ => Err(misfit()),

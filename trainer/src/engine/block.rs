@@ -1,14 +1,14 @@
-//! One block of GPT-2 with its two adapters, walked forward and back, and the tangents of both walks:
+//! One block with its two adapters, walked forward and back, and the tangents of both walks:
 //!
 //! a = attention(ln_1(x) W_qkv + b) W_o + b, m = x + adapter_1(a),
-//! c = gelu(f) W_p + b with f = ln_2(m) W_fc + b, x′ = m + adapter_2(c).
+//! c = g(f) W_p + b with f = ln_2(m) W_fc + b, x′ = m + adapter_2(c), g the MLP's activation.
 
 use marionette_models::params::names;
 use tch::Tensor;
 
 use super::adapter::{self, Weights};
 use super::attention::{self, Frame};
-use super::gelu;
+use super::mlp::Activation;
 use super::norm::{self, Norm};
 use super::product::Linear;
 use super::stem::Stem;
@@ -21,6 +21,7 @@ pub(super) struct Block {
     attn_proj: Linear,
     ln_2: Norm,
     mlp_fc: Linear,
+    activation: Activation,
     mlp_proj: Linear,
 }
 
@@ -35,7 +36,7 @@ pub(super) struct Tape {
     attended: Option<Attended>,
     attn_adapter: adapter::Tape,
     norm: norm::Tape,
-    /// f, [N, F].
+    /// f, [N, F] or [N, 2 F].
     f: Tensor,
     mlp_adapter: adapter::Tape,
 }
@@ -45,7 +46,7 @@ pub(super) struct Adjoint {
     /// Of x′, and so of adapter 2's output, [N, D].
     out: Tensor,
     mlp_adapter: adapter::Adjoint,
-    /// Of gelu(f), [N, F].
+    /// Of g(f), [N, F].
     g: Tensor,
     /// Of ln_2's x̂, [N, D].
     hat: Tensor,
@@ -99,14 +100,15 @@ impl Adjoint {
 }
 
 impl Block {
-    pub(super) fn new(model: &Model, layer: usize, epsilon: f64) -> Result<Self> {
-        let names = names::Block::new(layer);
+    pub(super) fn new(model: &Model, layer: usize) -> Result<Self> {
+        let (names, config) = (names::Block::new(layer), model.config());
         Ok(Self {
-            ln_1: Norm::new(model, &names.ln_1.weight, &names.ln_1.bias, epsilon)?,
+            ln_1: Norm::new(model, &names.ln_1, config)?,
             attn_qkv: Linear::new(model, &names.attn_qkv)?,
             attn_proj: Linear::new(model, &names.attn_proj)?,
-            ln_2: Norm::new(model, &names.ln_2.weight, &names.ln_2.bias, epsilon)?,
+            ln_2: Norm::new(model, &names.ln_2, config)?,
             mlp_fc: Linear::new(model, &names.mlp_fc)?,
+            activation: Activation::new(config.mlp),
             mlp_proj: Linear::new(model, &names.mlp_proj)?,
         })
     }
@@ -147,7 +149,7 @@ impl Block {
         let f = self.mlp_fc.forward(&self.ln_2.output(&norm)?)?;
         let c = match trace {
             Some(trace) => trace.c.shallow_clone(),
-            None => self.mlp_proj.forward(&gelu::value(&f)?)?,
+            None => self.mlp_proj.forward(&self.activation.value(&f)?)?,
         };
         let (mut out, mlp_adapter) = adapter::forward(c, mlp)?;
         let _ = out.f_add_(&m)?;
@@ -173,7 +175,7 @@ impl Block {
         let g = self.mlp_proj.backward(&mlp_adapter.x_bar(mlp, &out)?)?;
         let hat = match known_hat {
             Some(hat) => hat,
-            None => self.ln_2.scaled(self.mlp_fc.backward(&gelu::slope_times(&tape.f, &g)?)?)?,
+            None => self.ln_2.scaled(self.mlp_fc.backward(&self.activation.backward(&tape.f, &g)?)?)?,
         };
         let mid = self.ln_2.backward(&tape.norm, &hat)?.f_add_(&out)?;
         let attn_adapter = tape.attn_adapter.backward(attn, &mid)?;
@@ -220,7 +222,7 @@ impl Block {
         }
         let norm = self.ln_2.tangent(&tape.norm, &m)?;
         let f = self.mlp_fc.tangent(&self.ln_2.tangent_output(&norm)?)?;
-        let c = self.mlp_proj.tangent(&gelu::slope_times(&tape.f, &f)?)?;
+        let c = self.mlp_proj.tangent(&self.activation.tangent(&tape.f, &f)?)?;
         let (mut out, mlp_adapter) = tape.mlp_adapter.tangent(Some(c), mlp, u_mlp)?;
         let _ = out.f_add_(&m)?;
         Ok((out, Tangent { attended, attn_adapter, norm, f, mlp_adapter }))
@@ -245,10 +247,8 @@ impl Block {
             u_mlp,
         )?;
         let g = self.mlp_proj.backward(&adjoint.mlp_adapter.x_bar_dot(mlp, u_mlp, out, &h)?)?;
-        // f̄̇ = ḡ̇ ⊙ gelu′(f) + ḡ ⊙ gelu″(f) ⊙ ḟ.
-        let mut f = gelu::slope_times(&tape.f, &g)?;
+        let f = self.activation.tangent_backward(&tape.f, &tangent.f, &adjoint.g, &g)?;
         drop(g);
-        let _ = f.f_addcmul_(&gelu::curvature(&tape.f)?.f_mul_(&tangent.f)?, &adjoint.g)?;
         let hat = self.ln_2.scaled(self.mlp_fc.backward(&f)?)?;
         drop(f);
         let mid = self.ln_2.tangent_backward(&tape.norm, &tangent.norm, &adjoint.hat, hat)?.f_add_(out)?;

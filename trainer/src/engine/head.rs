@@ -1,5 +1,5 @@
-//! The last layer normalisation, the language-model head and the cross-entropy: L = Σ (log Σ exp z − z_y) / N over the N
-//! rows that have a target y, with z = ln_f(x) Wᵀ [N, V], W the embedding [V, D].
+//! The last normalisation, the language-model head and the cross-entropy: L = Σ (log Σ exp z − z_y) / N over the N
+//! rows that have a target y, with z = ln_f(x) Wᵀ [N, V], W the head [V, D], mostly the embedding.
 //!
 //! With p = softmax(z) the adjoint of ln_f's output n is n̄ = (p W − W_y) / N, and its tangent (ṗ W) / N with
 //! ṗ = p ⊙ (ż − Σ p ⊙ ż), ż = ṅ Wᵀ. [`ROWS`] rows are done at a time, so that no more than three matrices [`ROWS`, V] are ever
@@ -17,7 +17,7 @@ pub(crate) const ROWS: i64 = 128;
 
 pub(super) struct Head {
     /// W, [V, D].
-    wte: Tensor,
+    weight: Tensor,
     ln_f: Norm,
 }
 
@@ -42,8 +42,8 @@ fn pieces(count: i64) -> impl Iterator<Item = (i64, i64)> {
 }
 
 impl Head {
-    pub(super) fn new(wte: Tensor, ln_f: Norm) -> Self {
-        Self { wte, ln_f }
+    pub(super) fn new(weight: Tensor, ln_f: Norm) -> Self {
+        Self { weight, ln_f }
     }
 
     /// The loss, and the adjoint of ln_f's x̂. p is kept where `keep`.
@@ -54,15 +54,15 @@ impl Head {
         let (mut loss, mut kept, mut n_bar) = (0.0, Vec::new(), Vec::new());
         for (start, rows) in pieces(count) {
             let targets = batch.targets.f_narrow(0, start, rows)?;
-            let z = product::transposed(&n.f_narrow(0, start, rows)?, &self.wte)?;
+            let z = product::transposed(&n.f_narrow(0, start, rows)?, &self.weight)?;
             let p = z.f_internal_softmax(1, false)?;
             // log Σ exp z = max z − log max p.
             let nll = z.f_amax(1, true)?.f_sub(&p.f_amax(1, true)?.f_log()?)?;
             let nll = nll.f_sub(&z.f_gather(1, &targets.f_unsqueeze(1)?, false)?)?;
             drop(z);
             loss += nll.f_sum(Kind::Double)?.f_double_value(&[])?;
-            let mut piece = product::plain(&p, &self.wte)?;
-            n_bar.push(piece.f_sub_(&self.wte.f_index_select(0, &targets)?)?);
+            let mut piece = product::plain(&p, &self.weight)?;
+            n_bar.push(piece.f_sub_(&self.weight.f_index_select(0, &targets)?)?);
             if keep {
                 kept.push(p);
             }
@@ -102,14 +102,14 @@ impl Head {
             let p = match (kept.as_mut().and_then(Iterator::next), &n) {
                 (Some(p), _) => p,
                 (None, Some(n)) => {
-                    product::transposed(&n.f_narrow(0, start, rows)?, &self.wte)?.f_internal_softmax(1, false)?
+                    product::transposed(&n.f_narrow(0, start, rows)?, &self.weight)?.f_internal_softmax(1, false)?
                 }
                 (None, None) => return Err(TrainError::Torch("the probabilities of a step are missing".to_owned())),
             };
-            let z_dot = product::transposed(&n_dot.f_narrow(0, start, rows)?, &self.wte)?;
+            let z_dot = product::transposed(&n_dot.f_narrow(0, start, rows)?, &self.weight)?;
             let p_dot = Tensor::f_internal_softmax_backward_data(&z_dot, &p, 1, p.kind())?;
             drop((z_dot, p));
-            n_bar_dot.push(product::plain(&p_dot, &self.wte)?);
+            n_bar_dot.push(product::plain(&p_dot, &self.weight)?);
         }
         let hat_dot = self.ln_f.scaled(Tensor::f_cat(&n_bar_dot, 0)?.f_div_scalar_(count as f64)?)?;
         let rows = self.ln_f.tangent_backward(&norm, &tangent, &hat, hat_dot)?;

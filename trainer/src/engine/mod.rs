@@ -1,4 +1,4 @@
-//! The loss of a frozen GPT-2 with adapters, its gradient by the adapters, and products of its Hessian with a vector, each
+//! The loss of a frozen decoder with adapters, its gradient by the adapters, and products of its Hessian with a vector, each
 //! written out by hand instead of being recorded and played back.
 //!
 //! libtorch's double backward computes all of this too (`crate::autograd`), for any choice of tensors that learn. Where
@@ -11,7 +11,7 @@
 //!    1, then of walk 2, along Φ + ε u. The tangent of ∇L is H u. It costs as much as the two walks themselves.
 //!
 //! Notation throughout, with x a value: x̄ is its adjoint ∂L/∂x, ẋ its tangent dx/dε, and `x_bar`, `x_dot`, `x_bar_dot`
-//! their names; N = B · T rows, D the width, F the MLP's, R the bottleneck's, H heads of dh values, V tokens. Everything
+//! their names; N = B · T rows, D the width, F the MLP's, R the bottleneck's, H heads of dh values (G of keys and values), V tokens. Everything
 //! is exact, in the kind of the tensors, and made of libtorch's operators, on whatever device the tensors are.
 
 mod adapter;
@@ -19,6 +19,7 @@ mod attention;
 mod block;
 mod gelu;
 mod head;
+mod mlp;
 mod norm;
 mod product;
 mod stem;
@@ -27,6 +28,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use marionette_models::params::names;
+use marionette_models::{ModelConfig, Positions};
 use tch::{Tensor, no_grad};
 
 pub(crate) use self::head::ROWS;
@@ -45,10 +47,10 @@ const LEARNED: usize = 8;
 /// The derivatives of a model of which exactly the adapters learn.
 pub(crate) struct Engine<'a> {
     wte: Tensor,
-    wpe: Tensor,
+    wpe: Option<Tensor>,
     blocks: Vec<Block>,
     head: Head,
-    heads: i64,
+    config: ModelConfig,
     /// What of each batch does not depend on the adapters.
     stems: RefCell<Vec<(&'a TokenBatch, Rc<Stem>)>>,
 }
@@ -93,15 +95,17 @@ impl<'a> Engine<'a> {
             return Ok(None);
         }
         let config = model.config();
-        let epsilon = f64::from(config.layer_norm_epsilon);
         let wte = model.frozen(names::WTE)?;
-        let ln_f = norm::Norm::new(model, names::LN_F_WEIGHT, names::LN_F_BIAS, epsilon)?;
+        let head = if config.tied { wte.shallow_clone() } else { model.frozen(names::HEAD)? };
         Ok(Some(Self {
-            wpe: model.frozen(names::WPE)?,
-            blocks: (0..config.n_layer).map(|layer| Block::new(model, layer, epsilon)).collect::<Result<_>>()?,
-            head: Head::new(wte.shallow_clone(), ln_f),
+            wpe: match config.positions {
+                Positions::Learned => Some(model.frozen(names::WPE)?),
+                Positions::Rotary { .. } => None,
+            },
+            blocks: (0..config.n_layer).map(|layer| Block::new(model, layer)).collect::<Result<_>>()?,
+            head: Head::new(head, norm::Norm::new(model, &names::last_norm(), config)?),
             wte,
-            heads: config.n_head as i64,
+            config: config.clone(),
             stems: RefCell::default(),
         }))
     }
@@ -112,7 +116,7 @@ impl<'a> Engine<'a> {
         if let Some((_, stem)) = stems.iter().find(|(known, _)| std::ptr::eq(*known, batch)) {
             return Ok(stem.clone());
         }
-        let stem = Rc::new(Stem::new(batch, &self.wte, &self.wpe, self.heads, self.blocks.first())?);
+        let stem = Rc::new(Stem::new(batch, &self.config, &self.wte, self.wpe.as_ref(), self.blocks.first())?);
         stems.push((batch, stem.clone()));
         Ok(stem)
     }

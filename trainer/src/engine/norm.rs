@@ -1,8 +1,11 @@
-//! Layer normalisation (Ba et al. 2016), y = x̂ ⊙ γ + β with x̂ = r (x − mean x), r = 1 / √(var x + ε), a row at a time.
+//! Layer normalisation (Ba et al. 2016), y = x̂ ⊙ γ + β with x̂ = r (x − mean x), r = 1 / √(var x + ε), a row at a time; or root mean
+//! square normalisation (Zhang & Sennrich 2019), the same without the means and without β.
 //!
-//! Its Jacobian without γ is J v = r (v − mean v − x̂ mean(v ⊙ x̂)), which is symmetric: it takes tangents forward and
-//! adjoints back.
+//! Its Jacobian without γ is J v = r (v − mean v − x̂ mean(v ⊙ x̂)), in the other r (v − x̂ mean(v ⊙ x̂)); it is symmetric: it
+//! takes tangents forward and adjoints back. What follows from it is the same in both.
 
+use marionette_models::params::names;
+use marionette_models::{self as models, ModelConfig};
 use tch::Tensor;
 
 use crate::error::Result;
@@ -10,7 +13,8 @@ use crate::model::Model;
 
 pub(super) struct Norm {
     scale: Tensor,
-    shift: Tensor,
+    /// Of layer normalisation, which takes off the mean.
+    shift: Option<Tensor>,
     epsilon: f64,
 }
 
@@ -39,29 +43,41 @@ fn mean(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_mean_dim(-1, true, None)?)
 }
 
-impl Tape {
-    /// J v, where mean(v ⊙ x̂) is known.
-    fn jacobian(&self, v: &Tensor, k: &Tensor) -> Result<Tensor> {
-        let mut out = v.f_sub(&mean(v)?)?;
-        let _ = out.f_addcmul_(&self.hat, &k.f_neg()?)?.f_mul_(&self.r)?;
-        Ok(out)
-    }
-}
-
 impl Norm {
-    pub(super) fn new(model: &Model, scale: &str, shift: &str, epsilon: f64) -> Result<Self> {
-        Ok(Self { scale: model.frozen(scale)?, shift: model.frozen(shift)?, epsilon })
+    pub(super) fn new(model: &Model, names: &names::Pair, config: &ModelConfig) -> Result<Self> {
+        let shift = match config.norm {
+            models::Norm::Layer => Some(model.frozen(&names.bias)?),
+            models::Norm::Rms => None,
+        };
+        Ok(Self { scale: model.frozen(&names.weight)?, shift, epsilon: f64::from(config.norm_epsilon) })
     }
 
     pub(super) fn tape(&self, x: &Tensor) -> Result<Tape> {
-        let none = None::<&Tensor>;
-        let (hat, _, r) = x.f_native_layer_norm(self.scale.size(), none, none, self.epsilon)?;
-        Ok(Tape { hat, r })
+        if self.shift.is_some() {
+            let none = None::<&Tensor>;
+            let (hat, _, r) = x.f_native_layer_norm(self.scale.size(), none, none, self.epsilon)?;
+            return Ok(Tape { hat, r });
+        }
+        let r = row_mean(x, x)?.f_add_scalar_(self.epsilon)?.f_rsqrt_()?;
+        Ok(Tape { hat: x.f_mul(&r)?, r })
+    }
+
+    /// J v, where mean(v ⊙ x̂) is known.
+    fn jacobian(&self, tape: &Tape, v: &Tensor, k: &Tensor) -> Result<Tensor> {
+        let k = k.f_neg()?;
+        let mut out = match &self.shift {
+            Some(_) => v.f_sub(&mean(v)?)?.f_addcmul_(&tape.hat, &k)?,
+            None => v.f_addcmul(&tape.hat, &k)?,
+        };
+        Ok(out.f_mul_(&tape.r)?)
     }
 
     /// y.
     pub(super) fn output(&self, tape: &Tape) -> Result<Tensor> {
-        Ok(self.shift.f_addcmul(&tape.hat, &self.scale)?)
+        Ok(match &self.shift {
+            Some(shift) => shift.f_addcmul(&tape.hat, &self.scale)?,
+            None => tape.hat.f_mul(&self.scale)?,
+        })
     }
 
     /// p = ȳ ⊙ γ, the adjoint of x̂, in the place of ȳ; tangents likewise.
@@ -71,13 +87,13 @@ impl Norm {
 
     /// x̄ = J p.
     pub(super) fn backward(&self, tape: &Tape, p: &Tensor) -> Result<Tensor> {
-        tape.jacobian(p, &row_mean(p, &tape.hat)?)
+        self.jacobian(tape, p, &row_mean(p, &tape.hat)?)
     }
 
     /// The tangent of the tape.
     pub(super) fn tangent(&self, tape: &Tape, x_dot: &Tensor) -> Result<Tangent> {
         let k = row_mean(x_dot, &tape.hat)?;
-        Ok(Tangent { hat: tape.jacobian(x_dot, &k)?, k })
+        Ok(Tangent { hat: self.jacobian(tape, x_dot, &k)?, k })
     }
 
     /// ẏ.
@@ -92,7 +108,7 @@ impl Norm {
         let _ = s.f_addcmul_(p, &tangent.k.f_mul(&tape.r)?.f_neg()?)?;
         // Both terms with x̂ at once.
         let k = row_mean(&s, &tape.hat)?.f_add(&row_mean(p, &tangent.hat)?)?;
-        let mut out = tape.jacobian(&s, &k)?;
+        let mut out = self.jacobian(tape, &s, &k)?;
         let _ = out.f_addcmul_(&tangent.hat, &row_mean(p, &tape.hat)?.f_mul(&tape.r)?.f_neg()?)?;
         Ok(out)
     }

@@ -46,20 +46,25 @@ pub(super) fn transposed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     Ok(x.f_mm(&w.f_transpose(0, 1)?)?)
 }
 
-/// y = x W + b, with W [I, O] and b `[O]` frozen.
+/// y = x W + b, with W [I, O] and b `[O]` frozen; without b where there is none.
 pub(super) struct Linear {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
 }
 
 impl Linear {
     pub(super) fn new(model: &Model, pair: &names::Pair) -> Result<Self> {
-        Ok(Self { weight: model.frozen(&pair.weight)?, bias: model.frozen(&pair.bias)? })
+        let bias = model.config().bias.then(|| model.frozen(&pair.bias)).transpose()?;
+        Ok(Self { weight: model.frozen(&pair.weight)?, bias })
     }
 
     /// x W + b.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(plain(x, &self.weight)?.f_add_(&self.bias)?)
+        let mut y = plain(x, &self.weight)?;
+        Ok(match &self.bias {
+            Some(bias) => y.f_add_(bias)?,
+            None => y,
+        })
     }
 
     /// ẋ W, the tangent of y.

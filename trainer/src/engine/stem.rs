@@ -1,5 +1,6 @@
 //! What of a batch does not depend on the adapters: everything below the first of them.
 
+use marionette_models::ModelConfig;
 use tch::{Kind, Tensor};
 
 use super::attention::Frame;
@@ -23,19 +24,23 @@ impl Stem {
     /// What libtorch says, for a token or position beyond the embedding too.
     pub(super) fn new(
         batch: &TokenBatch,
+        config: &ModelConfig,
         wte: &Tensor,
-        wpe: &Tensor,
-        heads: i64,
+        wpe: Option<&Tensor>,
         first: Option<&Block>,
     ) -> Result<Self> {
         let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
         let (rows, length) = batch.ids.size2()?;
         let positions = match &batch.positions {
-            Some(positions) => embed(wpe, positions)?,
-            None => embed(wpe, &Tensor::f_arange(length, (Kind::Int64, wte.device()))?)?,
+            Some(positions) => positions.shallow_clone(),
+            None => Tensor::f_arange(length, (Kind::Int64, wte.device()))?,
         };
-        let x = embed(wte, &batch.ids)?.f_add(&positions)?.f_reshape([rows * length, -1])?;
-        let frame = Frame::new(rows, length, heads, x.size2()?.1, x.kind(), x.device())?;
+        let mut x = embed(wte, &batch.ids)?;
+        if let Some(wpe) = wpe {
+            x = x.f_add(&embed(wpe, &positions)?)?;
+        }
+        let x = x.f_reshape([rows * length, -1])?;
+        let frame = Frame::new([rows, length], &positions, config, x.kind(), x.device())?;
         let attended = first.map(|block| Ok::<_, crate::TrainError>(block.attend(&x, &frame)?.0)).transpose()?;
         Ok(Self { x, attended, frame })
     }

@@ -2,7 +2,7 @@
 
 use marionette_dialogues::Encoder;
 use marionette_models::checkpoint::Base;
-use marionette_models::{Gpt2Config, init};
+use marionette_models::{ModelConfig, init};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -16,8 +16,8 @@ use crate::model::Model;
 use crate::tensors;
 
 /// What encodes dialogues for a run.
-pub fn encoder(config: &Config, shape: &Gpt2Config) -> Result<Encoder> {
-    let encoder = Encoder::from_folder(&config.model.base, shape.eos_token_id, shape.n_positions, shape.vocab_size)?;
+pub fn encoder(config: &Config, shape: &ModelConfig) -> Result<Encoder> {
+    let encoder = Encoder::from_folder(&config.model.base, shape)?;
     let choices = if config.method()?.classifies() { CHOICES } else { 0 };
     Ok(encoder.with_persona_text(config.model.persona_text).with_choices(choices))
 }

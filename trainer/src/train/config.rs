@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use marionette_models::LearningRate;
 use marionette_models::checkpoint::{self, Base};
-use marionette_models::config::LearningRate;
 use marionette_models::run::{CONFIG_TOML, RunModel};
 use marionette_models::{FileError, digest, files};
 use serde::{Deserialize, Serialize};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use marionette_dialogues::Example;
-use marionette_models::Gpt2Config;
+use marionette_models::ModelConfig;
 use marionette_models::params::{self, TensorSpec};
 
 use super::Run;
@@ -62,7 +62,7 @@ fn largest(personas: &[Persona], dialogues: usize) -> Largest {
 /// The numbers that are held while a batch is computed: per token and block normalisations, products and activations, per head
 /// the probabilities; of one block what is being made; and what the head holds.
 struct Held<'a> {
-    config: &'a Gpt2Config,
+    config: &'a ModelConfig,
     /// The adapters' bottleneck, 0 without adapters.
     bottleneck: f64,
     /// Whether the derivatives are those of `crate::engine`.
@@ -74,8 +74,9 @@ impl Held<'_> {
     fn blocks(&self, at: Largest, [d, f, r, p]: [f64; 4]) -> f64 {
         let config = self.config;
         let scores = config.n_head as f64 * at.length;
-        let block = d * config.n_embd as f64 + f * config.n_inner as f64 + r * self.bottleneck + p * scores;
-        let made = 3.0 * scores + 2.0 * config.n_inner as f64;
+        let inner = (config.mlp.parts() * config.n_inner) as f64;
+        let block = d * config.n_embd as f64 + f * inner + r * self.bottleneck + p * scores;
+        let made = 3.0 * scores + 2.0 * inner;
         at.tokens * (config.n_layer as f64 * block + made)
     }
 

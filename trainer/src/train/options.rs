@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use clap::ArgGroup;
 use marionette_models::checkpoint::{self, Base};
-use marionette_models::config::{AdapterConfig, InnerLoop, LearningRate};
 use marionette_models::run::RunModel;
+use marionette_models::{AdapterConfig, InnerLoop, LearningRate};
 use marionette_models::{FileError, digest};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
@@ -118,7 +118,7 @@ const OWN: [&str; 11] = [
 // By hand, because the group of a struct with other structs in it is empty (clap_derive 4.6): what says a new run.
 #[command(group = ArgGroup::new("Settings").multiple(true).requires("base").args(OWN))]
 pub struct Settings {
-    /// The pre-trained model: a Hugging Face folder of a GPT-2, or its name on the Hugging Face hub
+    /// The pre-trained model: a Hugging Face folder (GPT-2 or Llama), or its name on the Hugging Face hub
     #[arg(long, value_name = "DIR|NAME", required_unless_present_any = ["config", "resume"])]
     pub base: Option<PathBuf>,
     /// Take a model of the hub from the local cache alone

@@ -6,8 +6,8 @@ use marionette_models::params::TensorSpec;
 use marionette_models::probe::{Probe, sample};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::decoder::Layout;
 use crate::error::{Result, TrainError};
-use crate::gpt2::Layout;
 use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::tensors::{self, TokenBatch};

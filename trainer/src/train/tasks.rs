@@ -144,7 +144,7 @@ mod tests {
     use marionette_dialogues::Sequence;
     use marionette_models::params::{self, Init, TensorSpec};
     use marionette_models::run::RunModel;
-    use marionette_models::{Activation, AdapterConfig, Gpt2Config, LearningRate, init};
+    use marionette_models::{AdapterConfig, Gpt2Shape, LearningRate, ModelConfig, init};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use tch::Kind;
@@ -199,16 +199,9 @@ mod tests {
     /// A small model in f64, every tensor of which learns, and θ_0.
     fn model() -> (Model, Vec<Tensor>) {
         tch::set_num_threads(1);
-        let config = Gpt2Config {
-            vocab_size: 30,
-            n_positions: 20,
-            n_embd: 8,
-            n_layer: 1,
-            n_head: 2,
+        let config = ModelConfig {
             n_inner: 16,
-            activation_function: Activation::GeluNew,
-            layer_norm_epsilon: 1e-5,
-            eos_token_id: 29,
+            ..Gpt2Shape { vocab_size: 30, n_positions: 20, n_embd: 8, n_layer: 1, n_head: 2 }.into()
         };
         let table = params::base_table(&config);
         let spread: Vec<TensorSpec> =

@@ -12,8 +12,8 @@ use marionette_dialogues::{save_tokenizer, train_bpe};
 use marionette_models::checkpoint::{Storage, write_base};
 use marionette_models::init;
 use marionette_models::params::{self, Init, TensorSpec};
-use marionette_models::{Activation, AdapterConfig, Gpt2Config, Tensors};
-use marionette_trainer::gpt2::{Gpt2, Parts};
+use marionette_models::{AdapterConfig, Family, Gpt2Shape, Mlp, ModelConfig, Norm, Positions, Tensors};
+use marionette_trainer::decoder::{Decoder, Parts};
 use marionette_trainer::method::Method;
 use marionette_trainer::model::Model;
 use marionette_trainer::tensors;
@@ -22,18 +22,28 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 /// A configuration that computes in no time.
-pub fn small_config() -> Gpt2Config {
-    Gpt2Config {
-        vocab_size: 50,
-        n_positions: 96,
-        n_embd: 16,
-        n_layer: 2,
-        n_head: 4,
+pub fn small_config() -> ModelConfig {
+    ModelConfig {
         n_inner: 32,
-        activation_function: Activation::GeluNew,
-        layer_norm_epsilon: 1e-5,
-        eos_token_id: 49,
+        ..Gpt2Shape { vocab_size: 50, n_positions: 96, n_embd: 16, n_layer: 2, n_head: 4 }.into()
     }
+}
+
+/// The same sizes in each family; Llama's with heads whose widths do not add up to the model's, and a head of its own.
+pub fn small_configs() -> [ModelConfig; 2] {
+    let config = small_config();
+    let llama = ModelConfig {
+        family: Family::Llama,
+        n_kv_head: 2,
+        head_dim: 6,
+        norm: Norm::Rms,
+        mlp: Mlp::SwiGlu,
+        positions: Positions::Rotary { base: 100.0 },
+        bias: false,
+        tied: false,
+        ..config.clone()
+    };
+    [config, llama]
 }
 
 pub const ADAPTER: AdapterConfig = AdapterConfig { bottleneck: 6 };
@@ -51,18 +61,22 @@ pub fn random(table: &[TensorSpec], std: f32, seed: u64) -> Tensors {
 
 /// All tensors of the small model, its adapters and its classifier, random.
 pub fn small_tensors() -> Tensors {
-    let config = small_config();
-    let mut all = random(&params::base_table(&config), 0.3, 1);
-    all.extend(random(&params::adapter_table(&config, &ADAPTER), 0.3, 2));
-    all.extend(random(&params::classifier_table(&config), 0.3, 3));
+    tensors_of(&small_config())
+}
+
+/// The same of another model.
+pub fn tensors_of(config: &ModelConfig) -> Tensors {
+    let mut all = random(&params::base_table(config), 0.3, 1);
+    all.extend(random(&params::adapter_table(config, &ADAPTER), 0.3, 2));
+    all.extend(random(&params::classifier_table(config), 0.3, 3));
     all
 }
 
 /// A model over tensors by name.
-pub fn gpt2(config: &Gpt2Config, host: &Tensors, parts: Parts, kind: Kind) -> Gpt2 {
+pub fn decoder(config: &ModelConfig, host: &Tensors, parts: Parts, kind: Kind) -> Decoder {
     // The tests run side by side, and their matrices are too small to share out among threads.
     tch::set_num_threads(1);
-    Gpt2::new(config, parts, &tensors::all_to_torch(host.clone(), kind, Device::Cpu).unwrap()).unwrap()
+    Decoder::new(config, parts, &tensors::all_to_torch(host.clone(), kind, Device::Cpu).unwrap()).unwrap()
 }
 
 /// The small model as a method learns it, and θ_0; its tensors in `kind`, its products in `products`.
@@ -113,7 +127,7 @@ pub fn workplace() -> (tempfile::TempDir, PathBuf) {
     let text = dialogues(6, 1);
     let tokenizer = train_bpe(text.lines(), 300).unwrap();
     save_tokenizer(&tokenizer, base.join("tokenizer.json")).unwrap();
-    let config = Gpt2Config {
+    let config = ModelConfig {
         vocab_size: tokenizer.largest_id() as usize + 1,
         eos_token_id: tokenizer.end_of_text_id().unwrap(),
         n_positions: 128,

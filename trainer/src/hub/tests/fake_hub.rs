@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use marionette_dialogues::{load_tokenizer, save_tokenizer, train_bpe};
 use marionette_models::checkpoint::{Base, Storage, read_base, write_base};
-use marionette_models::{Activation, Gpt2Config, init, params};
+use marionette_models::{Gpt2Shape, ModelConfig, init, params};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -60,16 +60,17 @@ impl FakeHub {
         let folder = tempfile::tempdir().unwrap();
         let tokenizer = train_bpe(["hello there"], 280).unwrap();
         save_tokenizer(&tokenizer, folder.path().join("tokenizer.json")).unwrap();
-        let config = Gpt2Config {
-            vocab_size: tokenizer.largest_id() as usize + 1,
-            n_positions: 16,
-            n_embd: 8,
-            n_layer: 1,
-            n_head: 2,
+        let config = ModelConfig {
             n_inner: 16,
-            activation_function: Activation::GeluNew,
-            layer_norm_epsilon: 1e-5,
             eos_token_id: tokenizer.end_of_text_id().unwrap(),
+            ..Gpt2Shape {
+                vocab_size: tokenizer.largest_id() as usize + 1,
+                n_positions: 16,
+                n_embd: 8,
+                n_layer: 1,
+                n_head: 2,
+            }
+            .into()
         };
         let tensors = init::initialise(&params::base_table(&config), &mut ChaCha8Rng::seed_from_u64(3));
         write_base(folder.path(), &config, &tensors, Storage::F32).unwrap();

@@ -1,51 +1,69 @@
-//! The forward pass of GPT-2 with adapters, as a function of the tensors. Everything in it can be differentiated twice.
+//! The forward pass of a decoder with adapters, as a function of the tensors. Everything in it can be differentiated twice.
 
 use marionette_models::params::names;
-use marionette_models::{FileError, Gpt2Config};
+use marionette_models::{self as models, FileError, Mlp, ModelConfig, Positions};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
+use crate::rotary::Rotary;
 use crate::tensors::{Choices, TokenBatch};
 
 /// The part of the next-utterance classification's loss beside the language model's (Wolf et al. 2019: 2 to 1).
 const CLASSIFICATION: f64 = 0.5;
 
-/// y = x W + b, with W [inputs, outputs].
+/// y = x W + b, with W [inputs, outputs]; without b where there is none.
 struct Linear {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
 }
 
 impl Linear {
-    fn new(tensors: &impl Tensors, pair: &names::Pair) -> Result<Self> {
-        Ok(Self { weight: tensors.matrix(&pair.weight)?, bias: tensors.matrix(&pair.bias)? })
+    fn new(tensors: &impl Tensors, pair: &names::Pair, bias: bool) -> Result<Self> {
+        let bias = bias.then(|| tensors.matrix(&pair.bias)).transpose()?;
+        Ok(Self { weight: tensors.matrix(&pair.weight)?, bias })
     }
 
     /// [N, inputs] to [N, outputs], in the kind of the weight.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.bias.f_addmm(&x.f_to_kind(self.weight.kind())?, &self.weight)?)
+        let x = x.f_to_kind(self.weight.kind())?;
+        Ok(match &self.bias {
+            Some(bias) => bias.f_addmm(&x, &self.weight)?,
+            None => x.f_mm(&self.weight)?,
+        })
     }
 }
 
-/// Layer normalisation (Ba et al. 2016) over the last dimension.
+/// A normalisation over the last dimension ([`models::Norm`]).
 struct Norm {
     scale: Tensor,
-    shift: Tensor,
+    /// Of layer normalisation.
+    shift: Option<Tensor>,
     epsilon: f64,
 }
 
 impl Norm {
-    fn new(tensors: &impl Tensors, weight: &str, bias: &str, config: &Gpt2Config) -> Result<Self> {
+    fn new(tensors: &impl Tensors, names: &names::Pair, config: &ModelConfig) -> Result<Self> {
         Ok(Self {
-            scale: tensors.vector(weight)?,
-            shift: tensors.vector(bias)?,
-            epsilon: f64::from(config.layer_norm_epsilon),
+            scale: tensors.vector(&names.weight)?,
+            shift: match config.norm {
+                models::Norm::Layer => Some(tensors.vector(&names.bias)?),
+                models::Norm::Rms => None,
+            },
+            epsilon: f64::from(config.norm_epsilon),
         })
     }
 
     /// [N, D] to [N, D].
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_layer_norm(self.scale.size(), Some(&self.scale), Some(&self.shift), self.epsilon, false)?)
+        match &self.shift {
+            Some(shift) => {
+                Ok(x.f_layer_norm(self.scale.size(), Some(&self.scale), Some(shift), self.epsilon, false)?)
+            }
+            None => {
+                let square = x.f_square()?.f_mean_dim(-1, true, None)?;
+                Ok(x.f_mul(&square.f_add_scalar(self.epsilon)?.f_rsqrt()?)?.f_mul(&self.scale)?)
+            }
+        }
     }
 }
 
@@ -57,7 +75,7 @@ struct Adapter {
 
 impl Adapter {
     fn new(tensors: &impl Tensors, names: &names::Adapter) -> Result<Self> {
-        Ok(Self { down: Linear::new(tensors, &names.down)?, up: Linear::new(tensors, &names.up)? })
+        Ok(Self { down: Linear::new(tensors, &names.down, true)?, up: Linear::new(tensors, &names.up, true)? })
     }
 
     /// [N, D] to [N, D].
@@ -110,7 +128,7 @@ impl Tensors for crate::tensors::NamedTensors {
     }
 }
 
-/// What a model has beside GPT-2.
+/// What a model has beside the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Parts {
     /// Houlsby adapters ([`marionette_models::params::adapter_table`]).
@@ -119,9 +137,20 @@ pub struct Parts {
     pub classifier: bool,
 }
 
-/// The tanh approximation of GELU ([`marionette_models::Activation::GeluNew`]).
+/// The tanh approximation of GELU ([`Mlp::GeluNew`]).
 fn gelu(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_gelu("tanh")?)
+}
+
+/// What the MLP's first projection, [N, F] or [N, 2 F], becomes before the second: [N, F].
+fn activate(mlp: Mlp, x: &Tensor) -> Result<Tensor> {
+    match mlp {
+        Mlp::GeluNew => gelu(x),
+        Mlp::SwiGlu => {
+            let width = x.size2()?.1 / 2;
+            Ok(x.f_narrow(1, 0, width)?.f_silu()?.f_mul(&x.f_narrow(1, width, width)?)?)
+        }
+    }
 }
 
 /// Who sees whom: 0 where the token of the row sees the one of the column, −∞ elsewhere; broadcasts to [B, H, T, S].
@@ -143,7 +172,7 @@ fn branch_mask(branch: &Tensor, kind: Kind) -> Result<Tensor> {
     mask(&column.f_eq(0)?.f_logical_or(&same)?.f_tril(0)?.f_unsqueeze(1)?, kind)
 }
 
-/// Keys and values of the tokens so far, [B, H, S, D / H] each, one pair a block.
+/// Keys and values of the tokens so far, [B, G, S, dh] each, one pair a block.
 #[derive(Debug, Default)]
 pub struct Cache {
     blocks: Vec<(Tensor, Tensor)>,
@@ -166,46 +195,51 @@ pub struct Layout<'a> {
     pub branch: Option<&'a Tensor>,
 }
 
-/// GPT-2 (Radford et al. 2019). It holds handles to its tensors, so that gradients reach the caller's.
-pub struct Gpt2 {
+/// A decoder ([`ModelConfig`]). It holds handles to its tensors, so that gradients reach the caller's.
+pub struct Decoder {
+    config: ModelConfig,
     wte: Tensor,
-    /// The embedding in the kind of products.
+    /// The head in the kind of products, [V, D].
     head: Tensor,
-    wpe: Tensor,
+    /// Where positions are learned.
+    wpe: Option<Tensor>,
     blocks: Vec<Block>,
     ln_f: Norm,
     classifier: Option<Linear>,
-    heads: i64,
 }
 
-impl Gpt2 {
+impl Decoder {
     /// A model over the tensors of [`marionette_models::params::base_table`] and those of `parts`.
     ///
     /// # Errors
     /// A tensor is missing.
-    pub fn new(config: &Gpt2Config, parts: Parts, tensors: &impl Tensors) -> Result<Self> {
+    pub fn new(config: &ModelConfig, parts: Parts, tensors: &impl Tensors) -> Result<Self> {
         let adapter = |names: &names::Adapter| parts.adapters.then(|| Adapter::new(tensors, names)).transpose();
+        let linear = |names: &names::Pair| Linear::new(tensors, names, config.bias);
         let block = |layer| {
             let names = names::Block::new(layer);
             Ok(Block {
-                ln_1: Norm::new(tensors, &names.ln_1.weight, &names.ln_1.bias, config)?,
-                attn_qkv: Linear::new(tensors, &names.attn_qkv)?,
-                attn_proj: Linear::new(tensors, &names.attn_proj)?,
+                ln_1: Norm::new(tensors, &names.ln_1, config)?,
+                attn_qkv: linear(&names.attn_qkv)?,
+                attn_proj: linear(&names.attn_proj)?,
                 attn_adapter: adapter(&names.attn_adapter)?,
-                ln_2: Norm::new(tensors, &names.ln_2.weight, &names.ln_2.bias, config)?,
-                mlp_fc: Linear::new(tensors, &names.mlp_fc)?,
-                mlp_proj: Linear::new(tensors, &names.mlp_proj)?,
+                ln_2: Norm::new(tensors, &names.ln_2, config)?,
+                mlp_fc: linear(&names.mlp_fc)?,
+                mlp_proj: linear(&names.mlp_proj)?,
                 mlp_adapter: adapter(&names.mlp_adapter)?,
             })
         };
         Ok(Self {
+            config: config.clone(),
             wte: tensors.vector(names::WTE)?,
-            head: tensors.matrix(names::WTE)?,
-            wpe: tensors.vector(names::WPE)?,
+            head: tensors.matrix(if config.tied { names::WTE } else { names::HEAD })?,
+            wpe: match config.positions {
+                Positions::Learned => Some(tensors.vector(names::WPE)?),
+                Positions::Rotary { .. } => None,
+            },
             blocks: (0..config.n_layer).map(block).collect::<Result<_>>()?,
-            ln_f: Norm::new(tensors, names::LN_F_WEIGHT, names::LN_F_BIAS, config)?,
-            classifier: parts.classifier.then(|| Linear::new(tensors, &names::classifier())).transpose()?,
-            heads: config.n_head as i64,
+            ln_f: Norm::new(tensors, &names::last_norm(), config)?,
+            classifier: parts.classifier.then(|| Linear::new(tensors, &names::classifier(), true)).transpose()?,
         })
     }
 
@@ -293,13 +327,28 @@ impl Gpt2 {
         };
         let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
         let positions = match layout.positions {
-            Some(positions) => embed(&self.wpe, positions)?,
-            None => embed(&self.wpe, &Tensor::f_arange_start(past, past + length, (Kind::Int64, device))?)?,
+            Some(positions) => positions.shallow_clone(),
+            None => Tensor::f_arange_start(past, past + length, (Kind::Int64, device))?,
         };
-        let mut x = embed(&self.wte, ids)?.f_add(&positions)?.f_reshape([batch * length, -1])?;
+        let mut x = embed(&self.wte, ids)?;
+        if let Some(wpe) = &self.wpe {
+            x = x.f_add(&embed(wpe, &positions)?)?;
+        }
+        let mut x = x.f_reshape([batch * length, -1])?;
+        let rotary = match self.config.positions {
+            Positions::Learned => None,
+            // One for all heads.
+            Positions::Rotary { base } => {
+                Some(Rotary::new(&positions, self.config.head_dim, base, kind)?.unsqueeze(-3)?)
+            }
+        };
         for (layer, block) in self.blocks.iter().enumerate() {
             let [query, key, value] =
                 self.split_heads(&block.attn_qkv.forward(&block.ln_1.forward(&x)?)?, batch, length)?;
+            let (query, key) = match &rotary {
+                Some(rotary) => (rotary.forward(&query)?, rotary.forward(&key)?),
+                None => (query, key),
+            };
             let (key, value) = match cache.as_deref_mut() {
                 None => (key, value),
                 Some(cache) => {
@@ -317,21 +366,32 @@ impl Gpt2 {
                     so_far
                 }
             };
+            let [key, value] = [self.for_each_head(&key)?, self.for_each_head(&value)?];
             let attended = attention(&query, &key, &value, &mask)?;
             let attended = attended.f_transpose(1, 2)?.f_reshape([batch * length, -1])?;
             let attended = block.attn_proj.forward(&attended)?;
             x = x.f_add(&adapt(attended, block.attn_adapter.as_ref())?)?;
-            let inner = gelu(&block.mlp_fc.forward(&block.ln_2.forward(&x)?)?)?;
+            let inner = activate(self.config.mlp, &block.mlp_fc.forward(&block.ln_2.forward(&x)?)?)?;
             let mlp = block.mlp_proj.forward(&inner)?;
             x = x.f_add(&adapt(mlp, block.mlp_adapter.as_ref())?)?;
         }
         Ok(x)
     }
 
-    /// [B · T, 3 D] to queries, keys and values [B, H, T, D / H].
+    /// [B · T, (H + 2 G) dh] to queries [B, H, T, dh], keys and values [B, G, T, dh].
     fn split_heads(&self, qkv: &Tensor, batch: i64, length: i64) -> Result<[Tensor; 3]> {
-        let heads = qkv.f_reshape([batch, length, 3, self.heads, -1])?.f_permute([2, 0, 3, 1, 4])?;
-        Ok([heads.f_select(0, 0)?, heads.f_select(0, 1)?, heads.f_select(0, 2)?])
+        let (heads, shared) = (self.config.n_head as i64, self.config.n_kv_head as i64);
+        let all = qkv.f_reshape([batch, length, heads + 2 * shared, -1])?.f_transpose(1, 2)?;
+        Ok([all.f_narrow(1, 0, heads)?, all.f_narrow(1, heads, shared)?, all.f_narrow(1, heads + shared, shared)?])
+    }
+
+    /// Keys or values [B, G, S, dh] as the heads see them, [B, H, S, dh].
+    fn for_each_head(&self, shared: &Tensor) -> Result<Tensor> {
+        let times = self.config.n_head / self.config.n_kv_head;
+        if times == 1 {
+            return Ok(shared.shallow_clone());
+        }
+        Ok(shared.f_repeat_interleave_self_int(times as i64, 1, None)?)
     }
 }
 

@@ -1,17 +1,17 @@
-//! GPT-2 with adapters: the one forward pass that all three graphs are made of (Radford et al. 2019; Houlsby et al. 2019,
+//! A decoder with adapters: the one forward pass that all graphs are made of (Radford et al. 2019; Houlsby et al. 2019,
 //! figure 2). Activations are \[positions, D\], positions = batch · tokens; the graphs differ only in how attention sees
 //! other positions, and in which positions they want the next token's logits of.
 
 use std::collections::BTreeMap;
 
 use marionette_models::params::names::{self, Block};
-use marionette_models::{AdapterConfig, Gpt2Config, params};
+use marionette_models::{AdapterConfig, Mlp, ModelConfig, Norm, Positions, params};
 
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
-use crate::ops::Transposed;
+use crate::ops::{Heads, Transposed};
 use crate::shape::{Dim, TensorType};
-use crate::weights::{Rows, Weights};
+use crate::weights::{ANGLES, Rows, Weights};
 
 /// B.
 pub const BATCH: Dim = Dim::Symbol("batch");
@@ -24,18 +24,18 @@ pub const CAPACITY: Dim = Dim::Symbol("capacity");
 
 /// How positions see each other.
 pub trait Attention {
-    /// Attention of block `layer` over queries, keys and values side by side \[positions, 3 D\], to \[positions, D\].
+    /// Attention of block `layer` over queries, keys and values side by side \[B, T, (H + 2 G) dh\], to \[B, T, H dh\].
     ///
     /// # Errors
     /// The shapes do not fit.
     fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: Value) -> Result<Value, GraphError>;
 }
 
-/// GPT-2 in a graph: frozen weights by name, adapters as inputs.
+/// A decoder in a graph: frozen weights by name, adapters as inputs.
 #[derive(Debug)]
-pub struct Gpt2<'a> {
+pub struct Decoder<'a> {
     /// The hyper-parameters.
-    pub config: &'a Gpt2Config,
+    pub config: &'a ModelConfig,
     weights: &'a Weights,
     rows: Rows,
     /// In the order of the adapter table.
@@ -43,11 +43,11 @@ pub struct Gpt2<'a> {
     by_name: BTreeMap<String, Value>,
 }
 
-impl<'a> Gpt2<'a> {
+impl<'a> Decoder<'a> {
     /// Adds the adapters to the graph's inputs, in the order of the adapter table.
     pub fn new(
         graph: &mut Graph,
-        config: &'a Gpt2Config,
+        config: &'a ModelConfig,
         adapter: &AdapterConfig,
         weights: &'a Weights,
         rows: Rows,
@@ -86,19 +86,33 @@ impl<'a> Gpt2<'a> {
     ) -> Result<(Value, Vec<Value>), GraphError> {
         graph.set_scope("embedding");
         let tokens = self.weights.embedding(graph, input_ids)?;
-        let places = self.weights.tensor(graph, names::WPE)?;
-        let places = graph.gather(places, positions)?;
-        let embedded = graph.add(tokens, places)?;
+        let at = |graph: &mut Graph, table: &str| {
+            let table = self.weights.tensor(graph, table)?;
+            graph.gather(table, positions)
+        };
+        let (embedded, angles) = match self.config.positions {
+            Positions::Learned => {
+                let places = at(graph, names::WPE)?;
+                (graph.add(tokens, places)?, None)
+            }
+            Positions::Rotary { .. } => (tokens, Some([at(graph, ANGLES[0])?, at(graph, ANGLES[1])?])),
+        };
         let mut x = graph.reshape(embedded, &[POSITIONS, self.config.n_embd.into()])?;
+        let turned = self.config.n_head + self.config.n_kv_head;
 
         let mut blocks = Vec::with_capacity(self.config.n_layer);
         for layer in 0..self.config.n_layer {
             blocks.push(x);
             let block = Block::new(layer);
             graph.set_scope(format!("h.{layer}.attn"));
-            let normal = self.layer_norm(graph, x, &block.ln_1)?;
+            let normal = self.norm(graph, x, &block.ln_1)?;
             let qkv = self.weights.linear(graph, normal, &block.attn_qkv, self.rows)?;
-            let mut attended = attention.attend(graph, layer, qkv)?;
+            let mut qkv = graph.reshape(qkv, &[BATCH, TOKENS, self.config.qkv_width().into()])?;
+            if let Some(angles) = angles {
+                qkv = graph.rotary(qkv, turned, angles)?;
+            }
+            let attended = attention.attend(graph, layer, qkv)?;
+            let mut attended = graph.reshape(attended, &[POSITIONS, self.config.query_width().into()])?;
             if layer + 1 == self.config.n_layer {
                 attended = graph.gather(attended, rows)?;
                 x = graph.gather(x, rows)?;
@@ -107,22 +121,30 @@ impl<'a> Gpt2<'a> {
             x = self.adapter(graph, projected, x, &block.attn_adapter)?;
 
             graph.set_scope(format!("h.{layer}.mlp"));
-            let normal = self.layer_norm(graph, x, &block.ln_2)?;
+            let normal = self.norm(graph, x, &block.ln_2)?;
             let hidden = self.weights.linear(graph, normal, &block.mlp_fc, self.rows)?;
-            let hidden = graph.gelu(hidden)?;
+            let hidden = match self.config.mlp {
+                Mlp::GeluNew => graph.gelu(hidden)?,
+                Mlp::SwiGlu => graph.swi_glu(hidden)?,
+            };
             let projected = self.weights.linear(graph, hidden, &block.mlp_proj, self.rows)?;
             x = self.adapter(graph, projected, x, &block.mlp_adapter)?;
         }
 
         graph.set_scope("head");
-        let ln_f = names::Pair { weight: names::LN_F_WEIGHT.into(), bias: names::LN_F_BIAS.into() };
-        let normal = self.layer_norm(graph, x, &ln_f)?;
+        let normal = self.norm(graph, x, &names::last_norm())?;
         Ok((self.weights.head(graph, normal, self.rows)?, blocks))
     }
 
-    fn layer_norm(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
-        let (scale, shift) = (self.weights.tensor(graph, &layer.weight)?, self.weights.tensor(graph, &layer.bias)?);
-        graph.layer_normalization(x, scale, shift, self.config.layer_norm_epsilon)
+    fn norm(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
+        let scale = self.weights.tensor(graph, &layer.weight)?;
+        match self.config.norm {
+            Norm::Layer => {
+                let shift = self.weights.tensor(graph, &layer.bias)?;
+                graph.layer_normalization(x, scale, shift, self.config.norm_epsilon)
+            }
+            Norm::Rms => graph.rms_normalization(x, scale, self.config.norm_epsilon),
+        }
     }
 
     /// x + up(gelu(down(x))), x \[N, D\], and what goes past the layer before.
@@ -148,22 +170,27 @@ impl<'a> Gpt2<'a> {
     }
 }
 
+/// How many heads a model's attention has.
+fn heads(config: &ModelConfig) -> Heads {
+    Heads { queries: config.n_head, shared: config.n_kv_head }
+}
+
 /// Attention over the positions of one call.
 #[derive(Debug)]
-pub struct Within<'a> {
-    config: &'a Gpt2Config,
+pub struct Within {
+    heads: Heads,
     branch: Option<Value>,
 }
 
-impl<'a> Within<'a> {
+impl Within {
     /// A position sees itself and those before it.
-    pub fn causal(config: &'a Gpt2Config) -> Self {
-        Self { config, branch: None }
+    pub fn causal(config: &ModelConfig) -> Self {
+        Self { heads: heads(config), branch: None }
     }
 
     /// A position sees itself and those before it that are of its own branch or of branch 0; `branch` is i64\[B, T\].
-    pub fn branched(config: &'a Gpt2Config, branch: Value) -> Self {
-        Self { config, branch: Some(branch) }
+    pub fn branched(config: &ModelConfig, branch: Value) -> Self {
+        Self { heads: heads(config), branch: Some(branch) }
     }
 }
 
@@ -177,40 +204,35 @@ pub fn token_index(graph: &mut Graph) -> Result<Value, GraphError> {
     graph.range(zero, limit, one, TOKENS)
 }
 
-impl Attention for Within<'_> {
+impl Attention for Within {
     fn attend(&mut self, graph: &mut Graph, _: usize, qkv: Value) -> Result<Value, GraphError> {
-        let width = self.config.n_embd;
-        let qkv = graph.reshape(qkv, &[BATCH, TOKENS, (3 * width).into()])?;
-        let mixed = graph.causal_attention(self.config.n_head, qkv, self.branch)?;
-        graph.reshape(mixed, &[POSITIONS, width.into()])
+        graph.causal_attention(self.heads, qkv, self.branch)
     }
 }
 
 /// Attention over a cache of all positions so far, which it extends.
 #[derive(Debug)]
-pub struct Cached<'a> {
-    config: &'a Gpt2Config,
+pub struct Cached {
+    heads: Heads,
     lengths: [Value; 2],
-    /// Each block's cached keys and values, \[B, H, C, dh\].
+    /// Each block's cached keys and values, \[B, G, C, dh\].
     past: Vec<[Value; 2]>,
     /// The same after this call.
     pub present: Vec<[Value; 2]>,
 }
 
-impl<'a> Cached<'a> {
-    /// Attention over what `past` holds of each block, \[B, H, C, dh\]; `last` is each row's last position, i32\[B\], and
+impl Cached {
+    /// Attention over what `past` holds of each block, \[B, G, C, dh\]; `last` is each row's last position, i32\[B\], and
     /// `total` the number of positions after this call, i32\[1\].
-    pub fn new(config: &'a Gpt2Config, last: Value, total: Value, past: Vec<[Value; 2]>) -> Self {
-        Self { config, lengths: [last, total], past, present: Vec::new() }
+    pub fn new(config: &ModelConfig, last: Value, total: Value, past: Vec<[Value; 2]>) -> Self {
+        Self { heads: heads(config), lengths: [last, total], past, present: Vec::new() }
     }
 }
 
-impl Attention for Cached<'_> {
+impl Attention for Cached {
     fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: Value) -> Result<Value, GraphError> {
-        let width = self.config.n_embd;
-        let qkv = graph.reshape(qkv, &[BATCH, TOKENS, (3 * width).into()])?;
-        let cached = graph.group_query_attention(self.config.n_head, qkv, self.past[layer], self.lengths)?;
+        let cached = graph.group_query_attention(self.heads, qkv, self.past[layer], self.lengths)?;
         self.present.push([cached.present_key, cached.present_value]);
-        graph.reshape(cached.output, &[POSITIONS, width.into()])
+        Ok(cached.output)
     }
 }

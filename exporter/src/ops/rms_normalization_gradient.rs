@@ -1,0 +1,106 @@
+//! The gradient of [`super::rms_normalization`] with respect to its input.
+
+use super::{Domain, Op, arity};
+use crate::error::GraphError;
+use crate::graph::{Graph, Value};
+use crate::interpreter::Array;
+use crate::shape::{Dim, TensorType};
+
+/// ∂x = s (g − x̂ mean(g x̂)), g = ∂y w, x̂ = x s, over the last dimension (Zhang & Sennrich 2019, equation 4, differentiated). Takes
+/// ∂y, x \[…, D\], w \[D\], and s = 1 / √(mean x² + ε) \[…, 1\].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RmsNormalizationGradient;
+
+impl Op for RmsNormalizationGradient {
+    fn name(&self) -> &'static str {
+        "RmsNormalizationGradient"
+    }
+
+    fn domain(&self) -> Domain {
+        Domain::Marionette
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [dy, x, scale, inverse] = arity(inputs)?;
+        match &x.shape[..] {
+            [rest @ .., last]
+                if dy == x
+                    && *scale == TensorType::f32([*last])
+                    && *inverse == TensorType::f32([rest, &[Dim::Fixed(1)]].concat()) =>
+            {
+                Ok(vec![x.clone()])
+            }
+            _ => Err("expected twice f32[…, D], f32[D] and f32[…, 1]".into()),
+        }
+    }
+
+    fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        let [dy, x, scale, inverse] = [inputs[0], inputs[1], inputs[2], inputs[3]];
+        let normal = graph.mul(x, inverse)?;
+        let g = graph.mul(dy, scale)?;
+        let product = graph.mul(g, normal)?;
+        let mean = graph.reduce_mean(product, &[-1], true)?;
+        let along = graph.mul(normal, mean)?;
+        let rest = graph.sub(g, along)?;
+        Ok(vec![graph.mul(rest, inverse)?])
+    }
+
+    fn evaluate(&self, inputs: &[&Array]) -> Vec<Array> {
+        let last = ndarray::Axis(inputs[1].ndim() - 1);
+        let normal = inputs[1] * inputs[3];
+        let g = inputs[0] * inputs[2];
+        let mean = (&g * &normal).mean_axis(last).unwrap().insert_axis(last);
+        vec![(&g - &normal * &mean) * inputs[3]]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::SeedableRng as _;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::RmsNormalizationGradient;
+    use crate::autodiff::gradients;
+    use crate::graph::Graph;
+    use crate::shape::TensorType;
+    use crate::testing::{TOLERANCE, check_body, evaluate, float, random, refused, worst_error};
+
+    #[test]
+    fn the_body_is_what_the_operator_is() {
+        let samples = [float(&[3, 5]), float(&[3, 5]), float(&[5]), float(&[3, 1])];
+        check_body(RmsNormalizationGradient, &samples, 1e-12);
+    }
+
+    #[test]
+    fn gradient_is_that_of_central_differences() {
+        let (graph, mut rng) = (&mut Graph::new(), ChaCha8Rng::seed_from_u64(2));
+        let start = random(&[3, 6], &mut rng);
+        let feeds = BTreeMap::from([
+            ("x".to_owned(), start.clone()),
+            ("scale".to_owned(), random(&[6], &mut rng)),
+            ("weight".to_owned(), random(&[3, 6], &mut rng)),
+        ]);
+        let matrix = TensorType::f32([3.into(), 6.into()]);
+        let (x, weight) = (graph.input("x", matrix.clone()), graph.input("weight", matrix));
+        let scale = graph.weight("scale", TensorType::f32([6.into()]));
+        let y = graph.rms_normalization(x, scale, 1e-5).unwrap();
+        let product = graph.mul(y, weight).unwrap();
+        let loss = graph.reduce_sum(product, &[0, 1], false).unwrap();
+        let gradient = gradients(graph, loss, &[x]).unwrap();
+        let found = evaluate(graph, &feeds, &gradient).remove(0);
+        let worst = worst_error(&start, &found, |at| {
+            let mut feeds = feeds.clone();
+            feeds.insert("x".to_owned(), at.clone());
+            evaluate(graph, &feeds, &[loss])[0].sum()
+        });
+        assert!(worst <= TOLERANCE, "{worst:e}");
+    }
+
+    #[test]
+    fn other_shapes_are_refused() {
+        let samples = [float(&[3, 5]), float(&[3, 5]), float(&[5]), float(&[3])];
+        assert!(refused(RmsNormalizationGradient, &samples).contains("[…, 1]"));
+    }
+}

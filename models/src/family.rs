@@ -1,0 +1,213 @@
+//! Families of models: what their files look like. All else in the toolkit works from [`ModelConfig`] and the table of
+//! [`crate::params`], whichever family they come from.
+
+mod gpt2;
+mod llama;
+
+pub use gpt2::Shape as Gpt2Shape;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::ModelConfig;
+
+/// Whose files a model comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// GPT-2 (Radford et al. 2019).
+    Gpt2,
+    /// Llama (Touvron et al. 2023), and what has its architecture: SmolLM2, TinyLlama.
+    Llama,
+}
+
+/// As people call it.
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gpt2 => "GPT-2",
+            Self::Llama => "Llama",
+        })
+    }
+}
+
+/// A field of a file, and what is wrong with it.
+pub(crate) type Problem = (&'static str, String);
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Gpt2, Self::Llama];
+
+    /// What this family's files look like.
+    pub(crate) fn plug(self) -> &'static dyn Plug {
+        match self {
+            Self::Gpt2 => &gpt2::Gpt2,
+            Self::Llama => &llama::Llama,
+        }
+    }
+
+    /// The name in `config.json`'s `model_type`.
+    pub fn model_type(self) -> &'static str {
+        self.plug().model_type()
+    }
+
+    /// The family that a `config.json` names. One without a `model_type` is GPT-2's, of before there were others.
+    pub(crate) fn of(value: &Value) -> Result<Self, Problem> {
+        let name = match value.get("model_type").filter(|value| !value.is_null()) {
+            None => return Ok(Self::Gpt2),
+            Some(name) => name.as_str().unwrap_or("no text"),
+        };
+        Self::ALL.into_iter().find(|family| family.model_type() == name).ok_or_else(|| {
+            let known: Vec<String> = Self::ALL.iter().map(|family| format!("\"{}\"", family.model_type())).collect();
+            ("model_type", format!("is {name}, expected {}", known.join(" or ")))
+        })
+    }
+}
+
+/// What differs from family to family: one file each.
+pub(crate) trait Plug {
+    /// The name in `config.json`'s `model_type`.
+    fn model_type(&self) -> &'static str;
+
+    /// The configuration from the fields of `config.json`, which need not be possible together yet.
+    ///
+    /// # Errors
+    /// A field is missing, is no number, or asks for a variant that is not supported.
+    fn read(&self, fields: &Fields) -> Result<ModelConfig, Problem>;
+
+    /// Checks what only this family asks of a configuration.
+    ///
+    /// # Errors
+    /// The field, by the name it has in [`ModelConfig`], and what is wrong with it.
+    fn check(&self, config: &ModelConfig) -> Result<(), Problem> {
+        let _ = config;
+        Ok(())
+    }
+
+    /// The `config.json` that Hugging Face transformers reads.
+    fn write(&self, config: &ModelConfig) -> Value;
+
+    /// The bytes by which [`crate::digest::base_sha256`] knows a configuration. A family keeps them from version to version: by that
+    /// digest runs, bundles and personas know their base.
+    fn identity(&self, config: &ModelConfig) -> Vec<u8> {
+        // A configuration is numbers and names, which JSON can always hold.
+        serde_json::to_vec(config).unwrap_or_default()
+    }
+
+    /// What `config.json` calls a field of [`ModelConfig`].
+    fn field(&self, name: &'static str) -> &'static str {
+        name
+    }
+
+    /// What stands before the names of tensors in some files.
+    fn prefix(&self) -> &'static str;
+
+    /// Whether a tensor, named without the prefix, is a constant that some files hold.
+    fn is_constant(&self, name: &str) -> bool;
+
+    /// How the tensors of [`crate::params::base_table`] are stored, in its order.
+    fn stored(&self, config: &ModelConfig) -> Vec<Stored>;
+}
+
+/// How one tensor of the table is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// The stored tensors that lie side by side in it, with the columns that each takes.
+    pub(crate) parts: Vec<(String, usize)>,
+    /// Whether they are stored transposed, \[outputs, inputs\].
+    pub(crate) transposed: bool,
+}
+
+impl Stored {
+    /// The same under other names.
+    pub(crate) fn renamed(mut self, rename: impl Fn(&str) -> String) -> Self {
+        for (name, _) in &mut self.parts {
+            *name = rename(name);
+        }
+        self
+    }
+
+    /// As it is.
+    fn plain(name: &str, columns: usize) -> Self {
+        Self { parts: vec![(name.to_owned(), columns)], transposed: false }
+    }
+}
+
+/// The fields of a `config.json`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fields<'a>(pub(crate) &'a Value);
+
+impl<'a> Fields<'a> {
+    /// A field that is there and not null.
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A number of things.
+    fn count(&self, name: &'static str) -> Result<usize, Problem> {
+        match self.get(name) {
+            None => Err((name, "is missing, expected a positive integer".to_owned())),
+            Some(v) => v
+                .as_u64()
+                .and_then(|n| usize::try_from(n).ok())
+                .ok_or_else(|| (name, format!("is {v}, expected a positive integer"))),
+        }
+    }
+
+    /// A number of things, or how many there are where the field is missing.
+    fn count_or(&self, name: &'static str, missing: usize) -> Result<usize, Problem> {
+        if self.get(name).is_some() { self.count(name) } else { Ok(missing) }
+    }
+
+    fn number_or(&self, name: &'static str, missing: f32) -> Result<f32, Problem> {
+        match self.get(name) {
+            None => Ok(missing),
+            Some(v) => Ok(v.as_f64().ok_or_else(|| (name, format!("is {v}, expected a number")))? as f32),
+        }
+    }
+
+    fn truth_or(&self, name: &'static str, missing: bool) -> Result<bool, Problem> {
+        match self.get(name) {
+            None => Ok(missing),
+            Some(v) => v.as_bool().ok_or_else(|| (name, format!("is {v}, expected true or false"))),
+        }
+    }
+
+    /// Refuses a variant that changes the arithmetic: a model that uses it would load and be wrong.
+    fn expect(&self, name: &'static str, expected: &Value) -> Result<(), Problem> {
+        match self.get(name) {
+            Some(v) if v != expected => {
+                Err((name, format!("is {v}, expected {expected}: this variant is not supported")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The token that ends a text; the first where there are several.
+    fn end_of_text(&self, missing: u32) -> Result<u32, Problem> {
+        let name = "eos_token_id";
+        let Some(value) = self.get(name) else { return Ok(missing) };
+        let first = value.as_array().and_then(|ids| ids.first()).unwrap_or(value);
+        let id = first.as_u64().and_then(|n| u32::try_from(n).ok());
+        id.ok_or_else(|| (name, format!("is {value}, expected a token id")))
+    }
+}
+
+/// The shortest decimal of an f32, not the f64 nearest to it.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::ModelConfig;
+
+    pub(super) fn parse(json: &str) -> crate::error::Result<ModelConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        std::fs::write(&path, json).unwrap();
+        ModelConfig::from_file(&path)
+    }
+}
