@@ -28,7 +28,7 @@ pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
 pub use readers::{Format, LeftOut, Reading, SILENCE, read_dialogues, read_file, split_part, write_convai2};
 pub use report::{Cell, Evaluation, Intervals, Outcome, Sample, ShotResult};
-pub use summary::{Bin, Distribution, FileSummary, Summary, Tokens};
+pub use summary::{Bin, Distribution, FileSummary, Largest, Summary, Tokens};
 pub use tasks::{Fold, Grouping, SPLIT_SEED, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out};
 pub use tokenizer::{
     END_OF_TEXT, StreamDecoder, Tokenizer, load_tokenizer, save_tokenizer, tokenizer_from_bytes, train_bpe,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::error::excerpt;
 use crate::readers::{Format, LeftOut, read_file};
 use crate::tasks::{TaskError, group_by_persona};
 use crate::{Dialogue, EncodeError, Encoder};
@@ -23,8 +24,12 @@ pub struct Summary {
     pub personas: usize,
     /// Personas, and so dialogues, that are left out because they have one dialogue only.
     pub dropped_single: usize,
+    /// The sentence that stands in every dialogue, which says nothing about who speaks.
+    pub common: Option<String>,
     /// Dialogues a persona.
     pub dialogues_per_persona: Option<Distribution>,
+    /// The persona with the most dialogues.
+    pub largest: Option<Largest>,
     /// Replies of the personas: one an exchange.
     pub replies: usize,
     /// White-space words of the replies.
@@ -48,6 +53,15 @@ pub struct FileSummary {
     pub dialogues: usize,
     /// What of it is in no dialogue.
     pub left_out: Vec<LeftOut>,
+}
+
+/// The persona with the most dialogues: far more than the others have, it is likely several, joined by stock sentences.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Largest {
+    /// Its dialogues.
+    pub dialogues: usize,
+    /// The sentences that most of them have, at most two, with how many have each.
+    pub joined_by: Vec<(String, usize)>,
 }
 
 /// Dialogues as token ids.
@@ -115,7 +129,9 @@ impl Summary {
             without_persona: dialogues.iter().filter(|dialogue| dialogue.persona.is_empty()).count(),
             personas: 0,
             dropped_single: 0,
+            common: None,
             dialogues_per_persona: None,
+            largest: None,
             replies: exchanges().count(),
             words: exchanges().map(|exchange| exchange.reply.split_whitespace().count()).sum(),
             with_candidates: counts().count(),
@@ -127,11 +143,16 @@ impl Summary {
             Ok(grouping) => {
                 summary.personas = grouping.tasks.len();
                 summary.dropped_single = grouping.dropped_single;
+                summary.largest = grouping.largest().map(|(task, joined_by)| Largest {
+                    dialogues: task.dialogues.len(),
+                    joined_by: joined_by.into_iter().map(|(sentence, count)| (sentence.to_owned(), count)).collect(),
+                });
+                summary.common = grouping.common.clone();
                 let sizes = grouping.tasks.iter().map(|task| task.dialogues.len()).collect();
                 summary.dialogues_per_persona = Distribution::of(sizes);
             }
             Err(TaskError::NoTasks { dropped }) => summary.dropped_single = dropped,
-            Err(TaskError::NoPersona { .. } | TaskError::HoldOut { .. }) => {}
+            Err(_) => {}
         }
         Ok(summary)
     }
@@ -233,9 +254,18 @@ impl fmt::Display for Summary {
             None => "exchanges with candidates, so there is no Hits@1".to_owned(),
         };
         row("candidates", self.with_candidates, &candidates)?;
+        if let Some(common) = &self.common {
+            writeln!(out, "\n{} stands in every dialogue, so it says nothing about who speaks", excerpt(common))?;
+        }
         if let Some(sizes) = &self.dialogues_per_persona {
             let Distribution { least, median, most, .. } = sizes;
             writeln!(out, "\ndialogues a persona: {least} to {}, median {median}\n{sizes}", grouped(*most))?;
+            if let Some(Largest { dialogues, joined_by }) = &self.largest {
+                let by =
+                    |(sentence, count): &(String, usize)| format!("{} (in {})", excerpt(sentence), grouped(*count));
+                let by: Vec<String> = joined_by.iter().map(by).collect();
+                writeln!(out, "the largest has {} dialogues, joined by {}", grouped(*dialogues), by.join(" and "))?;
+            }
         }
         if let Some(Tokens { n_positions, exceeding, per_dialogue, .. }) = &self.tokens {
             let Distribution { least, median, most, .. } = per_dialogue;

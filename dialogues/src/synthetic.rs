@@ -49,7 +49,7 @@ impl Generator {
     }
 
     /// A persona whose facts no earlier persona of this generator has, and none of whose persona sentences any has:
-    /// [`crate::group_by_persona`] joins dialogues that share a sentence.
+    /// [`crate::group_by_persona`] joins dialogues that share sentences.
     pub fn persona(&mut self) -> Persona {
         loop {
             let persona = Persona::draw(&mut self.rng, &mut self.sentences);

@@ -258,9 +258,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let in_file = |error: &dyn std::fmt::Display| anyhow!("{}: {error}", args.dialogues.display());
     let dialogues = read_dialogues(&args.dialogues).map_err(Error::from)?;
     let grouping = group_by_persona(dialogues).map_err(|error| in_file(&error))?;
-    if grouping.dropped_single > 0 {
-        hint(&format!("{} with one dialogue left out", count(grouping.dropped_single, "persona")));
-    }
+    grouping.notes().iter().for_each(|note| hint(note));
     let (bundle, mut engine, _) = open(&args.common, args.persona.as_ref())?;
     let encoder = engine::encoder(&bundle)?;
     let options = marionette_dialogues::Options {

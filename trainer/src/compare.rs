@@ -197,7 +197,7 @@ fn split(options: &Options, test: usize) -> Result<Split> {
 /// What a reader of the report must know beside the figures.
 fn notes(options: &Options) -> Result<Vec<String>> {
     let mut notes = Vec::new();
-    notes.extend(data::dropped(&data::group(&options.data.train)?));
+    notes.extend(data::group(&options.data.train)?.notes());
     if options.test.is_empty() {
         notes.push(format!("Tested on {} of the personas of the data, which no training saw.", options.data.test_part));
     }

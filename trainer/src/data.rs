@@ -36,15 +36,6 @@ pub fn group(files: &[PathBuf]) -> Result<Grouping> {
     group_by_persona(dialogues).map_err(|error| tasks_error(files, error))
 }
 
-/// How many personas were left out because they have a single dialogue, in words; nothing where none was.
-pub fn dropped(grouping: &Grouping) -> Option<String> {
-    match grouping.dropped_single {
-        0 => None,
-        1 => Some("1 persona was left out: it has a single dialogue".to_owned()),
-        count => Some(format!("{count} personas were left out: they have a single dialogue each")),
-    }
-}
-
 /// What dialogue files hold; with tokens where the model is given whose tokenizer counts them.
 ///
 /// # Errors

@@ -26,32 +26,92 @@ fn names(tasks: &[Task]) -> Vec<&str> {
     tasks.iter().map(|task| task.persona[0].as_str()).collect()
 }
 
+/// The replies of each persona, those with one dialogue left out.
+fn grouped(lists: &[&[&str]]) -> Vec<Vec<String>> {
+    let dialogues = lists.iter().enumerate().map(|(index, list)| of(list, &(index + 1).to_string())).collect();
+    let tasks = group_by_persona(dialogues).map(|grouping| grouping.tasks).unwrap_or_default();
+    tasks.iter().map(|task| replies(task).into_iter().map(str::to_owned).collect()).collect()
+}
+
 #[test]
-fn shared_sentences_link_dialogues_also_through_others() {
-    // 1 and 4 share nothing, but both share a sentence with 5; 3 is alone.
+fn two_shared_sentences_link_dialogues_also_through_others() {
+    // 1 and 4 share nothing, but both share two sentences with 5; 3 is alone.
     let dialogues = vec![
         of(&["a", "b"], "1"),
-        of(&["x", "y"], "2"),
+        of(&["x", "y", "z"], "2"),
         of(&["alone"], "3"),
         of(&["c", "d"], "4"),
-        of(&["b", "c"], "5"),
-        of(&["y"], "6"),
+        of(&["d", "b", "c", "a"], "5"),
+        of(&["z", "y"], "6"),
     ];
     let grouping = group_by_persona(dialogues).unwrap();
-    assert_eq!(grouping.dropped_single, 1);
+    assert_eq!((grouping.dropped_single, &grouping.common), (1, &None));
     assert_eq!(grouping.tasks.len(), 2);
     assert_eq!(replies(&grouping.tasks[0]), ["1", "4", "5"]);
     assert_eq!(grouping.tasks[0].persona, ["a", "b", "c", "d"]);
     assert_eq!(replies(&grouping.tasks[1]), ["2", "6"]);
-    assert_eq!(grouping.tasks[1].persona, ["x", "y"]);
+    assert_eq!(grouping.tasks[1].persona, ["x", "y", "z"]);
 }
 
 #[test]
-fn convai2_has_the_personas_that_its_description_counts() {
-    let Some(path) = shared("convai2/dialogues.txt") else { return };
-    let grouping = group_by_persona(read_dialogues(path).unwrap()).unwrap();
-    assert_eq!((grouping.tasks.len(), grouping.dropped_single), (66, 0));
-    assert_eq!(grouping.tasks.iter().map(|task| task.dialogues.len()).sum::<usize>(), 691);
+fn one_shared_sentence_of_several_joins_nobody() {
+    assert_eq!(
+        grouped(&[&["mother", "a"], &["mother", "b"], &["b", "c"], &["a", "mother"], &["c", "x"]]),
+        [["1", "4"]]
+    );
+    // The same sentence twice is one.
+    assert_eq!(grouped(&[&["mother", "mother", "a"], &["mother", "mother", "b"], &["z"], &["z"]]), [["3", "4"]]);
+}
+
+#[test]
+fn a_shorter_list_joins_where_all_of_it_is_shared() {
+    assert_eq!(
+        grouped(&[&["a", "b"], &["b"], &["x", "y"], &["b", "c"], &["y", "x"]]),
+        [vec!["1", "2", "4"], vec!["3", "5"]]
+    );
+}
+
+#[test]
+fn a_sentence_of_everybody_is_passed_over() {
+    let system = "You are a helpful assistant.";
+    let dialogues = vec![
+        of(&[system, "i ride", "i swim"], "1"),
+        of(&[system, "i ride"], "2"),
+        of(&["i swim", "i knit", system], "3"),
+        of(&[system, "i knit", "i swim"], "4"),
+        of(&[system], "5"),
+        of(&[system], "6"),
+    ];
+    let grouping = group_by_persona(dialogues).unwrap();
+    assert_eq!(grouping.common.as_deref(), Some(system));
+    assert!(!grouping.is_one_for_want_of_others());
+    assert_eq!(grouping.tasks.iter().map(replies).collect::<Vec<_>>(), [["1", "2"], ["3", "4"], ["5", "6"]]);
+    // What the persona is does not lose it.
+    assert_eq!(grouping.tasks[0].persona, [system, "i ride", "i swim"]);
+    // Where there is nothing else, there is one persona, for want of others.
+    let grouping = group_by_persona(vec![of(&[system], "1"), of(&[system], "2")]).unwrap();
+    assert!(grouping.is_one_for_want_of_others());
+    // Two sentences of everybody are those of one person.
+    let grouping = group_by_persona(vec![of(&["a", "b"], "1"), of(&["b", "a"], "2")]).unwrap();
+    assert!(grouping.common.is_none() && !grouping.is_one_for_want_of_others());
+}
+
+/// How many personas there are, how many of them with two dialogues or more, and the most dialogues.
+fn counted(files: &[&str]) -> Option<(usize, usize, usize)> {
+    let paths: Vec<_> = files.iter().map(|file| shared(file)).collect::<Option<_>>()?;
+    let grouping = group_by_persona(paths.iter().flat_map(|path| read_dialogues(path).unwrap()).collect()).unwrap();
+    let most = grouping.tasks.iter().map(|task| task.dialogues.len()).max();
+    Some((grouping.tasks.len() + grouping.dropped_single, grouping.tasks.len(), most.unwrap()))
+}
+
+#[test]
+fn real_data_has_the_personas_that_their_authors_count() {
+    // By an independent count in Python over pairs of sentences; the original says 955 training personas.
+    let training = ["personachat/train_self.txt", "personachat/train_other_side.txt"];
+    let Some(found) = counted(&training) else { return };
+    assert_eq!(found, (959, 918, 21));
+    assert_eq!(counted(&["convai2/dialogues.txt"]), Some((68, 68, 18)));
+    assert_eq!(counted(&["inputs/common.jsonl"]), Some((40, 40, 4)));
 }
 
 #[test]

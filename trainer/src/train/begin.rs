@@ -1,6 +1,6 @@
 //! What a run begins with: its encoder, its personas, its model and θ_0.
 
-use marionette_dialogues::Encoder;
+use marionette_dialogues::{Encoder, TaskError};
 use marionette_models::checkpoint::Base;
 use marionette_models::{ModelConfig, init};
 use rand::SeedableRng;
@@ -45,9 +45,13 @@ pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Res
 pub fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
     let data = &config.data;
     let grouping = data::group(&data.train)?;
-    if let Some(note) = data::dropped(&grouping) {
-        eprintln!("{note}");
+    if grouping.is_one_for_want_of_others() {
+        return Err(data::tasks_error(
+            &data.train,
+            TaskError::OnePersona { sentence: grouping.common.unwrap_or_default() },
+        ));
     }
+    grouping.notes().iter().for_each(|note| eprintln!("{note}"));
     let train = grouping.tasks;
     // What is kept for testing is held out first, so that it does not depend on how the validation is done.
     let (_, train) = data::part(&data.train, train, data.test_part)?;
