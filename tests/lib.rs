@@ -1,8 +1,9 @@
 //! What the whole-program tests share: a scratch directory, a way to run the three programs, and where the data lies.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// The root of the workspace.
 pub fn root() -> &'static Path {
@@ -19,12 +20,14 @@ pub fn dialogues(split: &str) -> PathBuf {
     root().join(format!("models/tiny/dialogues/{split}.txt"))
 }
 
-/// A file of data that is not part of the project; a test that wants it is skipped, with a message, where it is missing.
+/// A file of data that is not part of the project; a test that wants it is skipped, with a message, where it is missing. In CI it is
+/// there: with `CI` set it is not skipped.
 pub fn shared(file: &str) -> Option<PathBuf> {
     let path = root().join("../shared/data").join(file);
     if path.exists() {
         return Some(path);
     }
+    assert!(std::env::var_os("CI").is_none(), "{} is missing, which CI has", path.display());
     eprintln!("skipped: {} is missing", path.display());
     None
 }
@@ -75,16 +78,38 @@ impl Scratch {
         arguments: impl IntoIterator<Item = S>,
         environment: &[(&str, &str)],
     ) -> Run {
+        let output = self.command(program, arguments, environment).output().expect("the program starts");
+        Run { program: program.to_owned(), output }
+    }
+
+    /// As [`Scratch::run`], with a text on standard input.
+    #[allow(clippy::expect_used)]
+    pub fn run_on<S: AsRef<OsStr>>(&self, input: &str, program: &str, arguments: impl IntoIterator<Item = S>) -> Run {
+        let mut command = self.command(program, arguments, &[]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes()).expect("the program reads");
+        }
+        let output = child.wait_with_output().expect("the program ends");
+        Run { program: program.to_owned(), output }
+    }
+
+    fn command<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+        environment: &[(&str, &str)],
+    ) -> Command {
         let path = binary(program);
         assert!(path.exists(), "{} is missing: `make test` builds it (cargo build --workspace --bins)", path.display());
-        let output = Command::new(path)
+        let mut command = Command::new(path);
+        command
             .args(arguments)
             .current_dir(self.0.path())
             .env("XDG_DATA_HOME", self.path("home"))
-            .envs(environment.iter().copied())
-            .output()
-            .expect("the program starts");
-        Run { program: program.to_owned(), output }
+            .envs(environment.iter().copied());
+        command
     }
 }
 

@@ -23,7 +23,7 @@ fn device(criterion: &mut Criterion) {
     let encoder = engine::encoder(&bundle).unwrap();
     let mut engine = Engine::open(&bundle, Options::default()).unwrap();
     let dialogues = read_dialogues(format!("{TINY}/dialogues/test.txt")).unwrap();
-    let sequences: Vec<_> = dialogues.iter().take(5).map(|dialogue| encoder.sequence(dialogue).unwrap()).collect();
+    let sequences: Vec<_> = dialogues.iter().take(5).flat_map(|dialogue| encoder.windows(dialogue).unwrap()).collect();
     let batch = Batch::new(&sequences).unwrap();
     let rates = vec![0.01; engine.adapters().len()];
 

@@ -31,7 +31,8 @@ fn meta(criterion: &mut Criterion) {
         .collect();
     let dialogues = read_dialogues(format!("{TINY}/dialogues/train.txt")).unwrap();
     let batch = |dialogues: &[_]| {
-        let examples: Vec<Example> = dialogues.iter().map(|dialogue| encoder.example(dialogue).unwrap()).collect();
+        let examples: Vec<Example> =
+            dialogues.iter().flat_map(|dialogue| encoder.examples(dialogue).unwrap()).collect();
         TokenBatch::of(&examples.iter().collect::<Vec<_>>(), 0, Device::Cpu).unwrap()
     };
     let query = batch(&dialogues[5..8]);

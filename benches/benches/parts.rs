@@ -5,8 +5,8 @@
 use std::hint::black_box;
 use std::sync::atomic::AtomicBool;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use marionette_dialogues::read_dialogues;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use marionette_dialogues::{Dialogue, Exchange, group_by_persona, read_dialogues};
 use marionette_exporter::quantise::{self, Order};
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::{Bundle, Operators, Precision};
@@ -147,10 +147,34 @@ fn text(criterion: &mut Criterion) {
     });
     let encoder = engine::encoder(&bundle).unwrap();
     let dialogues = read_dialogues(format!("{TINY}/dialogues/test.txt")).unwrap();
-    let tokens: usize = dialogues.iter().map(|dialogue| encoder.sequence(dialogue).unwrap().ids.len()).sum();
+    let length = |dialogue| encoder.windows(dialogue).unwrap().iter().map(|window| window.ids.len()).sum::<usize>();
+    let tokens: usize = dialogues.iter().map(length).sum();
     group.throughput(Throughput::Elements(tokens as u64));
     group.bench_function("encode dialogues, tokens", |b| {
-        b.iter(|| dialogues.iter().map(|dialogue| encoder.sequence(dialogue).unwrap().ids.len()).sum::<usize>());
+        b.iter(|| dialogues.iter().map(length).sum::<usize>());
+    });
+    group.finish();
+}
+
+/// Personas as a large training file has them: a system line each, and sentences of which strangers share one.
+fn personas(criterion: &mut Criterion) {
+    const DIALOGUES: usize = 100_000;
+    let dialogue = |number: usize| Dialogue {
+        persona: vec![
+            "You are a helpful assistant.".into(),
+            format!("stock {}", number % 97),
+            format!("first {}", number / 8),
+            format!("second {}", number / 8),
+        ],
+        partner_persona: Vec::new(),
+        exchanges: vec![Exchange::new("hi", format!("reply {number}"))],
+        line: number + 1,
+    };
+    let dialogues: Vec<Dialogue> = (0..DIALOGUES).map(dialogue).collect();
+    let mut group = criterion.benchmark_group("personas");
+    group.sample_size(10).throughput(Throughput::Elements(DIALOGUES as u64));
+    group.bench_function("100,000 dialogues with a system line each", |b| {
+        b.iter_batched(|| dialogues.clone(), |all| group_by_persona(all).unwrap(), BatchSize::LargeInput);
     });
     group.finish();
 }
@@ -166,5 +190,5 @@ fn rounding(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, products, passes, text, rounding);
+criterion_group!(benches, products, passes, text, personas, rounding);
 criterion_main!(benches);

@@ -4,18 +4,20 @@
 //! GPT-2, and for a model with a chat template its turns. Targets are the tokens of the persona's own replies and the one
 //! that ends each. Empty words of the partner (the persona spoke first) are what stands around them alone.
 //!
-//! What exceeds the context is cut at the oldest utterance, whole; only an utterance that the context could not hold by
-//! itself, or the newest one where it does not fit, is cut within, at its oldest tokens.
+//! A dialogue longer than the context is read in windows: each reply is a target once, after as much history as fits. Of the
+//! history before a reply that is to come (a prompt, candidates) the oldest utterances are cut, whole; only one that the context
+//! could not hold by itself, or the newest one where it does not fit, is cut within, at its oldest tokens.
 
 mod candidates;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use marionette_models::{ModelConfig, PromptForm, Turn};
 
 use crate::chat_template::prompt_form;
-use crate::{Dialogue, EncodeError, Exchange, Prompt, Sequence, StreamDecoder, Tokenizer, load_tokenizer};
+use crate::{Dialogue, EncodeError, Exchange, Prompt, Sequence, StreamDecoder, Tokenizer, clean, load_tokenizer};
 
 /// What turns dialogues into token ids for one model.
 #[derive(Debug, Clone)]
@@ -38,7 +40,6 @@ struct Utterance {
     first: usize,
     /// How many they are.
     own: usize,
-    reply: bool,
 }
 
 impl Utterance {
@@ -54,6 +55,80 @@ impl Utterance {
     /// Where its own tokens end, and the one that ends it comes.
     fn end(&self) -> usize {
         self.first + self.own
+    }
+}
+
+/// All tokens of a dialogue.
+#[derive(Default)]
+struct Stream {
+    ids: Vec<u32>,
+    /// Whether each is a target.
+    target: Vec<bool>,
+    /// Where utterances begin, and how many tokens of each come before its own.
+    starts: Vec<(usize, usize)>,
+    /// Where exchanges end.
+    ends: Vec<usize>,
+    /// The targets of each reply that is learned, and its exchange.
+    replies: Vec<(Range<usize>, usize)>,
+}
+
+/// A part of a dialogue that fits the context.
+struct Window {
+    sequence: Sequence,
+    /// The exchanges whose replies end in it.
+    exchanges: Vec<usize>,
+}
+
+impl Stream {
+    fn push(&mut self, utterance: Utterance) {
+        self.starts.push((self.ids.len(), utterance.first));
+        self.ids.extend(utterance.ids);
+    }
+
+    /// Where the window whose first target may be token `begun` ends: as many whole exchanges as fit `room` where none is before
+    /// them, else half of it, but at least one; a part of one that does not fit at all.
+    fn window_end(&self, begun: usize, room: usize) -> usize {
+        let half = (room / 2).max(1);
+        let last_until = |most: usize| {
+            let reached = self.ends.partition_point(|&end| end <= begun + most);
+            self.ends.get(..reached).and_then(<[usize]>::last).copied().filter(|&end| end > begun)
+        };
+        // A reply at the beginning would have nothing before it.
+        let is_start =
+            self.starts.binary_search_by_key(&begun, |&(start, _)| start).is_ok_and(|at| at.is_multiple_of(2));
+        let usual = if begun == 0 { room } else { half };
+        let whole = last_until(usual).or_else(|| last_until(room).filter(|_| is_start));
+        whole.unwrap_or_else(|| (begun + usual).min(self.ids.len()))
+    }
+
+    /// Tokens `begun..ended` and as much before them as fits `room`, behind `front`. History begins with an utterance; where the only
+    /// one that reaches into it is too long, with what stands around that one and the newest of its own.
+    fn window(&self, begun: usize, ended: usize, room: usize, front: &[u32]) -> Window {
+        let from = (ended).saturating_sub(room);
+        let next = self.starts.partition_point(|&(start, _)| start < from);
+        let mut around = 0..0;
+        // A reply that is the first in the window has words before it, if only the end of some.
+        let has_words = |&&(start, _): &&(usize, usize)| start < begun || (start == begun && next.is_multiple_of(2));
+        let first = match self.starts.get(next).filter(has_words) {
+            Some(&(start, _)) => start,
+            None => {
+                let cut = next.checked_sub(1).and_then(|index| self.starts.get(index));
+                let (start, before) = cut.copied().unwrap_or_default();
+                if from + before <= begun {
+                    around = start..start + before;
+                }
+                from + around.len()
+            }
+        };
+        let of = |range: Range<usize>| self.ids.get(range).unwrap_or_default();
+        let ids = [front, of(around), of(first..ended)].concat();
+        let mut target = vec![false; ids.len()];
+        let targets = self.target.get(begun..ended).unwrap_or_default();
+        let given = ids.len() - targets.len();
+        target.splice(given.., targets.iter().copied());
+        // Nothing stands before the first token of all, so nothing predicts it.
+        target.iter_mut().take(1).for_each(|first| *first = false);
+        Window { sequence: Sequence { ids, target, ..Sequence::default() }, exchanges: Vec::new() }
     }
 }
 
@@ -147,38 +222,62 @@ impl Encoder {
         self.n_positions
     }
 
-    /// A whole dialogue, at most `n_positions` tokens.
+    /// A dialogue as sequences of at most `n_positions` tokens: one, where it fits; else windows. The first window begins with the
+    /// dialogue and ends with the last reply that fits; each further one has the next replies, up to half the context, and before
+    /// them as much history as fits, none of it a target. A reply longer than half the context is divided. Windows without a
+    /// target are left out.
     ///
     /// # Errors
     /// Where the tokenizer fails.
-    pub fn sequence(&self, dialogue: &Dialogue) -> Result<Sequence, EncodeError> {
-        let mut utterances = Vec::with_capacity(2 * dialogue.exchanges.len());
-        for Exchange { partner, reply, .. } in &dialogue.exchanges {
-            utterances.push(self.of_partner(partner)?);
-            utterances.push(self.reply(reply)?);
-        }
-        let (persona, persona_cut) = self.begin(&dialogue.persona)?;
-        let (kept, cut) = self.fit(utterances, self.n_positions - persona.len());
-        let mut sequence = Sequence {
-            target: vec![false; persona.len()],
-            ids: persona,
-            cut: cut + persona_cut,
-            ..Sequence::default()
-        };
-        for utterance in kept {
-            // Nothing stands before the first token of all, so nothing predicts it.
-            let first = utterance.first.max(usize::from(sequence.ids.is_empty()));
-            // What stands before a reply is given, what comes after its end is too.
-            let targets = if utterance.reply { first..utterance.end() + 1 } else { 0..0 };
-            if !targets.is_empty() {
-                sequence.replies += 1;
-                sequence.words +=
-                    self.decode(&utterance.ids[utterance.first..utterance.end()]).split_whitespace().count();
+    pub fn windows(&self, dialogue: &Dialogue) -> Result<Vec<Sequence>, EncodeError> {
+        Ok(self.divided(dialogue)?.into_iter().map(|window| window.sequence).collect())
+    }
+
+    /// The windows of a dialogue, each with the exchanges whose replies end in it.
+    fn divided(&self, dialogue: &Dialogue) -> Result<Vec<Window>, EncodeError> {
+        let stream = self.whole(dialogue)?;
+        let (front, persona_cut) = self.begin(&dialogue.persona)?;
+        let (room, length) = (self.n_positions - front.len(), stream.ids.len());
+        let mut windows = Vec::new();
+        let mut begun = 0;
+        while begun < length {
+            let ended = stream.window_end(begun, room);
+            let mut window = stream.window(begun, ended, room, &front);
+            window.sequence.cut = persona_cut;
+            for (reply, index) in stream.replies.iter().filter(|(reply, _)| (begun..ended).contains(&(reply.end - 1))) {
+                let own = stream.ids.get(reply.start..reply.end - 1).unwrap_or_default();
+                window.sequence.words += self.decode(own).split_whitespace().count();
+                window.sequence.replies += 1;
+                window.exchanges.push(*index);
             }
-            sequence.target.extend((0..utterance.ids.len()).map(|token| targets.contains(&token)));
-            sequence.ids.extend(utterance.ids);
+            if window.sequence.targets() > 0 {
+                windows.push(window);
+            }
+            begun = ended;
         }
-        Ok(sequence)
+        Ok(windows)
+    }
+
+    /// All tokens of a dialogue, one after the other, but for what stands before the first utterance.
+    fn whole(&self, dialogue: &Dialogue) -> Result<Stream, EncodeError> {
+        let mut stream = Stream::default();
+        for (index, Exchange { partner, reply, learned, .. }) in dialogue.exchanges.iter().enumerate() {
+            stream.push(self.of_partner(partner)?);
+            let first = stream.ids.len();
+            let reply = self.reply(reply)?;
+            // What stands before a reply is given, what comes after its end is too.
+            let own = first + reply.first..first + reply.end() + 1;
+            stream.push(reply);
+            stream.ends.push(stream.ids.len());
+            if *learned {
+                stream.replies.push((own, index));
+            }
+        }
+        stream.target = vec![false; stream.ids.len()];
+        for (own, _) in &stream.replies {
+            stream.target.get_mut(own.clone()).into_iter().for_each(|own| own.fill(true));
+        }
+        Ok(stream)
     }
 
     /// A history of utterances, oldest first, the last one the partner's, cut so that `max_new` tokens fit after it.
@@ -221,9 +320,10 @@ impl Encoder {
         StreamDecoder::new(Arc::clone(&self.tokenizer))
     }
 
-    /// The ids of a text, none of which controls anything.
+    /// The ids of a text, none of which controls anything. Whoever it comes from, it is cleaned: what is typed must give the tokens
+    /// that it gave in training.
     fn text(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
-        let ids = self.tokenizer.encode(text)?;
+        let ids = self.tokenizer.encode(&clean(text))?;
         if ids.iter().any(|id| self.controls.contains(id)) {
             return Err(EncodeError::TextAsControl { text: text.to_owned() });
         }
@@ -234,7 +334,7 @@ impl Encoder {
     fn turn(&self, text: &str, turn: &Turn) -> Result<Utterance, EncodeError> {
         let own = self.text(text)?;
         let ids = [&turn.before[..], &own, &turn.after].concat();
-        Ok(Utterance { ids, first: turn.before.len(), own: own.len(), reply: false })
+        Ok(Utterance { ids, first: turn.before.len(), own: own.len() })
     }
 
     fn of_partner(&self, text: &str) -> Result<Utterance, EncodeError> {
@@ -242,7 +342,7 @@ impl Encoder {
     }
 
     fn reply(&self, text: &str) -> Result<Utterance, EncodeError> {
-        Ok(Utterance { reply: true, ..self.turn(text, &self.form.reply)? })
+        self.turn(text, &self.form.reply)
     }
 
     /// Utterances in turn, the last one the partner's.

@@ -2,18 +2,18 @@
 
 use crate::EncodeError;
 
-/// A dialogue as one sequence of T tokens.
+/// A dialogue, or a window of one that is longer than the context, as T tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sequence {
     /// Token ids \[T\].
     pub ids: Vec<u32>,
     /// \[T\]: whether token t is a target, predicted from position t-1; never true at position 0.
     pub target: Vec<bool>,
-    /// White-space words of the replies that have targets.
+    /// White-space words of the replies that end in it.
     pub words: usize,
-    /// Replies that have targets.
+    /// Replies that end in it.
     pub replies: usize,
-    /// Utterances cut, whole or in part, because the context was too short.
+    /// 1 where the persona's sentences in front were cut, because they fill more than half the context.
     pub cut: usize,
 }
 
@@ -22,12 +22,23 @@ impl Sequence {
     pub fn targets(&self) -> usize {
         self.target.iter().filter(|target| **target).count()
     }
+
+    /// Where targets are predicted: for each, the token before it, from 0, and the target's id.
+    pub fn predictions(&self) -> impl Iterator<Item = (usize, u32)> {
+        predictions(&self.ids, &self.target)
+    }
 }
 
-/// A dialogue as the inner loop learns it.
+/// The one place that says what a target at token t is predicted from: token t − 1. One at token 0 is predicted from nothing.
+fn predictions<Id: Copy>(ids: &[Id], target: &[bool]) -> impl Iterator<Item = (usize, Id)> {
+    let next = ids.iter().zip(target).skip(1);
+    (0..).zip(next).filter(|(_, (_, target))| **target).map(|(before, (id, _))| (before, *id))
+}
+
+/// A dialogue, or a window of one, as the inner loop learns it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Example {
-    /// The whole dialogue.
+    /// Its tokens.
     pub sequence: Sequence,
     /// Next-utterance classification (Wolf et al. 2019, TransferTransfo): for each exchange that has distractors, its
     /// gold reply, which is candidate 0, among some of them. Empty unless the encoder has choices.
@@ -109,5 +120,14 @@ impl Batch {
     /// The number of targets.
     pub fn targets(&self) -> usize {
         self.mask.iter().filter(|target| **target).count()
+    }
+
+    /// Where targets are predicted: for each, the token before it among all B · T, from 0, and the target's id.
+    pub fn predictions(&self) -> impl Iterator<Item = (usize, i64)> {
+        let length = self.length.max(1);
+        let rows = self.ids.chunks(length).zip(self.mask.chunks(length)).enumerate();
+        rows.flat_map(move |(row, (ids, mask))| {
+            predictions(ids, mask).map(move |(place, id)| (row * length + place, id))
+        })
     }
 }

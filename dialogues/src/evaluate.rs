@@ -91,6 +91,39 @@ pub struct Options {
     pub samples: usize,
 }
 
+impl Options {
+    /// Refuses what cannot be evaluated on these personas.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn check(&self, tasks: &[Task]) -> Result<(), PlanError> {
+        self.checked(tasks).map(drop)
+    }
+
+    /// The personas that are evaluated.
+    fn checked<'t>(&self, tasks: &'t [Task]) -> Result<&'t [Task], PlanError> {
+        let tasks = tasks.get(..self.personas.unwrap_or(usize::MAX).min(tasks.len())).unwrap_or_default();
+        if tasks.is_empty() {
+            return Err(PlanError::Nothing("no persona was given"));
+        }
+        if self.folds == Some(0) {
+            return Err(PlanError::Nothing("no fold was asked for"));
+        }
+        let Some(&least) = self.shots.iter().min() else {
+            return Err(PlanError::Nothing("no number of shots was given"));
+        };
+        for (&before, &after) in self.epochs.iter().zip(self.epochs.iter().skip(1)) {
+            if after <= before {
+                return Err(PlanError::Descending { before, after });
+            }
+        }
+        match tasks.iter().map(|task| task.dialogues.len()).max().unwrap_or(0) {
+            most if most <= least => Err(PlanError::TooFew { least, most }),
+            _ => Ok(tasks),
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -126,15 +159,9 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// Why an evaluation ended without a result; `E` is the learner's error.
-#[derive(Debug, thiserror::Error)]
-pub enum EvaluateError<E: fmt::Display> {
-    /// The learner failed.
-    #[error("{0}")]
-    Learner(E),
-    /// A dialogue could not be encoded.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
+/// Why something cannot be evaluated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
     /// Nothing to evaluate.
     #[error("there is nothing to evaluate: {0}")]
     Nothing(&'static str),
@@ -146,6 +173,30 @@ pub enum EvaluateError<E: fmt::Display> {
         /// The one named after it.
         after: usize,
     },
+    /// No persona has so many dialogues.
+    #[error(
+        "no persona has more than {most} dialogues, and one of them is tested on, so {least} cannot be adapted on; name a smaller number of shots"
+    )]
+    TooFew {
+        /// The least K that was asked for.
+        least: usize,
+        /// The most dialogues that a persona has.
+        most: usize,
+    },
+}
+
+/// Why an evaluation ended without a result; `E` is the learner's error.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluateError<E: fmt::Display> {
+    /// The learner failed.
+    #[error("{0}")]
+    Learner(E),
+    /// A dialogue could not be encoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// What cannot be evaluated.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// Ranking by a classifier that the learner lacks.
     #[error("the model has no classifier to rank candidates by; rank by mean, sum or pmi")]
     NoClassifier,
@@ -171,11 +222,11 @@ pub enum EvaluateError<E: fmt::Display> {
 /// Evaluates a learner on personas.
 ///
 /// For each persona, each leave-one-out fold and each K: reset, adapt on the fold's support (the first K of the other
-/// dialogues, or all of them where there are fewer; not at all for K = 0), then on the held-out dialogue: the negative
-/// log-likelihood of the replies, the rank of each exchange's gold candidate, and a generated reply to each exchange,
-/// whose history is the gold one. With numbers of epochs, the learner adapts on from one to the next and is tested at
-/// each. Every K is tested on the same held-out dialogues. What would be computed twice (a K whose support is that of
-/// another K, no shots or no epochs) is computed once.
+/// dialogues; not at all for K = 0), then on the held-out dialogue: the negative log-likelihood of the replies, the rank of each
+/// exchange's gold candidate, and a generated reply to each exchange, whose history is the gold one. A persona without K
+/// other dialogues is not tested for that K, and counted. With numbers of epochs, the learner adapts on from one to the next and is
+/// tested at each. What would be computed twice (no shots or no epochs) is computed once. Where the data has no candidates, 19
+/// replies of other personas are drawn, the same in every evaluation of the same personas.
 ///
 /// Several equal learners share the personas, a thread each; the outcome does not depend on how many there are. One
 /// learner runs on the calling thread. `progress` hears, always on the calling thread, of each test before it is
@@ -197,26 +248,36 @@ where
     let started = Instant::now();
     let plan = Plan::new(encoder, tasks, options)?;
     let tested = match learners {
-        [] => return Err(EvaluateError::Nothing("no learner was given")),
+        [] => return Err(PlanError::Nothing("no learner was given").into()),
         [learner] => {
             let one = |persona| plan.persona(learner, persona, &mut progress);
             (0..plan.personas()).map(one).collect::<Result<Vec<_>, _>>()?
         }
         several => side_by_side(several, &plan, progress)?,
     };
-    let mut cells: Vec<Cell> =
-        plan.cells().iter().map(|&(k, epochs)| Cell { k, epochs, personas: Vec::new() }).collect();
+    let cell = |&(k, epochs): &(usize, Option<usize>)| Cell { k, epochs, personas: Vec::new(), too_few: 0 };
+    let mut cells: Vec<Cell> = plan.cells().iter().map(cell).collect();
     let mut samples = Vec::new();
     for Tested { tallies, samples: more } in tested {
         for (cell, tally) in cells.iter_mut().zip(tallies) {
-            cell.personas.push(tally);
+            match tally {
+                Some(tally) => cell.personas.push(tally),
+                None => cell.too_few += 1,
+            }
         }
         samples.extend(more);
     }
-    if cells.iter().map(Cell::total).any(|total| total.tokens == 0 || total.words == 0) {
-        return Err(EvaluateError::Nothing("no reply has a word to predict"));
+    let used = cells.iter().filter(|cell| !cell.personas.is_empty());
+    if used.map(Cell::total).any(|total| total.tokens == 0 || total.words == 0) {
+        return Err(PlanError::Nothing("no reply has a word to predict").into());
     }
-    Ok(Outcome { rank_by: options.rank_by, cells, samples, seconds: started.elapsed().as_secs_f64() })
+    Ok(Outcome {
+        rank_by: options.rank_by,
+        candidates: plan.candidates,
+        cells,
+        samples,
+        seconds: started.elapsed().as_secs_f64(),
+    })
 }
 
 /// A thread a learner, each taking the next persona; results in the order of the personas.

@@ -3,12 +3,14 @@
 mod byte_level;
 mod chat_template;
 mod dialogue;
+mod distractors;
 mod encode;
 mod encoded;
 mod error;
 mod evaluate;
 mod interval;
 mod metrics;
+mod overlap;
 pub mod panics;
 mod rank;
 mod readers;
@@ -16,20 +18,24 @@ mod report;
 mod summary;
 pub mod synthetic;
 mod tasks;
+mod text;
 mod tokenizer;
 
 pub use dialogue::{Dialogue, Exchange};
+pub use distractors::DISTRACTORS;
 pub use encode::Encoder;
 pub use encoded::{Batch, Example, Prompt, Ranking, Sequence};
 pub use error::{DataError, EncodeError};
-pub use evaluate::{EvaluateError, Learner, Options, Passes, Progress, evaluate};
+pub use evaluate::{EvaluateError, Learner, Options, Passes, PlanError, Progress, evaluate};
 pub use interval::ratio_interval;
 pub use metrics::{Tally, f1, hits_at_1, normalise};
+pub use overlap::Overlap;
 pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
 pub use readers::{Format, LeftOut, Reading, SILENCE, read_dialogues, read_file, split_part, write_convai2};
-pub use report::{Cell, Evaluation, Intervals, Outcome, Sample, ShotResult};
+pub use report::{Candidates, Cell, Evaluation, Intervals, Outcome, Sample, ShotResult, TooFew};
 pub use summary::{Bin, Distribution, FileSummary, Largest, Summary, Tokens};
 pub use tasks::{Fold, Grouping, SPLIT_SEED, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out};
+pub use text::clean;
 pub use tokenizer::{
     END_OF_TEXT, StreamDecoder, Tokenizer, load_tokenizer, save_tokenizer, tokenizer_from_bytes, train_bpe,
 };

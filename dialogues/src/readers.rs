@@ -1,16 +1,18 @@
 //! Reading dialogues from files: what a file is, its content says, not its name.
 
+mod bad;
 mod chat;
 mod convai2;
 mod format;
 mod guard;
 mod lines;
+mod objects;
 mod personachat;
 mod synthetic;
 mod turns;
 
 use std::fs::File;
-use std::io::{BufReader, Cursor, Read as _};
+use std::io::{BufRead, BufReader, Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -20,8 +22,8 @@ use crate::{DataError, Dialogue};
 pub use convai2::{SILENCE, write_convai2};
 pub use format::Format;
 
-/// How much of a file is looked at to find out its format, in bytes.
-const HEAD: u64 = 1 << 16;
+/// How much of a file is looked at to find out its format, in bytes, and the most where that says nothing.
+const HEADS: [usize; 2] = [1 << 16, lines::LONGEST_LINE + 1];
 
 /// Something of a file that is in no dialogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,6 +47,13 @@ pub struct Reading {
 
 /// What a reader of one format gives.
 type Found = (Vec<Dialogue>, Vec<LeftOut>);
+
+impl Reading {
+    /// What was left out, a line each.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.left_out.iter().map(|LeftOut { what, count }| format!("{count} left out: {what}"))
+    }
+}
 
 /// The dialogues of a file in any of the formats that [`read_file`] knows, in file order; never an empty list.
 ///
@@ -76,25 +85,46 @@ pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError
 /// the partner's words in the other. A line without a speaker goes on with the utterance before it; stage directions
 /// (whole lines in brackets or asterisks) are left out.
 ///
-/// Chat JSONL, a dialogue a line: `{"messages":[{"role":"user","content":"…"},{"role":"assistant","content":"…"},…],
-/// "persona":["…",…]}`. The assistant is the persona; `persona` (a string or a list of them) may be missing, then
-/// `system` messages say it. Messages of one role in a row are joined by a space.
+/// Chats, a dialogue an object: `{"messages":[{"role":"user","content":"…"},{"role":"assistant","content":"…"},…],
+/// "persona":["…",…]}`, a line each (JSONL), in a list, or over several lines. The assistant is the persona; `persona` or
+/// `personality` (a string or a list of them) may be missing, then the `system` messages at the beginning say it. Roles have
+/// the names of fine-tuning files (`human`, `bot`, `gpt`, `model`, `developer`, …) in any case. `content` is a string, a list of
+/// parts, or null. A message whose `weight` is 0 is history that is not learned. Messages of one role in a row are joined by a
+/// space; those of tools are left out.
+///
+/// Text is cleaned ([`crate::clean`]); a byte-order mark and blank lines are passed over; carriage returns are line ends before a line
+/// feed or where the file has no other, and blanks elsewhere. Words at the end that have no reply are left out. Lines or dialogues
+/// that cannot be read are left out with what they belong to, as long as they are no more than a tenth; all that is left out is
+/// counted.
 ///
 /// # Errors
-/// [`DataError`] naming the line and what was expected, for a file that is missing, empty, not UTF-8 without a
-/// byte-order mark, or in no such format; and for a line, string or record longer than 1 MiB, which is never held in
-/// memory whole.
+/// [`DataError`] naming the line and what was expected, for a file that is missing, empty, not UTF-8, or in no such format; and
+/// for a line, string or record longer than 1 MiB, which is never held in memory whole.
 pub fn read_file(path: impl AsRef<Path>) -> Result<Reading, DataError> {
+    const MARK: &[u8] = b"\xEF\xBB\xBF";
     let (path, part) = split_part(path.as_ref());
     let path = path.as_path();
     let mut file = File::open(path).map_err(|error| {
         DataError::file(path, format!("cannot be opened: {error}"), "check the name of the dialogue file")
     })?;
     let mut head = Vec::new();
-    (&mut file).take(HEAD).read_to_end(&mut head).map_err(|error| {
-        DataError::file(path, format!("cannot be read: {error}"), "check that it is a readable file")
-    })?;
-    let format = format::find(path, &head)?;
+    let mut found = None;
+    for most in HEADS {
+        let more = (most - head.len()) as u64;
+        let read = (&mut file).take(more).read_to_end(&mut head).map_err(|error| {
+            DataError::file(path, format!("cannot be read: {error}"), "check that it is a readable file")
+        })?;
+        let is_all = (read as u64) < more || most == HEADS[1];
+        found = format::find(path, head.strip_prefix(MARK).unwrap_or(&head), is_all)?;
+        if found.is_some() {
+            break;
+        }
+    }
+    if head.starts_with(MARK) {
+        head.drain(..MARK.len());
+    }
+    // Not found without an error: that cannot be, as there was no more to see.
+    let format = found.unwrap_or(Format::ChatJsonl);
     if let Some(part) = part.as_deref().filter(|_| format != Format::PersonaChatJson) {
         return Err(DataError::file(
             path,
@@ -102,14 +132,23 @@ pub fn read_file(path: impl AsRef<Path>) -> Result<Reading, DataError> {
             "leave `#` and what follows it out",
         ));
     }
-    let reader = BufReader::new(Cursor::new(head).chain(file));
-    let (dialogues, left_out) = match format {
-        Format::ConvAi2 => (convai2::read(path, reader)?, Vec::new()),
-        Format::PersonaChatJson => (personachat::read(path, reader, part.as_deref())?, Vec::new()),
-        Format::SyntheticPersonaChat => synthetic::read(path, reader)?,
-        Format::ChatJsonl => chat::read(path, reader)?,
+    let only_returns = head.contains(&b'\r') && !head.contains(&b'\n');
+    let whole = BufReader::new(Cursor::new(head).chain(file));
+    let (dialogues, left_out) = match only_returns {
+        true => read_as(format, path, BufReader::new(lines::ReturnsAsFeeds(whole)), part.as_deref())?,
+        false => read_as(format, path, whole, part.as_deref())?,
     };
     Ok(Reading { format, dialogues, left_out: left_out.into_iter().filter(|left| left.count > 0).collect() })
+}
+
+fn read_as(format: Format, path: &Path, reader: impl BufRead, part: Option<&str>) -> Result<Found, DataError> {
+    match format {
+        Format::ConvAi2 => convai2::read(path, reader),
+        Format::PersonaChatJson => Ok((personachat::read(path, reader, part)?, Vec::new())),
+        Format::SyntheticPersonaChat => synthetic::read(path, reader),
+        Format::ChatJsonl => chat::read_lines(path, reader),
+        Format::ChatJson => chat::read_objects(path, reader),
+    }
 }
 
 /// A dialogue file's path, and the part of it that is named after a `#`, where no file has that very name but the one before

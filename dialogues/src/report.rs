@@ -4,20 +4,36 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::distractors::DISTRACTORS;
 use crate::interval::ratio_interval;
 use crate::metrics::Tally;
 use crate::rank::RankBy;
 
+/// Where the candidates of Hits@1 are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Candidates {
+    /// The data has them.
+    Stored,
+    /// They are drawn from the replies of other personas.
+    Drawn,
+    /// There are none, so there is no Hits@1.
+    None,
+}
+
 /// The tests after one K and one number of epochs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// K, the dialogues adapted on; personas with fewer use all they have.
+    /// K, the dialogues adapted on.
     pub k: usize,
     /// The passes over them; `None` for the inner loop as it was meta-learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<usize>,
-    /// One tally a persona, summed over its folds, in the order of the personas.
+    /// One tally a persona, summed over its folds, in the order of the personas; none for those with too few dialogues.
     pub personas: Vec<Tally>,
+    /// How many personas do not have K dialogues beside the one that is tested on.
+    #[serde(default)]
+    pub too_few: usize,
 }
 
 impl Cell {
@@ -66,6 +82,8 @@ pub struct Sample {
 pub struct Outcome {
     /// What ranked the candidates.
     pub rank_by: RankBy,
+    /// Where they are from.
+    pub candidates: Candidates,
     /// One for each K and number of epochs, K by K in the order asked for.
     pub cells: Vec<Cell>,
     /// Samples, persona by persona, each for every cell.
@@ -75,10 +93,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The summary. A cell without a token or a word to predict is left out.
+    /// The summary. A cell for which no persona has enough dialogues, or without a token or a word to predict, is left out.
     pub fn evaluation(&self) -> Evaluation {
         let shots = self.cells.iter().filter_map(ShotResult::new).collect();
-        Evaluation { rank_by: self.rank_by, shots, seconds: self.seconds }
+        let few = self.cells.iter().filter(|cell| cell.too_few > 0);
+        let mut too_few: Vec<TooFew> = few
+            .map(|cell| TooFew { k: cell.k, personas: cell.too_few, of: cell.too_few + cell.personas.len() })
+            .collect();
+        too_few.dedup();
+        Evaluation { rank_by: self.rank_by, candidates: self.candidates, shots, too_few, seconds: self.seconds }
     }
 
     /// The same personas tested several times, as after training with several seeds: each persona's sums are added, so
@@ -120,7 +143,7 @@ pub struct Intervals {
 /// The metrics after adapting on K dialogues, over all replies and tokens of all personas.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShotResult {
-    /// K, the dialogues adapted on; personas with fewer use all they have.
+    /// K, the dialogues adapted on.
     pub k: usize,
     /// The passes over them, where they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,13 +182,38 @@ impl ShotResult {
     }
 }
 
+/// Personas that could not be tested for a K.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooFew {
+    /// K.
+    pub k: usize,
+    /// How many have no K dialogues beside the one that is tested on.
+    pub personas: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl fmt::Display for TooFew {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { k, personas, of } = self;
+        match personas == of {
+            true => write!(out, "no row for {k} shots: no persona has {k} dialogues beside the one that is tested on"),
+            false => write!(out, "{k} shots: {personas} of {of} personas left out, which have no {k} other dialogues"),
+        }
+    }
+}
+
 /// What `evaluate --json` prints: one result for each K and number of epochs. `Display` prints it as an aligned table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// What ranked the candidates.
     pub rank_by: RankBy,
-    /// One result for each K and number of epochs, in the order asked for.
+    /// Where they are from.
+    pub candidates: Candidates,
+    /// One result for each K and number of epochs, in the order asked for, as far as a persona has so many dialogues.
     pub shots: Vec<ShotResult>,
+    /// The K for which personas have too few dialogues.
+    pub too_few: Vec<TooFew>,
     /// Wall-clock seconds that the evaluation took.
     pub seconds: f64,
 }
@@ -208,6 +256,12 @@ impl fmt::Display for Evaluation {
         }
         if self.shots.iter().any(|shot| shot.hits_at_1.is_some()) {
             writeln!(out, "Hits@1 ranks by {}: {}", self.rank_by, self.rank_by.description())?;
+        }
+        if self.candidates == Candidates::Drawn {
+            writeln!(out, "candidates are drawn: the reply and {DISTRACTORS} replies of other personas")?;
+        }
+        for few in &self.too_few {
+            writeln!(out, "{few}")?;
         }
         write!(out, "{:.1} s", self.seconds)
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::excerpt;
 use crate::readers::{Format, LeftOut, read_file};
 use crate::tasks::{TaskError, group_by_persona};
-use crate::{Dialogue, EncodeError, Encoder};
+use crate::{Dialogue, EncodeError, Encoder, Sequence};
 
 /// What dialogue files hold, taken together as training and evaluation take them. `Display` prints it as text of at most
 /// 100 columns.
@@ -67,15 +67,17 @@ pub struct Largest {
 /// Dialogues as token ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tokens {
-    /// Tokens of all dialogues, cut to the context.
+    /// Tokens of all dialogues, in windows where they are longer than the context.
     pub total: usize,
     /// Those that are targets: of the replies, and the `<eot>` after each.
     pub targets: usize,
     /// The context, in tokens.
     pub n_positions: usize,
-    /// Dialogues that exceed it and lose their oldest utterances.
+    /// Dialogues that exceed it.
     pub exceeding: usize,
-    /// Tokens a dialogue, cut to the context.
+    /// The windows in which these are read.
+    pub windows: usize,
+    /// Tokens a dialogue, all its windows together.
     pub per_dialogue: Distribution,
 }
 
@@ -161,16 +163,19 @@ impl Summary {
 impl Tokens {
     /// `None` where there are no dialogues.
     fn of(dialogues: &[Dialogue], encoder: &Encoder) -> Result<Option<Self>, EncodeError> {
-        let (mut lengths, mut targets, mut exceeding) = (Vec::with_capacity(dialogues.len()), 0, 0);
+        let (mut lengths, mut targets, mut exceeding, mut windows) = (Vec::with_capacity(dialogues.len()), 0, 0, 0);
         for dialogue in dialogues {
-            let sequence = encoder.sequence(dialogue)?;
-            lengths.push(sequence.ids.len());
-            targets += sequence.targets();
-            exceeding += usize::from(sequence.cut > 0);
+            let of_dialogue = encoder.windows(dialogue)?;
+            lengths.push(of_dialogue.iter().map(|window| window.ids.len()).sum());
+            targets += of_dialogue.iter().map(Sequence::targets).sum::<usize>();
+            if of_dialogue.len() > 1 {
+                exceeding += 1;
+                windows += of_dialogue.len();
+            }
         }
         let total = lengths.iter().sum();
         let n_positions = encoder.n_positions();
-        let of = |per_dialogue| Self { total, targets, n_positions, exceeding, per_dialogue };
+        let of = |per_dialogue| Self { total, targets, n_positions, exceeding, windows, per_dialogue };
         Ok(Distribution::of(lengths).map(of))
     }
 }
@@ -251,7 +256,7 @@ impl fmt::Display for Summary {
         let candidates = match self.candidates {
             Some([least, most]) if least == most => format!("exchanges with {least} candidates each"),
             Some([least, most]) => format!("exchanges with {least} to {most} candidates"),
-            None => "exchanges with candidates, so there is no Hits@1".to_owned(),
+            None => "exchanges with candidates: for Hits@1 they are drawn from other personas' replies".to_owned(),
         };
         row("candidates", self.with_candidates, &candidates)?;
         if let Some(common) = &self.common {
@@ -267,15 +272,16 @@ impl fmt::Display for Summary {
                 writeln!(out, "the largest has {} dialogues, joined by {}", grouped(*dialogues), by.join(" and "))?;
             }
         }
-        if let Some(Tokens { n_positions, exceeding, per_dialogue, .. }) = &self.tokens {
+        if let Some(Tokens { n_positions, exceeding, windows, per_dialogue, .. }) = &self.tokens {
             let Distribution { least, median, most, .. } = per_dialogue;
             let (most, context, exceeding) = (grouped(*most), grouped(*n_positions), grouped(*exceeding));
             writeln!(out, "tokens a dialogue: {} to {most}, median {}", grouped(*least), grouped(*median))?;
             write!(out, "{per_dialogue}")?;
-            writeln!(
-                out,
-                "longer than the context of {context} tokens, so that the oldest utterances are cut: {exceeding}"
-            )?;
+            write!(out, "longer than the context of {context} tokens: {exceeding}")?;
+            match windows {
+                0 => writeln!(out)?,
+                windows => writeln!(out, ", read in {} windows", grouped(*windows))?,
+            }
         }
         Ok(())
     }

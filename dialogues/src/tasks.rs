@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::Dialogue;
 use crate::error::excerpt;
+use crate::overlap::said;
 
 /// One persona: what one task of meta-learning is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Grouping {
     pub tasks: Vec<Task>,
     /// How many personas, and so dialogues, were left out: personas that have one dialogue only.
     pub dropped_single: usize,
+    /// How many dialogues were left out because their persona has one that says the same.
+    pub repeated: usize,
     /// The sentence that stands in every dialogue, where there is one: it says nothing about who speaks.
     pub common: Option<String>,
 }
@@ -45,6 +48,11 @@ impl Grouping {
                 ),
                 false => format!("{sentence} stands in every dialogue, so it says nothing about who speaks and is passed over"),
             });
+        }
+        match self.repeated {
+            0 => {}
+            1 => notes.push("1 dialogue is there twice and is taken once".to_owned()),
+            count => notes.push(format!("{count} dialogues are there more than once and are taken once")),
         }
         match self.dropped_single {
             0 => {}
@@ -116,24 +124,24 @@ pub enum TaskError {
 /// training data, of which the original has 955 in all, and 68 for the 691 dialogues of a part of ConvAI2's validation set.)
 ///
 /// A sentence that stands in every dialogue, such as a system line, says nothing about who speaks: where it is the only such one, it
-/// is passed over in lists that have others. Personas with a single dialogue are left out.
+/// is passed over in lists that have others. Of dialogues of one persona that say the same, the first is taken. Personas with a
+/// single dialogue are left out.
 ///
 /// Takes time in proportion to the pairs of sentences within the lists.
 ///
 /// # Errors
 /// [`TaskError::NoPersona`] and [`TaskError::NoTasks`].
 pub fn group_by_persona(dialogues: Vec<Dialogue>) -> Result<Grouping, TaskError> {
-    let Lists { lists, common } = Lists::of(&dialogues)?;
-    let mut groups = DisjointSets::new(dialogues.len());
-    for (one, other) in links(&lists) {
-        groups.join(one, other);
-    }
-    let common = common.map(str::to_owned);
+    let lists = Lists::of(&dialogues)?;
+    let common = lists.common.map(str::to_owned);
+    let roots = lists.roots();
     let mut tasks: Vec<Task> = Vec::new();
     let mut known: Vec<HashSet<String>> = Vec::new();
     let mut task_of_root: HashMap<usize, usize> = HashMap::new();
-    for (index, dialogue) in dialogues.into_iter().enumerate() {
-        let place = *task_of_root.entry(groups.root(index)).or_insert(tasks.len());
+    let again = repeated(&dialogues, &roots);
+    let repeated = again.iter().filter(|again| **again).count();
+    for ((dialogue, root), _) in dialogues.into_iter().zip(roots).zip(again).filter(|(_, again)| !again) {
+        let place = *task_of_root.entry(root).or_insert(tasks.len());
         if place == tasks.len() {
             tasks.push(Task { persona: Vec::new(), dialogues: Vec::new() });
             known.push(HashSet::new());
@@ -150,7 +158,21 @@ pub fn group_by_persona(dialogues: Vec<Dialogue>) -> Result<Grouping, TaskError>
     if tasks.is_empty() {
         return Err(TaskError::NoTasks { dropped: dropped_single });
     }
-    Ok(Grouping { tasks, dropped_single, common })
+    Ok(Grouping { tasks, dropped_single, repeated, common })
+}
+
+/// Of each dialogue, the number of its persona: the first of its dialogues.
+///
+/// # Errors
+/// [`TaskError::NoPersona`].
+pub(crate) fn personas_of(dialogues: &[Dialogue]) -> Result<Vec<usize>, TaskError> {
+    Lists::of(dialogues).map(|lists| lists.roots())
+}
+
+/// Whether a dialogue says what an earlier one of its persona says: learned from the one, it could not be tested on the other.
+fn repeated(dialogues: &[Dialogue], roots: &[usize]) -> Vec<bool> {
+    let mut known = HashSet::new();
+    dialogues.iter().zip(roots).map(|(dialogue, root)| !known.insert((*root, said(dialogue)))).collect()
 }
 
 /// Which sentences each dialogue has, by their numbers.
@@ -198,6 +220,17 @@ impl<'text> Lists<'text> {
             }
         }
         Ok(Self { lists, common: common.map(|(_, sentence)| sentence) })
+    }
+}
+
+impl Lists<'_> {
+    /// Of each list, the first one that is joined with it.
+    fn roots(&self) -> Vec<usize> {
+        let mut groups = DisjointSets::new(self.lists.len());
+        for (one, other) in links(&self.lists) {
+            groups.join(one, other);
+        }
+        (0..self.lists.len()).map(|index| groups.root(index)).collect()
     }
 }
 

@@ -146,10 +146,8 @@ fn sequences(source: &Source, tasks: &[Task]) -> Result<Vec<Sequence>, String> {
     let longest = tasks.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
     let mut chosen: Vec<Sequence> = Vec::new();
     for dialogue in (0..longest).flat_map(|index| tasks.iter().filter_map(move |task| task.dialogues.get(index))) {
-        let sequence = encoder.sequence(dialogue).map_err(|error| error.to_string())?;
-        if sequence.targets() == 0 {
-            continue;
-        }
+        let windows = encoder.windows(dialogue).map_err(|error| error.to_string())?;
+        let Some(sequence) = windows.into_iter().next() else { continue };
         if !chosen.is_empty() && sequence.ids.len() > room {
             break;
         }
@@ -199,14 +197,13 @@ impl Measured {
         let forward = Interpreter::new(&graph, &mut values)?;
         for sequence in rows {
             go_on()?;
-            let places: Vec<usize> = (1..sequence.ids.len()).filter(|&place| sequence.target[place]).collect();
             inputs.insert("input_ids".into(), row(&sequence.ids));
-            inputs.insert("rows".into(), list(places.iter().map(|place| (place - 1) as f64)));
+            inputs.insert("rows".into(), list(sequence.predictions().map(|(row, _)| row as f64)));
             let logits = forward.run(&inputs).remove("logits").unwrap_or_default();
-            for (row, &place) in logits.rows().into_iter().zip(&places) {
+            for (row, (_, target)) in logits.rows().into_iter().zip(sequence.predictions()) {
                 let largest = row.fold(f64::NEG_INFINITY, |a, &b| a.max(b));
                 let total: f64 = row.iter().map(|logit| (logit - largest).exp()).sum();
-                measured.loss += largest + total.ln() - row[sequence.ids[place] as usize];
+                measured.loss += largest + total.ln() - row[target as usize];
                 measured.logits.extend(row);
             }
         }

@@ -1,6 +1,6 @@
 //! Adapting to a persona: the bundle's inner loop on the persona's dialogues.
 
-use marionette_dialogues::{Dialogue, Encoder, Sequence, TaskError, group_by_persona, write_convai2};
+use marionette_dialogues::{Dialogue, Encoder, Exchange, Sequence, TaskError, group_by_persona};
 use marionette_models::{InnerLoop, LearningRate, digest};
 
 use crate::engine::{Engine, Scored};
@@ -110,51 +110,100 @@ fn loss(engine: &mut Engine, sequences: &[Sequence]) -> Result<f32> {
     Ok((sum / targets as f64) as f32)
 }
 
-/// Adapts the engine to a persona's dialogues, given as sequences too: the inner loop as planned, then the loss on the first step's batch once more, so that
-/// before and after can be compared and adapters that diverged in the last step are never saved.
+/// A persona's dialogues, and what is learned of them.
+#[derive(Debug)]
+pub struct Support<'d> {
+    dialogues: &'d [Dialogue],
+    /// The windows of all dialogues, in their order.
+    windows: Vec<Sequence>,
+    /// How many dialogues have more than one.
+    long: usize,
+    /// Where they come from: all of the record that is known before the first step.
+    sha256: String,
+    sentences: Vec<String>,
+}
+
+impl<'d> Support<'d> {
+    /// Encodes dialogues.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn new(encoder: &Encoder, dialogues: &'d [Dialogue]) -> Result<Self> {
+        let (mut windows, mut long) = (Vec::new(), 0);
+        let mut sentences: Vec<String> = Vec::new();
+        for dialogue in dialogues {
+            let of_dialogue = encoder.windows(dialogue)?;
+            long += usize::from(of_dialogue.len() > 1);
+            windows.extend(of_dialogue);
+            for sentence in &dialogue.persona {
+                if !sentences.contains(sentence) {
+                    sentences.push(sentence.clone());
+                }
+            }
+        }
+        Ok(Self { dialogues, windows, long, sha256: sha256(dialogues), sentences })
+    }
+
+    /// The windows of all dialogues, each of which a step learns from as from a dialogue.
+    pub fn windows(&self) -> &[Sequence] {
+        &self.windows
+    }
+
+    /// How many dialogues are longer than the context, and in how many windows they are learned.
+    pub fn long(&self) -> Option<(usize, usize)> {
+        (self.long > 0).then(|| (self.long, self.windows.len() - (self.dialogues.len() - self.long)))
+    }
+}
+
+/// The digest of what is learned from: of each dialogue the persona's sentences, and who says what, as JSON.
+fn sha256(dialogues: &[Dialogue]) -> String {
+    let of = |Dialogue { persona, exchanges, .. }: &Dialogue| {
+        let said = exchanges.iter().map(|Exchange { partner, reply, learned, .. }| (partner, reply, learned));
+        serde_json::json!({ "persona": persona, "exchanges": said.collect::<Vec<_>>() })
+    };
+    digest::sha256(serde_json::Value::from(dialogues.iter().map(of).collect::<Vec<_>>()).to_string().as_bytes())
+}
+
+/// Adapts the engine to a persona: the inner loop as planned, then the loss on the first step's batch once more, so that before and
+/// after can be compared and adapters that diverged in the last step are never saved. Where it went up, the loss over all
+/// dialogues decides: unless `even_if_worse`, what made that no better is an error.
 ///
 /// # Errors
-/// As [`follow`].
+/// As [`follow`]; [`Error::Worse`].
 pub fn adapt(
     engine: &mut Engine,
-    dialogues: &[Dialogue],
-    support: &[Sequence],
+    support: &Support<'_>,
     plan: &Plan,
+    even_if_worse: bool,
     heard: impl FnMut(Heard) -> Go,
 ) -> Result<Persona> {
     let inner = plan.inner();
+    let start = engine.adapters();
     let losses = follow(engine, plan, heard)?;
     // The score graph needs no gradient, so it is faster; and the memory of the one is free for the other.
     engine.close_graphs();
-    let first = support.get(..inner.dialogues_per_step.min(support.len())).unwrap_or_default();
+    let windows = support.windows();
+    let first = windows.get(..inner.dialogues_per_step.min(windows.len())).unwrap_or_default();
     let loss_after = loss(engine, first)?;
     check(inner.steps + 1, inner.steps, [("loss", loss_after)])?;
-    // The candidates are not learned from, and ConvAI2's text cannot hold every candidate that other formats can.
-    let mut learned = dialogues.to_vec();
-    learned.iter_mut().flat_map(|dialogue| &mut dialogue.exchanges).for_each(|exchange| exchange.candidates.clear());
-    let mut text = Vec::new();
-    write_convai2(&mut text, &learned)?;
-    let mut sentences: Vec<String> = Vec::new();
-    for sentence in dialogues.iter().flat_map(|dialogue| &dialogue.persona) {
-        if !sentences.contains(sentence) {
-            sentences.push(sentence.clone());
+    let adapters = engine.adapters();
+    let went_up = losses.first().is_some_and(|&before| loss_after > before);
+    if went_up && !even_if_worse {
+        let after = loss(engine, windows)?;
+        engine.set_adapters(&start)?;
+        let before = loss(engine, windows)?;
+        engine.set_adapters(&adapters)?;
+        if after.is_nan() || after >= before {
+            return Err(Error::Worse { before, after });
         }
     }
     let record = Record {
-        dialogues: dialogues.len(),
-        dialogues_sha256: digest::sha256(&text),
-        persona: sentences,
+        dialogues: support.dialogues.len(),
+        dialogues_sha256: support.sha256.clone(),
+        persona: support.sentences.clone(),
         learning_rate: inner.learning_rate.clone(),
         losses,
         loss_after,
     };
-    Ok(Persona { adapters: engine.adapters(), record })
-}
-
-/// The dialogues as sequences.
-///
-/// # Errors
-/// The tokenizer fails.
-pub fn encode(encoder: &Encoder, dialogues: &[Dialogue]) -> Result<Vec<Sequence>> {
-    Ok(dialogues.iter().map(|dialogue| encoder.sequence(dialogue)).collect::<Result<_, _>>()?)
+    Ok(Persona { adapters, record })
 }

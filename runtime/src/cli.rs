@@ -52,6 +52,11 @@ pub struct Common {
     /// Threads within an operator [default: ONNX Runtime's choice, one a core]
     #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Device")]
     pub threads: Option<NonZeroUsize>,
+}
+
+/// Where personas are, for the commands that read or write them.
+#[derive(Debug, Args)]
+pub struct Home {
     /// The folder where personas live [default: $XDG_DATA_HOME/marionette or ~/.local/share/marionette]
     #[arg(long, value_name = "DIR", help_heading = "Device")]
     pub home: Option<PathBuf>,
@@ -115,6 +120,9 @@ pub struct AdaptArgs {
     /// What every command takes.
     #[command(flatten)]
     pub common: Common,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
     /// The persona's name; one that is there already is replaced
     #[arg(long, value_name = "NAME")]
     pub persona: PersonaName,
@@ -130,6 +138,9 @@ pub struct AdaptArgs {
     /// The learning rate [default: the bundle's]
     #[arg(long, value_name = "A", value_parser = learning_rate, allow_negative_numbers = true)]
     pub inner_lr: Option<f32>,
+    /// Save the persona also where the loss on its dialogues did not go down
+    #[arg(long)]
+    pub even_if_worse: bool,
     /// The most memory to hold, such as 600MiB: steps are split, or activations computed twice, to fit
     #[arg(long, value_name = "SIZE", help_heading = "Device")]
     pub memory_limit: Option<ByteSize>,
@@ -177,6 +188,9 @@ pub struct GenerateArgs {
     /// What every command takes.
     #[command(flatten)]
     pub common: Common,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
     /// The persona that replies [default: none, the bundle as it was trained]
     #[arg(long, value_name = "NAME")]
     pub persona: Option<PersonaName>,
@@ -194,6 +208,9 @@ pub struct ChatArgs {
     /// What every command takes.
     #[command(flatten)]
     pub common: Common,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
     /// The persona to talk with [default: none, the bundle as it was trained]
     #[arg(long, value_name = "NAME")]
     pub persona: Option<PersonaName>,
@@ -208,6 +225,9 @@ pub struct EvaluateArgs {
     /// What every command takes.
     #[command(flatten)]
     pub common: Common,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
     /// Dialogues, in any format that the README lists, grouped into personas by their persona sentences
     #[arg(long, value_name = "FILE")]
     pub dialogues: PathBuf,
@@ -314,6 +334,8 @@ mod tests {
             "evaluate B --dialogues f --epochs 1,",
             "evaluate B --dialogues f --rank-by classifier",
             "bench",
+            "bench B --home h",
+            "inspect B --home h",
             "dance B",
         ] {
             let words = std::iter::once("marionette").chain(line.split(' '));

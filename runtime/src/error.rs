@@ -40,6 +40,16 @@ pub enum Error {
         /// Its value.
         value: f32,
     },
+    /// The adapters learned nothing, or unlearned something.
+    #[error(
+        "the loss on the dialogues went from {before:.4} to {after:.4}, so nothing was saved: try a smaller --inner-lr or fewer --epochs, or --even-if-worse to save it all the same"
+    )]
+    Worse {
+        /// The loss over all dialogues before, in nats a token.
+        before: f32,
+        /// And after.
+        after: f32,
+    },
     /// The user asked to stop.
     #[error("interrupted: nothing was saved")]
     Interrupted,

@@ -2,19 +2,20 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
-use marionette_dialogues::{Dialogue, EvaluateError, group_by_persona, read_dialogues};
+use marionette_dialogues::{Dialogue, EvaluateError, group_by_persona, read_file};
 use marionette_models::bundle::Bundle;
 use marionette_runtime::adapt::{self, Recipe};
 use marionette_runtime::bench::{self, Shape};
 use marionette_runtime::chat::{Conversation, Said};
 use marionette_runtime::cli::{
-    AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, EvaluateArgs, GenerateArgs, InspectArgs,
+    AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, EvaluateArgs, GenerateArgs, Home, InspectArgs,
 };
 use marionette_runtime::engine::{self, Engine};
 use marionette_runtime::evaluate::DeviceLearner;
@@ -74,41 +75,45 @@ fn hint(text: &str) {
 }
 
 /// Opens the bundle on its device, with a persona where one is named; gives the persona's sentences too.
-fn open(common: &Common, persona: Option<&PersonaName>) -> Result<(Bundle, Engine, Vec<String>), Error> {
+fn open_with(common: &Common, persona: Option<(&PersonaName, &Home)>) -> Result<(Bundle, Engine, Vec<String>), Error> {
     // The device first: that it is missing is known at once, and the bundle may be large.
     OnnxRuntime::load()?.require(common.ep)?;
     let bundle = Bundle::open(&common.bundle)?;
     let mut engine = Engine::open(&bundle, common.options())?;
     let mut sentences = Vec::new();
-    if let Some(name) = persona {
-        let persona = Store::new(common.home.as_deref())?.load(name, engine.manifest())?;
+    if let Some((name, Home { home })) = persona {
+        let persona = Store::new(home.as_deref())?.load(name, engine.manifest())?;
         engine.set_adapters(&persona.adapters)?;
         sentences = persona.record.persona;
     }
     Ok((bundle, engine, sentences))
 }
 
+fn open(common: &Common) -> Result<(Bundle, Engine), Error> {
+    open_with(common, None).map(|(bundle, engine, _)| (bundle, engine))
+}
+
 fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
-    let dialogues = read_dialogues(&args.dialogues).map_err(Error::from)?;
-    let support = adapt::support(&dialogues, args.shots.map(Into::into))
+    let dialogues = read(&args.dialogues)?;
+    let chosen = adapt::support(&dialogues, args.shots.map(Into::into))
         .map_err(|error| anyhow!("{}: {error}", args.dialogues.display()))?;
-    let (bundle, mut engine, _) = open(&args.common, None)?;
+    let (bundle, mut engine) = open(&args.common)?;
     let encoder = engine::encoder(&bundle)?;
-    let store = Store::new(args.common.home.as_deref()).map_err(Error::from)?;
+    let store = Store::new(args.home.home.as_deref()).map_err(Error::from)?;
     let lock = store.lock(&args.persona).map_err(Error::from)?;
-    let sequences = adapt::encode(&encoder, support)?;
-    warn_about(support, &sequences, args);
+    let support = adapt::Support::new(&encoder, chosen)?;
+    warn_about(chosen, &support, args);
     let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
-    let inner = recipe.inner_loop(&engine.manifest().inner_loop, support.len());
+    let inner = recipe.inner_loop(&engine.manifest().inner_loop, support.windows().len());
     let steps = inner.steps;
 
     interrupt::take_over()?;
     let work = Work::begin();
     let started = Instant::now();
-    let plan = Plan::new(&mut engine, &sequences, inner, args.memory_limit.map(|limit| limit.as_u64()))?;
+    let plan = Plan::new(&mut engine, support.windows(), inner, args.memory_limit.map(|limit| limit.as_u64()))?;
     plan.fit().into_iter().for_each(|fit| hint(&fit.to_string()));
     let bar = progress::bar(&format!("adapting {}", args.persona), steps);
-    let adapted = adapt::adapt(&mut engine, support, &sequences, &plan, |heard| {
+    let adapted = adapt::adapt(&mut engine, &support, &plan, args.even_if_worse, |heard| {
         bar.set_message(format!("loss {:.4}", heard.loss));
         bar.set_position(heard.step as u64);
         if work.is_interrupted() { Go::Stop } else { Go::On }
@@ -124,7 +129,7 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
         io::stdout(),
         "{}: loss {before:.4} -> {after:.4} on {}, {} steps, {:.1} s ({})\nsaved in {}",
         args.persona,
-        count(support.len(), "dialogue"),
+        count(chosen.len(), "dialogue"),
         steps,
         started.elapsed().as_secs_f64(),
         engine.provider(),
@@ -135,21 +140,25 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
         let more = if peak > limit { format!(", more than the limit of {limit}") } else { String::new() };
         hint(&format!("held at most {peak}{more}"));
     }
-    if after > before {
-        hint("the loss went up: a smaller --inner-lr may learn more");
-    }
     Ok(())
 }
 
-fn warn_about(support: &[Dialogue], sequences: &[marionette_dialogues::Sequence], args: &AdaptArgs) {
-    let personas = adapt::personas_in(support);
+/// The dialogues of a file; what was left out of it is said.
+fn read(path: &Path) -> Result<Vec<Dialogue>, Error> {
+    let reading = read_file(path)?;
+    reading.notes().for_each(|note| hint(&format!("{}: {note}", path.display())));
+    Ok(reading.dialogues)
+}
+
+fn warn_about(dialogues: &[Dialogue], support: &adapt::Support<'_>, args: &AdaptArgs) {
+    let personas = adapt::personas_in(dialogues);
     if personas > 1 {
         let file = args.dialogues.display();
         hint(&format!("{file}: these dialogues are of {personas} personas; all are learned as {}", args.persona));
     }
-    let cut: usize = sequences.iter().map(|sequence| sequence.cut).sum();
-    if cut > 0 {
-        hint(&format!("{} cut, the oldest of dialogues longer than the context", count(cut, "utterance")));
+    if let Some((long, windows)) = support.long() {
+        let (long, windows) = (count(long, "dialogue"), count(windows, "window"));
+        hint(&format!("longer than the context: {long}, learned in {windows}"));
     }
 }
 
@@ -185,7 +194,8 @@ fn answer(
 fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     // Options first: a wrong one is not worth loading a model for.
     Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
-    let (bundle, mut engine, sentences) = open(&args.common, args.persona.as_ref())?;
+    let (bundle, mut engine, sentences) =
+        open_with(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     let encoder = engine::encoder(&bundle)?;
     for prompt in &args.prompt {
         let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
@@ -197,7 +207,8 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
 
 fn chat(args: &ChatArgs) -> anyhow::Result<()> {
     let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
-    let (bundle, mut engine, sentences) = open(&args.common, args.persona.as_ref())?;
+    let (bundle, mut engine, sentences) =
+        open_with(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     let encoder = engine::encoder(&bundle)?;
     let mut conversation = Conversation::new(&encoder, sentences, args.sampling.max_tokens.get());
     interrupt::take_over()?;
@@ -256,11 +267,9 @@ fn read_line() -> anyhow::Result<Option<String>> {
 
 fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let in_file = |error: &dyn std::fmt::Display| anyhow!("{}: {error}", args.dialogues.display());
-    let dialogues = read_dialogues(&args.dialogues).map_err(Error::from)?;
+    let dialogues = read(&args.dialogues)?;
     let grouping = group_by_persona(dialogues).map_err(|error| in_file(&error))?;
     grouping.notes().iter().for_each(|note| hint(note));
-    let (bundle, mut engine, _) = open(&args.common, args.persona.as_ref())?;
-    let encoder = engine::encoder(&bundle)?;
     let options = marionette_dialogues::Options {
         shots: args.shots.clone(),
         epochs: args.epochs.clone().map(|epochs| epochs.0).unwrap_or_default(),
@@ -270,6 +279,9 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         rank_by: args.rank_by,
         samples: 0,
     };
+    options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
+    let (bundle, mut engine, _) = open_with(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
+    let encoder = engine::encoder(&bundle)?;
     let bar = progress::bar("evaluating", 0);
     let provider = engine.provider();
     let mut learner = [DeviceLearner::new(&mut engine, args.inner_lr)];
@@ -328,7 +340,7 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let BenchArgs { prompt_tokens, new_tokens, batch, length, only, memory_limit, .. } = *args;
     let shape = Shape { prompt_tokens, new_tokens, batch, length };
-    let (_, mut engine, _) = open(&args.common, None)?;
+    let (_, mut engine) = open(&args.common)?;
     let bar = progress::bar("measuring", if only.is_some() { 1 } else { 2 });
     let limit = memory_limit.map(|limit| limit.as_u64());
     let measured = bench::measure(&mut engine, shape, only, limit, |heard| match heard {

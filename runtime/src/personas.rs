@@ -68,7 +68,7 @@ pub enum PersonaError {
 pub struct Record {
     /// How many dialogues it was adapted on.
     pub dialogues: usize,
-    /// The SHA-256 of these dialogues in ConvAI2's text format, without candidates.
+    /// The SHA-256 of what was learned from in these dialogues.
     pub dialogues_sha256: String,
     /// The sentences that describe the persona in these dialogues.
     pub persona: Vec<String>,

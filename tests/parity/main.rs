@@ -107,7 +107,7 @@ impl Pair {
     /// Three dialogues of different lengths.
     fn sequences(&self) -> Vec<Sequence> {
         let read = read_dialogues(dialogues("test")).unwrap();
-        read.iter().take(3).map(|dialogue| self.encoder.sequence(dialogue).unwrap()).collect()
+        read.iter().take(3).flat_map(|dialogue| self.encoder.windows(dialogue).unwrap()).collect()
     }
 }
 
@@ -262,9 +262,9 @@ fn learned_learning_rates_move_each_tensor_by_its_own_unless_told_otherwise() {
     let dialogues = &read_dialogues(dialogues("test")).unwrap()[..3];
     let own = Recipe { learning_rate: Some(ALPHA), ..Recipe::default() }.inner_loop(&recipe, 3);
     let mut pair = Pair::of(recipe);
-    let sequences = pair.sequences();
-    let plan = Plan::new(&mut pair.device, &sequences, own, None).unwrap();
-    let persona = adapt::adapt(&mut pair.device, dialogues, &sequences, &plan, |_| Go::On).unwrap();
+    let support = adapt::Support::new(&pair.encoder, dialogues).unwrap();
+    let plan = Plan::new(&mut pair.device, support.windows(), own, None).unwrap();
+    let persona = adapt::adapt(&mut pair.device, &support, &plan, false, |_| Go::On).unwrap();
     assert_eq!(persona.record.learning_rate, LearningRate::Shared(ALPHA));
     all_within("--inner-lr instead of them", &persona.adapters, &told, 1e-5);
 }

@@ -150,8 +150,8 @@ fn rounded_models_learn_a_persona_as_well() {
         let mut pair = Pair::with(inner.clone(), precision, operators);
         let (mut loss, mut targets) = (0.0, 0);
         for persona in personas.iter().take(3) {
-            let encode = |dialogue| pair.encoder.sequence(dialogue).unwrap();
-            let sequences: Vec<Sequence> = persona.dialogues.iter().map(encode).collect();
+            let encode = |dialogue| pair.encoder.windows(dialogue).unwrap();
+            let sequences: Vec<Sequence> = persona.dialogues.iter().flat_map(encode).collect();
             let (support, others) = sequences.split_at(3);
             pair.device.set_adapters(&pair.start).unwrap();
             let plan = Plan::new(&mut pair.device, support, inner.clone(), None).unwrap();

@@ -5,5 +5,8 @@
 /// From dialogues to an adapted persona.
 mod road;
 
+/// What commands say and keep: data, compare, chat, --check-device, and adapting that goes wrong or is long.
+mod commands;
+
 /// Wrong, cut, empty and foreign files, and impossible options: one line, the right exit code, nothing half-written.
 mod refusals;

@@ -149,7 +149,7 @@ fn trainer_and_device_evaluate_alike() {
         .run("marionette", ["evaluate".into(), road().bundle(), "--dialogues".into(), data].into_iter().chain(few))
         .done();
     let (trainer, device) = (json(&trainer), json(&device));
-    assert_eq!(keys(&device), ["rank_by", "seconds", "shots"]);
+    assert_eq!(keys(&device), ["candidates", "rank_by", "seconds", "shots", "too_few"]);
     for k in 0..2 {
         let (a, b) = (&trainer["shots"][k], &device["shots"][k]);
         let figures = ["f1", "hits_at_1", "intervals", "k", "perplexity", "perplexity_per_word", "personas", "replies"];
@@ -157,10 +157,10 @@ fn trainer_and_device_evaluate_alike() {
         assert_eq!((&a["replies"], &a["personas"], &a["k"]), (&b["replies"], &b["personas"], &b["k"]));
         let (p, q) = (a["perplexity"].as_f64().unwrap(), b["perplexity"].as_f64().unwrap());
         assert!((p / q - 1.0).abs() < 1e-3, "perplexity {p} and {q}");
-        // Near ties may fall either way; with ten replies or so, one of them is 10 %.
+        // The same candidates win, and the same words are said.
         for figure in ["hits_at_1", "f1"] {
             let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());
-            assert!((p - q).abs() < 11.0, "{figure} {p} and {q}");
+            assert!((p - q).abs() < 1e-9, "{figure} {p} and {q}");
         }
     }
 }
@@ -181,8 +181,7 @@ fn adapting_writes_a_persona_that_changes_the_replies() {
     adapt("bob");
     assert_eq!(personas(&home), ["ada.safetensors", "bob.safetensors"]);
     let read = |name: &str| std::fs::read(home.join("personas").join(format!("{name}.safetensors"))).unwrap();
-    let digest = |bytes: Vec<u8>| bytes.len();
-    assert_eq!(digest(read("ada")), digest(read("bob")));
+    assert!(read("ada") == read("bob"), "the same dialogues give the same bytes");
     let generate = |persona: Option<&str>, seed: &str| {
         let mut arguments = vec!["generate".into(), bundle.clone(), "--prompt".into(), "what do you do ?".into()];
         arguments.extend(["--home".into(), home.clone(), "--seed".into(), seed.into()]);

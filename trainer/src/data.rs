@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use marionette_dialogues::{
-    Encoder, Example, Grouping, SPLIT_SEED, Share, Summary, Task, TaskError, group_by_persona, hold_out, read_dialogues,
+    Encoder, Example, Grouping, SPLIT_SEED, Share, Summary, Task, TaskError, group_by_persona, hold_out, read_file,
 };
 use marionette_models::ModelConfig;
 use marionette_models::checkpoint::CONFIG_JSON;
@@ -26,7 +26,9 @@ pub fn read_tasks(files: &[PathBuf]) -> Result<Vec<Task>> {
 pub fn group(files: &[PathBuf]) -> Result<Grouping> {
     let mut dialogues = Vec::new();
     for file in files {
-        let found = read_dialogues(file)?;
+        let reading = read_file(file)?;
+        reading.notes().for_each(|note| eprintln!("{}: {note}", file.display()));
+        let found = reading.dialogues;
         if let Some(dialogue) = found.iter().find(|dialogue| dialogue.persona.is_empty()) {
             let error = TaskError::NoPersona { line: dialogue.line };
             return Err(TrainError::Tasks { file: file.display().to_string(), error });
@@ -70,8 +72,20 @@ pub fn part(files: &[PathBuf], tasks: Vec<Task>, part: f64) -> Result<(Vec<Task>
 /// One persona's dialogues, encoded.
 #[derive(Debug)]
 pub struct Persona {
-    /// One a dialogue, in file order; two or more.
-    pub dialogues: Vec<Example>,
+    /// One a dialogue, in file order, two or more; of each its windows, of which one that fits the context has one.
+    pub dialogues: Vec<Vec<Example>>,
+}
+
+impl Persona {
+    /// The windows of all dialogues.
+    pub fn windows(&self) -> impl Iterator<Item = &Example> {
+        self.dialogues.iter().flatten()
+    }
+
+    /// The most windows of a dialogue.
+    pub fn most_windows(&self) -> usize {
+        self.dialogues.iter().map(Vec::len).max().unwrap_or(0)
+    }
 }
 
 /// Encodes the dialogues of each persona.
@@ -80,13 +94,18 @@ pub struct Persona {
 /// Where the tokenizer fails.
 pub fn encode(encoder: &Encoder, tasks: &[Task]) -> Result<Vec<Persona>> {
     let persona = |task: &Task| {
-        let dialogues = task.dialogues.iter().map(|dialogue| Ok(encoder.example(dialogue)?));
+        let dialogues = task.dialogues.iter().map(|dialogue| Ok(encoder.examples(dialogue)?));
         Ok(Persona { dialogues: dialogues.collect::<Result<_>>()? })
     };
     tasks.iter().map(persona).collect()
 }
 
-/// How many utterances were cut because the context was too short.
-pub fn cut(personas: &[Persona]) -> usize {
-    personas.iter().flat_map(|persona| &persona.dialogues).map(|example| example.sequence.cut).sum()
+/// How many dialogues are longer than the context, and in how many windows they are read, in words; nothing where none is.
+pub fn windowed(personas: &[Persona], n_positions: usize) -> Option<String> {
+    let long = || personas.iter().flat_map(|persona| &persona.dialogues).filter(|windows| windows.len() > 1);
+    let (dialogues, windows) = (long().count(), long().map(Vec::len).sum::<usize>());
+    let are = if dialogues == 1 { "dialogue is" } else { "dialogues are" };
+    (dialogues > 0).then(|| {
+        format!("{dialogues} {are} longer than the context of {n_positions} tokens: learned in {windows} windows")
+    })
 }

@@ -66,7 +66,7 @@ impl How {
     /// Refuses what cannot be evaluated on these personas.
     ///
     /// # Errors
-    /// The option.
+    /// The option; the personas have too few dialogues.
     pub fn check(&self, tasks: &[Task]) -> Result<()> {
         for (option, count) in [("--personas", self.personas), ("--folds", self.folds)] {
             if count == Some(0) {
@@ -76,19 +76,27 @@ impl How {
         if self.shots.is_empty() {
             return Err(TrainError::option("--shots", "is empty, expected numbers such as 0,1,5"));
         }
-        if !self.epochs.is_sorted() {
+        if !self.epochs.is_sorted_by(|before, after| before < after) {
             return Err(TrainError::option("--epochs", "is not in ascending order, expected numbers such as 0,1,3"));
         }
         if self.rank_by == RankBy::Classifier {
             let problem = "is classifier, which is what transfertransfo ranks by; expected mean, sum or pmi";
             return Err(TrainError::option("--rank-by", problem));
         }
-        let most = tasks.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
-        if self.shots.iter().all(|&shots| shots >= most) {
-            let problem = format!("has no number below {most}, the most dialogues that a persona has");
-            return Err(TrainError::option("--shots", problem));
+        self.options(self.rank_by, 0).check(tasks).map_err(|error| TrainError::Evaluation(error.to_string()))
+    }
+
+    /// The same for the one evaluation.
+    fn options(&self, rank_by: RankBy, samples: usize) -> Tested {
+        Tested {
+            shots: self.shots.clone(),
+            epochs: self.epochs.clone(),
+            personas: self.personas,
+            folds: self.folds,
+            max_new_tokens: self.max_tokens,
+            rank_by,
+            samples,
         }
-        Ok(())
     }
 }
 
@@ -233,24 +241,15 @@ pub fn evaluate_trained(
     compute: Compute,
 ) -> Result<Outcome> {
     let rank_by = if trained.method.classifies() { RankBy::Classifier } else { how.rank_by };
-    let tested = Tested {
-        shots: how.shots.clone(),
-        epochs: how.epochs.clone(),
-        personas: how.personas,
-        folds: how.folds,
-        max_new_tokens: how.max_tokens,
-        rank_by,
-        samples,
-    };
-    let personas = how.personas.unwrap_or(usize::MAX).min(tasks.len());
-    let folds = |task: &Task| how.folds.unwrap_or(usize::MAX).min(task.dialogues.len());
-    let total: usize = tasks.iter().take(personas).map(folds).sum::<usize>() * how.shots.len();
-    let progress = Progress::new(total as u64, "folds");
+    let tested = how.options(rank_by, samples);
+    let progress = Progress::new(0, "tests");
     let threads = compute.threads_each();
     let mut learners =
         (0..compute.workers.max(1)).map(|_| TorchLearner::new(trained, threads)).collect::<Result<Vec<_>>>()?;
     let result = evaluate_learners(&mut learners, &trained.encoder, tasks, &tested, |at| {
-        progress.step(|| format!("persona {}/{}, {} shots", at.persona + 1, at.personas, at.shots));
+        progress.at(at.done as u64, at.total as u64, || {
+            format!("persona {}/{}, {} shots", at.persona + 1, at.personas, at.shots)
+        });
         if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     drop(progress);

@@ -36,6 +36,15 @@ impl Progress {
         self.bar.inc(1);
     }
 
+    /// So many of so many steps are done.
+    pub fn at(&self, done: u64, total: u64, message: impl FnOnce() -> String) {
+        if self.terminal {
+            self.bar.set_message(message());
+        }
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+
     /// A line that stays.
     pub fn note(&self, line: &str) {
         if self.terminal {

@@ -89,19 +89,12 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
-    /// A batch of dialogues: a target of the mask at token t is predicted from token t − 1.
+    /// A batch of dialogues.
     ///
     /// # Errors
     /// What libtorch says.
     pub fn new(batch: &Batch, device: Device) -> Result<Self> {
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
-        for (index, (&target, &id)) in batch.mask.iter().zip(&batch.ids).enumerate() {
-            // Never at the first token of a row: nothing predicts it.
-            if target && index % batch.length > 0 {
-                rows.push(index as i64 - 1);
-                targets.push(id);
-            }
-        }
+        let (rows, targets): (Vec<i64>, Vec<i64>) = batch.predictions().map(|(row, id)| (row as i64, id)).unzip();
         Ok(Self {
             ids: Tensor::f_from_slice(&batch.ids)?
                 .f_reshape([batch.rows as i64, batch.length as i64])?

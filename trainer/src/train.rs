@@ -87,9 +87,8 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     let encoder = encoder(config, &base.config)?;
     let (personas, mut held) = read_personas(config, &encoder)?;
     held.truncate(config.data.validation_personas);
-    let cut = data::cut(&personas) + data::cut(&held);
-    if cut > 0 {
-        eprintln!("{cut} utterances were cut: the context holds {} tokens", base.config.n_positions);
+    if let Some(note) = data::windowed(&personas, base.config.n_positions) {
+        eprintln!("{note}");
     }
     let (model, start) = begin(config, base, compute.device, config.outer.precision.kind())?;
     let run = Run { config, model, personas, held, compute, out };
@@ -392,7 +391,7 @@ impl Run<'_> {
         let parameters = to_torch(&read_parameters(&best, self.config, &self.model)?, &self.model)?;
         let recipe = marionette_models::run::inner_loop(&best)?;
         let adapters = params::adapter_table(self.model.config(), &self.config.model.adapter);
-        let probed: Vec<_> = self.held.iter().take(1).flat_map(|persona| persona.dialogues.iter().take(2)).collect();
+        let probed: Vec<_> = self.held.iter().take(1).flat_map(|persona| persona.windows().take(2)).collect();
         // The device computes in 32 bits, whatever the training was in.
         let probe = probe::record(&self.model.unrounded(), &parameters, &adapters, &probed, &recipe)?;
         Ok(probe.write(&self.out.join(PROBE))?)

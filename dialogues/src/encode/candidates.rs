@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::Encoder;
+use super::{Encoder, Window};
 use crate::{Dialogue, EncodeError, Example, Exchange, Ranking};
 
 /// Candidates as they stand in a row.
@@ -17,30 +17,39 @@ struct Candidates {
 }
 
 impl Encoder {
-    /// A dialogue as the inner loop learns it: the sequence, and where the encoder has choices, one for each exchange
-    /// with a candidate that is not the reply. The distractors are drawn from the exchange's other candidates
-    /// (ChaCha8; the seed is the line on which the dialogue begins, the stream the exchange); fewer where there are
-    /// fewer.
+    /// A dialogue as the inner loop learns it: its windows ([`Encoder::windows`]), and where the encoder has choices, one for each
+    /// learned exchange with a candidate that is not the reply, with the window in which the reply ends. The distractors are
+    /// drawn from the exchange's other candidates (ChaCha8; the seed is the line on which the dialogue begins, the stream the
+    /// exchange); fewer where there are fewer.
     ///
     /// # Errors
     /// [`EncodeError::NoRoom`] where no candidate fits behind the persona's sentences; where the tokenizer fails.
-    pub fn example(&self, dialogue: &Dialogue) -> Result<Example, EncodeError> {
-        let mut choices = Vec::new();
-        if self.choices > 1 {
-            for (index, exchange) in dialogue.exchanges.iter().enumerate() {
-                let mut others: Vec<&str> =
-                    exchange.candidates.iter().map(String::as_str).filter(|other| *other != exchange.reply).collect();
-                if others.is_empty() {
-                    continue;
+    pub fn examples(&self, dialogue: &Dialogue) -> Result<Vec<Example>, EncodeError> {
+        let windows = self.divided(dialogue)?.into_iter();
+        windows
+            .map(|Window { sequence, exchanges }| {
+                let mut choices = Vec::new();
+                for index in exchanges.into_iter().filter(|_| self.choices > 1) {
+                    choices.extend(self.choice(dialogue, index)?);
                 }
-                let mut rng = ChaCha8Rng::seed_from_u64(dialogue.line as u64);
-                rng.set_stream(index as u64);
-                others.shuffle(&mut rng);
-                let candidates = std::iter::once(exchange.reply.as_str()).chain(others).take(self.choices);
-                choices.push(self.after_history(dialogue, index, exchange, &candidates.collect::<Vec<_>>())?);
-            }
+                Ok(Example { sequence, choices })
+            })
+            .collect()
+    }
+
+    /// The reply of an exchange among some of its candidates, where it has others.
+    fn choice(&self, dialogue: &Dialogue, index: usize) -> Result<Option<Ranking>, EncodeError> {
+        let Some(exchange) = dialogue.exchanges.get(index) else { return Ok(None) };
+        let mut others: Vec<&str> =
+            exchange.candidates.iter().map(String::as_str).filter(|other| *other != exchange.reply).collect();
+        if others.is_empty() {
+            return Ok(None);
         }
-        Ok(Example { sequence: self.sequence(dialogue)?, choices })
+        let mut rng = ChaCha8Rng::seed_from_u64(dialogue.line as u64);
+        rng.set_stream(index as u64);
+        others.shuffle(&mut rng);
+        let candidates = std::iter::once(exchange.reply.as_str()).chain(others).take(self.choices);
+        self.after_history(dialogue, index, exchange, &candidates.collect::<Vec<_>>()).map(Some)
     }
 
     /// The candidates of one exchange (from 0) after everything up to and including the partner's words. The history

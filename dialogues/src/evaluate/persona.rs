@@ -1,13 +1,15 @@
 //! All tests of one persona.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{EvaluateError, Learner, Options, Passes, Progress};
+use super::{EvaluateError, Learner, Options, Passes, PlanError, Progress};
+use crate::distractors::with_distractors;
 use crate::metrics::{Tally, f1, hits_at_1};
 use crate::rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
-use crate::report::Sample;
+use crate::report::{Candidates, Sample};
 use crate::tasks::{Fold, Task, leave_one_out};
 use crate::{Dialogue, EncodeError, Encoder, Example, Exchange};
 
@@ -17,7 +19,9 @@ const SAMPLED: usize = 2;
 /// What is to be tested.
 pub(super) struct Plan<'a> {
     encoder: &'a Encoder,
-    tasks: &'a [Task],
+    tasks: Cow<'a, [Task]>,
+    /// Where the candidates are from.
+    pub(super) candidates: Candidates,
     options: &'a Options,
     /// K and the number of epochs, K by K.
     cells: Vec<(usize, Option<usize>)>,
@@ -28,8 +32,8 @@ pub(super) struct Plan<'a> {
 
 /// The tests of one persona.
 pub(super) struct Tested {
-    /// One a cell.
-    pub(super) tallies: Vec<Tally>,
+    /// One a cell; none where the persona has too few dialogues for its K.
+    pub(super) tallies: Vec<Option<Tally>>,
     pub(super) samples: Vec<Sample>,
 }
 
@@ -41,31 +45,23 @@ struct Test {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new<E: fmt::Display>(
-        encoder: &'a Encoder,
-        tasks: &'a [Task],
-        options: &'a Options,
-    ) -> Result<Self, EvaluateError<E>> {
-        let tasks = tasks.get(..options.personas.unwrap_or(usize::MAX).min(tasks.len())).unwrap_or_default();
-        if tasks.is_empty() {
-            return Err(EvaluateError::Nothing("no persona was given"));
-        }
-        if options.folds == Some(0) {
-            return Err(EvaluateError::Nothing("no fold was asked for"));
-        }
-        if options.shots.is_empty() {
-            return Err(EvaluateError::Nothing("no number of shots was given"));
-        }
-        for (&before, &after) in options.epochs.iter().zip(options.epochs.iter().skip(1)) {
-            if after <= before {
-                return Err(EvaluateError::Descending { before, after });
+    pub(super) fn new(encoder: &'a Encoder, tasks: &'a [Task], options: &'a Options) -> Result<Self, PlanError> {
+        let (all, tasks) = (tasks, options.checked(tasks)?);
+        let learned = || tasks.iter().flat_map(|task| &task.dialogues).flat_map(|dialogue| &dialogue.exchanges);
+        let (candidates, tasks) = match with_distractors(all, tasks.len()) {
+            _ if learned().any(|exchange| !exchange.candidates.is_empty()) => {
+                (Candidates::Stored, Cow::Borrowed(tasks))
             }
-        }
+            Some(drawn) => (Candidates::Drawn, Cow::Owned(drawn)),
+            None => (Candidates::None, Cow::Borrowed(tasks)),
+        };
         let epochs: Vec<Option<usize>> =
             if options.epochs.is_empty() { vec![None] } else { options.epochs.iter().copied().map(Some).collect() };
         let cells = options.shots.iter().flat_map(|&k| epochs.iter().map(move |&epochs| (k, epochs)));
-        let mut plan = Self { encoder, tasks, options, cells: cells.collect(), total: 0, done: AtomicUsize::new(0) };
-        plan.total = tasks.iter().map(|task| plan.folds(task)).sum::<usize>() * plan.cells.len();
+        let cells = cells.collect();
+        let mut plan = Self { encoder, tasks, candidates, options, cells, total: 0, done: AtomicUsize::new(0) };
+        let tests = |task: &Task| plan.folds(task) * plan.cells.iter().filter(|(k, _)| has_enough(task, *k)).count();
+        plan.total = plan.tasks.iter().map(tests).sum();
         Ok(plan)
     }
 
@@ -91,12 +87,12 @@ impl<'a> Plan<'a> {
     where
         L::Error: fmt::Display,
     {
-        let mut tested = Tested { tallies: vec![Tally::default(); self.cells.len()], samples: Vec::new() };
+        let mut tested = Tested { tallies: vec![None; self.cells.len()], samples: Vec::new() };
         let Some(task) = self.tasks.get(persona) else {
             return Ok(tested);
         };
         let examples =
-            task.dialogues.iter().map(|dialogue| self.encoder.example(dialogue)).collect::<Result<Vec<_>, _>>()?;
+            task.dialogues.iter().map(|dialogue| self.encoder.examples(dialogue)).collect::<Result<Vec<_>, _>>()?;
         let folds_of: Vec<(usize, Vec<Fold>)> =
             self.options.shots.iter().map(|&shots| (shots, leave_one_out(task, shots))).collect();
         let folds = self.folds(task);
@@ -111,10 +107,16 @@ impl<'a> Plan<'a> {
                 let Some((dialogue, held)) = task.dialogues.get(*held_out).zip(examples.get(*held_out)) else {
                     continue;
                 };
-                let chosen: Vec<Example> = support.iter().filter_map(|&one| examples.get(one)).cloned().collect();
+                // Each window of a long dialogue is learned from as a dialogue is.
+                let chosen: Vec<Example> =
+                    support.iter().filter_map(|&one| examples.get(one)).flatten().cloned().collect();
+                let is_possible = has_enough(task, *shots);
                 // The passes that the learner has behind it; `None` before its reset.
                 let mut behind: Option<usize> = None;
                 for (&(_, epochs), tally) in cells.by_ref().take(self.options.epochs.len().max(1)) {
+                    if !is_possible {
+                        continue;
+                    }
                     let passes = epochs.map_or(Passes::Recipe, Passes::Epochs);
                     let untouched = support.is_empty() || passes == Passes::Epochs(0);
                     let key: (&[usize], Passes) = if untouched { (&[], Passes::Epochs(0)) } else { (support, passes) };
@@ -158,7 +160,7 @@ impl<'a> Plan<'a> {
                         }
                     };
                     self.done.fetch_add(1, Ordering::Relaxed);
-                    tally.merge(&test.tally);
+                    tally.get_or_insert_default().merge(&test.tally);
                     if let Some(reply) = test.sampled {
                         tested.samples.push(sample(task, dialogue, (*shots, epochs), reply));
                     }
@@ -173,33 +175,32 @@ impl<'a> Plan<'a> {
         &self,
         learner: &mut L,
         dialogue: &Dialogue,
-        example: &Example,
+        windows: &[Example],
         sampled: bool,
     ) -> Result<Test, Failure<L::Error>> {
-        let sequence = &example.sequence;
-        let nll = learner.negative_log_likelihood(sequence).map_err(Failure::Learner)?;
-        if !nll.is_finite() {
-            return Err(Failure::Diverged(format!("the negative log-likelihood is {nll}")));
+        let mut tally = Tally::default();
+        for Example { sequence, .. } in windows {
+            let nll = learner.negative_log_likelihood(sequence).map_err(Failure::Learner)?;
+            if !nll.is_finite() {
+                return Err(Failure::Diverged(format!("the negative log-likelihood is {nll}")));
+            }
+            tally.nll += nll;
+            tally.tokens += sequence.targets();
+            tally.words += sequence.words;
+            tally.replies += sequence.replies;
         }
-        let mut tally = Tally {
-            nll,
-            tokens: sequence.targets(),
-            words: sequence.words,
-            replies: sequence.replies,
-            ..Tally::default()
-        };
         let mut kept = None;
         let (end, max_new) = (self.encoder.end_id(), self.options.max_new_tokens);
         let mut history: Vec<&str> = Vec::with_capacity(2 * dialogue.exchanges.len());
         for (index, exchange) in dialogue.exchanges.iter().enumerate() {
             history.push(&exchange.partner);
-            if !exchange.candidates.is_empty() {
+            if exchange.learned && !exchange.candidates.is_empty() {
                 let scores = self.scores(learner, dialogue, index)?;
                 let top = best_candidate(&scores).and_then(|top| exchange.candidates.get(top));
                 tally.hits += usize::from(top.is_some_and(|top| hits_at_1(top, &exchange.reply)));
                 tally.ranked += 1;
             }
-            if max_new > 0 {
+            if exchange.learned && max_new > 0 {
                 let prompt = self.encoder.prompt(&dialogue.persona, &history, max_new).map_err(Failure::Encode)?;
                 let ids = learner.reply(&prompt.ids, end, max_new).map_err(Failure::Learner)?;
                 let length = ids.iter().position(|&id| id == end).unwrap_or(ids.len());
@@ -265,8 +266,15 @@ fn counted<E>(who: &str, values: &[f32], expected: usize, of: &str) -> Result<()
     Ok(())
 }
 
+/// Whether a persona has K dialogues beside the one that is tested on.
+fn has_enough(task: &Task, shots: usize) -> bool {
+    task.dialogues.len() > shots
+}
+
+/// The exchange whose reply is kept: the third that is tested, or the last where there are fewer.
 fn sampled_exchange(dialogue: &Dialogue) -> usize {
-    SAMPLED.min(dialogue.exchanges.len().saturating_sub(1))
+    let tested = dialogue.exchanges.iter().enumerate().filter(|(_, exchange)| exchange.learned);
+    tested.take(SAMPLED + 1).last().map_or(0, |(index, _)| index)
 }
 
 fn sample(task: &Task, dialogue: &Dialogue, (k, epochs): (usize, Option<usize>), reply: String) -> Sample {

@@ -3,9 +3,11 @@
 use std::io::{BufRead, Error, ErrorKind, Write};
 use std::path::Path;
 
+use super::bad::Bad;
 use super::lines::Lines;
+use super::{Found, LeftOut};
 use crate::error::excerpt;
-use crate::{DataError, Dialogue, Exchange};
+use crate::{DataError, Dialogue, Exchange, clean};
 
 /// What stands in the place of the partner's words when the persona speaks first.
 pub const SILENCE: &str = "__SILENCE__";
@@ -18,75 +20,155 @@ enum Content {
     Persona(String),
     PartnerPersona(String),
     Exchange(Exchange),
+    /// Words of the partner without a reply.
+    Partner(String),
 }
 
-pub(super) fn read(path: &Path, reader: impl BufRead) -> Result<Vec<Dialogue>, DataError> {
+/// What is wrong with a line, and the remedy.
+type Problem = (String, &'static str);
+
+/// The dialogue that is being read.
+struct Open {
+    dialogue: Dialogue,
+    /// Words of the partner that have no reply yet.
+    partner: String,
+    /// The number of the line before; none after one that could not be read.
+    previous: Option<u32>,
+    /// Whether a line of it could not be read: it is left out.
+    broken: bool,
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Read {
+    dialogues: Vec<Dialogue>,
+    bad: Bad,
+    lines: usize,
+    broken: usize,
+    unanswered: usize,
+}
+
+pub(super) fn read(path: &Path, reader: impl BufRead) -> Result<Found, DataError> {
     let mut lines = Lines::new(path, reader);
-    let mut dialogues: Vec<Dialogue> = Vec::new();
-    let mut previous = 0;
+    let (mut read, mut open) = (Read::default(), None);
     while let Some((line, text)) = lines.next()? {
-        let refuse = |(problem, remedy): (String, &str)| DataError::line(path, line, problem, remedy);
-        let (number, text) = numbered(text).map_err(refuse)?;
-        match (number, dialogues.last()) {
-            (1, last) => {
-                if let Some(last) = last {
-                    with_exchanges(path, last)?;
-                }
-                dialogues.push(Dialogue {
-                    persona: Vec::new(),
-                    partner_persona: Vec::new(),
-                    exchanges: Vec::new(),
-                    line,
-                });
+        for text in at_returns(text, &open) {
+            if !text.trim().is_empty() {
+                read.line(line, &text, &mut open);
             }
-            (_, None) => {
-                return Err(refuse((
-                    format!("the first line has number {number}, expected 1"),
-                    "begin the file with a dialogue's first line",
-                )));
-            }
-            (_, Some(_)) if number != previous + 1 => {
-                return Err(refuse((
-                    format!("number {number} follows {previous}, expected {} or 1", previous + 1),
-                    "number a dialogue's lines from 1 without gaps",
-                )));
-            }
-            _ => {}
-        }
-        previous = number;
-        let Some(dialogue) = dialogues.last_mut() else {
-            continue;
-        };
-        let begun = !dialogue.exchanges.is_empty();
-        match content(text).map_err(refuse)? {
-            Content::Persona(_) | Content::PartnerPersona(_) if begun => {
-                return Err(refuse((
-                    "a persona line follows the first exchange".into(),
-                    "put the persona lines first, and begin each dialogue at number 1",
-                )));
-            }
-            Content::Persona(sentence) => dialogue.persona.push(sentence),
-            Content::PartnerPersona(sentence) => dialogue.partner_persona.push(sentence),
-            Content::Exchange(exchange) => dialogue.exchanges.push(exchange),
         }
     }
-    match dialogues.last() {
-        Some(last) => with_exchanges(path, last)?,
-        None => return Err(DataError::line(path, 1, "the file is empty, expected dialogues", "give dialogues")),
+    read.close(open);
+    let Read { dialogues, bad, lines, broken, unanswered } = read;
+    let left_out = |what: &str, count| LeftOut { what: what.into(), count };
+    let left = vec![
+        bad.judge(path, "lines", lines)?,
+        left_out("dialogues with such a line", broken),
+        left_out("closing words of the partner without a reply", unanswered),
+    ];
+    if dialogues.is_empty() {
+        return Err(DataError::line(path, 1, "the file is empty, expected dialogues", "give dialogues"));
     }
-    Ok(dialogues)
+    Ok((dialogues, left))
 }
 
-fn with_exchanges(path: &Path, dialogue: &Dialogue) -> Result<(), DataError> {
-    if dialogue.exchanges.is_empty() {
-        return Err(DataError::line(
-            path,
-            dialogue.line,
-            "the dialogue that begins here has no exchange, expected at least one",
-            "remove the dialogue or complete it",
-        ));
+/// A line whole, or cut at carriage returns that end lines: those with the number of a next line after them. Others are blanks.
+fn at_returns(line: &str, open: &Option<Open>) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    let mut previous = open.as_ref().and_then(|open| open.previous);
+    for part in line.split('\r') {
+        let number = numbered(part).ok().map(|(number, _)| number);
+        let begins = number.is_some_and(|number| number == 1 || previous.is_some_and(|before| number == before + 1));
+        match parts.last_mut().filter(|_| !begins) {
+            Some(last) => {
+                last.push(' ');
+                last.push_str(part);
+            }
+            None => {
+                parts.push(part.to_owned());
+                previous = number;
+            }
+        }
     }
-    Ok(())
+    parts
+}
+
+impl Read {
+    fn line(&mut self, line: usize, text: &str, open: &mut Option<Open>) {
+        self.lines += 1;
+        if let Err((problem, remedy)) = self.take(line, text, open) {
+            self.bad.add(line, problem, remedy);
+            if let Some(open) = open {
+                open.broken = true;
+            }
+        }
+    }
+
+    fn take(&mut self, line: usize, text: &str, open: &mut Option<Open>) -> Result<(), Problem> {
+        let numbered = numbered(text);
+        if let (Err(_), Some(open)) = (&numbered, open.as_mut()) {
+            open.previous = None;
+        }
+        let (number, text) = numbered?;
+        if number == 1 {
+            self.close(open.take());
+            let dialogue = Dialogue { persona: Vec::new(), partner_persona: Vec::new(), exchanges: Vec::new(), line };
+            *open = Some(Open { dialogue, partner: String::new(), previous: None, broken: false });
+        }
+        let Some(open) = open else {
+            let problem = format!("the first line has number {number}, expected 1");
+            return Err((problem, "begin the file with a dialogue's first line"));
+        };
+        if let Some(previous) = open.previous.replace(number)
+            && number != previous + 1
+        {
+            let problem = format!("number {number} follows {previous}, expected {} or 1", previous + 1);
+            return Err((problem, "number a dialogue's lines from 1 without gaps"));
+        }
+        let begun = !open.dialogue.exchanges.is_empty();
+        match content(text)? {
+            Content::Persona(_) | Content::PartnerPersona(_) if begun => {
+                let problem = "a persona line follows the first exchange".into();
+                return Err((problem, "put the persona lines first, and begin each dialogue at number 1"));
+            }
+            Content::Persona(sentence) => open.dialogue.persona.push(sentence),
+            Content::PartnerPersona(sentence) => open.dialogue.partner_persona.push(sentence),
+            Content::Partner(words) => append(&mut open.partner, &words),
+            Content::Exchange(mut exchange) => {
+                append(&mut open.partner, &exchange.partner);
+                exchange.partner = std::mem::take(&mut open.partner);
+                open.dialogue.exchanges.push(exchange);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a dialogue.
+    fn close(&mut self, open: Option<Open>) {
+        match open {
+            None => {}
+            Some(Open { broken: true, .. }) => self.broken += 1,
+            Some(Open { dialogue, .. }) if dialogue.exchanges.is_empty() => {
+                let problem = "the dialogue that begins here has no exchange, expected at least one".into();
+                self.bad.add(
+                    dialogue.line,
+                    problem,
+                    "remove the dialogue or complete it: write an exchange as partner, tab, reply",
+                );
+            }
+            Some(Open { dialogue, partner, .. }) => {
+                self.unanswered += usize::from(!partner.is_empty());
+                self.dialogues.push(dialogue);
+            }
+        }
+    }
+}
+
+fn append(words: &mut String, more: &str) {
+    if !words.is_empty() && !more.is_empty() {
+        words.push(' ');
+    }
+    words.push_str(more);
 }
 
 /// Splits `N text`.
@@ -103,34 +185,33 @@ fn numbered(line: &str) -> Result<(u32, &str), (String, &'static str)> {
         })
 }
 
-fn content(text: &str) -> Result<Content, (String, &'static str)> {
+fn content(text: &str) -> Result<Content, Problem> {
     let mut fields = text.split('\t');
-    let partner = fields.next().unwrap_or_default();
-    let Some(reply) = fields.next() else {
-        let sentence = |prefix| text.strip_prefix(prefix).map(str::trim).filter(|sentence: &&str| !sentence.is_empty());
-        if let Some(sentence) = sentence(YOURS) {
-            return Ok(Content::Persona(sentence.to_owned()));
+    let partner = clean(fields.next().unwrap_or_default());
+    let Some(reply) = fields.next().map(clean) else {
+        for (prefix, of) in [(YOURS, Content::Persona as fn(String) -> Content), (PARTNERS, Content::PartnerPersona)] {
+            match partner.strip_prefix(prefix.trim_end()).map(str::trim) {
+                Some("") => {
+                    return Err(("a persona line without a sentence".into(), "write the sentence, or remove the line"));
+                }
+                Some(sentence) => return Ok(of(sentence.to_owned())),
+                None => {}
+            }
         }
-        if let Some(sentence) = sentence(PARTNERS) {
-            return Ok(Content::PartnerPersona(sentence.to_owned()));
-        }
-        return Err((
-            format!("{} is an exchange without a reply, expected a tab and the persona's reply", excerpt(text)),
-            "write an exchange as partner, tab, reply",
-        ));
+        return Ok(Content::Partner(if partner == SILENCE { String::new() } else { partner }));
     };
-    if partner.trim().is_empty() {
+    if partner.is_empty() {
         return Err((
             "the partner's words are missing before the tab".into(),
             "write `__SILENCE__` where the persona speaks first",
         ));
     }
-    if reply.trim().is_empty() {
+    if reply.is_empty() {
         return Err(("the reply after the tab is empty".into(), "write an exchange as partner, tab, reply"));
     }
     let _reward = fields.next();
-    let candidates: Vec<String> = match fields.next() {
-        Some(list) if !list.is_empty() => list.split('|').map(str::to_owned).collect(),
+    let candidates: Vec<String> = match fields.next().map(str::trim) {
+        Some(list) if !list.is_empty() => list.split('|').map(clean).collect(),
         _ => Vec::new(),
     };
     if fields.next().is_some() {
@@ -139,21 +220,22 @@ fn content(text: &str) -> Result<Content, (String, &'static str)> {
             "remove the tabs that are not between fields",
         ));
     }
-    if !candidates.is_empty() && !candidates.iter().any(|candidate| candidate == reply) {
+    if !candidates.is_empty() && !candidates.contains(&reply) {
         return Err((
-            format!("the reply {} is not among its candidates", excerpt(reply)),
+            format!("the reply {} is not among its candidates", excerpt(&reply)),
             "put the reply itself among the candidates, or leave them all out",
         ));
     }
-    let partner = if partner == SILENCE { "" } else { partner };
-    Ok(Content::Exchange(Exchange { partner: partner.to_owned(), reply: reply.to_owned(), candidates }))
+    let partner = if partner == SILENCE { String::new() } else { partner };
+    Ok(Content::Exchange(Exchange { candidates, ..Exchange::new(partner, reply) }))
 }
 
 /// Writes dialogues in ConvAI2's text format, so that [`crate::read_dialogues`] gives them back.
 ///
 /// # Errors
 /// Of kind `InvalidInput` for text that the format cannot hold (a tab or line break anywhere, `|` in a candidate, an
-/// empty reply, a reply that is not among its candidates, a dialogue without exchanges); else what the writer says.
+/// empty reply, a reply that is not learned from or not among its candidates, a dialogue without exchanges); else what the
+/// writer says.
 pub fn write_convai2(writer: &mut impl Write, dialogues: &[Dialogue]) -> std::io::Result<()> {
     for dialogue in dialogues {
         if dialogue.exchanges.is_empty() {
@@ -167,6 +249,9 @@ pub fn write_convai2(writer: &mut impl Write, dialogues: &[Dialogue]) -> std::io
             writeln!(writer, "{number} {prefix}{}", plain(sentence.trim())?)?;
         }
         for exchange in &dialogue.exchanges {
+            if !exchange.learned {
+                return Err(unwritable("a reply is not learned from"));
+            }
             number += 1;
             let partner = if exchange.partner.is_empty() { SILENCE } else { &exchange.partner };
             write!(writer, "{number} {}\t{}", plain(partner)?, plain(&exchange.reply)?)?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use super::synthetic;
 use crate::DataError;
@@ -23,6 +24,8 @@ pub enum Format {
     SyntheticPersonaChat,
     /// Messages with roles, a dialogue a line.
     ChatJsonl,
+    /// The same dialogues in a list, or over several lines each.
+    ChatJson,
 }
 
 impl fmt::Display for Format {
@@ -32,6 +35,7 @@ impl fmt::Display for Format {
             Self::PersonaChatJson => "Hugging Face's personachat JSON",
             Self::SyntheticPersonaChat => "Synthetic-Persona-Chat CSV",
             Self::ChatJsonl => "chat JSONL",
+            Self::ChatJson => "chat JSON",
         })
     }
 }
@@ -48,14 +52,11 @@ const OTHERS: [(&[u8], &str); 5] = [
     (b"PAR1", "a Parquet table"),
 ];
 
-/// The format of a file that begins with `head`.
-pub(super) fn find(path: &Path, head: &[u8]) -> Result<Format, DataError> {
-    const AS_UTF8: &str = "save the file as UTF-8 without a byte-order mark";
+/// The format of a file that begins with `head`, which has no byte-order mark; `None` where more of it has to be seen, unless
+/// `last` says that there is no more to see.
+pub(super) fn find(path: &Path, head: &[u8], last: bool) -> Result<Option<Format>, DataError> {
     if head.starts_with(b"\xFF\xFE") || head.starts_with(b"\xFE\xFF") {
-        return Err(DataError::line(path, 1, "the text is UTF-16, expected UTF-8", AS_UTF8));
-    }
-    if head.starts_with(b"\xEF\xBB\xBF") {
-        return Err(DataError::line(path, 1, "the text begins with a byte-order mark", AS_UTF8));
+        return Err(DataError::line(path, 1, "the text is UTF-16, expected UTF-8", "save the file as UTF-8"));
     }
     let looks_like =
         |what: &str| DataError::line(path, 1, format!("this looks like {what}, not like dialogues"), ACCEPTED);
@@ -70,15 +71,18 @@ pub(super) fn find(path: &Path, head: &[u8]) -> Result<Format, DataError> {
         let problem = "the file is empty, expected dialogues";
         Err(DataError::line(path, 1, problem, ACCEPTED))
     } else if after_number.len() < first_line.len() && after_number.starts_with(' ') {
-        Ok(Format::ConvAi2)
-    } else if text.starts_with('{') {
-        of_object(text).ok_or_else(|| looks_like(&format!("JSON that begins {}", excerpt(text))))
-    } else if text.starts_with('[') {
-        Err(looks_like("a JSON list"))
+        Ok(Some(Format::ConvAi2))
+    } else if text.starts_with(['{', '[']) {
+        match of_json(text) {
+            Some(format) => Ok(Some(format)),
+            None if !last => Ok(None),
+            None if text.starts_with('[') => Err(looks_like("a JSON list of something else")),
+            None => Err(looks_like(&format!("JSON that begins {}", excerpt(text)))),
+        }
     } else if first_line.contains('\0') {
         Err(looks_like("a binary file, or UTF-16"))
     } else if synthetic::is_header(first_line) {
-        Ok(Format::SyntheticPersonaChat)
+        Ok(Some(Format::SyntheticPersonaChat))
     } else if first_line.contains(',') && !first_line.contains('\t') {
         Err(synthetic::wrong_columns(path, first_line.split(',')))
     } else {
@@ -86,14 +90,27 @@ pub(super) fn find(path: &Path, head: &[u8]) -> Result<Format, DataError> {
     }
 }
 
-/// Which format of JSON objects: the one whose key comes first.
-fn of_object(text: &str) -> Option<Format> {
-    let of = |format: Format, key: &str| {
+/// Which format of JSON: that of the key which comes first, where `personality` may also stand before `messages`.
+fn of_json(text: &str) -> Option<Format> {
+    let first = |key: &str| {
         let followed_by_colon = |place: &usize| text[place + key.len()..].trim_start().starts_with(':');
-        text.match_indices(key).map(|(place, _)| place).find(followed_by_colon).map(|place| (place, format))
+        text.match_indices(key).map(|(place, _)| place).find(followed_by_colon)
     };
-    let chat = of(Format::ChatJsonl, "\"messages\"");
-    let personality = of(Format::PersonaChatJson, "\"personality\"");
-    let utterances = of(Format::PersonaChatJson, "\"utterances\"");
-    [chat, personality, utterances].into_iter().flatten().min_by_key(|(place, _)| *place).map(|(_, format)| format)
+    match (first("\"messages\""), first("\"utterances\"")) {
+        (Some(messages), utterances) if utterances.is_none_or(|utterances| messages < utterances) => {
+            Some(if is_one_a_line(text) { Format::ChatJsonl } else { Format::ChatJson })
+        }
+        (_, Some(_)) => Some(Format::PersonaChatJson),
+        _ => first("\"personality\"").filter(|_| !text.starts_with('[')).map(|_| Format::PersonaChatJson),
+    }
+}
+
+/// Whether the first object is on one line. One that is no JSON is taken for a line that cannot be read, except where it only goes
+/// on in the next line.
+fn is_one_a_line(text: &str) -> bool {
+    match (text.starts_with('{'), text.split_once('\n')) {
+        (true, Some((line, _))) => !serde_json::from_str::<IgnoredAny>(line).is_err_and(|error| error.is_eof()),
+        (is_object, None) => is_object,
+        (false, _) => false,
+    }
 }

@@ -8,7 +8,8 @@ use crate::DataError;
 /// The longest line that is accepted, in bytes: a hundred times a long ConvAI2 line with its candidates.
 pub(super) const LONGEST_LINE: usize = 1 << 20;
 
-/// Gives the lines of a text one after another, without their line ends, refusing everything that is not plain UTF-8.
+/// Gives the lines of a text one after another, without their line ends (a line feed, and carriage returns before it), refusing
+/// everything that is not plain UTF-8.
 pub(super) struct Lines<R> {
     path: PathBuf,
     reader: R,
@@ -37,14 +38,16 @@ impl<R: BufRead> Lines<R> {
         }
         let mut line = self.buffer.as_slice();
         line = line.strip_suffix(b"\n").unwrap_or(line);
-        line = line.strip_suffix(b"\r").unwrap_or(line);
+        while let Some(shorter) = line.strip_suffix(b"\r") {
+            line = shorter;
+        }
         if line.len() > LONGEST_LINE {
             return Err(refuse(
                 format!("the line is longer than {LONGEST_LINE} bytes"),
                 "check that this is a dialogue file with one exchange a line",
             ));
         }
-        const AS_UTF8: &str = "save the file as UTF-8 without a byte-order mark";
+        const AS_UTF8: &str = "save the file as UTF-8";
         if line.contains(&0) {
             return Err(refuse("the line has a NUL byte, expected UTF-8 text".into(), AS_UTF8));
         }
@@ -52,6 +55,17 @@ impl<R: BufRead> Lines<R> {
             Ok(text) => Ok(Some((number, text))),
             Err(error) => Err(refuse(format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1), AS_UTF8)),
         }
+    }
+}
+
+/// Passes a text on in which carriage returns are the only line ends, as line feeds.
+pub(super) struct ReturnsAsFeeds<R>(pub(super) R);
+
+impl<R: Read> Read for ReturnsAsFeeds<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        buffer.iter_mut().take(read).filter(|byte| **byte == b'\r').for_each(|byte| *byte = b'\n');
+        Ok(read)
     }
 }
 

@@ -9,9 +9,8 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde::{Deserialize, Deserializer};
 
 use super::guard::{Guard, Piece, explain};
-use super::turns::one_line;
 use crate::error::without_place;
-use crate::{DataError, Dialogue, Exchange, SILENCE};
+use crate::{DataError, Dialogue, Exchange, SILENCE, clean};
 
 /// [`SILENCE`] as it comes out of a tokenizer.
 const SPACED_SILENCE: &str = "__ SILENCE __";
@@ -109,10 +108,10 @@ impl<'de> Visitor<'de> for Part<'_> {
             let wrong = |problem: &str| A::Error::custom(format!("dialogue {number} of {name:?} {problem}"));
             let mut exchanges = Vec::with_capacity(entry.utterances.len());
             for Utterance { candidates, history } in entry.utterances {
-                let Some(partner) = history.0.map(|text| one_line(&text)) else {
+                let Some(partner) = history.0.map(|text| clean(&text)) else {
                     return Err(wrong("has an empty history, expected the partner's words at its end"));
                 };
-                let mut candidates: Vec<String> = candidates.iter().map(|text| one_line(text)).collect();
+                let mut candidates: Vec<String> = candidates.iter().map(|text| clean(text)).collect();
                 let Some(reply) = candidates.last().filter(|reply| !reply.is_empty()).cloned() else {
                     return Err(wrong("has no candidates, expected the reply as the last one"));
                 };
@@ -120,13 +119,10 @@ impl<'de> Visitor<'de> for Part<'_> {
                     candidates.clear();
                 }
                 let is_silence = partner == SILENCE || partner == SPACED_SILENCE;
-                exchanges.push(Exchange {
-                    partner: if is_silence { String::new() } else { partner },
-                    reply,
-                    candidates,
-                });
+                let partner = if is_silence { String::new() } else { partner };
+                exchanges.push(Exchange { candidates, ..Exchange::new(partner, reply) });
             }
-            let sentences = entry.personality.iter().map(|sentence| one_line(sentence));
+            let sentences = entry.personality.iter().map(|sentence| clean(sentence));
             let persona: Vec<String> = sentences.filter(|sentence| !sentence.is_empty()).collect();
             if persona.is_empty() {
                 return Err(wrong("has an empty personality, expected the persona's sentences"));

@@ -6,10 +6,10 @@ use std::path::Path;
 use csv::{ErrorKind, ReaderBuilder};
 
 use super::guard::{Guard, Piece, explain};
-use super::turns::{exchanges, one_line};
+use super::turns::{Said, exchanges};
 use super::{Found, LeftOut};
 use crate::error::excerpt;
-use crate::{DataError, Dialogue};
+use crate::{DataError, Dialogue, clean};
 
 const COLUMNS: [&str; 3] = ["user 1 personas", "user 2 personas", "Best Generated Conversation"];
 const REMEDY: &str = "use the file as Synthetic-Persona-Chat distributes it";
@@ -51,7 +51,12 @@ pub(super) fn read(path: &Path, reader: impl Read) -> Result<Found, DataError> {
         let field = |place: usize| record.get(place).unwrap_or_default();
         let said = conversation_of(field(conversation), &mut directions, &mut ownerless);
         for (speaker, own, other) in [(1, first, second), (2, second, first)] {
-            let (exchanges, _) = exchanges(said.iter().map(|(who, text)| (*who == speaker, text.clone())));
+            let of_speaker = |(who, text): &(u8, String)| match *who == speaker {
+                true if text.is_empty() => Said::Partner(String::new()),
+                true => Said::Persona { text: text.clone(), learned: true },
+                false => Said::Partner(text.clone()),
+            };
+            let (exchanges, _) = exchanges(said.iter().map(of_speaker));
             if exchanges.is_empty() {
                 silent += 1;
                 continue;
@@ -75,13 +80,13 @@ pub(super) fn read(path: &Path, reader: impl Read) -> Result<Found, DataError> {
 }
 
 fn sentences(field: &str) -> Vec<String> {
-    field.lines().map(one_line).filter(|sentence| !sentence.is_empty()).collect()
+    field.lines().map(clean).filter(|sentence| !sentence.is_empty()).collect()
 }
 
 /// Who says what, line by line: `User 1: Hi!`.
 fn conversation_of(text: &str, directions: &mut usize, ownerless: &mut usize) -> Vec<(u8, String)> {
     let mut said: Vec<(u8, String)> = Vec::new();
-    for line in text.lines().map(str::trim) {
+    for line in text.split(['\n', '\r']).map(str::trim) {
         // Some conversations set speakers or whole lines in asterisks, as Markdown's emphasis.
         let starred = line.starts_with('*') && line.ends_with('*');
         let bare = line.trim_matches(|character: char| character == '*' || character.is_whitespace());
@@ -92,7 +97,7 @@ fn conversation_of(text: &str, directions: &mut usize, ownerless: &mut usize) ->
         let spoken = speaker("User 1").map(|words| (1, words)).or_else(|| speaker("User 2").map(|words| (2, words)));
         if let Some((who, words)) = spoken {
             let words = words.trim_start_matches(|character: char| character == '*' || character.is_whitespace());
-            said.push((who, one_line(words)));
+            said.push((who, clean(words)));
         } else if starred
             || (line.starts_with('[') && line.ends_with(']'))
             || (line.starts_with('(') && line.ends_with(')'))
@@ -103,7 +108,7 @@ fn conversation_of(text: &str, directions: &mut usize, ownerless: &mut usize) ->
             if !words.is_empty() {
                 words.push(' ');
             }
-            words.push_str(&one_line(line));
+            words.push_str(&clean(line));
         } else {
             *ownerless += 1;
         }

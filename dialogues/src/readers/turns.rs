@@ -2,40 +2,64 @@
 
 use crate::Exchange;
 
-/// One line of text: no line break, tab or other control character, nothing around it.
-pub(super) fn one_line(text: &str) -> String {
-    let separates = |character: char| character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
-    let parts = text.split(separates).map(str::trim).filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join(" ")
+/// An utterance, its text [`crate::clean`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    Partner(String),
+    Persona {
+        text: String,
+        /// Whether it is learned from.
+        learned: bool,
+    },
+    /// A reply without words: what was said before it has no answer.
+    Nothing,
 }
 
-/// The exchanges of utterances (whether the persona said it, and what), and whether words of the partner without a
-/// reply were left out at the end. Utterances of one speaker in a row are joined by a space; empty ones are passed
-/// over. Where the persona speaks first, the partner's words are empty.
-pub(super) fn exchanges(utterances: impl IntoIterator<Item = (bool, String)>) -> (Vec<Exchange>, bool) {
+/// What could not be made an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Unanswered {
+    /// Replies without words.
+    pub(super) empty: usize,
+    /// Whether words of the partner without a reply were left out at the end.
+    pub(super) open: bool,
+}
+
+/// The exchanges of utterances. Utterances of one speaker in a row are joined by a space, except that a reply which is learned from
+/// and one which is not stay apart; empty ones of the partner are passed over. Where the persona speaks first, or goes on
+/// after a reply that is not of the same kind, the partner's words are empty.
+pub(super) fn exchanges(utterances: impl IntoIterator<Item = Said>) -> (Vec<Exchange>, Unanswered) {
     let mut exchanges: Vec<Exchange> = Vec::new();
+    let mut unanswered = Unanswered::default();
     let mut partner = String::new();
     let mut persona_spoke = false;
-    for (is_persona, text) in utterances {
-        if text.is_empty() {
-            continue;
-        }
-        match exchanges.last_mut() {
-            Some(exchange) if is_persona && persona_spoke => {
-                exchange.reply.push(' ');
-                exchange.reply.push_str(&text);
+    for said in utterances {
+        match said {
+            Said::Partner(text) if text.is_empty() => {}
+            Said::Partner(text) => {
+                push(&mut partner, &text);
+                persona_spoke = false;
             }
-            _ if is_persona => {
-                exchanges.push(Exchange { partner: std::mem::take(&mut partner), reply: text, candidates: Vec::new() })
+            Said::Nothing => {
+                partner.clear();
+                unanswered.empty += 1;
+                persona_spoke = false;
             }
-            _ => {
-                if !partner.is_empty() {
-                    partner.push(' ');
+            Said::Persona { text, learned } => {
+                match exchanges.last_mut().filter(|last| persona_spoke && last.learned == learned) {
+                    Some(last) => push(&mut last.reply, &text),
+                    None => exchanges.push(Exchange { learned, ..Exchange::new(std::mem::take(&mut partner), text) }),
                 }
-                partner.push_str(&text);
+                persona_spoke = true;
             }
         }
-        persona_spoke = is_persona;
     }
-    (exchanges, !partner.is_empty())
+    unanswered.open = !partner.is_empty();
+    (exchanges, unanswered)
+}
+
+fn push(words: &mut String, more: &str) {
+    if !words.is_empty() {
+        words.push(' ');
+    }
+    words.push_str(more);
 }

@@ -39,10 +39,7 @@ pub(super) fn to_dialogue(persona: &Persona, script: &[Turn]) -> Dialogue {
     Dialogue {
         persona: persona.sentences().to_vec(),
         partner_persona: Vec::new(),
-        exchanges: script
-            .iter()
-            .map(|turn| Exchange { partner: turn.partner.clone(), reply: turn.reply.clone(), candidates: Vec::new() })
-            .collect(),
+        exchanges: script.iter().map(|turn| Exchange::new(turn.partner.clone(), turn.reply.clone())).collect(),
         line: 1,
     }
 }

@@ -1,4 +1,6 @@
-use marionette_dialogues::{Batch, Dialogue, EncodeError, Encoder, Ranking, group_by_persona, read_dialogues};
+use marionette_dialogues::{
+    Batch, Dialogue, EncodeError, Encoder, Ranking, Sequence, group_by_persona, read_dialogues,
+};
 
 use marionette_models::{Gpt2Shape, PromptForm, Turn};
 
@@ -15,66 +17,139 @@ fn bits(mask: &[bool]) -> Vec<u8> {
     mask.iter().map(|&target| u8::from(target)).collect()
 }
 
+/// The windows of a dialogue: ids, mask, words and replies.
+fn windows(encoder: &Encoder, dialogue: &Dialogue) -> Vec<(Vec<u32>, Vec<u8>, usize, usize)> {
+    let of = |window: Sequence| (window.ids, bits(&window.target), window.words, window.replies);
+    encoder.windows(dialogue).unwrap().into_iter().map(of).collect()
+}
+
+fn only(encoder: &Encoder, dialogue: &Dialogue) -> Sequence {
+    let [window] = <[Sequence; 1]>::try_from(encoder.windows(dialogue).unwrap()).unwrap();
+    window
+}
+
 #[test]
 fn a_dialogue_is_one_sequence_whose_targets_are_the_replies() {
-    let sequence = tiny_encoder(10).sequence(&two_exchanges()).unwrap();
+    let sequence = only(&tiny_encoder(10), &two_exchanges());
     assert_eq!(sequence.ids, [4, 5, 0, 3, 2, 5, 1, 5, 2, 5]);
     assert_eq!(bits(&sequence.target), [0, 0, 1, 1, 1, 1, 0, 0, 1, 1]);
     assert_eq!((sequence.words, sequence.replies, sequence.cut, sequence.targets()), (3, 2, 0, 6));
 }
 
 #[test]
+fn a_reply_that_is_not_learned_is_history() {
+    let mut dialogue = two_exchanges();
+    dialogue.exchanges[0].learned = false;
+    let sequence = only(&tiny_encoder(10), &dialogue);
+    assert_eq!(sequence.ids, [4, 5, 0, 3, 2, 5, 1, 5, 2, 5]);
+    assert_eq!(bits(&sequence.target), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+    assert_eq!((sequence.words, sequence.replies), (1, 1));
+    let all = Dialogue { exchanges: two_exchanges().exchanges, ..dialogue.clone() };
+    let encoder = tiny_encoder(20).with_choices(2);
+    let choices = |dialogue: &Dialogue| encoder.examples(dialogue).unwrap()[0].choices.len();
+    assert_eq!((choices(&all), choices(&dialogue)), (1, 1));
+    dialogue.exchanges[0].learned = true;
+    dialogue.exchanges[1].learned = false;
+    assert_eq!(choices(&dialogue), 0);
+}
+
+#[test]
+fn text_gives_the_same_tokens_whoever_it_comes_from() {
+    let encoder = tiny_encoder(10);
+    let tokens = |text: &str| encoder.prompt(&[], &[text], 1).unwrap().ids;
+    for typed in ["a\nc", "\u{feff}a c", "a\u{1b}c\r\n", " a \t c"] {
+        assert_eq!(tokens(typed), tokens("a c"), "{typed:?}");
+        assert_eq!(encoder.windows(&dialogue(&[], &[(typed, "b")])).unwrap()[0].ids[..3], tokens("a c")[..3]);
+    }
+}
+
+#[test]
 fn an_empty_partner_is_its_end_of_text() {
-    let sequence = tiny_encoder(10).sequence(&dialogue(&[], &[("", "a")])).unwrap();
+    let sequence = only(&tiny_encoder(10), &dialogue(&[], &[("", "a")]));
     assert_eq!(sequence.ids, [5, 0, 5]);
     assert_eq!(bits(&sequence.target), [0, 1, 1]);
 }
 
 #[test]
-fn the_oldest_utterances_are_cut_whole() {
-    // One too many: the first utterance goes, and nothing predicts the first token of what is now first.
+fn what_exceeds_the_context_is_read_in_windows() {
+    let first = (vec![4, 5, 0, 3, 2, 5], vec![0, 0, 1, 1, 1, 1], 2, 1);
+    // The second reply has as much history as fits, from an utterance on, none of it learned again.
     for positions in [8, 9] {
-        let sequence = tiny_encoder(positions).sequence(&two_exchanges()).unwrap();
-        assert_eq!(sequence.ids, [0, 3, 2, 5, 1, 5, 2, 5]);
-        assert_eq!(bits(&sequence.target), [0, 1, 1, 1, 0, 0, 1, 1]);
-        assert_eq!((sequence.words, sequence.replies, sequence.cut), (3, 2, 1));
+        let second = (vec![0, 3, 2, 5, 1, 5, 2, 5], vec![0, 0, 0, 0, 0, 0, 1, 1], 1, 1);
+        assert_eq!(windows(&tiny_encoder(positions), &two_exchanges()), [first.clone(), second]);
     }
-    // The first reply fits the context, but not beside the rest: it goes whole.
-    let sequence = tiny_encoder(7).sequence(&two_exchanges()).unwrap();
-    assert_eq!(sequence.ids, [1, 5, 2, 5]);
-    assert_eq!(bits(&sequence.target), [0, 0, 1, 1]);
-    assert_eq!((sequence.words, sequence.replies, sequence.cut), (1, 1, 2));
+    assert_eq!(windows(&tiny_encoder(7), &two_exchanges()), [first, (vec![1, 5, 2, 5], vec![0, 0, 1, 1], 1, 1)]);
 }
 
 #[test]
-fn an_utterance_longer_than_the_context_is_cut_within() {
-    // The newest: its last tokens. `a c<eot>` of 4 tokens in 3; the partner's goes whole.
-    let sequence = tiny_encoder(3).sequence(&dialogue(&[], &[("ab", "a c")])).unwrap();
-    assert_eq!(sequence.ids, [3, 2, 5]);
-    assert_eq!(bits(&sequence.target), [0, 1, 1]);
-    assert_eq!((sequence.words, sequence.replies, sequence.cut), (1, 1, 2));
-    // An older one that no context could hold: what fits of it, so that the reply has a history.
-    let sequence = tiny_encoder(5).sequence(&dialogue(&[], &[("b", "b"), ("cbcbcbc", "a")])).unwrap();
-    assert_eq!(sequence.ids, [1, 2, 5, 0, 5]);
-    assert_eq!(bits(&sequence.target), [0, 0, 0, 1, 1]);
-    assert_eq!((sequence.words, sequence.replies, sequence.cut), (1, 1, 3));
+fn an_utterance_longer_than_the_context_is_divided() {
+    // A reply: `a c<eot>` of 4 tokens in 3, each a target once, with what fits before it.
+    let found = windows(&tiny_encoder(3), &dialogue(&[], &[("ab", "a c")]));
+    let expected = [
+        (vec![4, 5, 0], vec![0, 0, 1], 0, 0),
+        (vec![0, 3], vec![0, 1], 0, 0),
+        (vec![0, 3, 2], vec![0, 0, 1], 0, 0),
+        (vec![3, 2, 5], vec![0, 0, 1], 2, 1),
+    ];
+    assert_eq!(found, expected);
+    // The partner's words: what fits of them, so that the reply has a history.
+    let found = windows(&tiny_encoder(5), &dialogue(&[], &[("b", "b"), ("cbcbcbc", "a")]));
+    assert_eq!(found, [(vec![1, 5, 1, 5], vec![0, 0, 1, 1], 1, 1), (vec![1, 2, 5, 0, 5], vec![0, 0, 0, 1, 1], 1, 1)]);
 }
 
 #[test]
-fn persona_text_stands_in_front_and_is_never_cut_away() {
+fn every_reply_is_a_target_once_in_windows_that_fit() {
+    let words = ["", "a", "ab", "b c", "cbcbcb", "a b c ab", "bbbbbbbbbbbbbbbbbbb"];
+    let mut next = 7_usize;
+    let mut word = || {
+        next = (next * 1_103_515_245 + 12_345) % (1 << 31);
+        words[(next >> 8) % words.len()]
+    };
+    for round in 0..200 {
+        let turns: Vec<(&str, &str)> = (0..round % 9 + 1).map(|_| (word(), word())).collect();
+        let talk = dialogue(&["ab", "c"], &turns);
+        for (least, whole, encoder) in [
+            (2, tiny_encoder(4000), &tiny_encoder as &dyn Fn(usize) -> Encoder),
+            (7, tiny_encoder(4000).with_persona_text(true), &|positions| {
+                tiny_encoder(positions).with_persona_text(true)
+            }),
+            (10, around(4000), &around),
+        ] {
+            let targets = |windows: &[Sequence]| -> Vec<u32> {
+                let of = |window: &Sequence| {
+                    window.ids.iter().zip(&window.target).filter(|(_, is)| **is).map(|(id, _)| *id).collect::<Vec<_>>()
+                };
+                windows.iter().flat_map(of).collect()
+            };
+            let expected = only(&whole, &talk);
+            for positions in [least, least + 1, 12, 20, 33, 64] {
+                let found = encoder(positions).windows(&talk).unwrap();
+                assert_eq!(targets(&found), targets(std::slice::from_ref(&expected)), "{positions} {turns:?}");
+                assert!(found.iter().all(|window| window.ids.len() <= positions && window.targets() > 0));
+                let sum = |of: fn(&Sequence) -> usize| found.iter().map(of).sum::<usize>();
+                assert_eq!((sum(|one| one.replies), sum(|one| one.words)), (expected.replies, expected.words));
+            }
+        }
+    }
+}
+
+#[test]
+fn persona_text_stands_in_front_of_every_window() {
     // `ba c<eot>` = 1 0 3 2 5.
     let encoder = tiny_encoder(15).with_persona_text(true);
-    let sequence = encoder.sequence(&two_exchanges()).unwrap();
+    let sequence = only(&encoder, &two_exchanges());
     assert_eq!(sequence.ids, [1, 0, 3, 2, 5, 4, 5, 0, 3, 2, 5, 1, 5, 2, 5]);
     assert_eq!(bits(&sequence.target), [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]);
-    let encoder = tiny_encoder(13).with_persona_text(true);
-    let sequence = encoder.sequence(&two_exchanges()).unwrap();
-    assert_eq!(sequence.ids, [1, 0, 3, 2, 5, 0, 3, 2, 5, 1, 5, 2, 5]);
-    assert_eq!(bits(&sequence.target), [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]);
-    assert_eq!(sequence.cut, 1);
+    let found = windows(&tiny_encoder(13).with_persona_text(true), &two_exchanges());
+    let expected = [
+        (vec![1, 0, 3, 2, 5, 4, 5, 0, 3, 2, 5], vec![0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1], 2, 1),
+        (vec![1, 0, 3, 2, 5, 0, 3, 2, 5, 1, 5, 2, 5], vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1], 1, 1),
+    ];
+    assert_eq!(found, expected);
     // Half of 6 at most.
     let encoder = tiny_encoder(6).with_persona_text(true);
-    assert_eq!(encoder.sequence(&two_exchanges()).unwrap().ids, [3, 2, 5, 2, 5]);
+    let found = encoder.windows(&two_exchanges()).unwrap();
+    assert!(found.iter().all(|window| window.ids[..3] == [3, 2, 5] && window.cut == 1));
     let prompt = encoder.prompt(&["ba".into(), "c".into()], &["b"], 1).unwrap();
     assert_eq!((prompt.ids, prompt.cut), (vec![3, 2, 5, 1, 5], 1));
     assert_eq!(encoder.prompt(&[], &["b"], 1).unwrap().ids, [1, 5]);
@@ -153,15 +228,14 @@ fn choices_are_the_gold_reply_among_distractors() {
     let mut dialogue = two_exchanges();
     dialogue.exchanges[0].candidates = vec!["a c".into()];
     dialogue.exchanges[1].candidates = ["a", "b", "ab", "c", "ba"].map(String::from).to_vec();
-    let plain = tiny_encoder(20).example(&dialogue).unwrap();
-    assert_eq!(plain.sequence, tiny_encoder(20).sequence(&dialogue).unwrap());
-    assert!(
-        plain.choices.is_empty() && tiny_encoder(20).with_choices(1).example(&dialogue).unwrap().choices.is_empty()
-    );
+    let example = |encoder: &Encoder, dialogue: &Dialogue| encoder.examples(dialogue).unwrap().remove(0);
+    let plain = example(&tiny_encoder(20), &dialogue);
+    assert_eq!(plain.sequence, only(&tiny_encoder(20), &dialogue));
+    assert!(plain.choices.is_empty() && example(&tiny_encoder(20).with_choices(1), &dialogue).choices.is_empty());
     // The first exchange has no distractor. Targets of the second: the gold, `c<eot>`, then three of the others.
     let encoder = tiny_encoder(20).with_choices(4);
-    let example = encoder.example(&dialogue).unwrap();
-    let [choice] = example.choices.as_slice() else { panic!("{example:?}") };
+    let found = example(&encoder, &dialogue);
+    let [choice] = found.choices.as_slice() else { panic!("{found:?}") };
     assert_eq!((choice.candidates, choice.ends.len()), (4, 4));
     let texts = |choice: &Ranking| -> Vec<String> {
         let ids = |owner| choice.targets.iter().zip(&choice.candidate).filter(move |(_, of)| **of == owner);
@@ -180,16 +254,25 @@ fn choices_are_the_gold_reply_among_distractors() {
     let mut twice = dialogue.clone();
     twice.exchanges.push(twice.exchanges[1].clone());
     assert!((1..20).any(|line| {
-        let example = encoder.example(&Dialogue { line, ..twice.clone() }).unwrap();
-        texts(&example.choices[0]) != texts(&example.choices[1])
+        let found = example(&encoder, &Dialogue { line, ..twice.clone() });
+        texts(&found.choices[0]) != texts(&found.choices[1])
     }));
     // The same again; with another line, sooner or later, others; all four where five are asked for.
-    assert_eq!(encoder.example(&dialogue).unwrap(), example);
+    assert_eq!(example(&encoder, &dialogue), found);
     assert!((2..20).any(|line| {
         let moved = Dialogue { line, ..dialogue.clone() };
-        texts(&encoder.example(&moved).unwrap().choices[0]) != chosen
+        texts(&example(&encoder, &moved).choices[0]) != chosen
     }));
-    assert_eq!(tiny_encoder(20).with_choices(9).example(&dialogue).unwrap().choices[0].candidates, 5);
+    assert_eq!(example(&tiny_encoder(20).with_choices(9), &dialogue).choices[0].candidates, 5);
+    // In windows, each is with the one in which its reply ends.
+    let of_window = |positions: usize| {
+        let examples = tiny_encoder(positions).with_choices(4).examples(&twice).unwrap();
+        examples.iter().map(|example| (example.choices.len(), example.sequence.replies)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of_window(14), of_window(10), of_window(8)),
+        (vec![(2, 3)], vec![(1, 2), (1, 1)], vec![(0, 1), (1, 1), (1, 1)])
+    );
 }
 
 #[test]
@@ -214,12 +297,17 @@ fn a_prompt_leaves_room_for_the_reply() {
 #[test]
 fn a_batch_is_padded_on_the_right() {
     let encoder = tiny_encoder(10);
-    let long = encoder.sequence(&dialogue(&[], &[("ab", "a c")])).unwrap();
-    let short = encoder.sequence(&dialogue(&[], &[("b", "c")])).unwrap();
+    let long = only(&encoder, &dialogue(&[], &[("ab", "a c")]));
+    let short = only(&encoder, &dialogue(&[], &[("b", "c")]));
     let batch = Batch::new([&short, &long]).unwrap();
     assert_eq!((batch.rows, batch.length, batch.targets()), (2, 6, 6));
     assert_eq!(batch.ids, [1, 5, 2, 5, 0, 0, 4, 5, 0, 3, 2, 5]);
     assert_eq!(bits(&batch.mask), [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]);
+    let expected = [(1, 2), (2, 5), (7, 0), (8, 3), (9, 2), (10, 5)];
+    assert_eq!(batch.predictions().collect::<Vec<_>>(), expected);
+    assert_eq!(short.predictions().collect::<Vec<_>>(), [(1, 2), (2, 5)]);
+    let first = Sequence { ids: vec![3, 4], target: vec![true, true], ..Sequence::default() };
+    assert_eq!(first.predictions().collect::<Vec<_>>(), [(0, 4)], "nothing stands before the first");
     let mut silent = short;
     silent.target.fill(false);
     assert!(matches!(Batch::new([&silent]), Err(EncodeError::NoTargets)));
@@ -233,27 +321,27 @@ fn real_dialogues_have_the_lengths_that_their_description_gives() {
     let encoder = Encoder::from_folder(folder, &gpt2.into()).unwrap();
     let tasks = group_by_persona(read_dialogues(path).unwrap()).unwrap().tasks;
     let dialogues: Vec<&Dialogue> = tasks.iter().flat_map(|task| &task.dialogues).collect();
-    let lengths: Vec<usize> = dialogues.iter().map(|dialogue| encoder.sequence(dialogue).unwrap().ids.len()).collect();
+    let lengths: Vec<usize> = dialogues.iter().map(|dialogue| only(&encoder, dialogue).ids.len()).collect();
     assert_eq!(lengths.iter().max(), Some(&336));
     assert_eq!((lengths.iter().sum::<usize>() as f64 / 691.0).round(), 210.0);
 }
 
 /// A form with something around everything: 3 begins, 0 is before and after the partner's words, 1 before and after the reply's.
-fn around() -> Encoder {
+fn around(positions: usize) -> Encoder {
     let form = PromptForm {
         begin: vec![3],
         persona: Turn { before: vec![2, 2], after: vec![5] },
         partner: Turn { before: vec![0], after: vec![5, 0] },
         reply: Turn { before: vec![1], after: vec![5, 1] },
     };
-    Encoder::new(tiny_tokenizer(), form, 20, 6).unwrap()
+    Encoder::new(tiny_tokenizer(), form, positions, 6).unwrap()
 }
 
 #[test]
 fn a_form_stands_around_every_utterance_and_its_end_is_a_target() {
-    let encoder = around();
+    let encoder = around(20);
     let talk = dialogue(&["ab"], &[("ab", "c"), ("", "ab c")]);
-    let sequence = encoder.sequence(&talk).unwrap();
+    let sequence = only(&encoder, &talk);
     // begin, partner "ab", reply "c", partner "", reply "ab c" (4 3 2).
     assert_eq!(sequence.ids, [3, 0, 4, 5, 0, 1, 2, 5, 1, 0, 5, 0, 1, 4, 3, 2, 5, 1]);
     let targets: Vec<usize> = (0..sequence.ids.len()).filter(|&token| sequence.target[token]).collect();
@@ -275,10 +363,10 @@ fn a_form_stands_around_every_utterance_and_its_end_is_a_target() {
 fn candidates_follow_what_stands_before_a_reply() {
     let mut talk = dialogue(&[], &[("ab", "c")]);
     talk.exchanges[0].candidates = vec!["ab".into(), "c".into()];
-    let ranking = around().ranking(&talk, 0).unwrap();
+    let ranking = around(20).ranking(&talk, 0).unwrap();
     assert_eq!(ranking.ids, [3, 0, 4, 5, 0, 1, 4, 2]);
     assert_eq!((ranking.rows, ranking.targets), (vec![5, 6, 5, 7], vec![4, 5, 2, 5]));
-    let alone = around().unconditional(&talk, 0).unwrap();
+    let alone = around(20).unconditional(&talk, 0).unwrap();
     assert_eq!(alone.ids, [3, 1, 4, 2]);
 }
 

@@ -2,8 +2,8 @@ use std::ops::ControlFlow;
 
 use approx::assert_relative_eq;
 use marionette_dialogues::{
-    Dialogue, Encoder, EvaluateError, Example, Learner, Options, Outcome, Passes, Progress, RankBy, Ranking, Sample,
-    Sequence, Task, evaluate,
+    Candidates, Cell, Dialogue, Encoder, EvaluateError, Example, Learner, Options, Outcome, Passes, Progress, RankBy,
+    Ranking, Sample, Sequence, Task, TooFew, evaluate,
 };
 
 use crate::helpers::{dialogue, tiny_encoder};
@@ -117,18 +117,23 @@ fn run(fake: &mut Fake, tasks: &[Task], options: &Options) -> Result<Outcome, Ev
 #[test]
 fn every_fold_is_tested_before_and_after_adapting() {
     let mut fake = Fake::default();
-    let outcome = run(&mut fake, &[task(3), task(2)], &options(&[0, 1, 5])).unwrap();
+    let outcome = run(&mut fake, &[task(3), task(2)], &options(&[0, 1, 2, 5])).unwrap();
     let evaluation = outcome.evaluation();
-    let [zero, one, five] = evaluation.shots.as_slice() else { panic!("{evaluation:?}") };
-    assert_eq!((zero.k, one.k, five.k), (0, 1, 5));
+    // No persona has five dialogues to adapt on, and one of the two has no two.
+    let [zero, one, two] = evaluation.shots.as_slice() else { panic!("{evaluation:?}") };
+    assert_eq!((zero.k, one.k, two.k), (0, 1, 2));
+    let few = |k, personas| TooFew { k, personas, of: 2 };
+    assert_eq!(evaluation.too_few, [few(2, 1), few(5, 2)]);
+    let shown = evaluation.to_string();
+    assert!(shown.contains("2 shots: 1 of 2 personas left out") && shown.contains("no row for 5 shots"), "{shown}");
     // Five folds of two replies each: 6 targets and 3 words a fold.
-    for shot in [zero, one, five] {
-        assert_eq!((shot.epochs, shot.replies, shot.personas), (None, 10, 2));
+    for (shot, replies, personas) in [(zero, 10, 2), (one, 10, 2), (two, 6, 1)] {
+        assert_eq!((shot.epochs, shot.replies, shot.personas), (None, replies, personas));
     }
-    for cell in &outcome.cells {
-        let counts: Vec<_> = cell.personas.iter().map(|tally| (tally.tokens, tally.replies, tally.ranked)).collect();
-        assert_eq!(counts, [(18, 6, 6), (12, 4, 4)]);
-    }
+    let counts =
+        |cell: &Cell| cell.personas.iter().map(|tally| (tally.tokens, tally.replies, tally.ranked)).collect::<Vec<_>>();
+    let (three, both) = (vec![(18, 6, 6)], vec![(18, 6, 6), (12, 4, 4)]);
+    assert_eq!(outcome.cells.iter().map(counts).collect::<Vec<_>>(), [both.clone(), both, three, vec![]]);
     assert_relative_eq!(zero.perplexity, 4.0, max_relative = 1e-12);
     assert_relative_eq!(zero.perplexity_per_word, 16.0, max_relative = 1e-12);
     assert_eq!((zero.hits_at_1, zero.f1), (Some(0.0), Some(0.0)));
@@ -136,8 +141,7 @@ fn every_fold_is_tested_before_and_after_adapting() {
     assert_eq!(one.hits_at_1, Some(100.0));
     // `c` against `c` is 1, against `c b` 2/3.
     assert_relative_eq!(one.f1.unwrap(), 100.0 * (1.0 + 2.0 / 3.0) / 2.0, max_relative = 1e-12);
-    assert_eq!((one.perplexity, one.hits_at_1, one.f1), (five.perplexity, five.hits_at_1, five.f1));
-    // The persona of two has the same support for 1 and 5 shots: adapted once.
+    assert_eq!((one.hits_at_1, one.f1), (two.hits_at_1, two.f1));
     let of_three = ["reset", "nll", "reset", "adapt 1", "nll", "reset", "adapt 2", "nll"];
     let of_two = ["reset", "nll", "reset", "adapt 1", "nll"];
     assert_eq!(fake.calls, [of_three.repeat(3), of_two.repeat(2)].concat());
@@ -227,7 +231,8 @@ fn several_learners_give_what_one_gives() {
         heard.sort_unstable();
         let every =
             (0..7).flat_map(|persona| (0..persona + 2).flat_map(move |fold| [0, 2].map(|k| (persona, fold, k))));
-        assert_eq!(heard, every.collect::<Vec<_>>());
+        // The first persona has two dialogues alone.
+        assert_eq!(heard, every.filter(|(persona, _, k)| (*persona, *k) != (0, 2)).collect::<Vec<_>>());
     }
     // Dialogue n has n + 10 tokens, so every persona of four dialogues or more fails, at its fourth. The first is named.
     let failing = Fake { diverges_beyond: Some(12), ..Fake::default() };
@@ -264,6 +269,110 @@ fn what_the_data_or_the_options_lack_is_left_out() {
     assert_eq!((evaluation.shots[0].hits_at_1, evaluation.shots[0].f1), (None, None));
 }
 
+/// Four personas of three dialogues, each with two replies of its own and one that all say.
+fn without_candidates() -> Vec<Task> {
+    let replies = |number: usize| (0..5).map(|bit| if number >> bit & 1 == 0 { "b" } else { "c" }).collect::<String>();
+    let dialogue = |number| dialogue(&["b"], &[("b", &replies(number)), ("c", &replies(number + 1)), ("b", "cab")]);
+    let task = |persona: usize| (0..3).map(|index| dialogue(6 * persona + 2 * index)).collect();
+    (0..4).map(|persona| Task { persona: vec!["b".into()], dialogues: task(persona) }).collect()
+}
+
+#[test]
+fn where_there_are_no_candidates_they_are_drawn_from_others() {
+    #[derive(Default)]
+    struct Looks(Vec<Ranking>);
+    impl Learner for Looks {
+        type Error = String;
+        fn reset(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+        fn adapt(&mut self, _: &[Example], _: Passes) -> Result<(), String> {
+            Ok(())
+        }
+        fn negative_log_likelihood(&mut self, _: &Sequence) -> Result<f64, String> {
+            Ok(1.0)
+        }
+        fn rank(&mut self, ranking: &Ranking) -> Result<Vec<f32>, String> {
+            self.0.push(ranking.clone());
+            Ok(ranking.candidate.iter().map(|&owner| -1.0 - owner as f32).collect())
+        }
+        fn reply(&mut self, _: &[u32], _: u32, _: usize) -> Result<Vec<u32>, String> {
+            Ok(vec![])
+        }
+    }
+    let (encoder, tasks) = (tiny_encoder(60), without_candidates());
+    let look = |tasks: &[Task], personas| {
+        let mut looks = [Looks::default()];
+        let asked = Options { personas, ..options(&[0]) };
+        let outcome = evaluate(&mut looks, &encoder, tasks, &asked, |_| ControlFlow::Continue(())).unwrap();
+        let [Looks(rankings)] = looks;
+        (outcome, rankings)
+    };
+    // 18 replies of the other three personas, and the one that all say.
+    let (outcome, rankings) = look(&tasks, None);
+    assert_eq!((outcome.candidates, rankings.len()), (Candidates::None, 0));
+    assert!(outcome.evaluation().shots[0].hits_at_1.is_none());
+    let mut more = tasks.clone();
+    more.push(Task { dialogues: vec![dialogue(&["b"], &[("b", "cbcbcb")]); 2], ..tasks[0].clone() });
+    more[4].dialogues[1].exchanges[0].reply = "bcbcbcb".into();
+    let (outcome, rankings) = look(&more, Some(4));
+    let evaluation = outcome.evaluation();
+    assert_eq!((evaluation.candidates, rankings.len()), (Candidates::Drawn, 36));
+    assert!(evaluation.to_string().contains("candidates are drawn: the reply and 19 replies of other personas"));
+    let text = |ranking: &Ranking, candidate: u32| {
+        let own = ranking.targets.iter().zip(&ranking.candidate).filter(|(_, owner)| **owner == candidate);
+        encoder.decode(&own.map(|(&id, _)| id).collect::<Vec<_>>())
+    };
+    let exchanges = more.iter().take(4).enumerate().flat_map(|(index, task)| {
+        task.dialogues.iter().flat_map(move |dialogue| dialogue.exchanges.iter().map(move |exchange| (index, exchange)))
+    });
+    for ((index, exchange), ranking) in exchanges.zip(&rankings) {
+        let texts: Vec<String> = (0..20).map(|candidate| text(ranking, candidate)).collect();
+        assert_eq!((ranking.candidates, texts.last()), (20, Some(&exchange.reply)));
+        let own: Vec<&String> =
+            more[index].dialogues.iter().flat_map(|dialogue| &dialogue.exchanges).map(|one| &one.reply).collect();
+        assert!(texts[..19].iter().all(|text| text == "cab" || !own.contains(&text)), "{texts:?}");
+        let mut different = texts.clone();
+        different.sort();
+        different.dedup();
+        assert_eq!(different.len(), 20);
+    }
+    // The same draws for everybody.
+    assert_eq!(look(&more, Some(4)).1, rankings);
+    assert_eq!(look(&more, Some(1)).1, rankings[..9]);
+}
+
+#[test]
+fn what_is_not_learned_is_neither_tested_nor_drawn() {
+    let mut half = task(2);
+    half.dialogues.iter_mut().for_each(|dialogue| dialogue.exchanges[0].learned = false);
+    let outcome = run(&mut Fake::default(), &[half], &options(&[1])).unwrap();
+    let tally = outcome.cells[0].total();
+    assert_eq!((tally.tokens, tally.replies, tally.ranked, tally.generated), (8, 2, 2, 2));
+}
+
+#[test]
+fn a_dialogue_longer_than_the_context_is_tested_in_windows() {
+    let mut tasks = [task(3)];
+    for (number, dialogue) in tasks[0].dialogues.iter_mut().enumerate() {
+        // So that every window is of one dialogue alone.
+        dialogue.exchanges[1].partner = "c".repeat(number) + "a";
+    }
+    let whole = run(&mut Fake::default(), &tasks, &options(&[0, 1])).unwrap();
+    let mut fake = Fake::default();
+    let encoder = tiny_encoder(9);
+    let asked = Options { max_new_tokens: 0, ..options(&[0, 1]) };
+    let outcome =
+        evaluate(std::slice::from_mut(&mut fake), &encoder, &tasks, &asked, |_| ControlFlow::Continue(())).unwrap();
+    for (windowed, whole) in outcome.cells.iter().zip(&whole.cells) {
+        let (windowed, whole) = (windowed.total(), whole.total());
+        assert_eq!((windowed.tokens, windowed.words, windowed.replies), (whole.tokens, whole.words, whole.replies));
+        assert_relative_eq!(windowed.nll, whole.nll, max_relative = 1e-12);
+    }
+    // Each window of the support counts as a dialogue does.
+    assert!(fake.calls.contains(&"adapt 2".to_owned()), "{:?}", fake.calls);
+}
+
 #[test]
 fn failures_name_their_place() {
     let error = |fake: &mut Fake, tasks: &[Task], options: &Options| run(fake, tasks, options).unwrap_err().to_string();
@@ -278,6 +387,8 @@ fn failures_name_their_place() {
     assert!(error(&mut Fake::default(), &[task(2)], &options(&[])).contains("no number of shots"));
     let none = Options { folds: Some(0), ..options(&[1]) };
     assert!(error(&mut Fake::default(), &[task(2)], &none).contains("no fold"));
+    let message = error(&mut Fake::default(), &[task(3), task(2)], &options(&[3, 7]));
+    assert!(message.contains("no persona has more than 3 dialogues") && message.contains("so 3 cannot"), "{message}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn refusal(bytes: &[u8]) -> (Option<usize>, String) {
 
 fn exchange(partner: &str, reply: &str, candidates: &[&str]) -> Exchange {
     let candidates = candidates.iter().map(|one| (*one).to_owned()).collect();
-    Exchange { partner: partner.into(), reply: reply.into(), candidates }
+    Exchange { candidates, ..Exchange::new(partner, reply) }
 }
 
 const PERSONACHAT: &str = r#"{"train": [{"personality": ["i ski.", "i sew."], "utterances": [
@@ -173,8 +173,14 @@ fn chat_lines_are_dialogues() {
             at(5, &[], ("a", "b")),
         ]
     );
-    let unanswered = LeftOut { what: "closing messages of the user without a reply".into(), count: 1 };
-    assert_eq!(reading.left_out, [unanswered]);
+    let left_out = |what: &str| LeftOut { what: what.into(), count: 1 };
+    assert_eq!(
+        reading.left_out,
+        [
+            left_out("closing messages of the user without a reply"),
+            left_out("system messages within a dialogue, or beside its persona")
+        ]
+    );
 }
 
 #[test]
@@ -182,22 +188,189 @@ fn wrong_chat_lines_are_refused_with_their_number() {
     let good = r#"{"messages":[{"role":"assistant","content":"b"}]}"#;
     for (bad, problem) in [
         (
-            r#"{"messages":[{"role":"tool","content":"b"}]}"#,
-            "message 1 has the role \"tool\", expected system, user or",
+            r#"{"messages":[{"role":"narrator","content":"b"}]}"#,
+            "message 1 has the role \"narrator\", expected system, user or",
         ),
-        (r#"{"messages":[{"role":"user","content":"b"}]}"#, "no message of the dialogue is the assistant's"),
-        (r#"{"messages":[{"role":"assistant","content":""}]}"#, "no message of the dialogue is the assistant's"),
-        (r#"{"messages":[{"role":"assistant"}]}"#, "missing field `content` in column 33"),
-        (r#"{"messages":[{"role":"user","content":["b"]}]}"#, "invalid type: sequence, expected a string in column"),
+        (
+            r#"{"messages":[{"role":"user","content":7}]}"#,
+            "`content` is neither a string nor a list of parts in column",
+        ),
+        (r#"{"messages":[{"role":"assistant","content":"b","weight":0.5}]}"#, "the weight 0.5, expected 0 or 1"),
         (r#"{"persona":7,"messages":[]}"#, "`persona` is neither a string nor a list of strings in column"),
         (r#"{"text":"b"}"#, "missing field `messages`"),
         (r#"{"messages":["#, "EOF while parsing"),
         ("1 a\tb", "expected an object with `messages` in column 1"),
-        ("\u{feff}{}", "expected value in column 1"),
     ] {
         let (line, message) = refusal(format!("{good}\n{bad}\n").as_bytes());
         assert!(line == Some(2) && message.contains(problem), "{message}");
+        // One in ten is left out, and shown.
+        let nine = format!("{good}\n").repeat(9);
+        let reading = read(format!("{nine}{bad}\n").as_bytes()).unwrap();
+        assert_eq!((reading.dialogues.len(), reading.left_out[0].count), (9, 1));
+        assert!(reading.left_out[0].what.starts_with("dialogues that cannot be read (line 10: "), "{reading:?}");
+        assert!(reading.notes().next().unwrap().contains(problem), "{reading:?}");
     }
+    // Five are shown, all are counted.
+    let many = format!("{good}\n").repeat(60) + &"{\"messages\":7}\n".repeat(6);
+    let reading = read(many.as_bytes()).unwrap();
+    let what = &reading.left_out[0].what;
+    assert!(reading.left_out[0].count == 6 && what.contains("line 65: ") && what.ends_with("; …)"), "{what}");
+    let error = read((many + &"{\"messages\":7}\n".repeat(2)).as_bytes()).unwrap_err();
+    assert!(
+        error.line == Some(61) && error.problem.contains("8 of 68 dialogues cannot be read, also line 62"),
+        "{error}"
+    );
+}
+
+#[test]
+fn chat_is_read_as_fine_tuning_files_have_it() {
+    let one = |text: &str| {
+        let reading = read(text.as_bytes()).unwrap();
+        assert_eq!(reading.dialogues.len(), 1, "{text}");
+        let exchanges = reading.dialogues[0].exchanges.clone();
+        let left: Vec<(usize, String)> = reading.left_out.iter().map(|left| (left.count, left.what.clone())).collect();
+        (reading.dialogues[0].persona.clone(), exchanges, left)
+    };
+    let messages = |text: &str| one(&format!(r#"{{"messages":[{text}]}}"#));
+    let unlearned = |partner: &str, reply: &str| Exchange { learned: false, ..Exchange::new(partner, reply) };
+    let said = r#"{"role":"user","content":"q"},{"role":"assistant","content":"a"}"#;
+    for [user, assistant] in [["User", "ASSISTANT"], ["human", "gpt"], ["human", "bot"], [" user", "model "]] {
+        let found = messages(&said.replace("user", user).replace("assistant", assistant));
+        assert_eq!(found, (vec![], vec![Exchange::new("q", "a")], vec![]));
+    }
+    let (persona, ..) = messages(&format!(r#"{{"role":"Developer","content":"I ski.\nI sew."}},{said}"#));
+    assert_eq!(persona, ["I ski.", "I sew."]);
+    let (persona, ..) = one(&format!(r#"{{"personality":["i ride."],"messages":[{said}]}}"#));
+    assert_eq!(persona, ["i ride."]);
+    let (persona, _, left) = messages(&format!(r#"{said},{{"role":"system","content":"be a pirate"}}"#));
+    assert!(persona.is_empty() && left[0].0 == 1 && left[0].1.starts_with("system messages within"), "{left:?}");
+    // A weight of 0 is history; the two of one speaker are not joined.
+    let (_, exchanges, _) = messages(
+        r#"{"role":"user","content":"q"},{"role":"assistant","content":"a","weight":0},{"role":"assistant","content":"b","weight":1}"#,
+    );
+    assert_eq!(exchanges, [unlearned("q", "a"), Exchange::new("", "b")]);
+    // An empty reply is left out with the words before it, and does not join those after it.
+    let (_, exchanges, left) =
+        messages(&format!(r#"{{"role":"user","content":"x"}},{{"role":"assistant","content":" "}},{said}"#));
+    assert_eq!((exchanges, left[0].0), (vec![Exchange::new("q", "a")], 1));
+    // A call of a tool is no reply.
+    let (_, exchanges, left) = messages(
+        r#"{"role":"user","content":"q"},{"role":"assistant","content":null,"tool_calls":[{"id":"1"}]},
+           {"role":"tool","content":"21"},{"role":"assistant","content":"a"}"#
+            .replace('\n', "")
+            .as_str(),
+    );
+    assert_eq!(
+        (exchanges, left),
+        (vec![Exchange::new("q", "a")], vec![(2, "calls of tools and what they gave".into())])
+    );
+    // Parts, of which one is no text, and half a surrogate pair.
+    let (_, exchanges, left) = messages(
+        r#"{"role":"user","content":[{"type":"text","text":"q"},{"type":"image_url","image_url":{}}]},{"role":"assistant","content":"a\ud83d"}"#,
+    );
+    assert_eq!(exchanges, [Exchange::new("q", "a")]);
+    assert_eq!(left.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [1, 1]);
+    // Everything of a dialogue that says nothing is counted.
+    let line = format!(r#"{{"messages":[{said}]}}"#);
+    let silent = r#"{"messages":[{"role":"user","content":"q"}]}"#;
+    let unweighted = r#"{"messages":[{"role":"assistant","content":"a","weight":0}]}"#;
+    let (_, _, left) = one(&format!("{line}\n{silent}\n{unweighted}\n"));
+    let what: Vec<&str> = left.iter().map(|(_, what)| what.as_str()).collect();
+    assert_eq!(what, ["dialogues without a reply", "dialogues of which no reply is to be learned"]);
+    let (_, message) = refusal(format!("{silent}\n").as_bytes());
+    assert!(message.contains("has no dialogue with a reply of the assistant"), "{message}");
+}
+
+#[test]
+fn chat_json_may_be_a_list_or_over_several_lines() {
+    let object = |reply: &str| {
+        format!("{{\n  \"messages\": [\n    {{\"role\": \"assistant\", \"content\": \"}}{reply}\"}}\n  ]\n}}")
+    };
+    let list = format!("[{},\n{}]", object("a"), object("b"));
+    let line = |text: &str| text.replace('\n', "");
+    for (text, format, lines) in [
+        (list.clone(), Format::ChatJson, [1, 6]),
+        (line(&list), Format::ChatJson, [1, 1]),
+        (format!("{}\n{}\n", object("a"), object("b")), Format::ChatJson, [1, 6]),
+        (format!("\u{feff}\n{}\n\n{}", line(&object("a")), line(&object("b"))), Format::ChatJsonl, [2, 4]),
+    ] {
+        let reading = read(text.as_bytes()).unwrap();
+        assert_eq!(reading.format, format, "{text}");
+        let found: Vec<_> = reading.dialogues.iter().map(|one| (one.exchanges[0].reply.as_str(), one.line)).collect();
+        assert_eq!(found, [("}a", lines[0]), ("}b", lines[1])], "{text}");
+    }
+    // The first 64 KiB may say nothing yet.
+    let long = format!(r#"{{"id":"{}","messages":[{{"role":"assistant","content":"a"}}]}}"#, "x".repeat(1 << 17));
+    for text in [format!("{long}\n{long}\n"), format!("[{long},{long}]")] {
+        assert_eq!(read(text.as_bytes()).unwrap().dialogues.len(), 2);
+    }
+    // One object that is no dialogue does not hide the others.
+    let list = format!("[{}]", [object("a").as_str(); 10].join(",").replacen("role", "roll", 1));
+    let reading = read(list.as_bytes()).unwrap();
+    assert_eq!((reading.dialogues.len(), reading.left_out[0].count), (9, 1));
+}
+
+#[test]
+fn a_carriage_return_is_a_line_end_or_a_blank() {
+    let chat = r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]}"#;
+    let text = "1 q\ta\n2 q\ta\n";
+    for (whole, marked) in [
+        (text, text.replace('\n', "\r\r\n")),
+        (text, text.replace('\n', "\r")),
+        (text, text.replacen('\n', "\r", 1)),
+        (text, format!("\u{feff}{text}\r\n\n")),
+        ("1 q q\ta\n2 q\ta a\n", "1 q\rq\ta\n2 q\ta\ra\r\n".to_owned()),
+        (chat, format!("{chat}\r\r\n")),
+        (chat, format!("{chat}\r")),
+        (chat, chat.replace("\"content\"", "\r\"content\"") + "\n"),
+        (&chat.replace("\"q\"", "\"q q\""), chat.replace("\"q\"", "\"q\rq\"") + "\n"),
+        ("1 a\tb\n1 c\td\n", "1 a\tb\r1 c\td\n".to_owned()),
+    ] {
+        let (expected, found) = (read(whole.as_bytes()).unwrap(), read(marked.as_bytes()).unwrap());
+        let exchanges =
+            |reading: &Reading| reading.dialogues.iter().map(|one| one.exchanges.clone()).collect::<Vec<_>>();
+        assert_eq!(exchanges(&found), exchanges(&expected), "{marked:?}");
+    }
+    let csv = CSV.replace('\n', "\r\n");
+    assert_eq!(read(csv.as_bytes()).unwrap().dialogues.len(), 3);
+    let spoken = "user 1 personas,user 2 personas,Best Generated Conversation\na,b,\"User 1: p\rUser 2: q\"\n";
+    assert_eq!(read(spoken.as_bytes()).unwrap().dialogues[1].exchanges, [Exchange::new("p", "q")]);
+}
+
+#[test]
+fn what_people_have_is_read() {
+    let Some(folder) = shared("inputs") else { return };
+    let read = |name: &str| read_file(folder.join(name)).unwrap_or_else(|error| panic!("{error}"));
+    for (name, dialogues, replies) in [
+        ("array.json", 2, 3),
+        ("pretty.json", 1, 2),
+        ("bom.csv", 2, 3),
+        ("bom.jsonl", 2, 3),
+        ("bom.txt", 2, 3),
+        ("blank-between.txt", 2, 3),
+        ("trailing-blank.txt", 2, 3),
+        ("open.txt", 1, 1),
+        ("developer.jsonl", 1, 1),
+        ("empty-assistant.jsonl", 2, 3),
+        ("empty-middle.jsonl", 3, 4),
+        ("parts.jsonl", 1, 1),
+        ("personality.jsonl", 1, 1),
+        ("rolecase.jsonl", 1, 1),
+        ("roles.jsonl", 1, 1),
+        ("surrogate.jsonl", 3, 4),
+        ("toolrole.jsonl", 3, 4),
+        ("tools.jsonl", 3, 4),
+        ("weight.jsonl", 1, 2),
+        ("system-middle.jsonl", 3, 0),
+        ("samesystem.jsonl", 60, 60),
+        ("mojibake.jsonl", 3, 0),
+    ] {
+        let reading = read(name);
+        assert_eq!(reading.dialogues.len(), dialogues, "{name}: {:?}", reading.left_out);
+        let found: usize = reading.dialogues.iter().map(|dialogue| dialogue.exchanges.len()).sum();
+        assert!(replies == 0 || found == replies, "{name}: {found} replies");
+    }
+    assert!(read_file(folder.join("badrole-50k.jsonl")).is_ok());
 }
 
 #[test]
@@ -206,7 +379,7 @@ fn a_file_that_is_none_of_these_says_what_it_looks_like() {
         (b"".as_slice(), "the file is empty"),
         (b" \n\n", "the file is empty"),
         (b"{\"dialog\": []}\n", "this looks like JSON that begins \"{\\\"dialog\\\": []}"),
-        (b"[{\"messages\": []}]", "this looks like a JSON list"),
+        (b"[{\"dialog\": []}]", "this looks like a JSON list"),
         (b"hello\tyou\n", "this looks like text that begins \"hello\\tyou\""),
         (b"\x1F\x8B\x08\0", "this looks like a gzip archive, not like dialogues; unpack it, or give ConvAI2 text"),
         (b"\x7FELF\0\0", "this looks like a binary file, or UTF-16"),
@@ -231,7 +404,7 @@ fn no_format_takes_another_encoding() {
             assert!(line.is_some() && (bytes != b"\0" || message.contains("NUL")), "{message}");
         }
         let marked = [b"\xEF\xBB\xBF", text.as_bytes()].concat();
-        assert!(refusal(&marked).1.contains("byte-order mark"));
+        assert_eq!(read(&marked).unwrap(), read(text.as_bytes()).unwrap());
         let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(refusal(&[b"\xFF\xFE", wide.as_slice()].concat()).1.contains("UTF-16"));
     }

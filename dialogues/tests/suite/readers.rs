@@ -1,6 +1,6 @@
 use std::fs;
 
-use marionette_dialogues::{DataError, Dialogue, Exchange, read_dialogues, write_convai2};
+use marionette_dialogues::{DataError, Dialogue, Exchange, LeftOut, read_dialogues, read_file, write_convai2};
 
 use crate::helpers::{dialogue, shared};
 
@@ -29,21 +29,12 @@ fn reads_every_field() {
             persona: vec!["i ski.".into()],
             partner_persona: vec!["i have cats.".into()],
             exchanges: vec![
-                Exchange {
-                    partner: "hi".into(),
-                    reply: "fine .".into(),
-                    candidates: vec!["no".into(), "fine .".into()],
-                },
-                Exchange { partner: "and ?".into(), reply: "yes".into(), candidates: vec![] },
+                Exchange { candidates: vec!["no".into(), "fine .".into()], ..Exchange::new("hi", "fine .") },
+                Exchange::new("and ?", "yes"),
             ],
             line: 1,
         },
-        Dialogue {
-            persona: vec![],
-            partner_persona: vec![],
-            exchanges: vec![Exchange { partner: String::new(), reply: "hello".into(), candidates: vec![] }],
-            line: 5,
-        },
+        Dialogue { persona: vec![], partner_persona: vec![], exchanges: vec![Exchange::new("", "hello")], line: 5 },
     ];
     assert_eq!(read(text.as_bytes()).unwrap(), expected);
     let with_cr = text.replace('\n', "\r\n");
@@ -85,8 +76,6 @@ fn writes_nothing_that_it_could_not_read() {
 fn refuses_other_encodings_with_the_line() {
     assert_eq!(refusal(b"1 a\tb\n2 caf\xE9\tb\n").0, 2);
     assert!(refusal(b"1 a\tb\n2 caf\xE9\tb\n").1.contains("byte 6 of the line is not UTF-8"));
-    let (line, message) = refusal(b"\xEF\xBB\xBF1 a\tb\n");
-    assert!(line == 1 && message.contains("byte-order mark"), "{message}");
     for mark in [b"\xFF\xFE", b"\xFE\xFF"] {
         let (line, message) = refusal(&[mark.as_slice(), b"1\0 \0a\0"].concat());
         assert!(line == 1 && message.contains("UTF-16"), "{message}");
@@ -109,7 +98,6 @@ fn refuses_a_line_over_a_mebibyte_and_takes_one_that_just_fits() {
 fn refuses_wrong_lines_with_their_number() {
     let cases: &[(&str, usize, &str)] = &[
         ("", 1, "empty"),
-        ("1 a\tb\n\n", 2, "not ConvAI2"),
         ("1 a\tb\n2\n", 2, "not ConvAI2"),
         ("1 a\tb\nx a\tb\n", 2, "not ConvAI2"),
         ("0 a\tb\n", 1, "not ConvAI2"),
@@ -117,8 +105,8 @@ fn refuses_wrong_lines_with_their_number() {
         ("2 a\tb\n", 1, "expected 1"),
         ("1 a\tb\n3 a\tb\n", 2, "number 3 follows 1, expected 2 or 1"),
         ("1 a\tb\n2 a\tb\n2 a\tb\n", 3, "number 2 follows 2, expected 3 or 1"),
-        ("1 hello\n", 1, "exchange without a reply"),
-        ("1 your persona: \n", 1, "exchange without a reply"),
+        ("1 hello\n", 1, "has no exchange"),
+        ("1 your persona: \n", 1, "persona line without a sentence"),
         ("1 a\t\n", 1, "reply after the tab is empty"),
         ("1 \tb\n", 1, "partner's words are missing"),
         ("1 a\tb\t\tb|c\td\n", 1, "more than four fields"),
@@ -132,6 +120,28 @@ fn refuses_wrong_lines_with_their_number() {
         assert_eq!(found, *line, "{text:?}: {message}");
         assert!(message.contains(problem), "{text:?}: {message}");
     }
+}
+
+#[test]
+fn words_without_a_reply_are_left_out_at_the_end_and_go_on_within() {
+    let (_folder, path) = {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::write(&path, "1 hello\n2 are you there ?\tyes\n3 see you\n1 a\tb\n").unwrap();
+        (folder, path)
+    };
+    let reading = read_file(&path).unwrap();
+    let [first, _] = reading.dialogues.as_slice() else { panic!("{reading:?}") };
+    assert_eq!(first.exchanges, [Exchange::new("hello are you there ?", "yes")]);
+    let left = LeftOut { what: "closing words of the partner without a reply".into(), count: 1 };
+    assert_eq!(reading.left_out, [left]);
+}
+
+#[test]
+fn a_dialogue_with_a_bad_line_is_left_out_whole() {
+    let good = "1 a\tb\n2 a\tb\n3 a\tb\n4 a\tb\n5 a\tb\n";
+    let dialogues = read(format!("{good}1 c\td\n2 x\t\n3 e\tf\n{good}").as_bytes()).unwrap();
+    assert_eq!(dialogues.iter().map(|one| (one.exchanges.len(), one.line)).collect::<Vec<_>>(), [(5, 1), (5, 9)]);
 }
 
 #[test]

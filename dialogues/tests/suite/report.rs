@@ -1,11 +1,11 @@
 use approx::assert_relative_eq;
-use marionette_dialogues::{Cell, Evaluation, Intervals, Outcome, RankBy, Sample, ShotResult, Tally};
+use marionette_dialogues::{Candidates, Cell, Evaluation, Intervals, Outcome, RankBy, Sample, ShotResult, Tally};
 
 /// Two personas. Perplexity: nll 2 of 4 tokens and 4 of 4; Hits@1 1 of 2 and 0 of 2; F1 1 of 2 and 2 of 2.
 fn cell(k: usize, epochs: Option<usize>) -> Cell {
     let counts = Tally { tokens: 4, words: 2, replies: 2, ranked: 2, generated: 2, ..Tally::default() };
     let personas = vec![Tally { nll: 2.0, hits: 1, f1_sum: 1.0, ..counts }, Tally { nll: 4.0, f1_sum: 2.0, ..counts }];
-    Cell { k, epochs, personas }
+    Cell { k, epochs, personas, too_few: 0 }
 }
 
 fn outcome() -> Outcome {
@@ -18,6 +18,7 @@ fn outcome() -> Outcome {
         reply: "ho".into(),
     };
     Outcome {
+        candidates: Candidates::Stored,
         rank_by: RankBy::Pmi,
         cells: vec![cell(0, Some(1)), cell(1, Some(3))],
         samples: vec![sample],
@@ -93,13 +94,19 @@ fn an_evaluation_prints_as_json() {
         intervals: Intervals { perplexity: Some([25.5, 30.0]), hits_at_1: Some([9.0, 12.5]), f1: None },
     };
     let asked = ShotResult { k: 10, epochs: Some(7), hits_at_1: None, intervals: Intervals::default(), ..shot.clone() };
-    let evaluation = Evaluation { rank_by: RankBy::Mean, shots: vec![shot, asked], seconds: 1.5 };
+    let evaluation = Evaluation {
+        rank_by: RankBy::Mean,
+        candidates: Candidates::Stored,
+        shots: vec![shot, asked],
+        too_few: vec![],
+        seconds: 1.5,
+    };
     let json = serde_json::to_string(&evaluation).unwrap();
     let expected = [
-        r#"{"rank_by":"mean","shots":[{"k":0,"perplexity":27.35,"perplexity_per_word":60.5,"hits_at_1":10.9,"f1":null,"#,
+        r#"{"rank_by":"mean","candidates":"stored","shots":[{"k":0,"perplexity":27.35,"perplexity_per_word":60.5,"hits_at_1":10.9,"f1":null,"#,
         r#""replies":12,"personas":3,"intervals":{"perplexity":[25.5,30.0],"hits_at_1":[9.0,12.5],"f1":null}},"#,
         r#"{"k":10,"epochs":7,"perplexity":27.35,"perplexity_per_word":60.5,"hits_at_1":null,"f1":null,"#,
-        r#""replies":12,"personas":3,"intervals":{"perplexity":null,"hits_at_1":null,"f1":null}}],"seconds":1.5}"#,
+        r#""replies":12,"personas":3,"intervals":{"perplexity":null,"hits_at_1":null,"f1":null}}],"too_few":[],"seconds":1.5}"#,
     ];
     assert_eq!(json, expected.concat());
     assert_eq!(serde_json::from_str::<Evaluation>(&json).unwrap(), evaluation);
@@ -122,7 +129,13 @@ fn an_evaluation_prints_as_a_table() {
             f1: Some([11.0, 11.64]),
         },
     };
-    let evaluation = Evaluation { rank_by: RankBy::Sum, shots: vec![shot(0, Some(5.9)), shot(10, None)], seconds: 1.5 };
+    let evaluation = Evaluation {
+        rank_by: RankBy::Sum,
+        candidates: Candidates::Stored,
+        shots: vec![shot(0, Some(5.9)), shot(10, None)],
+        too_few: vec![],
+        seconds: 1.5,
+    };
     assert_eq!(
         evaluation.to_string(),
         "shots  perplexity [95 % interval]  per word  Hits@1 (95 %)      F1 (95 %)  replies  personas\n    \
@@ -134,7 +147,14 @@ fn an_evaluation_prints_as_a_table() {
     let mut hopeless = shot(1, None);
     (hopeless.epochs, hopeless.perplexity, hopeless.f1, hopeless.intervals) =
         (Some(3), f64::MAX, None, Intervals::default());
-    let table = Evaluation { rank_by: RankBy::Sum, shots: vec![hopeless], seconds: 0.0 }.to_string();
+    let table = Evaluation {
+        rank_by: RankBy::Sum,
+        candidates: Candidates::Stored,
+        shots: vec![hopeless],
+        too_few: vec![],
+        seconds: 0.0,
+    }
+    .to_string();
     assert_eq!(
         table,
         "shots  epochs  perplexity [95 % interval]  per word  Hits@1 (95 %)      F1 (95 %)  replies  personas\n    \

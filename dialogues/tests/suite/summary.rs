@@ -21,19 +21,19 @@ fn counts_by_hand() {
     assert_eq!((summary.dialogues, summary.personas, summary.dropped_single, summary.without_persona), (5, 1, 1, 1));
     assert_eq!((summary.replies, summary.words), (6, 7));
     assert_eq!((summary.with_candidates, summary.candidates), (2, Some([2, 3])));
-    // b<eot> a c<eot> b<eot> c<eot> is 10 tokens, in 7: b<eot> c<eot>, as `a c<eot>` does not fit; b<eot> cccccc<eot> is 9:
-    // cccccc<eot> is 7 alone, its first token a target of nothing. Then 4 and 4, and <eot> c<eot>: 3.
+    // b<eot> a c<eot> b<eot> c<eot> is 10 tokens, in 7: 6, and 4 with as little history as fits; b<eot> cccccc<eot> is 9: its
+    // first 7, and the last 2 after 5. Then 4 and 4, and <eot> c<eot>: 3.
     let tokens = summary.tokens.as_ref().unwrap();
     assert_eq!(
         (tokens.total, tokens.targets, tokens.exceeding, tokens.n_positions),
-        (4 + 7 + 4 + 4 + 3, 2 + 6 + 6, 2, 7)
+        (10 + 14 + 4 + 4 + 3, 4 + 2 + 7 + 2 + 2 + 2, 2, 7)
     );
     let Distribution { least, median, most, .. } = tokens.per_dialogue;
-    assert_eq!((least, median, most), (3, 4, 7));
+    assert_eq!((least, median, most), (3, 4, 14));
     let shown = summary.to_string();
     assert!(shown.contains("a: ConvAI2 text, 4 dialogues\n"), "{shown}");
     assert!(shown.contains("  1 left out: closing messages of the user without a reply\n"), "{shown}");
-    assert!(shown.contains("the oldest utterances are cut: 2\n"), "{shown}");
+    assert!(shown.contains("longer than the context of 7 tokens: 2, read in 4 windows\n"), "{shown}");
     assert!(serde_json::to_string(&summary).unwrap().contains(r#""format":"chat-jsonl""#));
     let without = Summary::of_files(&[&text], None).unwrap();
     assert_eq!((without.tokens, without.personas), (None, 1));

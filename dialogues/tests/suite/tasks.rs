@@ -1,5 +1,5 @@
 use marionette_dialogues::{
-    Dialogue, Fold, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out, read_dialogues,
+    Dialogue, Fold, Overlap, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out, read_dialogues,
 };
 
 use crate::helpers::{dialogue, shared};
@@ -156,4 +156,47 @@ fn a_fold_never_adapts_on_what_it_tests() {
     assert_eq!(leave_one_out(&task, 2), [fold(0, &[1, 2]), fold(1, &[0, 2]), fold(2, &[0, 1]), fold(3, &[0, 1])]);
     assert_eq!(leave_one_out(&task, 9)[1], fold(1, &[0, 2, 3]));
     assert_eq!(leave_one_out(&task, 0)[3], fold(3, &[]));
+}
+
+#[test]
+fn what_is_tested_is_compared_with_what_is_known_by_content() {
+    let grouped = |lists: &[(&[&str], &str)]| {
+        let dialogues = lists.iter().map(|(persona, reply)| of(persona, reply)).collect();
+        group_by_persona(dialogues).unwrap().tasks
+    };
+    let known = grouped(&[(&["a", "b"], "1"), (&["a", "b"], "2"), (&["x", "y"], "3"), (&["x", "y"], "4")]);
+    let tested = grouped(&[
+        // Two sentences of a known persona; then one alone, which says nothing; then a known dialogue under other sentences.
+        (&["b", "a", "c"], "5"),
+        (&["b", "a", "c"], "6"),
+        (&["x", "z"], "7"),
+        (&["x", "z"], "8"),
+        (&["p", "q"], "3"),
+        (&["p", "q"], "9"),
+    ]);
+    let overlap = Overlap::of(&known, &tested);
+    assert_eq!(overlap, Overlap { personas: 2, of_personas: 3, dialogues: 1, of_dialogues: 6 });
+    assert_eq!(overlap.to_string(), "2 of 3 personas and 1 of 6 dialogues");
+    assert!(Overlap::of(&known, &tested[1..2]).is_none() && Overlap::of(&[], &tested).is_none());
+    assert_eq!(Overlap::of(&known, &known).personas, 2);
+}
+
+#[test]
+fn a_dialogue_that_is_there_twice_is_taken_once() {
+    let grouping = group_by_persona(vec![of(&["a"], "1"), of(&["b"], "1"), of(&["a"], "1"), of(&["a"], "2")]).unwrap();
+    assert_eq!((grouping.tasks.len(), grouping.repeated, grouping.dropped_single), (1, 1, 1));
+    assert_eq!(replies(&grouping.tasks[0]), ["1", "2"]);
+    assert_eq!(grouping.notes()[0], "1 dialogue is there twice and is taken once");
+    // Twice the same file is one persona less, not one more.
+    assert!(group_by_persona(vec![of(&["a"], "1"), of(&["a"], "1")]).is_err());
+}
+
+#[test]
+fn the_real_training_data_and_the_validation_data_have_nothing_in_common() {
+    let (Some(train), Some(valid)) = (shared("personachat/train_self.txt"), shared("convai2/dialogues.txt")) else {
+        return;
+    };
+    let read = |path| group_by_persona(read_dialogues(path).unwrap()).unwrap().tasks;
+    let overlap = Overlap::of(&read(train), &read(valid));
+    assert_eq!(overlap, Overlap { personas: 0, of_personas: 68, dialogues: 0, of_dialogues: 691 });
 }

@@ -26,11 +26,9 @@ impl Scored {
     /// Every target of a dialogue.
     pub fn targets_of(sequence: &Sequence) -> Self {
         let mut scored = Self::row(&sequence.ids);
-        for (token, (&id, &target)) in (0..).zip(sequence.ids.iter().zip(&sequence.target)) {
-            if target && token > 0 {
-                scored.rows.push(token - 1);
-                scored.targets.push(i64::from(id));
-            }
+        for (row, id) in sequence.predictions() {
+            scored.rows.push(row as i64);
+            scored.targets.push(i64::from(id));
         }
         scored
     }

@@ -12,7 +12,7 @@ use crate::tensors::TokenBatch;
 /// So many batches' worth of shuffled dialogues are sorted by length at a time.
 const SORTED_BATCHES: usize = 50;
 
-/// Whole dialogues as token ids.
+/// Dialogues, or windows of them where they are longer than the context, as token ids.
 pub struct Corpus {
     sequences: Vec<Vec<u32>>,
     n_positions: usize,
@@ -22,8 +22,10 @@ pub struct Corpus {
 impl Corpus {
     /// Encodes dialogues; a batch has at most `batch_tokens` tokens, or one dialogue.
     pub fn new(encoder: &Encoder, dialogues: &[Dialogue], batch_tokens: usize) -> Result<Self> {
-        let encode = |dialogue| Ok(encoder.sequence(dialogue)?.ids);
-        let mut sequences = dialogues.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let mut sequences = Vec::with_capacity(dialogues.len());
+        for dialogue in dialogues {
+            sequences.extend(encoder.windows(dialogue)?.into_iter().map(|window| window.ids));
+        }
         sequences.retain(|ids| ids.len() > 1);
         Ok(Self { sequences, n_positions: encoder.n_positions(), batch_tokens })
     }

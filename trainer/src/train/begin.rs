@@ -69,8 +69,8 @@ pub fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>
         return Err(TrainError::option("--support-dialogues", problem));
     }
     let (personas, held) = (data::encode(encoder, &train)?, data::encode(encoder, &held)?);
-    let all = personas.iter().chain(&held).flat_map(|persona| &persona.dialogues);
-    if config.method()?.classifies() && !all.clone().any(|example| !example.choices.is_empty()) {
+    let has_choices = |persona: &Persona| persona.windows().any(|example| !example.choices.is_empty());
+    if config.method()?.classifies() && !personas.iter().chain(&held).any(has_choices) {
         let problem = "is transfertransfo, which learns to choose among candidates, but the dialogues have none";
         return Err(TrainError::option("--method", problem));
     }

@@ -68,7 +68,7 @@ pub fn check_device(config: &Config, base: &Base, device: Device) -> Result<Devi
         let rates = config.model.inner_loop.learning_rate.per_tensor(model.table().len());
         let rates = rates.map_err(|problem| TrainError::option("--inner-lr", problem))?;
         let persona = personas.first().ok_or_else(|| TrainError::option("--data", "holds no persona"))?;
-        let examples: Vec<_> = persona.dialogues.iter().take(2).collect();
+        let examples: Vec<_> = persona.windows().take(2).collect();
         let batch = TokenBatch::of(&examples, 0, device)?;
         let (loss, gradient) = inner::loss_and_gradient(&model, &start, &batch)?;
         let order = (0..persona.dialogues.len()).collect();

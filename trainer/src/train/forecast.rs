@@ -48,14 +48,14 @@ struct Largest {
     length: f64,
 }
 
-fn largest(personas: &[Persona], dialogues: usize) -> Largest {
-    let all = || personas.iter().flat_map(|persona| &persona.dialogues);
+fn largest(personas: &[Persona], windows: usize) -> Largest {
+    let all = || personas.iter().flat_map(Persona::windows);
     let read = |example: &Example| {
         example.sequence.ids.len() + example.choices.iter().map(|choice| choice.ids.len()).max().unwrap_or(0)
     };
     let length = all().map(|example| example.sequence.ids.len()).max().unwrap_or(0) as f64;
-    let tokens = all().map(read).max().unwrap_or(0) * dialogues;
-    let targets = all().map(|example| example.sequence.targets()).max().unwrap_or(0) * dialogues;
+    let tokens = all().map(read).max().unwrap_or(0) * windows;
+    let targets = all().map(|example| example.sequence.targets()).max().unwrap_or(0) * windows;
     Largest { tokens: tokens as f64, targets: targets as f64, length }
 }
 
@@ -128,8 +128,10 @@ pub(super) fn memory(run: &Run) -> Memory {
     let data = &config.data;
     let bottleneck = if model.parts().adapters { config.model.adapter.bottleneck as f64 } else { 0.0 };
     let held = Held { config: model.config(), bottleneck, by_hand: model.learns_exactly_adapters() };
-    let inner = largest(personas, recipe.dialogues_per_step.min(data.support_dialogues));
-    let query = largest(personas, data.query_dialogues);
+    // A window is learned from as a dialogue is; the query's are read at once.
+    let windows = personas.iter().map(Persona::most_windows).max().unwrap_or(0);
+    let inner = largest(personas, recipe.dialogues_per_step.min(data.support_dialogues * windows));
+    let query = largest(personas, data.query_dialogues * windows);
     // Where the embedding learns, its gradient is the sum of two, of what is read and of the head.
     let embedding = if learned < base { 0.0 } else { 2.0 * (model.config().vocab_size * model.config().n_embd) as f64 };
     let once = |at| held.first_order(at) + held.head(at);
@@ -149,9 +151,8 @@ pub(super) fn seconds(run: &Run, validation: f64) -> f64 {
     let config = run.config;
     let (recipe, data, outer) = (&config.model.inner_loop, &config.data, &config.outer);
     let mean = |personas: &[Persona]| {
-        let all = || personas.iter().flat_map(|persona| &persona.dialogues);
-        let tokens: usize = all().map(|example| example.sequence.ids.len()).sum();
-        tokens as f64 / all().count().max(1) as f64
+        let tokens: usize = personas.iter().flat_map(Persona::windows).map(|example| example.sequence.ids.len()).sum();
+        tokens as f64 / personas.iter().map(|persona| persona.dialogues.len()).sum::<usize>().max(1) as f64
     };
     let dialogues = |personas: &[Persona]| {
         personas.iter().map(|persona| persona.dialogues.len()).sum::<usize>() as f64 / personas.len().max(1) as f64

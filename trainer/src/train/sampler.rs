@@ -10,9 +10,9 @@ use crate::data::Persona;
 /// The dialogues of one persona, split.
 #[derive(Debug)]
 pub struct Split<'a> {
-    /// What the inner loop learns from.
+    /// What the inner loop learns from: the windows of dialogues.
     pub support: Vec<&'a Example>,
-    /// What it is judged by; no dialogue of the support.
+    /// What it is judged by: windows of no dialogue of the support.
     pub query: Vec<&'a Example>,
 }
 
@@ -21,7 +21,10 @@ impl<'a> Split<'a> {
     pub fn new(persona: &'a Persona, order: &[usize], shots: usize, query: usize) -> Self {
         let shots = shots.min(order.len().saturating_sub(1));
         let mut dialogues = order.iter().filter_map(|&index| persona.dialogues.get(index));
-        Self { support: dialogues.by_ref().take(shots).collect(), query: dialogues.take(query).collect() }
+        Self {
+            support: dialogues.by_ref().take(shots).flatten().collect(),
+            query: dialogues.take(query).flatten().collect(),
+        }
     }
 }
 
@@ -76,12 +79,14 @@ mod tests {
     #[test]
     fn support_and_query_are_apart() {
         let example = |id| Example { sequence: Sequence { ids: vec![id], ..Sequence::default() }, choices: Vec::new() };
-        let persona = Persona { dialogues: (0..4).map(example).collect() };
+        // Dialogue 2 has two windows.
+        let windows = |id| if id == 2 { vec![example(id), example(20)] } else { vec![example(id)] };
+        let persona = Persona { dialogues: (0..4).map(windows).collect() };
         let ids = |part: &[&Example]| part.iter().map(|example| example.sequence.ids[0]).collect::<Vec<_>>();
         let split = Split::new(&persona, &[2, 0, 3, 1], 2, 1);
-        assert_eq!((ids(&split.support), ids(&split.query)), (vec![2, 0], vec![3]));
+        assert_eq!((ids(&split.support), ids(&split.query)), (vec![2, 20, 0], vec![3]));
         // One is always left to judge by.
         let split = Split::new(&persona, &[2, 0, 3, 1], 9, 9);
-        assert_eq!((ids(&split.support), ids(&split.query)), (vec![2, 0, 3], vec![1]));
+        assert_eq!((ids(&split.support), ids(&split.query)), (vec![2, 20, 0, 3], vec![1]));
     }
 }

@@ -222,7 +222,7 @@ mod tests {
             let target = (0..length).map(|place| place > 0 && (place % 3 == 0 || seed > 2)).collect();
             Example { sequence: Sequence { ids, target, ..Sequence::default() }, choices: Vec::new() }
         };
-        Persona { dialogues: (0..5).map(example).collect() }
+        Persona { dialogues: (0..5).map(|seed| vec![example(seed)]).collect() }
     }
 
     fn worst(found: &[Tensor], expected: &[Tensor]) -> f64 {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     fn examples<'p>(persona: &'p Persona, order: &[usize]) -> Vec<&'p Example> {
-        order.iter().map(|&index| &persona.dialogues[index]).collect()
+        order.iter().flat_map(|&index| &persona.dialogues[index]).collect()
     }
 
     #[test]

@@ -1,0 +1,201 @@
+//! What commands say and keep.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use marionette_tests::{Run, Scratch, dialogues, tiny};
+
+use crate::road::{json, one_persona, road};
+
+/// A command line: its words, `{name}` among them a path.
+fn words(line: &str, paths: &[(&str, &Path)]) -> Vec<PathBuf> {
+    let path = |word: &str| {
+        let name = word.strip_prefix('{')?.strip_suffix('}')?;
+        paths.iter().find(|(known, _)| *known == name).map(|(_, path)| path.to_path_buf())
+    };
+    line.split_whitespace().map(|word| path(word).unwrap_or_else(|| word.into())).collect()
+}
+
+fn marionette(scratch: &Scratch, line: &str, file: &Path) -> Run {
+    let (bundle, home) = (road().bundle(), scratch.path("own-home"));
+    scratch.run("marionette", words(line, &[("bundle", &bundle), ("home", &home), ("file", file)]))
+}
+
+#[test]
+fn data_says_what_files_hold_and_what_was_left_out() {
+    let scratch = Scratch::new();
+    let text = fs::read_to_string(dialogues("test")).unwrap() + "3 see you\n";
+    let (file, base) = (scratch.write("some.txt", text), tiny());
+    let paths = [("file", file.as_path()), ("base", base.as_path())];
+    let shown = scratch.run("marionette-train", words("data {file} --base {base}", &paths)).done();
+    for part in [
+        "some.txt: ConvAI2 text, 128 dialogues",
+        "1 left out: closing words of the partner without a reply",
+        "personas              16",
+        "the largest has 8 dialogues, joined by \"",
+        "longer than the context of 512 tokens: 0",
+    ] {
+        assert!(shown.contains(part), "expected \"{part}\" in:\n{shown}");
+    }
+    let found = json(&scratch.run("marionette-train", words("data {file} --base {base} --json", &paths)).done());
+    assert_eq!((found["personas"].as_u64(), found["largest"]["dialogues"].as_u64()), (Some(16), Some(8)));
+    let system = "{\"messages\":[{\"role\":\"system\",\"content\":\"Be helpful.\"},{\"role\":\"assistant\",\"content\":\"x N\"}]}\n";
+    let same = scratch.write("same.jsonl", (0..4).map(|n| system.replace('N', &n.to_string())).collect::<String>());
+    let paths = [("file", same.as_path()), ("base", base.as_path())];
+    let shown = scratch.run("marionette-train", words("data {file}", &paths)).done();
+    assert!(shown.contains("\"Be helpful.\" stands in every dialogue, so it says nothing about who speaks"), "{shown}");
+    let run = scratch.path("run");
+    let line = words("run --base {base} --data {file} --out {run}", &[paths.as_slice(), &[("run", &run)]].concat());
+    scratch.run("marionette-train", line).refused(1, &["same.jsonl", "Be helpful.", "says nothing about who speaks"]);
+}
+
+#[test]
+fn chat_answers_line_by_line_and_takes_commands() {
+    let scratch = Scratch::new();
+    let bundle = road().bundle();
+    let line = words("chat {bundle} --temperature 0 --max-tokens 6", &[("bundle", &bundle)]);
+    let run = scratch.run_on("hi\n\nwhat do you do ?\n/reset\nhi\n/dance\n/quit\nnever read\n", "marionette", line);
+    let replies: Vec<String> = run.done().lines().map(str::to_owned).collect();
+    assert_eq!((replies.len(), &replies[0]), (3, &replies[2]), "{replies:?}");
+    let stderr = run.stderr();
+    assert!(stderr.contains("begins anew") && stderr.contains("/dance is no command"), "{stderr}");
+    // A first word is what `generate` says to it, and what is typed is cleaned as training text is.
+    for prompt in ["hi", "\u{feff}hi\n", "\u{1b}hi"] {
+        let line = words("generate {bundle} --temperature 0 --max-tokens 6 --prompt", &[("bundle", &bundle)]);
+        let said = scratch.run("marionette", line.into_iter().chain([prompt.into()])).done();
+        assert_eq!(said.trim_end_matches('\n'), replies[0], "{prompt:?}");
+    }
+}
+
+#[test]
+fn the_device_is_checked_before_a_run() {
+    let scratch = Scratch::new();
+    let (base, data, run) = (tiny(), dialogues("valid"), scratch.path("run"));
+    let paths = [("base", base.as_path()), ("data", &data), ("run", &run)];
+    let line = "run --base {base} --data {data} --out {run} --iterations 1 --meta-batch 1 --inner-steps 1 \
+                --support-dialogues 1 --query-dialogues 1 --validation-personas 1 --bottleneck 4 --check-device";
+    let checked = scratch.run("marionette-train", words(line, &paths));
+    checked.done();
+    let said = checked.stderr();
+    assert!(said.contains("fp32 on cpu against fp32 on the CPU"), "{said}");
+    let error = said.lines().find(|line| line.contains("outer gradient")).unwrap();
+    assert!(error.contains("relative error 0.0e0"), "the processor against itself: {error}");
+}
+
+#[test]
+fn a_comparison_says_unseen_only_where_it_is_true() {
+    let scratch = Scratch::new();
+    let (base, valid, test) = (tiny(), dialogues("valid"), dialogues("test"));
+    let compare = |out: &str, test: &Path| {
+        let out = scratch.path(out);
+        let paths = [("base", base.as_path()), ("valid", &valid), ("test", test), ("out", &out)];
+        let line = "compare --base {base} --data {valid} --test {test} --out {out} --methods extra-place,transfer \
+                    --hold-out 0.2 --iterations 1 --meta-batch 1 --inner-steps 1 --support-dialogues 1 --query-dialogues 1 \
+                    --validation-personas 1 --bottleneck 4 --shots 0,1,50 --folds 1 --personas 1 --max-tokens 4";
+        let run = scratch.run("marionette-train", words(line, &paths));
+        let table = run.done();
+        let read = |file: &str| fs::read_to_string(out.join("report").join(file)).unwrap();
+        (table, run.stderr(), read("comparison.json"), read("index.html"))
+    };
+    let (table, said, comparison, page) = compare("apart", &test);
+    assert!(table.contains("extra-place") && table.contains("K = 1") && !table.contains("K = 50"), "{table}");
+    assert!(page.contains("Methods compared on unseen personas") && !said.contains("trained on"), "{said}");
+    let comparison = json(&comparison);
+    assert_eq!(comparison["methods"].as_array().map(Vec::len), Some(2));
+    assert!(comparison["notes"].to_string().contains("no row for 50 shots"), "{}", comparison["notes"]);
+    let (_, said, _, page) = compare("same", &valid);
+    assert!(!page.contains("unseen") && page.contains("were trained on"), "{said}");
+    assert!(said.contains("12 of 12 personas and 96 of 96 dialogues to test on were trained on"), "{said}");
+}
+
+#[test]
+fn what_was_trained_on_is_said_where_it_is_evaluated() {
+    let scratch = Scratch::new();
+    let run = road().run();
+    let evaluate = |data: &Path| {
+        let line = "evaluate {run} --data {data} --shots 0 --personas 1 --folds 1 --max-tokens 0";
+        let run = scratch.run("marionette-train", words(line, &[("run", &run), ("data", data)]));
+        run.done();
+        run.stderr()
+    };
+    let said = evaluate(&dialogues("valid"));
+    assert!(said.contains("12 of 12 personas and 96 of 96 dialogues to test on were trained on"), "{said}");
+    assert!(!evaluate(&dialogues("test")).contains("trained on"));
+}
+
+#[test]
+fn a_k_beyond_what_there_is_has_no_row_on_either_side() {
+    let scratch = Scratch::new();
+    let (run, test) = (road().run(), dialogues("test"));
+    let ask = |shots: &str| {
+        let more = format!("--shots {shots} --personas 1 --folds 1 --max-tokens 0");
+        let trainer = format!("evaluate {{run}} --data {{test}} {more}");
+        [
+            scratch.run("marionette-train", words(&trainer, &[("run", &run), ("test", &test)])),
+            marionette(&scratch, &format!("evaluate {{bundle}} --dialogues {{file}} {more}"), &test),
+        ]
+    };
+    for found in ask("7,50").map(|run| run.done()) {
+        let rows = found.lines().filter(|line| line.trim_start().starts_with(|digit: char| digit.is_ascii_digit()));
+        let shots: Vec<&str> = rows.filter_map(|row| row.split_whitespace().next()).take(1).collect();
+        assert_eq!(shots, ["7"], "{found}");
+        assert!(found.contains("no row for 50 shots: no persona has 50 dialogues"), "{found}");
+    }
+    for run in ask("8,50") {
+        run.refused(1, &["no persona has more than 8 dialogues", "so 8 cannot be adapted on"]);
+    }
+}
+
+#[test]
+fn adapting_that_makes_it_worse_keeps_the_persona() {
+    let scratch = Scratch::new();
+    let file = one_persona(&scratch);
+    let adapt = |more: &str| {
+        let line = format!("adapt {{bundle}} --persona ada --dialogues {{file}} --home {{home}} --shots 3 {more}");
+        marionette(&scratch, &line, &file)
+    };
+    let persona = scratch.path("own-home/personas/ada.safetensors");
+    adapt("").done();
+    let good = fs::read(&persona).unwrap();
+    adapt("--inner-lr 1e4").refused(1, &["so nothing was saved", "smaller --inner-lr", "--even-if-worse"]);
+    assert!(fs::read(&persona).unwrap() == good, "the persona is as it was");
+    adapt("--inner-lr 1e4 --even-if-worse").done();
+    assert!(fs::read(&persona).unwrap() != good);
+}
+
+#[test]
+fn a_stray_carriage_return_is_known_before_the_steps() {
+    let scratch = Scratch::new();
+    let text = fs::read_to_string(one_persona(&scratch)).unwrap();
+    let adapted = |name: &str, text: String| {
+        let file = scratch.write(name, text);
+        let line = "adapt {bundle} --persona ada --dialogues {file} --home {home} --shots 2";
+        marionette(&scratch, line, &file).done();
+        fs::read(scratch.path("own-home/personas/ada.safetensors")).unwrap()
+    };
+    let plain = adapted("plain.txt", text.clone());
+    assert!(plain == adapted("lines.txt", text.replace('\n', "\r\r\n")));
+    assert!(plain == adapted("mac.txt", text.replace('\n', "\r")));
+    assert!(plain == adapted("blanks.txt", text.replacen("? ", "?\r", 1)));
+}
+
+#[test]
+fn a_dialogue_longer_than_the_context_is_learned_in_windows() {
+    let scratch = Scratch::new();
+    let mut text = String::new();
+    for number in 1..=120 {
+        writeln!(text, "{number} what about hive number {number} ?\thive {number} gave {number} jars of honey .")
+            .unwrap();
+    }
+    let file = scratch.write("long.txt", text);
+    let line = "adapt {bundle} --persona bees --dialogues {file} --home {home} --inner-lr 0.1";
+    let run = marionette(&scratch, line, &file);
+    let said = run.stderr();
+    assert!(run.done().contains(" on 1 dialogue, "), "{said}");
+    let windows: usize =
+        said.split("learned in ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap();
+    assert!(said.contains("longer than the context: 1 dialogue") && windows > 3, "{said}");
+    // One whole pass over all windows, a step each.
+    assert!(run.stdout().contains(&format!(" {windows} steps")), "{}", run.stdout());
+}
