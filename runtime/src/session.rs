@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use marionette_models::error::one_line;
 use ort::environment::Environment;
 use ort::ep::ExecutionProvider as _;
 use ort::memory::Allocator;
@@ -15,7 +16,6 @@ use ort::session::{IoBinding, Session};
 use ort::value::{PrimitiveTensorElementType, Tensor};
 use ort::{ep, logging::LogLevel};
 
-use crate::error::one_line;
 use crate::memory;
 
 mod operators;
