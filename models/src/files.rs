@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{FileError, Result};
 
@@ -189,6 +189,23 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
         return Err(FileError::new(path, format!("is larger than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// Whether a file that begins so is git-lfs's note of where the file itself is kept.
+pub fn is_lfs_pointer(beginning: &[u8]) -> bool {
+    beginning.starts_with(b"version https://git-lfs.github.com/spec/")
+}
+
+/// What there is to say of such a file.
+pub fn lfs_pointer(path: &Path) -> FileError {
+    FileError::new(path, "is git-lfs's pointer to a file, not the file").remedy("run git lfs pull where it was cloned")
+}
+
+/// One component that is neither `.` nor `..`, without separators of any system.
+pub fn is_plain_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(part)), None) if part == name)
+        && !name.contains(['/', '\\', ':', '\0'])
 }
 
 #[cfg(test)]
