@@ -163,16 +163,32 @@ pub fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Opens a regular file for reading; a folder, FIFO or device is refused, so that nothing waits on one.
+/// What the system says of a regular file, or of the one that a link leads to; a folder, FIFO, socket or device is refused, so that
+/// nothing waits on one.
 ///
 /// # Errors
-/// The file is missing, not a regular file, or cannot be opened.
-pub fn open_regular(path: &Path) -> Result<File> {
+/// The file is missing, a link leads nowhere, or it is not a regular file.
+pub fn regular(path: &Path) -> Result<fs::Metadata> {
     let metadata = fs::metadata(path).map_err(|error| FileError::new(path, format!("cannot be read: {error}")))?;
     if !metadata.is_file() {
         return Err(FileError::new(path, "is not a regular file"));
     }
-    File::open(path).map_err(|error| FileError::new(path, format!("cannot be read: {error}")))
+    Ok(metadata)
+}
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// As [`regular`], or it cannot be opened.
+pub fn open_regular(path: &Path) -> Result<File> {
+    regular(path)?;
+    let failed = |error| FileError::new(path, format!("cannot be read: {error}"));
+    let file = File::open(path).map_err(failed)?;
+    // What was opened may be another than what was looked at.
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(FileError::new(path, "is not a regular file"));
+    }
+    Ok(file)
 }
 
 /// Reads a small regular file whole, and refuses one of more than `limit` bytes without reading it.
