@@ -402,7 +402,9 @@ impl Buffer {
     pub fn zeros(shape: &[usize]) -> Result<Self, SessionError> {
         let mut tensor = Tensor::new(&Allocator::default(), shape.to_vec())
             .map_err(|error| failure("a tensor", &format!("cannot allocate {shape:?}"), &error))?;
-        memory::release(tensor.extract_tensor_mut().1);
+        // SAFETY: ort fills fresh tensors with zeros (its one version that we build with does, whatever its documentation promises),
+        // and the default allocator's memory is malloc's.
+        unsafe { memory::release(tensor.extract_tensor_mut().1) };
         Ok(Self(tensor))
     }
 
