@@ -226,6 +226,9 @@ fn links_to_regular_files_are_followed_and_their_digests_checked() {
     let other = folder.path().join("other");
     fs::write(&other, [1; 32]).unwrap();
     assert!(error(&|path| symlink(&other, path).unwrap()).contains("SHA-256"));
+    // The right bytes, where ONNX Runtime would not follow.
+    fs::copy(blobs.join(bundle::WEIGHTS), &other).unwrap();
+    assert!(error(&|path| symlink(&other, path).unwrap()).contains("another folder than"));
     assert!(error(&|path| symlink("nowhere", path).unwrap()).contains("cannot be read"));
     assert!(error(&|path| symlink("/dev/null", path).unwrap()).contains("regular file"));
     assert!(error(&|path| symlink(&blobs, path).unwrap()).contains("regular file"));

@@ -28,7 +28,8 @@ pub struct Bundle {
 impl Bundle {
     /// Opens and verifies a bundle: the manifest, the list of files (no extra file but what systems leave in folders), every length
     /// and SHA-256, and that the graphs take and give what the manifest says, use known operator sets and name no external data but
-    /// `weights.bin`. Links are followed, as in a backup or a hub's cache: what counts is what they lead to.
+    /// `weights.bin`. Links are followed, as in a backup or a hub's cache: what counts is what they lead to. (Only the weights must be beside
+    /// the graphs, in the end: ONNX Runtime follows them no further.)
     ///
     /// What is verified is what lay there when it was read. ONNX Runtime opens graphs by their paths afterwards and maps the weights,
     /// so whoever may write to a file, or change a link or the folder, can still exchange it: no check by path prevents that, with
@@ -40,6 +41,7 @@ impl Bundle {
         let manifest = read_manifest(dir)?;
         verify_listing(dir, &manifest)?;
         verify_digests(dir, &manifest)?;
+        verify_weights_beside(dir)?;
         let weights = manifest.files.get(WEIGHTS).map_or(0, |entry| entry.bytes);
         for interface in manifest.graphs.values() {
             audit::graph(&dir.join(&interface.file), interface, manifest.operators, weights)?;
@@ -178,6 +180,23 @@ fn verify_listing(dir: &Path, manifest: &Manifest) -> Result<()> {
         if length != entry.bytes {
             return Err(FileError::new(&path, format!("holds {length} bytes, the manifest says {}", entry.bytes))
                 .remedy("copy or export the bundle again"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the weights are where ONNX Runtime follows them: in the bundle's folder, or in the one that a linked graph lies in.
+fn verify_weights_beside(dir: &Path) -> Result<()> {
+    let real = |path: &Path| {
+        fs::canonicalize(path).map_err(|error| FileError::new(path, format!("cannot be followed: {error}")))
+    };
+    let path = dir.join(WEIGHTS);
+    let (weights, folder) = (real(&path)?, real(dir)?);
+    for (_, file) in GRAPHS {
+        let graph = real(&dir.join(file))?;
+        if !weights.starts_with(&folder) && !weights.starts_with(files::parent(&graph)) {
+            let problem = format!("leads to {}, another folder than {file} is in", weights.display());
+            return Err(FileError::new(&path, problem).remedy("copy the bundle, following links (cp -rL)"));
         }
     }
     Ok(())
