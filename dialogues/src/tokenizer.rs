@@ -325,7 +325,9 @@ pub fn save_tokenizer(tokenizer: &Tokenizer, path: impl AsRef<Path>) -> Result<(
     std::fs::write(path, json).map_err(|error| DataError::file(path, format!("cannot be written: {error}"), remedy))
 }
 
-/// Turns ids into text one by one, never giving half a character.
+/// Turns ids into text one by one, never giving half a character. (The library's `DecodeStream` never gives a U+FFFD at the end, be it
+/// broken off or meant, since it waits for what completes it and has no end; and it takes the letters of added tokens for bytes: "é"
+/// becomes U+FFFD.)
 #[derive(Debug, Clone)]
 pub struct StreamDecoder {
     tokenizer: Arc<Tokenizer>,

@@ -110,6 +110,9 @@ fn a_stream_gives_whole_characters_only() {
     assert_eq!(streamed(&tokenizer, &broken), (vec!["a".into(), "\u{FFFD}b".into()], None));
     let end = tokenizer.end_of_text_id().unwrap();
     assert_eq!(streamed(&tokenizer, &[end, 9999]), (vec![], None));
+    // A U+FFFD that somebody wrote is a character like others, and is not waited with.
+    let written = tokenizer.encode("a\u{FFFD}").unwrap();
+    assert_eq!(streamed(&tokenizer, &written), (vec!["a".into(), "\u{FFFD}".into()], None));
 }
 
 #[test]
