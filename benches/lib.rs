@@ -19,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 fn random_base() -> Base {
     let config = Gpt2Shape { vocab_size: 50257, n_positions: 1024, n_embd: 768, n_layer: 12, n_head: 12 }.into();
     let tensors = init::initialise(&params::base_table(&config), &mut ChaCha8Rng::seed_from_u64(1));
-    Base { config, tensors }
+    Base { config, tensors, notes: Vec::new() }
 }
 
 /// A frozen GPT-2 with adapters, to be adapted to random tokens.
@@ -35,7 +35,7 @@ impl Task {
     /// # Errors
     /// The base cannot be read; what libtorch says.
     pub fn new(folder: Option<&Path>) -> Result<Self> {
-        let Base { config, tensors } = match folder {
+        let Base { config, tensors, .. } = match folder {
             Some(folder) => checkpoint::read_base(folder)?,
             None => random_base(),
         };

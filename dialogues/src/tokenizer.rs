@@ -1,10 +1,11 @@
 //! Byte-level BPE: reading, training and writing tokenizers; text to ids and ids to text.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use marionette_models::error::one_line;
+use marionette_models::{FileError, files};
 use serde_json::{Map, Value, json};
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_level::ByteLevel;
@@ -148,7 +149,8 @@ impl Tokenizer {
     }
 }
 
-/// Reads the tokenizer of a folder in Hugging Face's layout: `tokenizer.json`, or else `vocab.json` and `merges.txt`.
+/// Reads the tokenizer of a folder in Hugging Face's layout: `tokenizer.json`, or else `vocab.json` and `merges.txt`, with
+/// `added_tokens.json` where there is one.
 ///
 /// # Errors
 /// [`DataError`] where they are missing, larger than 64 MiB, not what they should be, or not a byte-level BPE.
@@ -166,8 +168,7 @@ pub fn load_tokenizer(folder: impl AsRef<Path>) -> Result<Tokenizer, DataError> 
             "copy the tokenizer's files from where the model came from",
         ));
     }
-    let vocab: Map<String, Value> = serde_json::from_slice(&read_whole(&vocab_path)?)
-        .map_err(|error| refuse(&vocab_path, &format!("is not a JSON object of tokens and ids: {error}")))?;
+    let mut vocab = read_vocabulary(&vocab_path)?;
     let merges = String::from_utf8(read_whole(&merges_path)?)
         .map_err(|error| refuse(&merges_path, &format!("is not UTF-8: {error}")))?;
     let mut pairs = Vec::new();
@@ -187,14 +188,7 @@ pub fn load_tokenizer(folder: impl AsRef<Path>) -> Result<Tokenizer, DataError> 
             }
         }
     }
-    let added: Vec<Value> = vocab
-        .get(END_OF_TEXT)
-        .map(|id| {
-            json!({ "id": id, "content": END_OF_TEXT, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true })
-        })
-        .into_iter()
-        .collect();
+    let added = added_tokens(folder, &mut vocab)?;
     let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
     let whole = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
@@ -204,6 +198,54 @@ pub fn load_tokenizer(folder: impl AsRef<Path>) -> Result<Tokenizer, DataError> 
             "vocab": vocab, "merges": pairs }
     });
     tokenizer_from_bytes(whole.to_string().as_bytes(), &vocab_path)
+}
+
+/// The tokens that lie beside the vocabulary of merges, each of which joins it, so that it keeps its id: `<|endoftext|>`, and those of
+/// `added_tokens.json`, of which those are control tokens that `special_tokens_map.json` names.
+fn added_tokens(folder: &Path, vocab: &mut Map<String, Value>) -> Result<Vec<Value>, DataError> {
+    let (path, special_path) = (folder.join("added_tokens.json"), folder.join("special_tokens_map.json"));
+    let mut added = match path.exists() {
+        true => read_vocabulary(&path)?,
+        false => Map::new(),
+    };
+    let special = match path.exists() && special_path.exists() {
+        true => serde_json::from_slice(&read_whole(&special_path)?)
+            .map_err(|error| refuse(&special_path, &format!("is not JSON: {error}")))?,
+        false => Value::Null,
+    };
+    for (token, id) in &added {
+        let other = vocab.iter().find(|(name, value)| (*name == token) != (*value == id));
+        if let Some((name, value)) = other {
+            return Err(refuse(&path, &format!("gives {token:?} the id {id}, but vocab.json gives {name:?} {value}")));
+        }
+    }
+    vocab.extend(added.clone());
+    if let Some(id) = vocab.get(END_OF_TEXT) {
+        added.insert(END_OF_TEXT.to_owned(), id.clone());
+    }
+    let mut added: Vec<(String, Value)> = added.into_iter().collect();
+    added.sort_by_key(|(_, id)| id.as_u64());
+    let entry = |(token, id): (String, Value)| {
+        let is_special = token == END_OF_TEXT || names(&special, &token);
+        json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": is_special })
+    };
+    Ok(added.into_iter().map(entry).collect())
+}
+
+/// Whether a `special_tokens_map.json` names a token: as a text, as an object's `content`, or in a list of such.
+fn names(map: &Value, token: &str) -> bool {
+    match map {
+        Value::String(text) => text == token,
+        Value::Array(entries) => entries.iter().any(|entry| names(entry, token)),
+        Value::Object(fields) => fields.values().any(|value| names(value, token)),
+        _ => false,
+    }
+}
+
+fn read_vocabulary(path: &Path) -> Result<Map<String, Value>, DataError> {
+    serde_json::from_slice(&read_whole(path)?)
+        .map_err(|error| refuse(path, &format!("is not a JSON object of tokens and ids: {error}")))
 }
 
 /// Reads a tokenizer from the contents of a `tokenizer.json`; `path` is what errors name.
@@ -222,15 +264,16 @@ fn refuse(path: &Path, problem: &str) -> DataError {
     DataError::file(path, problem, "use a byte-level BPE tokenizer, copied whole from where the model came from")
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 fn read_whole(path: &Path) -> Result<Vec<u8>, DataError> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes))
+    let file = files::open_regular(path).map_err(|error| refuse(path, &error.problem))?;
+    file.take(LARGEST_FILE + 1)
+        .read_to_end(&mut bytes)
         .map_err(|error| refuse(path, &format!("cannot be read: {error}")))?;
+    if files::is_lfs_pointer(&bytes) {
+        let FileError { problem, remedy, .. } = files::lfs_pointer(path);
+        return Err(DataError::file(path, problem, remedy.unwrap_or_default()));
+    }
     if bytes.len() as u64 > LARGEST_FILE {
         return Err(refuse(path, "is larger than 64 MiB"));
     }
@@ -282,7 +325,9 @@ pub fn save_tokenizer(tokenizer: &Tokenizer, path: impl AsRef<Path>) -> Result<(
     std::fs::write(path, json).map_err(|error| DataError::file(path, format!("cannot be written: {error}"), remedy))
 }
 
-/// Turns ids into text one by one, never giving half a character.
+/// Turns ids into text one by one, never giving half a character. (The library's `DecodeStream` never gives a U+FFFD at the end, be it
+/// broken off or meant, since it waits for what completes it and has no end; and it takes the letters of added tokens for bytes: "é"
+/// becomes U+FFFD.)
 #[derive(Debug, Clone)]
 pub struct StreamDecoder {
     tokenizer: Arc<Tokenizer>,

@@ -35,6 +35,14 @@ pub enum GraphError {
         /// The operator.
         operator: &'static str,
     },
+    /// Two applications of an operator mean different things, where one function must serve both.
+    #[error("{operator} has one function in a model, and its body in \"{scope}\" differs from those before")]
+    TwoBodies {
+        /// The operator.
+        operator: &'static str,
+        /// The part of the model where it differs.
+        scope: String,
+    },
     /// The loss is no scalar of f32.
     #[error("the loss is {0}, expected a scalar of f32")]
     NotALoss(String),

@@ -126,8 +126,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
 fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     let fresh = FreshAdapters { bottleneck: args.bottleneck, seed: args.seed };
     let source = Source::read(&args.source, fresh)?;
-    if let Some(hint) = &source.hint {
-        eprintln!("marionette-export: {hint}");
+    for note in source.base.notes.iter().chain(&source.hint) {
+        eprintln!("marionette-export: {note}");
     }
     let exported = export(&source, args.precision.into(), args.ops.into(), &args.out, &INTERRUPTED)?;
     printed(print(&exported))?;

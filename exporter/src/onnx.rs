@@ -1,6 +1,7 @@
 //! A graph as an ONNX model.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use marionette_models::bundle::{self, GraphInterface, RunMemory, ValueInfo, WEIGHTS};
 use marionette_models::onnx::{
@@ -63,18 +64,24 @@ pub fn model(graph: &Graph, name: &str, doc: &str, weights: &Weights) -> Result<
     })
 }
 
-/// The bodies of the operators of [`Domain::Marionette`], each one once.
+/// The bodies of the operators of [`Domain::Marionette`], each one once. A function is found by its name alone, so all applications
+/// of an operator must have the same.
 fn functions(graph: &Graph, used: &Used<'_>) -> Result<Vec<FunctionProto>, GraphError> {
     let mut functions: BTreeMap<&str, FunctionProto> = BTreeMap::new();
     for node in used.nodes.iter().filter(|node| node.op.domain() == Domain::Marionette) {
-        if !functions.contains_key(node.op.name()) {
-            functions.insert(node.op.name(), function(graph, node)?);
+        let body = function(graph, node)?;
+        match functions.entry(node.op.name()) {
+            Entry::Vacant(place) => drop(place.insert(body)),
+            Entry::Occupied(first) if *first.get() == body => {}
+            Entry::Occupied(_) => {
+                return Err(GraphError::TwoBodies { operator: node.op.name(), scope: node.scope.clone() });
+            }
         }
     }
     Ok(functions.into_values().collect())
 }
 
-/// A function has no types: it fits every application of its operator.
+/// A function has no types, so it can fit every application of its operator.
 fn function(graph: &Graph, node: &Node) -> Result<FunctionProto, GraphError> {
     let mut body = Graph::new();
     let inputs: Vec<Value> = (0..)
@@ -304,5 +311,65 @@ fn refuse_duplicates(graph: &GraphProto) -> Result<(), GraphError> {
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(GraphError::DuplicateName(pair[0].clone())),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marionette_models::bundle::{DataType, Operators, Precision};
+    use marionette_models::{Gpt2Shape, ModelConfig};
+
+    use super::*;
+    use crate::interpreter::Array;
+    use crate::ops::Op;
+
+    /// Adds its input to itself or not, under one name.
+    #[derive(Debug)]
+    struct Ambiguous {
+        twice: bool,
+    }
+
+    impl Op for Ambiguous {
+        fn name(&self) -> &'static str {
+            "Ambiguous"
+        }
+
+        fn domain(&self) -> Domain {
+            Domain::Marionette
+        }
+
+        fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+            Ok(vec![inputs[0].clone()])
+        }
+
+        fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+            let x = inputs[0];
+            Ok(vec![if self.twice { graph.add(x, x)? } else { graph.mul(x, x)? }])
+        }
+
+        fn evaluate(&self, inputs: &[&Array]) -> Vec<Array> {
+            vec![inputs[0] + inputs[0]]
+        }
+    }
+
+    #[test]
+    fn two_bodies_of_one_name_are_refused() {
+        let config: ModelConfig = Gpt2Shape { vocab_size: 7, n_positions: 5, n_embd: 4, n_layer: 1, n_head: 2 }.into();
+        let weights = Weights::new(&config, Precision::Fp32, Operators::Ort).unwrap();
+        let result = |second: bool| {
+            let mut graph = Graph::new();
+            let tensor = |width: usize| TensorType { dtype: DataType::F32, shape: vec![width.into()] };
+            // Of other shapes: a body that fits both is one.
+            let (x, y) = (graph.input("x", tensor(3)), graph.input("y", tensor(4)));
+            let first = graph.apply_one(Ambiguous { twice: true }, &[x]).unwrap();
+            graph.output(first, "first").unwrap();
+            graph.set_scope("there");
+            let second = graph.apply_one(Ambiguous { twice: second }, &[y]).unwrap();
+            graph.output(second, "second").unwrap();
+            model(&graph, "test", "", &weights)
+        };
+        assert_eq!(result(true).unwrap().functions.len(), 1);
+        let error = result(false).unwrap_err();
+        assert_eq!(error, GraphError::TwoBodies { operator: "Ambiguous", scope: "there".to_owned() });
     }
 }

@@ -1,6 +1,8 @@
 //! Models and adapters on disk: the Hugging Face layout of each family, and adapters alone.
 
-use std::collections::BTreeMap;
+mod weights;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::config::{AdapterConfig, ModelConfig};
@@ -14,6 +16,10 @@ use crate::{files, layout};
 pub const CONFIG_JSON: &str = "config.json";
 /// The weights.
 pub const MODEL_SAFETENSORS: &str = "model.safetensors";
+/// Heads for other tasks than the next token, which a model may bring beside its own: GPT-2's double heads, the classifiers and
+/// readers of transformers, the value head of TRL.
+const OTHER_HEADS: [&str; 5] = ["multiple_choice_head.", "score.", "classifier.", "qa_outputs.", "v_head."];
+
 /// φ: a pre-trained model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Base {
@@ -21,6 +27,8 @@ pub struct Base {
     pub config: ModelConfig,
     /// Its tensors, exactly those of [`params::base_table`].
     pub tensors: Tensors,
+    /// What whoever gave the folder should know of how it was understood, a line each.
+    pub notes: Vec<String>,
 }
 
 /// The type in which a model's weights are stored.
@@ -32,46 +40,75 @@ pub enum Storage {
     F16,
 }
 
-/// Reads a model in the Hugging Face layout: `config.json` and `model.safetensors` (F32, F16 or BF16). Names may carry the
-/// family's prefix or lack it; constants of old files and a tied head equal to the embedding are passed over.
+/// Reads a model in the Hugging Face layout: `config.json` and `model.safetensors`, whole or in shards (F32, F16 or BF16). Names may
+/// carry the family's prefix or lack it; constants of old files, a tied head equal to the embedding and heads for other tasks are
+/// passed over.
 ///
 /// # Errors
-/// A file is missing or wrong; a tensor is missing, left over, has another shape, or holds NaN or infinity.
+/// The folder holds something else than a model; a file is missing or wrong; a tensor is missing, left over, has another shape, or
+/// holds NaN or infinity.
 pub fn read_base(dir: &Path) -> Result<Base> {
     if !dir.is_dir() {
         return Err(FileError::new(dir, "is not a folder")
             .remedy("give a Hugging Face model folder with config.json, model.safetensors and a tokenizer"));
     }
-    let config = ModelConfig::from_file(&dir.join(CONFIG_JSON))?;
-    let path = dir.join(MODEL_SAFETENSORS);
+    weights::refuse_others(dir)?;
+    let mut config = ModelConfig::from_file(&dir.join(CONFIG_JSON))?;
     let plug = config.family.plug();
     let mut found = Tensors::new();
-    for entry in Reader::open(&path)? {
-        let (name, tensor) = entry?;
+    let mut files = BTreeMap::new();
+    let mut passed_over = BTreeSet::new();
+    weights::each(dir, |path, name, tensor| {
         let name = bare(&config, &name);
         if plug.is_constant(&name) {
-            continue;
+            return Ok(());
         }
-        let tensor = tensor.to_f32().map_err(|problem| FileError::new(&path, problem).at(&name))?;
+        if let Some(head) = OTHER_HEADS.into_iter().find(|head| name.starts_with(head)) {
+            passed_over.insert(head);
+            return Ok(());
+        }
+        let tensor = tensor.to_f32().map_err(|problem| FileError::new(path, problem).at(&name))?;
         if found.insert(name.clone(), tensor).is_some() {
             let problem = format!("is there with and without the prefix \"{}\"", plug.prefix());
-            return Err(FileError::new(&path, problem).at(name));
+            return Err(FileError::new(path, problem).at(name));
         }
-    }
+        files.insert(name, path.to_owned());
+        Ok(())
+    })?;
+    let heads =
+        passed_over.iter().map(|head| format!("{}: {head}* is passed over: a head for another task", dir.display()));
+    let mut notes: Vec<String> = heads.collect();
     let stored = stored(&config);
-    if config.tied
-        && let Some(head) = found.remove(names::HEAD)
-    {
+    let wrong =
+        |name: &str, problem: String| FileError::new(files.get(name).unwrap_or(&weights::file(dir)), problem).at(name);
+    if config.tied || !plug.can_be_untied() {
         // The embedding is the first of the table.
         let embedding = stored.first().and_then(|stored| stored.parts.first()).map_or("", |(name, _)| name);
-        if found.get(embedding) != Some(&head) {
-            let problem = format!("differs from {embedding}, but config.json has tie_word_embeddings");
-            return Err(FileError::new(&path, problem).at(names::HEAD));
+        let says = match config.tied {
+            true => "config.json does not have tie_word_embeddings false".to_owned(),
+            false => format!("a {} with a head of its own is not supported", config.family),
+        };
+        match found.remove(names::HEAD) {
+            Some(head) if found.get(embedding) != Some(&head) => {
+                return Err(wrong(names::HEAD, format!("differs from {embedding}, but {says}")));
+            }
+            None if !config.tied => {
+                return Err(wrong(names::HEAD, "is missing, but config.json has tie_word_embeddings false".to_owned()));
+            }
+            Some(_) if !config.tied => {
+                let dir = dir.display();
+                notes.push(format!(
+                    "{dir}: {} equals {embedding}, so they are one, although config.json has tie_word_embeddings false",
+                    names::HEAD
+                ));
+            }
+            _ => {}
         }
+        config.tied = true;
     }
     let tensors = layout::gather(&params::base_table(&config), &stored, found)
-        .map_err(|(name, problem)| FileError::new(&path, problem).at(name))?;
-    Ok(Base { config, tensors })
+        .map_err(|(name, problem)| wrong(&name, problem))?;
+    Ok(Base { config, tensors, notes })
 }
 
 /// A name without the family's prefix.

@@ -110,6 +110,9 @@ impl ModelConfig {
     /// A field is missing, has an impossible value, or asks for a family or a variant that is not supported.
     pub fn from_file(path: &Path) -> Result<Self> {
         let bytes = files::read_limited(path, 1 << 20)?;
+        if files::is_lfs_pointer(&bytes) {
+            return Err(files::lfs_pointer(path));
+        }
         let value: Value =
             json::from_slice(&bytes).map_err(|error| FileError::new(path, format!("is not a JSON object: {error}")))?;
         Self::from_hugging_face(&value).map_err(|(field, problem)| FileError::new(path, problem).at(field))

@@ -37,9 +37,11 @@ impl FileError {
     }
 }
 
-/// Names come from files that may be hostile: control characters must not reach the terminal, nor a line break the message.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// A message as one line, with a space for each run of spaces and control characters: libraries' messages have several lines, and
+/// names come from files that may be hostile, whose control characters must not reach the terminal.
+pub fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_control() || c == ' ').filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for FileError {
@@ -58,3 +60,14 @@ impl fmt::Display for FileError {
 
 /// The result of reading or writing a file.
 pub type Result<T, E = FileError> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn lines_and_control_characters_become_spaces() {
+        assert_eq!(one_line("a\n   b\r\n\u{1b}[31mc\u{85}d\t"), "a b [31mc d");
+        assert_eq!(one_line("\n"), "");
+    }
+}

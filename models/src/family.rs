@@ -107,6 +107,12 @@ pub(crate) trait Plug {
     /// Whether a tensor, named without the prefix, is a constant that some files hold.
     fn is_constant(&self, name: &str) -> bool;
 
+    /// Whether a head of its own is supported. Where it is not, a `config.json` that speaks of one is taken at its word only until
+    /// the weights are read: [`crate::checkpoint::read_base`] wants a head equal to the embedding then.
+    fn can_be_untied(&self) -> bool {
+        true
+    }
+
     /// How the tensors of [`crate::params::base_table`] are stored, in its order.
     fn stored(&self, config: &ModelConfig) -> Vec<Stored>;
 }

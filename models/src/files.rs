@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{FileError, Result};
 
@@ -163,16 +163,32 @@ pub fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Opens a regular file for reading; a folder, FIFO or device is refused, so that nothing waits on one.
+/// What the system says of a regular file, or of the one that a link leads to; a folder, FIFO, socket or device is refused, so that
+/// nothing waits on one.
 ///
 /// # Errors
-/// The file is missing, not a regular file, or cannot be opened.
-pub fn open_regular(path: &Path) -> Result<File> {
+/// The file is missing, a link leads nowhere, or it is not a regular file.
+pub fn regular(path: &Path) -> Result<fs::Metadata> {
     let metadata = fs::metadata(path).map_err(|error| FileError::new(path, format!("cannot be read: {error}")))?;
     if !metadata.is_file() {
         return Err(FileError::new(path, "is not a regular file"));
     }
-    File::open(path).map_err(|error| FileError::new(path, format!("cannot be read: {error}")))
+    Ok(metadata)
+}
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// As [`regular`], or it cannot be opened.
+pub fn open_regular(path: &Path) -> Result<File> {
+    regular(path)?;
+    let failed = |error| FileError::new(path, format!("cannot be read: {error}"));
+    let file = File::open(path).map_err(failed)?;
+    // What was opened may be another than what was looked at.
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(FileError::new(path, "is not a regular file"));
+    }
+    Ok(file)
 }
 
 /// Reads a small regular file whole, and refuses one of more than `limit` bytes without reading it.
@@ -189,6 +205,23 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
         return Err(FileError::new(path, format!("is larger than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// Whether a file that begins so is git-lfs's note of where the file itself is kept.
+pub fn is_lfs_pointer(beginning: &[u8]) -> bool {
+    beginning.starts_with(b"version https://git-lfs.github.com/spec/")
+}
+
+/// What there is to say of such a file.
+pub fn lfs_pointer(path: &Path) -> FileError {
+    FileError::new(path, "is git-lfs's pointer to a file, not the file").remedy("run git lfs pull where it was cloned")
+}
+
+/// One component that is neither `.` nor `..`, without separators of any system.
+pub fn is_plain_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(part)), None) if part == name)
+        && !name.contains(['/', '\\', ':', '\0'])
 }
 
 #[cfg(test)]

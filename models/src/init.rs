@@ -1,7 +1,7 @@
 //! Initial values of the tensors of a table.
 
-use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution as _, StandardNormal};
 
 use crate::params::{HostTensor, Init, TensorSpec, Tensors};
 
@@ -18,22 +18,14 @@ pub fn initialise(table: &[TensorSpec], rng: &mut ChaCha8Rng) -> Tensors {
     table.iter().map(|spec| (spec.name.clone(), fresh(spec, rng))).collect()
 }
 
-/// `count` normal values with mean zero, two at a time from two uniform ones (Box & Muller 1958).
+/// `count` normal values with mean zero.
 fn normal(count: usize, std: f32, rng: &mut ChaCha8Rng) -> Vec<f32> {
-    let mut values = Vec::with_capacity(count + 1);
-    while values.len() < count {
-        // 1 − u lies in (0, 1], so that its logarithm is finite.
-        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt() * f64::from(std);
-        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
-        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
-    }
-    values.truncate(count);
-    values
+    StandardNormal.sample_iter(rng).take(count).map(|value: f32| value * std).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng;
+    use rand_chacha::rand_core::SeedableRng as _;
 
     use super::*;
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -106,6 +106,9 @@ impl Reader {
         let file = files::open_regular(path)?;
         let length = file.metadata().map_err(|error| FileError::new(path, format!("cannot be read: {error}")))?.len();
         let mut file = BufReader::with_capacity(1 << 18, file);
+        if file.fill_buf().is_ok_and(files::is_lfs_pointer) {
+            return Err(files::lfs_pointer(path));
+        }
         let mut prefix = [0; 8];
         if length < 8 || file.read_exact(&mut prefix).is_err() {
             return Err(wrong(format!("holds {length} bytes, too few for a header")));

@@ -193,20 +193,59 @@ fn cut_changed_missing_and_extra_files_are_refused() {
 
 #[cfg(unix)]
 #[test]
-fn links_and_folders_are_refused() {
-    let name = bundle::WEIGHTS;
-    let symbolic = refusal(|dir| {
-        fs::rename(dir.join(name), dir.with_extension("elsewhere")).unwrap();
-        std::os::unix::fs::symlink(dir.with_extension("elsewhere"), dir.join(name)).unwrap();
-    });
-    assert!(symbolic.contains("links are refused"), "{symbolic}");
-    let hard = refusal(|dir| fs::hard_link(dir.join(name), dir.with_extension("elsewhere")).unwrap());
-    assert!(hard.contains("hard links are refused"), "{hard}");
-    let folder = refusal(|dir| {
-        fs::remove_file(dir.join(name)).unwrap();
-        fs::create_dir(dir.join(name)).unwrap();
-    });
-    assert!(folder.contains("regular file"), "{folder}");
+fn links_to_regular_files_are_followed_and_their_digests_checked() {
+    use std::os::unix::fs::symlink;
+    // A backup made of hard links: both are bundles.
+    let (folder, dir) = bundle();
+    let backup = folder.path().join("backup");
+    fs::create_dir(&backup).unwrap();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let name = entry.unwrap().file_name();
+        fs::hard_link(dir.join(&name), backup.join(&name)).unwrap();
+    }
+    Bundle::open(&backup).unwrap();
+    Bundle::open(&dir).unwrap();
+    // A hub's cache: the files lie elsewhere under their digests, the manifest as well.
+    let (snapshot, blobs) = (folder.path().join("snapshots/abc"), folder.path().join("blobs"));
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::rename(&backup, &blobs).unwrap();
+    for entry in fs::read_dir(&blobs).unwrap() {
+        let name = entry.unwrap().file_name();
+        symlink(Path::new("../../blobs").join(&name), snapshot.join(&name)).unwrap();
+    }
+    Bundle::open(&snapshot).unwrap();
+    let error = |change: &dyn Fn(&Path)| {
+        let path = snapshot.join(bundle::WEIGHTS);
+        fs::remove_file(&path).unwrap();
+        change(&path);
+        let error = Bundle::open(&snapshot).unwrap_err().to_string();
+        assert!(error.contains(bundle::WEIGHTS), "{error}");
+        error
+    };
+    // What a link leads to is checked as a file is.
+    let other = folder.path().join("other");
+    fs::write(&other, [1; 32]).unwrap();
+    assert!(error(&|path| symlink(&other, path).unwrap()).contains("SHA-256"));
+    // The right bytes, where ONNX Runtime would not follow.
+    fs::copy(blobs.join(bundle::WEIGHTS), &other).unwrap();
+    assert!(error(&|path| symlink(&other, path).unwrap()).contains("another folder than"));
+    assert!(error(&|path| symlink("nowhere", path).unwrap()).contains("cannot be read"));
+    assert!(error(&|path| symlink("/dev/null", path).unwrap()).contains("regular file"));
+    assert!(error(&|path| symlink(&blobs, path).unwrap()).contains("regular file"));
+    assert!(error(&|path| drop(std::os::unix::net::UnixListener::bind(path).unwrap())).contains("regular file"));
+    fs::remove_file(snapshot.join(bundle::WEIGHTS)).unwrap();
+    fs::create_dir(snapshot.join(bundle::WEIGHTS)).unwrap();
+    assert!(Bundle::open(&snapshot).unwrap_err().to_string().contains("regular file"));
+}
+
+#[test]
+fn what_systems_leave_in_folders_is_passed_over() {
+    let (_folder, dir) = bundle();
+    for litter in [".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.ini", "._weights.bin"] {
+        fs::write(dir.join(litter), "").unwrap();
+    }
+    Bundle::open(&dir).unwrap();
+    assert!(refusal(|dir| fs::write(dir.join("Thumbs.db.exe"), "").unwrap()).contains("not in the manifest"));
 }
 
 #[test]

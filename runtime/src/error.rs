@@ -63,15 +63,3 @@ pub enum Error {
 
 /// The result of a command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// A message as one line: ONNX Runtime's have several, and names from files may hold control characters.
-pub(crate) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for word in text.split(|c: char| c.is_control() || c == ' ').filter(|word| !word.is_empty()) {
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    line
-}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
+use indicatif::HumanCount;
 use marionette_dialogues::Batch;
 use marionette_models::bundle::{Bundle, Dim, GraphInterface, Precision, ValueInfo};
 use marionette_models::probe::{Probe, sample};
@@ -142,15 +143,7 @@ fn describe_values(first: &ValueInfo, run: usize, table: &[TensorSpec]) -> Strin
 
 /// `1234567` as `1,234,567`.
 fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    HumanCount(number as u64).to_string()
 }
 
 /// One thing compared with libtorch.

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use marionette_models::error::one_line;
 use ort::environment::Environment;
 use ort::ep::ExecutionProvider as _;
 use ort::memory::Allocator;
@@ -15,7 +16,6 @@ use ort::session::{IoBinding, Session};
 use ort::value::{PrimitiveTensorElementType, Tensor};
 use ort::{ep, logging::LogLevel};
 
-use crate::error::one_line;
 use crate::memory;
 
 mod operators;
@@ -402,7 +402,9 @@ impl Buffer {
     pub fn zeros(shape: &[usize]) -> Result<Self, SessionError> {
         let mut tensor = Tensor::new(&Allocator::default(), shape.to_vec())
             .map_err(|error| failure("a tensor", &format!("cannot allocate {shape:?}"), &error))?;
-        memory::release(tensor.extract_tensor_mut().1);
+        // SAFETY: ort fills fresh tensors with zeros (its one version that we build with does, whatever its documentation promises),
+        // and the default allocator's memory is malloc's.
+        unsafe { memory::release(tensor.extract_tensor_mut().1) };
         Ok(Self(tensor))
     }
 

@@ -177,7 +177,8 @@ fn ended(interrupted: bool, out: &std::path::Path) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    memory::prepare();
+    // SAFETY: the first statement of the program; the libraries start threads only when they are asked to compute.
+    unsafe { memory::prepare() };
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {

@@ -1,13 +1,17 @@
 //! How the libraries below handle memory.
 
-/// To be called when a program begins, before it has threads. Lets memory that malloc got back serve the next step, up to
+/// To be called when a program begins. Lets memory that malloc got back serve the next step, up to
 /// 256 MiB of it, instead of giving it to the system after each, which would have to clear every page again (with glibc alone);
 /// and lets oneDNN keep 64 compiled programs of about a megabyte each instead of 1024, unless the environment says a
 /// number: it compiles one for each number of rows that a matrix has, and those of one task are enough.
-pub fn prepare() {
+///
+/// # Safety
+/// This process has no other thread: the environment is written, and C's `getenv`, which libraries call whenever they like, reads it
+/// without a lock. (oneDNN inside libtorch has no other way to be told.)
+pub unsafe fn prepare() {
     const PROGRAMS: &str = "ONEDNN_PRIMITIVE_CACHE_CAPACITY";
     if std::env::var_os(PROGRAMS).is_none() {
-        // SAFETY: no other thread reads or writes the environment yet, as the caller promises.
+        // SAFETY: no other thread reads or writes the environment, as the caller grants.
         unsafe { std::env::set_var(PROGRAMS, "64") };
     }
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

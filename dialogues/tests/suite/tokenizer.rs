@@ -110,6 +110,9 @@ fn a_stream_gives_whole_characters_only() {
     assert_eq!(streamed(&tokenizer, &broken), (vec!["a".into(), "\u{FFFD}b".into()], None));
     let end = tokenizer.end_of_text_id().unwrap();
     assert_eq!(streamed(&tokenizer, &[end, 9999]), (vec![], None));
+    // A U+FFFD that somebody wrote is a character like others, and is not waited with.
+    let written = tokenizer.encode("a\u{FFFD}").unwrap();
+    assert_eq!(streamed(&tokenizer, &written), (vec!["a".into(), "\u{FFFD}".into()], None));
 }
 
 #[test]
@@ -169,6 +172,52 @@ fn a_folder_without_a_tokenizer_says_what_is_missing() {
     assert_eq!(load_tokenizer(folder.path()).unwrap().encode("aba").unwrap(), [2, 0]);
     std::fs::write(folder.path().join("merges.txt"), "a z\n").unwrap();
     assert!(message().contains("is not a tokenizer"), "{}", message());
+}
+
+#[test]
+fn tokens_added_beside_a_vocabulary_keep_their_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("vocab.json", r#"{"a": 0, "b": 1, "ab": 2}"#);
+    write("merges.txt", "#version: 0.2\na b\n");
+    // Not in the order of their ids, nor right after the vocabulary's.
+    write("added_tokens.json", r#"{"<|im_end|>": 9, "<|endoftext|>": 5, "word": 4}"#);
+    write("special_tokens_map.json", r#"{"eos_token": "a", "additional_special_tokens": [{"content": "<|im_end|>"}]}"#);
+    let tokenizer = load_tokenizer(folder.path()).unwrap();
+    for tokenizer in
+        [tokenizer.clone(), tokenizer_from_bytes(&tokenizer.to_json().unwrap(), Path::new("again")).unwrap()]
+    {
+        assert_eq!((tokenizer.end_of_text_id(), tokenizer.token_to_id("<|im_end|>")), (Some(5), Some(9)));
+        assert_eq!(tokenizer.largest_id(), 9);
+        assert!(tokenizer.is_added(4) && !tokenizer.is_added(2));
+        // Control tokens are no text; the word that was added is.
+        assert_eq!(tokenizer.decode(&[2, 5, 9, 4, 0]), "abworda");
+        assert_eq!(tokenizer.encode("aba").unwrap(), [2, 0]);
+    }
+    for (added, problem) in [
+        (r#"{"<|endoftext|>": 2}"#, "gives \"<|endoftext|>\" the id 2, but vocab.json gives \"ab\" 2"),
+        (r#"{"ab": 3}"#, "gives \"ab\" the id 3, but vocab.json gives \"ab\" 2"),
+        ("[]", "added_tokens.json: is not a JSON object"),
+    ] {
+        write("added_tokens.json", added);
+        let error = load_tokenizer(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn a_pointer_of_git_lfs_is_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:abab\nsize 1\n";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("vocab.json"), pointer).unwrap();
+    std::fs::write(folder.path().join("merges.txt"), "").unwrap();
+    let refused = |name: &str| {
+        let error = load_tokenizer(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{name}: is git-lfs's pointer")) && error.contains("git lfs pull"), "{error}");
+    };
+    refused("vocab.json");
+    std::fs::write(folder.path().join("tokenizer.json"), pointer).unwrap();
+    refused("tokenizer.json");
 }
 
 #[test]

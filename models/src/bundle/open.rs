@@ -1,8 +1,9 @@
 //! Opening a bundle: everything is verified before any other library sees a byte of it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::audit;
 use super::manifest::Manifest;
@@ -25,9 +26,14 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens and verifies a bundle: the manifest, the list of files (no link, no extra file), every length and SHA-256, and
-    /// that the graphs take and give what the manifest says, use known operator sets and name no external data but
-    /// `weights.bin`.
+    /// Opens and verifies a bundle: the manifest, the list of files (no extra file but what systems leave in folders), every length
+    /// and SHA-256, and that the graphs take and give what the manifest says, use known operator sets and name no external data but
+    /// `weights.bin`. Links are followed, as in a backup or a hub's cache: what counts is what they lead to. (Only the weights must be beside
+    /// the graphs, in the end: ONNX Runtime follows them no further.)
+    ///
+    /// What is verified is what lay there when it was read. ONNX Runtime opens graphs by their paths afterwards and maps the weights,
+    /// so whoever may write to a file, or change a link or the folder, can still exchange it: no check by path prevents that, with
+    /// links or without.
     ///
     /// # Errors
     /// What is wrong, with the file and the place.
@@ -35,6 +41,7 @@ impl Bundle {
         let manifest = read_manifest(dir)?;
         verify_listing(dir, &manifest)?;
         verify_digests(dir, &manifest)?;
+        verify_weights_beside(dir)?;
         let weights = manifest.files.get(WEIGHTS).map_or(0, |entry| entry.bytes);
         for interface in manifest.graphs.values() {
             audit::graph(&dir.join(&interface.file), interface, manifest.operators, weights)?;
@@ -84,8 +91,8 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
     if !dir.is_dir() {
         return Err(FileError::new(dir, "is not a folder").remedy("give a bundle that marionette-export wrote"));
     }
-    refuse_unless_regular(&path).map_err(|error| error.remedy("expected a bundle that marionette-export wrote"))?;
-    let bytes = files::read_limited(&path, MAX_MANIFEST)?;
+    let bytes = files::read_limited(&path, MAX_MANIFEST)
+        .map_err(|error| error.remedy("expected a bundle that marionette-export wrote"))?;
     let value: serde_json::Value = json::from_slice(&bytes).map_err(|error| FileError::new(&path, error))?;
     match value.get("format_version").and_then(serde_json::Value::as_u64) {
         Some(version) if version == u64::from(FORMAT_VERSION) => {}
@@ -120,7 +127,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
         return wrong("inner_loop.learning_rate", problem);
     }
     for name in manifest.files.keys() {
-        if !is_plain_name(name) || name == MANIFEST {
+        if !files::is_plain_name(name) || name == MANIFEST {
             return wrong("files", format!("\"{name}\" is no plain file name"));
         }
     }
@@ -141,28 +148,10 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// One component that is neither `.` nor `..`, without separators of any system.
-fn is_plain_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    matches!((components.next(), components.next()), (Some(Component::Normal(part)), None) if part == name)
-        && !name.contains(['/', '\\', ':', '\0'])
-}
-
-/// Refuses a symbolic link, a file with several names, a FIFO, a device, a folder.
-fn refuse_unless_regular(path: &Path) -> Result<fs::Metadata> {
-    let metadata =
-        fs::symlink_metadata(path).map_err(|error| FileError::new(path, format!("cannot be read: {error}")))?;
-    if !metadata.file_type().is_file() {
-        return Err(FileError::new(path, "is not a regular file (links are refused)"));
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-        if metadata.nlink() > 1 {
-            return Err(FileError::new(path, "has other names (hard links are refused)").remedy("copy the bundle"));
-        }
-    }
-    Ok(metadata)
+/// Whether a file is one that systems leave in folders that they show or copy: macOS's and Windows's.
+fn is_litter(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"._")
+        || [".DS_Store", "Thumbs.db", "desktop.ini"].iter().any(|litter| name.eq_ignore_ascii_case(litter))
 }
 
 fn verify_listing(dir: &Path, manifest: &Manifest) -> Result<()> {
@@ -175,6 +164,7 @@ fn verify_listing(dir: &Path, manifest: &Manifest) -> Result<()> {
             Some(name) if manifest.files.contains_key(name) => {
                 there.insert(name.to_owned());
             }
+            _ if is_litter(&name) => {}
             _ => {
                 return Err(FileError::new(&dir.join(&name), "is not in the manifest: a bundle holds nothing else")
                     .remedy("move it out of the bundle"));
@@ -186,10 +176,27 @@ fn verify_listing(dir: &Path, manifest: &Manifest) -> Result<()> {
         if !there.contains(name) {
             return Err(FileError::new(&path, "is missing").remedy("copy or export the bundle again"));
         }
-        let length = refuse_unless_regular(&path)?.len();
+        let length = files::regular(&path)?.len();
         if length != entry.bytes {
             return Err(FileError::new(&path, format!("holds {length} bytes, the manifest says {}", entry.bytes))
                 .remedy("copy or export the bundle again"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the weights are where ONNX Runtime follows them: in the bundle's folder, or in the one that a linked graph lies in.
+fn verify_weights_beside(dir: &Path) -> Result<()> {
+    let real = |path: &Path| {
+        fs::canonicalize(path).map_err(|error| FileError::new(path, format!("cannot be followed: {error}")))
+    };
+    let path = dir.join(WEIGHTS);
+    let (weights, folder) = (real(&path)?, real(dir)?);
+    for (_, file) in GRAPHS {
+        let graph = real(&dir.join(file))?;
+        if !weights.starts_with(&folder) && !weights.starts_with(files::parent(&graph)) {
+            let problem = format!("leads to {}, another folder than {file} is in", weights.display());
+            return Err(FileError::new(&path, problem).remedy("copy the bundle, following links (cp -rL)"));
         }
     }
     Ok(())

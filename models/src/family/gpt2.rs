@@ -56,15 +56,14 @@ impl Plug for Gpt2 {
     }
 
     fn read(&self, fields: &Fields) -> Result<ModelConfig, Problem> {
-        for (name, expected) in [
-            ("scale_attn_weights", true),
-            ("scale_attn_by_inverse_layer_idx", false),
-            ("add_cross_attention", false),
-            ("tie_word_embeddings", true),
-        ] {
+        for (name, expected) in
+            [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false), ("add_cross_attention", false)]
+        {
             fields.expect(name, &expected.into())?;
         }
-        if fields.get("activation_function").is_some_and(|name| *name != "gelu_pytorch_tanh") {
+        // The same function, written in three ways: gelu_fast is 0.5 x (1 + tanh(0.7978845608 x (1 + 0.044715 x²))).
+        let is_tanh = |name: &Value| *name == "gelu_pytorch_tanh" || *name == "gelu_fast";
+        if !fields.get("activation_function").is_some_and(is_tanh) {
             fields.expect("activation_function", &"gelu_new".into())?;
         }
         let context = if fields.get("n_positions").is_some() { "n_positions" } else { "n_ctx" };
@@ -78,6 +77,7 @@ impl Plug for Gpt2 {
         Ok(ModelConfig {
             n_inner: fields.count_or("n_inner", config.n_inner)?,
             norm_epsilon: fields.number_or("layer_norm_epsilon", config.norm_epsilon)?,
+            tied: fields.truth_or("tie_word_embeddings", true)?,
             eos_token_id: fields.end_of_text(config.eos_token_id)?,
             ..config
         })
@@ -159,6 +159,10 @@ impl Plug for Gpt2 {
             && parts.next().is_none()
     }
 
+    fn can_be_untied(&self) -> bool {
+        false
+    }
+
     fn stored(&self, config: &ModelConfig) -> Vec<Stored> {
         let last = |shape: &[usize]| shape.last().copied().unwrap_or(0);
         params::base_table(config).iter().map(|spec| Stored::plain(&spec.name, last(&spec.shape))).collect()
@@ -183,6 +187,14 @@ mod tests {
     }
 
     #[test]
+    fn one_function_has_three_names() {
+        for name in ["gelu_fast", "gelu_pytorch_tanh"] {
+            assert_eq!(parse(&GPT2.replace("gelu_new", name)).unwrap(), parse(GPT2).unwrap());
+        }
+        assert!(parse(&GPT2.replace("gelu_new", "gelu")).is_err());
+    }
+
+    #[test]
     fn gpt2_small_has_its_published_number_of_parameters() {
         let config: ModelConfig = parse(GPT2).unwrap();
         let count = |table: &[TensorSpec]| table.iter().map(TensorSpec::len).sum::<usize>();
@@ -203,7 +215,7 @@ mod tests {
             ("\"gelu_new\"", "\"relu\"", "activation_function"),
             ("50256", "50257", "eos_token_id"),
             ("\"model_type\":\"gpt2\"", "\"model_type\":\"bloom\"", "model_type"),
-            ("\"n_inner\":null", "\"tie_word_embeddings\":false", "tie_word_embeddings"),
+            ("\"n_inner\":null", "\"tie_word_embeddings\":0", "tie_word_embeddings"),
         ] {
             assert!(GPT2.contains(from));
             let error = parse(&GPT2.replace(from, to)).unwrap_err();

@@ -70,6 +70,77 @@ fn products_with_bytes_are_the_definition() {
     }
 }
 
+/// A page of memory that ends where memory that cannot be touched begins.
+#[cfg(target_os = "linux")]
+struct Fenced {
+    pages: *mut libc::c_void,
+    page: usize,
+}
+
+#[cfg(target_os = "linux")]
+impl Fenced {
+    fn new() -> Self {
+        // SAFETY: fresh pages, which only this value knows of.
+        unsafe {
+            let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap();
+            let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let pages = libc::mmap(std::ptr::null_mut(), 2 * page, access, kind, -1, 0);
+            assert_ne!(pages, libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(pages.wrapping_byte_add(page), page, libc::PROT_NONE), 0);
+            Self { pages, page }
+        }
+    }
+
+    /// The last `len` values before the fence.
+    fn last<T: Copy>(&mut self, len: usize) -> &mut [T] {
+        assert!(len * size_of::<T>() <= self.page);
+        // SAFETY: within the first page, as far from its end as the values are long; zeros are values of numbers.
+        unsafe {
+            let first = self.pages.wrapping_byte_add(self.page - len * size_of::<T>()).cast::<T>();
+            std::slice::from_raw_parts_mut(first, len)
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        // SAFETY: what was mapped, and nothing borrows it any more.
+        unsafe { libc::munmap(self.pages, 2 * self.page) };
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_beyond_the_last_row_is_touched() {
+    // 50,257 outputs, GPT-2's, are 17 more than a multiple of 64. All that is read and written ends at a fence.
+    const K: usize = 20;
+    for width in [50_257 % 64, 64 + 50_257 % 64, 63, 1] {
+        let [mut integers, mut scales, mut output] = [(); 3].map(|()| Fenced::new());
+        let integers = integers.last::<u8>(width * K);
+        integers.iter_mut().zip(numbers(width * K, 1)).for_each(|(place, number)| *place = (number % 255 + 1) as u8);
+        let scales = scales.last::<f32>(width);
+        scales.fill(0.5);
+        let matrix = Matrix::of_bytes(integers, scales).unwrap();
+        for mut room in rounded() {
+            for direction in [Direction::Forward, Direction::Back] {
+                let (depth, outputs, rows) = (matrix.depth(direction), matrix.outputs(direction), 7);
+                let x = floats(rows * depth, 5);
+                let factors = (direction == Direction::Back).then_some(matrix.scales);
+                room.rows(rows, depth).iter_mut().zip(x.chunks(depth)).for_each(|(row, x)| row.round(x, factors));
+                let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
+                    (0..number).for_each(compute);
+                    Ok::<_, ()>(())
+                };
+                let y = output.last::<f32>(rows * outputs);
+                y.fill(f32::NAN);
+                assert_eq!(multiply(matrix, direction, &room, None, y, run), Ok(true));
+                assert!(y.iter().all(|value| value.is_finite()), "{direction:?} {width}");
+            }
+        }
+    }
+}
+
 #[test]
 fn products_with_halves_of_bytes_are_the_definition() {
     for [columns, inner, block] in [[64, 128, 128], [70, 96, 32], [5, 80, 16], [33, 320, 64], [4100, 16, 16]] {

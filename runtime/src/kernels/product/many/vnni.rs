@@ -132,9 +132,10 @@ impl Strip<'_> {
             for (v, &sum) in sums.iter().enumerate() {
                 let width = self.columns.width.saturating_sub(16 * v).min(16);
                 let mask = ((1_u32 << width) - 1) as __mmask16;
+                // Beyond the columns it may point beyond the output: a place that is computed, and never read or written.
+                let at = output.first.wrapping_add((first + r) * output.width + self.first + 16 * v);
                 // SAFETY: the mask leaves out what is beyond the columns, which are there in each row and ours alone.
                 unsafe {
-                    let at = output.first.add((first + r) * output.width + self.first + 16 * v);
                     let before = match part.index {
                         0 => _mm512_loadu_ps(self.columns.bias.as_ptr().add(16 * v)),
                         _ => _mm512_maskz_loadu_ps(mask, at),
