@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use marionette_dialogues::{save_tokenizer, train_bpe};
 use marionette_models::bundle::{ADAPT, ADAPTERS, Bundle, GENERATE, SCORE, TOKENIZER, WEIGHTS};
 use marionette_models::checkpoint::{Storage, write_adapters, write_base};
+use marionette_models::run::{SUMS, seal};
 use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, LearningRate, ModelConfig, Tensors, digest, params};
 use tempfile::TempDir;
 
@@ -74,7 +75,13 @@ impl Scratch {
         base
     }
 
+    /// Exports what the tests have put together as if it had been written so.
     fn export(&self, source: &str, out: &str, more: &[&str]) -> Output {
+        seal(&self.path("run/checkpoints/step-30")).unwrap();
+        self.export_as_it_is(source, out, more)
+    }
+
+    fn export_as_it_is(&self, source: &str, out: &str, more: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_marionette-export"))
             .args([self.path(source).as_os_str(), "--out".as_ref(), self.path(out).as_os_str()])
             .args(more)
@@ -397,6 +404,35 @@ fn a_run_without_its_checkpoint_is_refused() {
     assert!(scratch.refused("run", &[], 1).contains("best"));
     fs::write(scratch.path("run/config.toml"), "base = 1").unwrap();
     assert!(scratch.refused("run", &[], 1).contains("config.toml"));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused() {
+    let scratch = Scratch::new();
+    let checkpoint = scratch.path("run/checkpoints/step-30");
+    seal(&checkpoint).unwrap();
+    let refused = |part: &str| {
+        let output = scratch.export_as_it_is("run", "bundle", &[]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && error.lines().count() == 1 && error.contains(part), "{error}");
+        assert!(!scratch.path("bundle").exists());
+    };
+    let adapters = checkpoint.join("adapters.safetensors");
+    let whole = fs::read(&adapters).unwrap();
+    let mut flipped = whole.clone();
+    // In the mantissa of the last value: nothing but the digest can tell.
+    let at = flipped.len() - 4;
+    flipped[at] ^= 1;
+    fs::write(&adapters, flipped).unwrap();
+    refused("step-30/adapters.safetensors: has another digest than it was written with (restore");
+    fs::write(&adapters, whole).unwrap();
+    fs::write(checkpoint.join("classifier.safetensors"), b"any").unwrap();
+    refused("step-30/classifier.safetensors: is not in SHA256SUMS (restore");
+    fs::remove_file(checkpoint.join("classifier.safetensors")).unwrap();
+    succeeds(&scratch.export_as_it_is("run", "bundle", &[]));
+    fs::remove_dir_all(scratch.path("bundle")).unwrap();
+    fs::remove_file(checkpoint.join(SUMS)).unwrap();
+    refused("step-30/SHA256SUMS: cannot be read");
 }
 
 #[test]

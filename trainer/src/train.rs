@@ -112,6 +112,8 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             // With --force the end may lie further on than it did.
             *finished &= *iteration >= plan.iterations || *waited >= plan.patience;
             checkpoints::point(out, &state)?;
+            // Better now than after the training, when the probe is to be made of it.
+            checkpoint(out, Which::Best)?;
             if !state.counters.finished {
                 eprintln!("{}", forecast::memory(&run));
                 eprintln!("going on after meta-iteration {}", state.counters.iteration);

@@ -224,6 +224,28 @@ fn a_damaged_checkpoint_of_a_whole_model_is_passed_over() {
 }
 
 #[test]
+fn a_damaged_best_checkpoint_is_used_by_nothing() {
+    let (_keep, folder) = workplace();
+    works(&train(&folder, &format!("{RUN} {EXTRA_PLACE} --out one")));
+    let run = folder.join("one");
+    let best = run.join("checkpoints").join(fs::read_to_string(run.join("best")).unwrap().trim());
+    let adapters = best.join("adapters.safetensors");
+    let mut bytes = fs::read(&adapters).unwrap();
+    let at = bytes.len() - 4;
+    bytes[at] ^= 1;
+    fs::write(&adapters, bytes).unwrap();
+    let evaluate = "evaluate one --data valid.txt --shots 0 --personas 1";
+    let parts = ["adapters.safetensors", "another digest", "restore"];
+    refuses(&train(&folder, evaluate), 1, &parts);
+    // The probe of a run that goes on is of the best, too; where the newest is the best, the one before it is gone on from.
+    if best != newest(&run) {
+        refuses(&train(&folder, "run --out one --resume"), 1, &parts);
+    }
+    fs::remove_file(best.join("SHA256SUMS")).unwrap();
+    refuses(&train(&folder, evaluate), 1, &["SHA256SUMS", "nobody knows"]);
+}
+
+#[test]
 fn a_run_does_not_go_on_as_another_unless_forced() {
     let (_keep, folder) = workplace();
     let (half, whole) = half(&folder, EXTRA_PLACE, 12);

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use marionette_models::run::{CHECKPOINTS, Which, set_checkpoint};
+use marionette_models::run::{CHECKPOINTS, Which, seal, set_checkpoint, verify};
 use marionette_models::{FileError, files};
 
 use super::config::Config;
-use super::state::{self, State};
-use crate::error::Result;
+use super::state::State;
+use crate::error::{Result, TrainError};
 use crate::folder;
 use crate::model::Model;
 
@@ -29,7 +29,7 @@ pub fn save(run: &Path, state: &State, config: &Config, model: &Model) -> Result
     let _ = fs::remove_dir_all(&target);
     folder::create(&target, |dir| {
         state.write(dir, config, model)?;
-        state::seal(dir)
+        Ok(seal(dir)?)
     })?;
     point(run, state)?;
     prune(run, state.counters.best_iteration, config.outer.plan.keep);
@@ -83,7 +83,7 @@ pub fn newest(run: &Path, config: &Config, model: &Model, mut say: impl FnMut(St
             say(format!("{error}; taking the checkpoint before it"));
         }
         let folder: PathBuf = run.join(CHECKPOINTS).join(name(iteration));
-        match state::verify(&folder).and_then(|()| State::read(&folder, config, model)) {
+        match verify(&folder).map_err(TrainError::from).and_then(|()| State::read(&folder, config, model)) {
             Ok(state) => return Ok(Some(state)),
             Err(error) => wrong = Some(error),
         }

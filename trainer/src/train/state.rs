@@ -1,7 +1,6 @@
 //! All that changes during a run: what a checkpoint holds.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use marionette_models::run::{ADAPTERS, CLASSIFIER, INNER_LOOP, OPTIMISER, STATE};
@@ -226,55 +225,4 @@ pub fn read_parameters(dir: &Path, config: &Config, model: &Model) -> Result<Ten
         host.extend(checkpoint::read_table(&dir.join(CLASSIFIER), &table)?.0);
     }
     Ok(host)
-}
-
-/// The folder of a checkpoint, as far as its files have the digests that were written with them.
-///
-/// # Errors
-/// The file that is missing or was changed.
-pub fn verify(dir: &Path) -> Result<()> {
-    let path = dir.join(SUMS);
-    let bytes = files::read_limited(&path, 1 << 16)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let mut listed = 0;
-    for line in text.lines() {
-        let Some((sum, name)) = line.split_once("  ").filter(|(_, name)| !name.contains(['/', '\\'])) else {
-            return Err(FileError::new(&path, format!("says \"{line}\", expected a digest and a file name")).into());
-        };
-        if digest_of(&dir.join(name))? != sum {
-            return Err(FileError::new(&dir.join(name), "has another digest than it was written with").into());
-        }
-        listed += 1;
-    }
-    if listed == 0 || !text.ends_with('\n') {
-        return Err(FileError::new(&path, "is cut").into());
-    }
-    Ok(())
-}
-
-/// The digests of a checkpoint's files, as `sha256sum` prints and checks them.
-const SUMS: &str = "SHA256SUMS";
-
-/// Writes the digests of all files of a folder.
-///
-/// # Errors
-/// A file cannot be read, or the digests cannot be written.
-pub fn seal(dir: &Path) -> Result<()> {
-    let failed = |error: std::io::Error| FileError::new(dir, format!("cannot be read: {error}"));
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort_unstable();
-    let mut text = String::new();
-    for name in names {
-        text.push_str(&format!("{}  {name}\n", digest_of(&dir.join(&name))?));
-    }
-    Ok(files::write_atomic(&dir.join(SUMS), |writer| writer.write_all(text.as_bytes()))?)
-}
-
-fn digest_of(path: &Path) -> Result<String> {
-    let failed = |error: std::io::Error| FileError::new(path, format!("cannot be read: {error}"));
-    let mut file = files::open_regular(path)?;
-    Ok(marionette_models::digest::sha256_reader(&mut file).map_err(failed)?.0)
 }
