@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
+use crate::checkpoint::{self, Base, CONFIG_JSON, MODEL_SAFETENSORS};
 use crate::config::AdapterConfig;
 use crate::error::{FileError, Result};
 use crate::inner_loop::InnerLoop;
@@ -60,10 +60,41 @@ impl RunModel {
         let model: Self = toml::from_str(text).map_err(|error| {
             FileError::new(&path, error.message()).remedy("expected the config.toml that `marionette-train run` wrote")
         })?;
-        if model.adapter.bottleneck == 0 || model.adapter.bottleneck > 1 << 16 {
-            return Err(FileError::new(&path, "expected 1 to 65536").at("adapter.bottleneck"));
-        }
+        model.adapter.check().map_err(|problem| FileError::new(&path, problem).at("adapter.bottleneck"))?;
         Ok(model)
+    }
+
+    /// Says where the base model lies: at `moved` where that is given, else where `config`, the `config.toml`, says.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn place_base(&mut self, config: &Path, moved: Option<&Path>) -> Result<()> {
+        match moved {
+            Some(moved) => self.base = moved.to_owned(),
+            None if self.base.is_dir() => {}
+            None => {
+                let remedy = format!("{} names it as the base model; --base gives its new place", config.display());
+                return Err(FileError::new(&self.base, "is not a folder").remedy(remedy));
+            }
+        }
+        Ok(())
+    }
+
+    /// The base model that the run began with, from the place of [`Self::place_base`].
+    ///
+    /// # Errors
+    /// It is not there, cannot be read, or is another than it was.
+    pub fn read_base(&mut self, config: &Path, moved: Option<&Path>) -> Result<Base> {
+        self.place_base(config, moved)?;
+        let base = checkpoint::read_base(&self.base)?;
+        let found = digest::base_sha256(&base.config, &base.tensors);
+        if found != self.base_sha256 {
+            let problem =
+                format!("is not the model that the run of {} was made with: it has digest {found}", config.display());
+            let remedy = format!("give the model with digest {} with --base, or train again", self.base_sha256);
+            return Err(FileError::new(&self.base, problem).at("base_sha256").remedy(remedy));
+        }
+        Ok(base)
     }
 }
 
