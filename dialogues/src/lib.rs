@@ -13,6 +13,7 @@ pub mod panics;
 mod rank;
 mod readers;
 mod report;
+mod split;
 mod summary;
 pub mod synthetic;
 mod tasks;
@@ -28,6 +29,7 @@ pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
 pub use readers::{Format, LeftOut, Reading, SILENCE, read_dialogues, read_file, split_part, write_convai2};
 pub use report::{Cell, Evaluation, Intervals, Outcome, Sample, ShotResult};
+pub use split::PersonaSplit;
 pub use summary::{Bin, Distribution, FileSummary, Largest, Summary, Tokens};
 pub use tasks::{Fold, Grouping, SPLIT_SEED, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out};
 pub use tokenizer::{

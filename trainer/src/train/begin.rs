@@ -1,6 +1,6 @@
 //! What a run begins with: its encoder, its personas, its model and θ_0.
 
-use marionette_dialogues::{Encoder, TaskError};
+use marionette_dialogues::{Encoder, PersonaSplit, TaskError};
 use marionette_models::checkpoint::Base;
 use marionette_models::{ModelConfig, init};
 use rand::SeedableRng;
@@ -53,12 +53,9 @@ pub fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>
     }
     grouping.notes().iter().for_each(|note| eprintln!("{note}"));
     let train = grouping.tasks;
-    // What is kept for testing is held out first, so that it does not depend on how the validation is done.
-    let (_, train) = data::part(&data.train, train, data.test_part)?;
-    let (held, train) = match data.valid.is_empty() {
-        true => data::part(&data.train, train, data.hold_out)?,
-        false => (data::read_tasks(&data.valid)?, train),
-    };
+    let given = if data.valid.is_empty() { None } else { Some(data::read_tasks(&data.valid)?) };
+    let split = PersonaSplit::new(train, given, data.test_part, data.hold_out);
+    let PersonaSplit { train, valid: held, .. } = split.map_err(|error| data::tasks_error(&data.train, error))?;
     let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
     if data.support_dialogues >= most {
         let problem = format!(
