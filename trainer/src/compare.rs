@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use marionette_dialogues::{Outcome, Task};
-use marionette_models::{FileError, files};
+use marionette_dialogues::{Outcome, PersonaSplit, Task};
+use marionette_models::{AdapterConfig, FileError, InnerLoop, files};
 use marionette_report::{Comparison, MethodResult, Split};
 use serde::{Deserialize, Serialize};
 
@@ -50,13 +50,13 @@ pub struct Options {
     #[arg(long, num_args = 1.., value_name = "METHOD=A,B")]
     pub rates: Vec<Rates>,
     /// The width of the adapters' bottleneck
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N")]
     pub bottleneck: usize,
     /// Inner SGD steps, S
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N")]
     pub inner_steps: usize,
     /// Support dialogues in the batch of one inner step
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N")]
     pub dialogues_per_step: usize,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
     #[arg(long, value_enum)]
@@ -117,18 +117,18 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     if options.test.is_empty() && options.data.test_part == 0.0 {
         options.data.test_part = 0.25;
     }
-    let test = test_tasks(&options)?;
-    options.how.check(&test)?;
-    let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed + seed).collect();
-    // All settings are checked before the first run takes its time.
+    // All settings are checked before the first run takes its time, and before personas are split by them.
     for &method in &options.methods {
         settings(&options, method, options.plan.seed).resolve(compute.device)?;
     }
+    let test = test_tasks(&options)?;
+    options.how.check(&test)?;
+    let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed + seed).collect();
     let mut comparison = Comparison {
         title: "Methods compared on unseen personas".to_owned(),
         base: options.base.display().to_string(),
         data: options.data.train.iter().chain(&options.test).map(|file| file.display().to_string()).collect(),
-        personas: split(&options, test.len())?,
+        personas: counts(&options, test.len())?,
         seeds: seeds.clone(),
         rank_by: options.how.rank_by.to_string(),
         command,
@@ -175,23 +175,22 @@ fn report(out: &Path, comparison: &Comparison) -> Result<()> {
 
 /// The personas to test on.
 fn test_tasks(options: &Options) -> Result<Vec<Task>> {
-    let Options { data: Data { train, test_part, .. }, test, .. } = options;
-    match test.is_empty() {
-        false => data::read_tasks(test),
-        true => Ok(data::part(train, data::read_tasks(train)?, *test_part)?.0),
-    }
+    if options.test.is_empty() { Ok(split(&options.data)?.test) } else { data::read_tasks(&options.test) }
+}
+
+/// The personas of the data, as every run splits them.
+fn split(options: &Data) -> Result<PersonaSplit> {
+    let Data { train, valid, test_part, hold_out, .. } = options;
+    let given = if valid.is_empty() { None } else { Some(data::read_tasks(valid)?) };
+    let split = PersonaSplit::new(data::read_tasks(train)?, given, *test_part, *hold_out);
+    split.map_err(|error| data::tasks_error(train, error))
 }
 
 /// How many personas are for what.
-fn split(options: &Options, test: usize) -> Result<Split> {
-    let Data { train: files, valid, test_part, hold_out, validation_personas, .. } = &options.data;
-    let (_, train) = data::part(files, data::read_tasks(files)?, *test_part)?;
-    let (held, train) = match valid.is_empty() {
-        true => data::part(files, train, *hold_out)?,
-        false => (data::read_tasks(valid)?, train),
-    };
+fn counts(options: &Options, test: usize) -> Result<Split> {
+    let PersonaSplit { train, valid, .. } = split(&options.data)?;
     let tested = options.how.personas.unwrap_or(usize::MAX).min(test);
-    Ok(Split { train: train.len(), valid: held.len().min(*validation_personas), test: tested })
+    Ok(Split { train: train.len(), valid: valid.len().min(options.data.validation_personas), test: tested })
 }
 
 /// What a reader of the report must know beside the figures.
@@ -248,7 +247,7 @@ fn one(options: &Options, method: Method, seed: u64, test: &[Task], compute: Com
     }
     let path = run.join(OUTCOME);
     let names = options.test.iter().map(|file| file.display().to_string()).collect();
-    let learner = Trained::open(&run, compute.device)?;
+    let learner = Trained::open(&run, None, compute.device)?;
     let recorded = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Recorded>(&bytes).ok());
     let outcome = match recorded {
         Some(recorded) if recorded.how == options.how && recorded.test == names => recorded.outcome,

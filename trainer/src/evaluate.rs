@@ -27,6 +27,9 @@ pub struct Options {
     /// The run directory
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
+    /// Where the run's base model lies by now; the same one as ever
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
     /// Dialogue files with personas that the run has not seen
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub data: Vec<PathBuf>,
@@ -216,7 +219,7 @@ impl Learner for TorchLearner {
 pub fn evaluate(options: &Options, compute: Compute) -> Result<Outcome> {
     let tasks = data::read_tasks(&options.data)?;
     options.how.check(&tasks)?;
-    let trained = Trained::open(&options.run, compute.device)?;
+    let trained = Trained::open(&options.run, options.base.as_deref(), compute.device)?;
     evaluate_trained(&trained, &tasks, &options.how, 0, compute)
 }
 

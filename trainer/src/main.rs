@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use marionette_trainer::device::DeviceName;
 use marionette_trainer::workers::Compute;
 use marionette_trainer::{Result, TrainError, compare, data, evaluate, interrupt, memory, pretrain, train};
@@ -44,10 +44,12 @@ struct Run {
     /// Do again what the config.toml of a former run says
     #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "Plan"])]
     config: Option<PathBuf>,
-    /// Go on with the run of --out where it was left; without further options, as it was begun
+    /// Go on with the run of --out where it was left: what is not given again is as its config.toml says. --iterations,
+    /// --patience, --save-every and --keep may be others than before; --base, --data and --valid give new places of the
+    /// same files. What else would change the result needs --force
     #[arg(long)]
     resume: bool,
-    /// Go on although the settings or the data are others than the run was begun with
+    /// Go on although settings or data are others than the run was begun with; each that changes is said
     #[arg(long, requires = "resume")]
     force: bool,
     /// First compare losses and gradients on the device with those on the processor, and stop where they differ
@@ -105,7 +107,7 @@ fn compute(device: tch::Device, threads: usize, workers: Option<usize>) -> Resul
     }
 }
 
-fn run(arguments: Arguments) -> Result<ExitCode> {
+fn run(arguments: Arguments, given: &train::Given) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match arguments.threads {
         Some(threads) if threads == 0 || threads > 1024 => {
@@ -127,7 +129,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let recorded = out.join(marionette_models::run::CONFIG_TOML);
             let (config, base) = match config {
                 Some(path) => train::Config::read(&path)?,
-                None if resume && settings.base.is_none() => train::Config::read(&recorded)?,
+                None if resume && recorded.is_file() => settings.over(&recorded, given)?,
                 None => settings.resolve(device)?,
             };
             let resume = match (resume, force) {
@@ -178,7 +180,10 @@ fn ended(interrupted: bool, out: &std::path::Path) -> ExitCode {
 
 fn main() -> ExitCode {
     memory::prepare();
-    match run(Arguments::parse()) {
+    let matches = Arguments::command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let given = matches.subcommand().map(|(_, matches)| train::Given::of(matches)).unwrap_or_default();
+    match run(arguments, &given) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("marionette-train: {error}");

@@ -27,6 +27,8 @@ const RATES: &str = "log_inner_lr";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counters {
+    /// What the run was done with up to here: `config.toml` may be edited after.
+    pub config: Config,
     /// Meta-iterations done.
     pub iteration: usize,
     /// Tokens read for training, padding included.
@@ -55,6 +57,19 @@ pub struct Counters {
     pub rng: ChaCha8Rng,
     /// The personas that wait for their turn.
     pub sampler: Sampler,
+}
+
+impl Counters {
+    /// Reads them from a checkpoint.
+    ///
+    /// # Errors
+    /// The file is missing or wrong.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(STATE);
+        let bytes = files::read_limited(&path, 1 << 28)?;
+        let state = serde_json::from_slice(&bytes);
+        Ok(state.map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?)
+    }
 }
 
 /// A run between two meta-iterations.
@@ -121,15 +136,11 @@ impl State {
         }
     }
 
-    /// Reads it back from a checkpoint.
+    /// Reads it back from a checkpoint, whose counters were read before.
     ///
     /// # Errors
     /// A file is missing or wrong.
-    pub fn read(dir: &Path, config: &Config, model: &Model) -> Result<Self> {
-        let path = dir.join(STATE);
-        let bytes = files::read_limited(&path, 1 << 28)?;
-        let counters: Counters = serde_json::from_slice(&bytes)
-            .map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?;
+    pub fn read(dir: &Path, counters: Counters, config: &Config, model: &Model) -> Result<Self> {
         let host = read_parameters(dir, config, model)?;
         let parameters = to_torch(&host, model)?;
         let path = dir.join(OPTIMISER);
