@@ -17,7 +17,7 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny");
 fn device(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bundle");
-    let source = Source::read(TINY.as_ref(), FreshAdapters::default()).unwrap();
+    let source = Source::read(TINY.as_ref(), FreshAdapters::default(), None).unwrap();
     export(&source, Precision::Fp32, Operators::Ort, &path, &AtomicBool::new(false)).unwrap();
     let bundle = Bundle::open(&path).unwrap();
     let encoder = engine::encoder(&bundle).unwrap();

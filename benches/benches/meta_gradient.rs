@@ -18,7 +18,7 @@ use tch::{Device, Kind};
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny");
 
 fn meta(criterion: &mut Criterion) {
-    let source = Source::read(TINY.as_ref(), FreshAdapters::default()).unwrap();
+    let source = Source::read(TINY.as_ref(), FreshAdapters::default(), None).unwrap();
     let config = &source.base.config;
     let encoder = Encoder::from_folder(TINY, config).unwrap();
     let table = params::adapter_table(config, &source.adapter);

@@ -132,7 +132,7 @@ fn text(criterion: &mut Criterion) {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bundle");
-    let source = Source::read(TINY.as_ref(), FreshAdapters::default()).unwrap();
+    let source = Source::read(TINY.as_ref(), FreshAdapters::default(), None).unwrap();
     export(&source, Precision::Int8, Operators::Ort, &path, &AtomicBool::new(false)).unwrap();
     group.bench_function("open and verify a bundle of 3 million parameters", |b| {
         b.iter(|| Bundle::open(&path).unwrap())

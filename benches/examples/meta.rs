@@ -20,7 +20,8 @@ fn peak() -> f64 {
 }
 
 fn main() {
-    memory::prepare();
+    // SAFETY: the first statement of the program; no thread runs yet.
+    unsafe { memory::prepare() };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let first_order = arguments.iter().any(|argument| argument == "--first-order");
     let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, import, report};
+use marionette_models::AdapterConfig;
 use marionette_models::bundle::{Operators, Precision};
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
@@ -44,8 +45,11 @@ struct BundleArgs {
     /// Which operators the graphs are made of
     #[arg(long, value_enum, default_value_t = OperatorsArg::Ort)]
     ops: OperatorsArg,
-    /// Width of fresh adapters, for a model folder or a run that learned none [default: 64]
+    /// Where a run's base model lies by now; the same one as ever
     #[arg(long)]
+    base: Option<PathBuf>,
+    #[arg(long, help = format!("Width of fresh adapters, for a model folder or a run that learned none [default: {}]",
+        AdapterConfig::default().bottleneck))]
     bottleneck: Option<usize>,
     /// Seed of fresh adapters, for a model folder or a run that learned none [default: 0]
     #[arg(long)]
@@ -125,7 +129,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     let fresh = FreshAdapters { bottleneck: args.bottleneck, seed: args.seed };
-    let source = Source::read(&args.source, fresh)?;
+    let source = Source::read(&args.source, fresh, args.base.as_deref())?;
     for note in source.base.notes.iter().chain(&source.hint) {
         eprintln!("marionette-export: {note}");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use marionette_dialogues::{
-    EncodeError, Encoder, SPLIT_SEED, Share, Task, Tokenizer, group_by_persona, hold_out, read_dialogues,
+    EncodeError, Encoder, PersonaSplit, Task, Tokenizer, group_by_persona, read_dialogues, split_part,
 };
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::params;
@@ -21,7 +21,7 @@ use crate::error::ExportError;
 /// How adapters start where the source brings none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FreshAdapters {
-    /// R; 64 unless told otherwise.
+    /// R; that of [`AdapterConfig::default`] unless told otherwise.
     pub bottleneck: Option<usize>,
     /// The seed of the random values; 0 unless told otherwise.
     pub seed: Option<u64>,
@@ -58,16 +58,25 @@ pub struct Source {
 
 impl Source {
     /// Reads a run directory (it has a `config.toml`) with its best checkpoint, or else a Hugging Face model folder. What a
-    /// run's method did not learn is what it began with: the base model that it names, fresh adapters.
+    /// run's method did not learn is what it began with: the base model that it names, which lies at `base` where that is
+    /// given, and fresh adapters.
     ///
     /// # Errors
-    /// A file is missing or wrong; the run's base has changed since; `fresh` is given for a run that learned adapters.
-    pub fn read(path: &Path, fresh: FreshAdapters) -> Result<Self, ExportError> {
-        if run::is_run(path) { Self::of_run(path, fresh) } else { Self::of_model(path, fresh) }
+    /// A file is missing or wrong; the run's base has changed since; `fresh` is given for a run that learned adapters, or
+    /// `base` for a model folder.
+    pub fn read(path: &Path, fresh: FreshAdapters, base: Option<&Path>) -> Result<Self, ExportError> {
+        match (run::is_run(path), base) {
+            (true, base) => Self::of_run(path, fresh, base),
+            (false, None) => Self::of_model(path, fresh),
+            (false, Some(_)) => {
+                let problem = format!("--base is for a run directory, but {} has no config.toml", path.display());
+                Err(ExportError::Usage(problem))
+            }
+        }
     }
 
-    fn of_run(path: &Path, fresh: FreshAdapters) -> Result<Self, ExportError> {
-        let model = RunModel::read(path)?;
+    fn of_run(path: &Path, fresh: FreshAdapters, moved: Option<&Path>) -> Result<Self, ExportError> {
+        let mut model = RunModel::read(path)?;
         let checkpoint = run::checkpoint(path, Which::Best)?;
         let learned = Learned::of(&checkpoint)?;
         if learned.adapters && fresh != FreshAdapters::default() {
@@ -75,15 +84,8 @@ impl Source {
                 "--bottleneck and --seed are for fresh adapters, but this run directory brings its own".into(),
             ));
         }
-        let mut base = checkpoint::read_base(&model.base)?;
-        let mut base_sha256 = digest::base_sha256(&base.config, &base.tensors);
-        if base_sha256 != model.base_sha256 {
-            let problem = format!("is not the model that {} was trained on (digest {base_sha256})", path.display());
-            return Err(FileError::new(&model.base, problem)
-                .at("base_sha256")
-                .remedy(format!("restore the model with digest {}, or train again", model.base_sha256))
-                .into());
-        }
+        let mut base = model.read_base(&path.join(run::CONFIG_TOML), moved)?;
+        let mut base_sha256 = model.base_sha256.clone();
         let encoder = encoder(&model.base, &base.config)?;
         if learned.base {
             let config = base.config;
@@ -150,11 +152,8 @@ impl Source {
 
     /// A model with fresh adapters.
     fn fresh(base: Base, base_sha256: String, encoder: &Encoder, fresh: FreshAdapters) -> Result<Self, ExportError> {
-        let bottleneck = fresh.bottleneck.unwrap_or(AdapterConfig::default().bottleneck);
-        if bottleneck == 0 || bottleneck > MOST_BOTTLENECK {
-            return Err(ExportError::Usage(format!("--bottleneck is {bottleneck}, expected 1 to {MOST_BOTTLENECK}")));
-        }
-        let adapter = AdapterConfig { bottleneck };
+        let adapter = fresh.bottleneck.map_or_else(AdapterConfig::default, |bottleneck| AdapterConfig { bottleneck });
+        adapter.check().map_err(|problem| ExportError::Usage(format!("--bottleneck {problem}")))?;
         let seed = fresh.seed.unwrap_or(0);
         let table = params::adapter_table(&base.config, &adapter);
         Ok(Self {
@@ -163,7 +162,7 @@ impl Source {
             adapter,
             adapters: init::initialise(&table, &mut ChaCha8Rng::seed_from_u64(seed)),
             adapters_metadata: BTreeMap::from([("seed".to_owned(), seed.to_string())]),
-            inner_loop: InnerLoop { steps: 5, dialogues_per_step: 5, learning_rate: LearningRate::Shared(0.01) },
+            inner_loop: InnerLoop::default(),
             persona_text: false,
             tokenizer: encoder.tokenizer().clone(),
             prompt: encoder.form().clone(),
@@ -178,8 +177,9 @@ impl Source {
 fn validation(path: &Path) -> Result<Vec<Task>, String> {
     let data = RunData::read(path).map_err(|error| error.to_string())?;
     for (file, expected) in data.train.iter().chain(&data.valid).zip(&data.sha256) {
-        let found = files::open_regular(file).and_then(|mut file_| {
-            digest::sha256_reader(&mut file_).map_err(|error| FileError::new(file, format!("cannot be read: {error}")))
+        let (whole, _) = split_part(file);
+        let found = files::open_regular(&whole).and_then(|mut open| {
+            digest::sha256_reader(&mut open).map_err(|error| FileError::new(file, format!("cannot be read: {error}")))
         });
         if found.map_err(|error| error.to_string())?.0 != *expected {
             return Err(format!("{} has changed since the run", file.display()));
@@ -195,17 +195,12 @@ fn validation(path: &Path) -> Result<Vec<Task>, String> {
     if !data.valid.is_empty() {
         return tasks(&data.valid);
     }
-    // As the run did it: what is kept for testing first.
-    let held = |tasks, part| hold_out(tasks, Share::Fraction(part), SPLIT_SEED).map_err(|error| error.to_string());
-    let (rest, _) = held(tasks(&data.train)?, data.test_part)?;
-    Ok(held(rest, data.hold_out)?.1)
+    let split = PersonaSplit::new(tasks(&data.train)?, None, data.test_part, data.hold_out);
+    Ok(split.map_err(|error| error.to_string())?.valid)
 }
 
 /// A probe of more bytes is refused; it holds little more than logits of one position.
 const MOST_PROBE: u64 = 1 << 28;
-
-/// The largest bottleneck that opening a bundle accepts.
-const MOST_BOTTLENECK: usize = 1 << 16;
 
 /// The tokenizer and prompt form of a model's folder, which must fit the model as they must on the device.
 fn encoder(folder: &Path, config: &ModelConfig) -> Result<Encoder, ExportError> {

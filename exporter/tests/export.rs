@@ -9,7 +9,10 @@ use std::process::{Command, Output};
 use marionette_dialogues::{save_tokenizer, train_bpe};
 use marionette_models::bundle::{ADAPT, ADAPTERS, Bundle, GENERATE, SCORE, TOKENIZER, WEIGHTS};
 use marionette_models::checkpoint::{Storage, write_adapters, write_base};
-use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, LearningRate, ModelConfig, Tensors, digest, params};
+use marionette_models::run::{SUMS, seal};
+use marionette_models::{
+    AdapterConfig, Gpt2Shape, HostTensor, InnerLoop, LearningRate, ModelConfig, Tensors, digest, params,
+};
 use tempfile::TempDir;
 
 fn config() -> ModelConfig {
@@ -74,7 +77,13 @@ impl Scratch {
         base
     }
 
+    /// Exports what the tests have put together as if it had been written so.
     fn export(&self, source: &str, out: &str, more: &[&str]) -> Output {
+        seal(&self.path("run/checkpoints/step-30")).unwrap();
+        self.export_as_it_is(source, out, more)
+    }
+
+    fn export_as_it_is(&self, source: &str, out: &str, more: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_marionette-export"))
             .args([self.path(source).as_os_str(), "--out".as_ref(), self.path(out).as_os_str()])
             .args(more)
@@ -160,6 +169,7 @@ fn a_run_that_learned_the_base_is_exported_with_it_and_fresh_adapters() {
     let bare = Bundle::open(&scratch.path("bare")).unwrap();
     assert_ne!(bare.manifest().base_sha256, bundle.manifest().base_sha256);
     assert_eq!(bundle.adapters().unwrap(), bare.adapters().unwrap());
+    assert_eq!(bare.manifest().inner_loop, InnerLoop::default());
     assert_eq!(bundle.manifest().inner_loop, bare.manifest().inner_loop);
 }
 
@@ -376,7 +386,51 @@ fn a_run_whose_base_has_changed_is_refused() {
     let error = scratch.refused("run", &[], 1);
     assert!(error.contains("is not the model that") && error.contains("train again"), "{error}");
     fs::remove_dir_all(scratch.path("model")).unwrap();
-    assert!(scratch.refused("run", &[], 1).contains("model"));
+    let error = scratch.refused("run", &[], 1);
+    assert!(error.contains("config.toml names it") && error.contains("--base gives its new place"), "{error}");
+}
+
+#[test]
+fn a_base_that_was_moved_is_taken_where_it_is_the_same() {
+    let scratch = Scratch::new();
+    succeeds(&scratch.export("run", "one", &[]));
+    fs::rename(scratch.path("model"), scratch.path("moved")).unwrap();
+    let moved = scratch.path("moved");
+    let base = ["--base", moved.to_str().unwrap()];
+    succeeds(&scratch.export("run", "two", &base));
+    for file in listing(&scratch.path("one")) {
+        let content = |bundle: &str| fs::read(scratch.path(bundle).join(&file)).unwrap();
+        assert_eq!(content("one"), content("two"), "{file}");
+    }
+    assert!(scratch.refused("moved", &base, 2).contains("--base is for a run directory"));
+    let mut other = filled(params::base_table(&config()));
+    other.get_mut("wpe.weight").unwrap().values[5] += 1e-6;
+    write_base(&moved, &config(), &other, Storage::F32).unwrap();
+    assert!(scratch.refused("run", &base, 1).contains("moved: base_sha256: is not the model that"));
+}
+
+#[test]
+fn a_run_on_a_part_of_a_file_is_measured_on_that_part() {
+    let scratch = Scratch::new();
+    let entry = |persona: &str| {
+        let said = |text: &str| format!(r#"{{"candidates": ["no", "{text}"], "history": ["hello"]}}"#);
+        format!(r#"{{"personality": ["{persona}"], "utterances": [{}]}}"#, said("a b"))
+    };
+    let all = ["i ski.", "i ski.", "i swim.", "i swim."].map(entry).join(", ");
+    let text = format!(r#"{{"train": [{all}], "valid": [{}]}}"#, entry("i read."));
+    let file = scratch.path("all.json");
+    fs::write(&file, &text).unwrap();
+    let config = scratch.path("run/config.toml");
+    let data = format!(
+        "[data]\ntrain = [\"{}#train\"]\nvalid = []\nhold_out = 0.5\ntest_part = 0.0\nsha256 = [\"{}\"]\n",
+        file.display(),
+        digest::sha256(text.as_bytes())
+    );
+    fs::write(&config, fs::read_to_string(&config).unwrap() + &data).unwrap();
+    let output = scratch.export("run", "bundle", &["--precision", "int8"]);
+    succeeds(&output);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains(" of 2 validation dialogues"), "{said}");
 }
 
 #[test]
@@ -397,6 +451,35 @@ fn a_run_without_its_checkpoint_is_refused() {
     assert!(scratch.refused("run", &[], 1).contains("best"));
     fs::write(scratch.path("run/config.toml"), "base = 1").unwrap();
     assert!(scratch.refused("run", &[], 1).contains("config.toml"));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused() {
+    let scratch = Scratch::new();
+    let checkpoint = scratch.path("run/checkpoints/step-30");
+    seal(&checkpoint).unwrap();
+    let refused = |part: &str| {
+        let output = scratch.export_as_it_is("run", "bundle", &[]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && error.lines().count() == 1 && error.contains(part), "{error}");
+        assert!(!scratch.path("bundle").exists());
+    };
+    let adapters = checkpoint.join("adapters.safetensors");
+    let whole = fs::read(&adapters).unwrap();
+    let mut flipped = whole.clone();
+    // In the mantissa of the last value: nothing but the digest can tell.
+    let at = flipped.len() - 4;
+    flipped[at] ^= 1;
+    fs::write(&adapters, flipped).unwrap();
+    refused("step-30/adapters.safetensors: has another digest than it was written with (restore");
+    fs::write(&adapters, whole).unwrap();
+    fs::write(checkpoint.join("classifier.safetensors"), b"any").unwrap();
+    refused("step-30/classifier.safetensors: is not in SHA256SUMS (restore");
+    fs::remove_file(checkpoint.join("classifier.safetensors")).unwrap();
+    succeeds(&scratch.export_as_it_is("run", "bundle", &[]));
+    fs::remove_dir_all(scratch.path("bundle")).unwrap();
+    fs::remove_file(checkpoint.join(SUMS)).unwrap();
+    refused("step-30/SHA256SUMS: cannot be read");
 }
 
 #[test]

@@ -183,6 +183,22 @@ pub struct AdapterConfig {
     pub bottleneck: usize,
 }
 
+impl AdapterConfig {
+    /// Checks that the values are possible.
+    ///
+    /// # Errors
+    /// What is wrong with the bottleneck.
+    pub fn check(&self) -> Result<(), String> {
+        match self.bottleneck {
+            1..=MOST_BOTTLENECK => Ok(()),
+            bottleneck => Err(format!("is {bottleneck}, expected 1 to {MOST_BOTTLENECK}")),
+        }
+    }
+}
+
+/// Far above every sensible width; below, no table of tensors is absurd.
+const MOST_BOTTLENECK: usize = 1 << 16;
+
 impl Default for AdapterConfig {
     fn default() -> Self {
         Self { bottleneck: 64 }

@@ -16,7 +16,17 @@ pub struct InnerLoop {
     pub learning_rate: LearningRate,
 }
 
+/// What adapters that start at zero learn well with (docs/results.md); other methods have another α.
+impl Default for InnerLoop {
+    fn default() -> Self {
+        Self { steps: 5, dialogues_per_step: 1, learning_rate: LearningRate::Shared(Self::RATE) }
+    }
+}
+
 impl InnerLoop {
+    /// α of the recipe that is taken where none is given.
+    pub const RATE: f32 = 0.3;
+
     /// The batches of the inner loop, as indices of support dialogues, one entry a step. `support` dialogues are cut into
     /// consecutive batches of `dialogues_per_step`, the last one possibly smaller, and `steps` walks through them cyclically.
     pub fn batches(&self, support: usize) -> Vec<Vec<usize>> {

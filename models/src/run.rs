@@ -1,15 +1,16 @@
 //! The run directory, as far as others than the trainer read it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
+use crate::checkpoint::{self, Base, CONFIG_JSON, MODEL_SAFETENSORS};
 use crate::config::AdapterConfig;
 use crate::error::{FileError, Result};
 use crate::inner_loop::InnerLoop;
-use crate::{files, json};
+use crate::{digest, files, json};
 
 /// The resolved configuration of a run.
 pub const CONFIG_TOML: &str = "config.toml";
@@ -25,6 +26,8 @@ pub const OPTIMISER: &str = "optimiser.safetensors";
 pub const STATE: &str = "state.json";
 /// Φ within a checkpoint, where adapters were learned.
 pub const ADAPTERS: &str = "adapters.safetensors";
+/// The digests of a checkpoint's files, as `sha256sum` prints and checks them.
+pub const SUMS: &str = "SHA256SUMS";
 /// What libtorch computed, for the parity check on the device.
 pub const PROBE: &str = "probe.safetensors";
 
@@ -57,10 +60,41 @@ impl RunModel {
         let model: Self = toml::from_str(text).map_err(|error| {
             FileError::new(&path, error.message()).remedy("expected the config.toml that `marionette-train run` wrote")
         })?;
-        if model.adapter.bottleneck == 0 || model.adapter.bottleneck > 1 << 16 {
-            return Err(FileError::new(&path, "expected 1 to 65536").at("adapter.bottleneck"));
-        }
+        model.adapter.check().map_err(|problem| FileError::new(&path, problem).at("adapter.bottleneck"))?;
         Ok(model)
+    }
+
+    /// Says where the base model lies: at `moved` where that is given, else where `config`, the `config.toml`, says.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn place_base(&mut self, config: &Path, moved: Option<&Path>) -> Result<()> {
+        match moved {
+            Some(moved) => self.base = moved.to_owned(),
+            None if self.base.is_dir() => {}
+            None => {
+                let remedy = format!("{} names it as the base model; --base gives its new place", config.display());
+                return Err(FileError::new(&self.base, "is not a folder").remedy(remedy));
+            }
+        }
+        Ok(())
+    }
+
+    /// The base model that the run began with, from the place of [`Self::place_base`].
+    ///
+    /// # Errors
+    /// It is not there, cannot be read, or is another than it was.
+    pub fn read_base(&mut self, config: &Path, moved: Option<&Path>) -> Result<Base> {
+        self.place_base(config, moved)?;
+        let base = checkpoint::read_base(&self.base)?;
+        let found = digest::base_sha256(&base.config, &base.tensors);
+        if found != self.base_sha256 {
+            let problem =
+                format!("is not the model that the run of {} was made with: it has digest {found}", config.display());
+            let remedy = format!("give the model with digest {} with --base, or train again", self.base_sha256);
+            return Err(FileError::new(&self.base, problem).at("base_sha256").remedy(remedy));
+        }
+        Ok(base)
     }
 }
 
@@ -116,10 +150,10 @@ impl Which {
     }
 }
 
-/// The folder of a checkpoint of `run`.
+/// The folder of a checkpoint of `run`, whose files are as they were written: whoever reads a run comes through here.
 ///
 /// # Errors
-/// The run has no such checkpoint, or the file that names it is wrong.
+/// The run has no such checkpoint, the file that names it is wrong, or [`verify`] refuses it.
 pub fn checkpoint(run: &Path, which: Which) -> Result<PathBuf> {
     let path = run.join(which.file_name());
     let bytes = files::read_limited(&path, 100)
@@ -133,7 +167,70 @@ pub fn checkpoint(run: &Path, which: Which) -> Result<PathBuf> {
     if !folder.is_dir() {
         return Err(FileError::new(&folder, "is missing").remedy(format!("{} names it", path.display())));
     }
+    verify(&folder)?;
     Ok(folder)
+}
+
+/// Checks that the files of a checkpoint have the digests that were written with them, and that there are no others.
+///
+/// # Errors
+/// The file that is missing, was changed or came later; the digests are missing or wrong.
+pub fn verify(checkpoint: &Path) -> Result<()> {
+    let restore = "restore the checkpoint from a copy, or train again";
+    let path = checkpoint.join(SUMS);
+    let bytes = files::read_limited(&path, 1 << 16).map_err(|error| {
+        error.remedy(format!("without it nobody knows whether the checkpoint is what was learned; {restore}"))
+    })?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut listed = BTreeSet::new();
+    for line in text.lines() {
+        let Some((sum, name)) = line.split_once("  ").filter(|(_, name)| !name.contains(['/', '\\'])) else {
+            let problem = format!("says \"{line}\", expected a digest and a file name");
+            return Err(FileError::new(&path, problem).remedy(restore));
+        };
+        let file = checkpoint.join(name);
+        if digest_of(&file).map_err(|error| error.remedy(restore))? != sum {
+            return Err(FileError::new(&file, "has another digest than it was written with").remedy(restore));
+        }
+        listed.insert(name);
+    }
+    if listed.is_empty() || !text.ends_with('\n') {
+        return Err(FileError::new(&path, "is cut").remedy(restore));
+    }
+    // Digests that were cut between two lines say nothing of the files after them.
+    match names(checkpoint)?.iter().find(|name| name.as_str() != SUMS && !listed.contains(name.as_str())) {
+        Some(name) => Err(FileError::new(&checkpoint.join(name), format!("is not in {SUMS}")).remedy(restore)),
+        None => Ok(()),
+    }
+}
+
+/// Writes the digests of all files of a checkpoint, which nothing may be added to any more.
+///
+/// # Errors
+/// A file cannot be read, or the digests cannot be written.
+pub fn seal(checkpoint: &Path) -> Result<()> {
+    let mut text = String::new();
+    for name in names(checkpoint)?.into_iter().filter(|name| name != SUMS) {
+        text.push_str(&format!("{}  {name}\n", digest_of(&checkpoint.join(&name))?));
+    }
+    files::write_atomic(&checkpoint.join(SUMS), |writer| writer.write_all(text.as_bytes()))
+}
+
+/// The files of a folder, in order, but for hidden ones, which file managers leave.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let failed = |error: std::io::Error| FileError::new(folder, format!("cannot be read: {error}"));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    names.retain(|name| !name.starts_with('.'));
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn digest_of(path: &Path) -> Result<String> {
+    let failed = |error: std::io::Error| FileError::new(path, format!("cannot be read: {error}"));
+    Ok(digest::sha256_reader(&mut files::open_regular(path)?).map_err(failed)?.0)
 }
 
 /// The inner loop of a checkpoint: that of the run, with α as it was then.

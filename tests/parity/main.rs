@@ -76,7 +76,7 @@ impl Pair {
             Family::Gpt2 => tiny(),
             Family::Llama => llama(&scratch),
         };
-        let mut source = Source::read(&folder, FreshAdapters { bottleneck: Some(16), seed: Some(3) }).unwrap();
+        let mut source = Source::read(&folder, FreshAdapters { bottleneck: Some(16), seed: Some(3) }, None).unwrap();
         let table = params::adapter_table(&source.base.config, &source.adapter);
         let spread: Vec<TensorSpec> =
             table.iter().map(|spec| TensorSpec { init: Init::Normal { std: 0.05 }, ..spec.clone() }).collect();

@@ -68,7 +68,7 @@ fn the_cost_of_a_precision_is_what_the_device_loses() {
     for precision in [Precision::Fp32, Precision::Int8, Precision::Int4] {
         let inner = InnerLoop { steps: STEPS, dialogues_per_step: 1, learning_rate: LearningRate::Shared(ALPHA) };
         let mut pair = Pair::with(inner, precision, Operators::Ort);
-        let mut source = Source::read(&tiny(), FreshAdapters { bottleneck: Some(16), seed: Some(3) }).unwrap();
+        let mut source = Source::read(&tiny(), FreshAdapters { bottleneck: Some(16), seed: Some(3) }, None).unwrap();
         source.adapters = pair.start.clone();
         source.inner_loop = pair.device.manifest().inner_loop.clone();
         let read: Vec<_> = read_dialogues(dialogues("test")).unwrap().into_iter().take(3).collect();

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use marionette_dialogues::{Outcome, Task};
-use marionette_models::{FileError, files};
+use marionette_dialogues::{Candidates, Evaluation, Outcome, PersonaSplit, Task};
+use marionette_models::{AdapterConfig, FileError, InnerLoop, files};
 use marionette_report::{Comparison, MethodResult, Split};
 use serde::{Deserialize, Serialize};
 
@@ -50,13 +50,13 @@ pub struct Options {
     #[arg(long, num_args = 1.., value_name = "METHOD=A,B")]
     pub rates: Vec<Rates>,
     /// The width of the adapters' bottleneck
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N")]
     pub bottleneck: usize,
     /// Inner SGD steps, S
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N")]
     pub inner_steps: usize,
     /// Support dialogues in the batch of one inner step
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N")]
     pub dialogues_per_step: usize,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
     #[arg(long, value_enum)]
@@ -117,25 +117,38 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     if options.test.is_empty() && options.data.test_part == 0.0 {
         options.data.test_part = 0.25;
     }
-    let test = test_tasks(&options)?;
-    options.how.check(&test)?;
-    let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed + seed).collect();
-    // All settings are checked before the first run takes its time.
+    // All settings are checked before the first run takes its time, and before personas are split by them.
     for &method in &options.methods {
         settings(&options, method, options.plan.seed).resolve(compute.device)?;
     }
+    let (split, mut notes) = data::split(&options.data)?;
+    let test = match options.test.is_empty() {
+        true => split.test.clone(),
+        false => {
+            let (test, more) = data::read(&options.test)?;
+            notes.extend(more);
+            test.tasks
+        }
+    };
+    options.how.check(&test)?;
+    let known = data::known(&split, &test);
+    notes.extend(known.clone());
+    notes.iter().for_each(|note| eprintln!("{note}"));
+    notes.extend(notes_on(&options));
+    let unseen = if known.is_some() { "" } else { " on unseen personas" };
+    let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed + seed).collect();
     let mut comparison = Comparison {
-        title: "Methods compared on unseen personas".to_owned(),
+        title: format!("Methods compared{unseen}"),
         base: options.base.display().to_string(),
         data: options.data.train.iter().chain(&options.test).map(|file| file.display().to_string()).collect(),
-        personas: split(&options, test.len())?,
+        personas: counts(&options, &split, test.len()),
         seeds: seeds.clone(),
         rank_by: options.how.rank_by.to_string(),
         command,
         machine: results::machine(compute),
         recipe: results::recipe(&options),
         methods: Vec::new(),
-        notes: notes(&options)?,
+        notes: notes.clone(),
     };
     let mut done: Vec<Vec<results::Done>> = options.methods.iter().map(|_| Vec::new()).collect();
     let mut failures: Vec<Option<String>> = vec![None; options.methods.len()];
@@ -154,6 +167,13 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
                 Err(error) => return Err(error),
             }
             comparison.methods = results_of(&options.methods, &done, &failures);
+            let evaluations: Vec<Evaluation> = done.iter().flatten().map(|done| done.outcome.evaluation()).collect();
+            if evaluations.iter().any(|evaluation| evaluation.candidates == Candidates::Drawn) {
+                comparison.rank_by = format!("{}, candidates drawn", options.how.rank_by);
+            }
+            // The same for every run: the personas are.
+            let few = evaluations.first().map(|evaluation| evaluation.too_few.as_slice()).unwrap_or_default();
+            comparison.notes = notes.iter().cloned().chain(few.iter().map(ToString::to_string)).collect();
             report(&options.out, &comparison)?;
         }
     }
@@ -173,31 +193,15 @@ fn report(out: &Path, comparison: &Comparison) -> Result<()> {
     Ok(marionette_report::write(&dir, comparison).map_err(|error| FileError::new(&dir, error))?)
 }
 
-/// The personas to test on.
-fn test_tasks(options: &Options) -> Result<Vec<Task>> {
-    let Options { data: Data { train, test_part, .. }, test, .. } = options;
-    match test.is_empty() {
-        false => data::read_tasks(test),
-        true => Ok(data::part(train, data::read_tasks(train)?, *test_part)?.0),
-    }
-}
-
 /// How many personas are for what.
-fn split(options: &Options, test: usize) -> Result<Split> {
-    let Data { train: files, valid, test_part, hold_out, validation_personas, .. } = &options.data;
-    let (_, train) = data::part(files, data::read_tasks(files)?, *test_part)?;
-    let (held, train) = match valid.is_empty() {
-        true => data::part(files, train, *hold_out)?,
-        false => (data::read_tasks(valid)?, train),
-    };
+fn counts(options: &Options, split: &PersonaSplit, test: usize) -> Split {
     let tested = options.how.personas.unwrap_or(usize::MAX).min(test);
-    Ok(Split { train: train.len(), valid: held.len().min(*validation_personas), test: tested })
+    Split { train: split.train.len(), valid: split.valid.len().min(options.data.validation_personas), test: tested }
 }
 
-/// What a reader of the report must know beside the figures.
-fn notes(options: &Options) -> Result<Vec<String>> {
+/// What a reader of the report must know of the methods beside the figures.
+fn notes_on(options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
-    notes.extend(data::group(&options.data.train)?.notes());
     if options.test.is_empty() {
         notes.push(format!("Tested on {} of the personas of the data, which no training saw.", options.data.test_part));
     }
@@ -213,7 +217,7 @@ fn notes(options: &Options) -> Result<Vec<String>> {
                 .to_owned(),
         );
     }
-    Ok(notes)
+    notes
 }
 
 /// The settings of one run.
@@ -248,7 +252,7 @@ fn one(options: &Options, method: Method, seed: u64, test: &[Task], compute: Com
     }
     let path = run.join(OUTCOME);
     let names = options.test.iter().map(|file| file.display().to_string()).collect();
-    let learner = Trained::open(&run, compute.device)?;
+    let learner = Trained::open(&run, None, compute.device)?;
     let recorded = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Recorded>(&bytes).ok());
     let outcome = match recorded {
         Some(recorded) if recorded.how == options.how && recorded.test == names => recorded.outcome,

@@ -1,41 +1,81 @@
 //! Dialogue files as the personas of meta-learning, split and encoded.
 
+use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use marionette_dialogues::{
-    Encoder, Example, Grouping, SPLIT_SEED, Share, Summary, Task, TaskError, group_by_persona, hold_out, read_file,
+    Encoder, Example, Grouping, Overlap, PersonaSplit, Summary, Task, TaskError, group_by_persona, read_file,
+    split_part,
 };
 use marionette_models::ModelConfig;
 use marionette_models::checkpoint::CONFIG_JSON;
 
 use crate::error::{Result, TrainError};
 use crate::hub;
+use crate::train::Data;
 
-/// The personas of dialogue files.
+/// The personas of dialogue files, and what a reader should know of them, a line each.
 ///
 /// # Errors
 /// A file cannot be read, or there is no persona with two dialogues in them.
-pub fn read_tasks(files: &[PathBuf]) -> Result<Vec<Task>> {
-    group(files).map(|grouping| grouping.tasks)
-}
-
-/// The personas of dialogue files, and what was left out.
-///
-/// # Errors
-/// As [`read_tasks`].
-pub fn group(files: &[PathBuf]) -> Result<Grouping> {
-    let mut dialogues = Vec::new();
+pub fn read(files: &[PathBuf]) -> Result<(Grouping, Vec<String>)> {
+    let (mut dialogues, mut notes) = (Vec::new(), Vec::new());
+    let mut known = HashSet::new();
     for file in files {
+        let (path, part) = split_part(file);
+        if !known.insert((fs::canonicalize(&path).unwrap_or(path), part)) {
+            notes.push(format!("{} is given twice and is read once", file.display()));
+            continue;
+        }
         let reading = read_file(file)?;
-        reading.notes().for_each(|note| eprintln!("{}: {note}", file.display()));
-        let found = reading.dialogues;
-        if let Some(dialogue) = found.iter().find(|dialogue| dialogue.persona.is_empty()) {
+        notes.extend(reading.notes().map(|note| format!("{}: {note}", file.display())));
+        if let Some(dialogue) = reading.dialogues.iter().find(|dialogue| dialogue.persona.is_empty()) {
             let error = TaskError::NoPersona { line: dialogue.line };
             return Err(TrainError::Tasks { file: file.display().to_string(), error });
         }
-        dialogues.extend(found);
+        dialogues.extend(reading.dialogues);
     }
-    group_by_persona(dialogues).map_err(|error| tasks_error(files, error))
+    let grouping = group_by_persona(dialogues).map_err(|error| tasks_error(files, error))?;
+    notes.extend(grouping.notes());
+    Ok((grouping, notes))
+}
+
+/// The personas of a run by what they are for, and what a reader should know of them.
+///
+/// # Errors
+/// As [`read`]; nothing tells the personas to train on apart; nothing would be left of them.
+pub fn split(data: &Data) -> Result<(PersonaSplit, Vec<String>)> {
+    let (grouping, mut notes) = read(&data.train)?;
+    if grouping.is_one_for_want_of_others() {
+        let sentence = grouping.common.unwrap_or_default();
+        return Err(tasks_error(&data.train, TaskError::OnePersona { sentence }));
+    }
+    let given = match data.valid.is_empty() {
+        true => None,
+        false => {
+            let (valid, more) = read(&data.valid)?;
+            notes.extend(more);
+            Some(valid.tasks)
+        }
+    };
+    let split = PersonaSplit::new(grouping.tasks, given, data.test_part, data.hold_out);
+    let split = split.map_err(|error| tasks_error(&data.train, error))?;
+    let overlap = Overlap::of(&split.train, &split.valid);
+    if !overlap.is_none() {
+        notes.push(format!("{overlap} to validate on are trained on too, so the validation says little of others"));
+    }
+    Ok((split, notes))
+}
+
+/// Whether any of `tested` were known to a run that was split so, in words.
+pub fn known(split: &PersonaSplit, tested: &[Task]) -> Option<String> {
+    let overlap = Overlap::of(&[split.train.as_slice(), &split.valid].concat(), tested);
+    (!overlap.is_none()).then(|| {
+        format!(
+            "{overlap} to test on were trained on or validated on, so these figures are not of unseen personas alone"
+        )
+    })
 }
 
 /// What dialogue files hold; with tokens where the model is given whose tokenizer counts them.
@@ -58,15 +98,6 @@ pub fn summarise(files: &[PathBuf], base: Option<&Path>, offline: bool) -> Resul
 pub fn tasks_error(files: &[PathBuf], error: TaskError) -> TrainError {
     let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     TrainError::Tasks { file: names.join(", "), error }
-}
-
-/// A part of the personas of some files, chosen by chance, and the others; both in their former order.
-///
-/// # Errors
-/// Nothing would be left of the others.
-pub fn part(files: &[PathBuf], tasks: Vec<Task>, part: f64) -> Result<(Vec<Task>, Vec<Task>)> {
-    let (rest, held) = hold_out(tasks, Share::Fraction(part), SPLIT_SEED).map_err(|error| tasks_error(files, error))?;
-    Ok((held, rest))
 }
 
 /// One persona's dialogues, encoded.

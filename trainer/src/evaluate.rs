@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use marionette_dialogues::{
-    Batch, EvaluateError, Example, Learner, Options as Tested, Outcome, Passes, RankBy, Ranking, Sequence, Task,
-    evaluate as evaluate_learners,
+    Batch, EvaluateError, Example, Grouping, Learner, Options as Tested, Outcome, Passes, RankBy, Ranking, Sequence,
+    Task, evaluate as evaluate_learners,
 };
 use marionette_models::InnerLoop;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,9 @@ pub struct Options {
     /// The run directory
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
+    /// Where the run's base model lies by now; the same one as ever
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
     /// Dialogue files with personas that the run has not seen
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub data: Vec<PathBuf>,
@@ -222,9 +225,14 @@ impl Learner for TorchLearner {
 /// # Errors
 /// Impossible options, files that cannot be read, an inner loop that diverges.
 pub fn evaluate(options: &Options, compute: Compute) -> Result<Outcome> {
-    let tasks = data::read_tasks(&options.data)?;
+    let (Grouping { tasks, .. }, notes) = data::read(&options.data)?;
+    notes.iter().for_each(|note| eprintln!("{note}"));
     options.how.check(&tasks)?;
-    let trained = Trained::open(&options.run, compute.device)?;
+    let trained = Trained::open(&options.run, options.base.as_deref(), compute.device)?;
+    match trained.config.data_as_recorded().and_then(data::split) {
+        Ok((split, _)) => data::known(&split, &tasks).iter().for_each(|note| eprintln!("{note}")),
+        Err(error) => eprintln!("whether the run was trained on these personas cannot be told: {error}"),
+    }
     evaluate_trained(&trained, &tasks, &options.how, 0, compute)
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use marionette_trainer::device::DeviceName;
 use marionette_trainer::workers::Compute;
 use marionette_trainer::{Result, TrainError, compare, data, evaluate, interrupt, memory, pretrain, train};
@@ -12,20 +12,53 @@ use marionette_trainer::{Result, TrainError, compare, data, evaluate, interrupt,
 #[derive(Parser)]
 #[command(name = "marionette-train", version)]
 struct Arguments {
-    /// Threads of libtorch; all cores unless told
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<usize>,
-    /// The device that computes
-    #[arg(long, global = true, value_enum, default_value_t)]
-    device: DeviceName,
     #[command(subcommand)]
     command: Command,
+}
+
+/// What computes.
+#[derive(clap::Args)]
+struct Machine {
+    /// Threads of libtorch; all cores unless told
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// The device that computes
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceName,
+}
+
+impl Machine {
+    /// The device, and the number of threads.
+    fn open(&self) -> Result<(tch::Device, usize)> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = match self.threads {
+            Some(threads) if threads == 0 || threads > 1024 => {
+                return Err(TrainError::option("--threads", format!("is {threads}, expected 1 to 1024")));
+            }
+            other => other.unwrap_or(cores),
+        };
+        let device = self.device.open()?;
+        tch::set_num_threads(threads as i32);
+        interrupt::listen();
+        Ok((device, threads))
+    }
+
+    fn compute(&self, workers: Option<usize>) -> Result<Compute> {
+        let (device, threads) = self.open()?;
+        let usual = Compute::new(device, threads);
+        match workers {
+            Some(workers) if workers == 0 || workers > 1024 => {
+                Err(TrainError::option("--workers", format!("is {workers}, expected 1 to 1024")))
+            }
+            other => Ok(Compute { workers: other.unwrap_or(usual.workers), ..usual }),
+        }
+    }
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Pre-train a small GPT-2 from scratch
-    Pretrain(pretrain::Options),
+    Pretrain(Pretrain),
     /// Train on personas
     Run(Run),
     /// Evaluate a run on personas that it has not seen
@@ -37,6 +70,14 @@ enum Command {
 }
 
 #[derive(clap::Args)]
+struct Pretrain {
+    #[command(flatten)]
+    options: pretrain::Options,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(clap::Args)]
 struct Run {
     /// The run directory to make
     #[arg(long, value_name = "RUN")]
@@ -44,10 +85,12 @@ struct Run {
     /// Do again what the config.toml of a former run says
     #[arg(long, value_name = "FILE", conflicts_with_all = ["Settings", "Data", "Plan"])]
     config: Option<PathBuf>,
-    /// Go on with the run of --out where it was left; without further options, as it was begun
+    /// Go on with the run of --out where it was left: what is not given again is as its config.toml says. --iterations,
+    /// --patience, --save-every and --keep may be others than before; --base, --data and --valid give new places of the
+    /// same files. What else would change the result needs --force
     #[arg(long)]
     resume: bool,
-    /// Go on although the settings or the data are others than the run was begun with
+    /// Go on although settings or data are others than the run was begun with; each that changes is said
     #[arg(long, requires = "resume")]
     force: bool,
     /// First compare losses and gradients on the device with those on the processor, and stop where they differ
@@ -58,6 +101,8 @@ struct Run {
     workers: Option<usize>,
     #[command(flatten)]
     settings: train::Settings,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 #[derive(clap::Args)]
@@ -67,6 +112,8 @@ struct Evaluate {
     /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 #[derive(clap::Args)]
@@ -76,6 +123,8 @@ struct Compare {
     /// Personas computed side by side, each with its own memory; on a processor one a thread unless told, on a GPU one
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 #[derive(clap::Args)]
@@ -94,40 +143,21 @@ struct Data {
     json: bool,
 }
 
-/// What a program computes with.
-fn compute(device: tch::Device, threads: usize, workers: Option<usize>) -> Result<Compute> {
-    let usual = Compute::new(device, threads);
-    match workers {
-        Some(workers) if workers == 0 || workers > 1024 => {
-            Err(TrainError::option("--workers", format!("is {workers}, expected 1 to 1024")))
-        }
-        other => Ok(Compute { workers: other.unwrap_or(usual.workers), ..usual }),
-    }
-}
-
-fn run(arguments: Arguments) -> Result<ExitCode> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = match arguments.threads {
-        Some(threads) if threads == 0 || threads > 1024 => {
-            return Err(TrainError::option("--threads", format!("is {threads}, expected 1 to 1024")));
-        }
-        other => other.unwrap_or(cores),
-    };
-    let device = arguments.device.open()?;
-    tch::set_num_threads(threads as i32);
-    interrupt::listen();
+fn run(arguments: Arguments, given: &train::Given) -> Result<ExitCode> {
     match arguments.command {
-        Command::Pretrain(options) => {
+        Command::Pretrain(Pretrain { options, machine }) => {
+            let (device, _) = machine.open()?;
             let report = pretrain::pretrain(&options, device)?;
             println!("{report}");
             Ok(ended(report.interrupted, &options.out))
         }
-        Command::Run(Run { out, config, resume, force, check_device, workers, settings }) => {
-            let compute = compute(device, threads, workers)?;
+        Command::Run(Run { out, config, resume, force, check_device, workers, settings, machine }) => {
+            let compute = machine.compute(workers)?;
+            let device = compute.device;
             let recorded = out.join(marionette_models::run::CONFIG_TOML);
             let (config, base) = match config {
                 Some(path) => train::Config::read(&path)?,
-                None if resume && settings.base.is_none() => train::Config::read(&recorded)?,
+                None if resume && recorded.is_file() => settings.over(&recorded, given)?,
                 None => settings.resolve(device)?,
             };
             let resume = match (resume, force) {
@@ -142,17 +172,17 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             println!("{report}");
             Ok(ended(report.interrupted, &out))
         }
-        Command::Evaluate(Evaluate { options, workers }) => {
-            let evaluation = evaluate::evaluate(&options, compute(device, threads, workers)?)?.evaluation();
+        Command::Evaluate(Evaluate { options, workers, machine }) => {
+            let evaluation = evaluate::evaluate(&options, machine.compute(workers)?)?.evaluation();
             match options.json {
                 true => println!("{}", serde_json::json!(evaluation)),
                 false => println!("{evaluation}"),
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Compare(Compare { options, workers }) => {
+        Command::Compare(Compare { options, workers, machine }) => {
             let words: Vec<String> = std::env::args().collect();
-            let table = compare::compare(&options, compute(device, threads, workers)?, words.join(" "))?;
+            let table = compare::compare(&options, machine.compute(workers)?, words.join(" "))?;
             println!("{table}");
             Ok(ExitCode::SUCCESS)
         }
@@ -179,7 +209,10 @@ fn ended(interrupted: bool, out: &std::path::Path) -> ExitCode {
 fn main() -> ExitCode {
     // SAFETY: the first statement of the program; the libraries start threads only when they are asked to compute.
     unsafe { memory::prepare() };
-    match run(Arguments::parse()) {
+    let matches = Arguments::command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let given = matches.subcommand().map(|(_, matches)| train::Given::of(matches)).unwrap_or_default();
+    match run(arguments, &given) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("marionette-train: {error}");

@@ -2,7 +2,7 @@
 //! training loop.
 
 use marionette_models::params::{self, TensorSpec};
-use marionette_models::{AdapterConfig, ModelConfig};
+use marionette_models::{AdapterConfig, InnerLoop, ModelConfig};
 
 use crate::decoder::Parts;
 
@@ -102,7 +102,7 @@ impl Method {
 
     /// α where the command line says none. Adapters that begin at zero bear long steps, a whole model does not.
     pub fn inner_rate(self) -> f32 {
-        if self == Self::ExtraPlace { 0.3 } else { 0.1 }
+        if self == Self::ExtraPlace { InnerLoop::RATE } else { 0.1 }
     }
 
     /// β where the command line says none. What begins at zero or at random has further to go than what is pre-trained.

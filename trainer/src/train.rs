@@ -36,10 +36,10 @@ use crate::{folder, interrupt, tensors};
 pub(crate) use begin::encoder;
 use begin::{begin, read_personas};
 pub use check::{DeviceCheck, check_device};
-pub use config::{Config, Outer, method_of, read_base};
+pub use config::{Config, Difference, Outer, method_of};
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
-pub use options::{Data, Gradient, InnerRate, OuterOptions, Plan, Precision, RateRule, Settings};
+pub use options::{Data, Given, Gradient, InnerRate, OuterOptions, Plan, Precision, RateRule, Settings};
 use sampler::Sampler;
 use state::{Counters, State};
 pub use state::{read_parameters, to_torch};
@@ -80,10 +80,20 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     // What is not shared out among workers is computed as they compute: the results depend on no other number.
     tch::set_num_threads(compute.threads_each() as i32);
     let begun = resume != Resume::No && out.join(CONFIG_TOML).is_file();
-    let other = begun && is_other(config, out, resume)?;
     if !begun {
         folder::must_be_new(out, "give --out another folder, --resume to go on with it, or remove it")?;
     }
+    let mut held_folder = begun.then(|| hold(out)).transpose()?;
+    let (mut found, mut other) = (None, false);
+    if begun {
+        found = checkpoints::newest(out, |problem| eprintln!("{problem}"))?;
+        let recorded = Config::recorded(&out.join(CONFIG_TOML))?;
+        other = recorded != *config;
+        // What a checkpoint was made with counts, whatever was written into config.toml since.
+        may_become(found.as_ref().map_or(&recorded, |(_, counters)| &counters.config), config, out, resume)?;
+    }
+    config.check()?;
+    base.notes.iter().for_each(|note| eprintln!("{note}"));
     let encoder = encoder(config, &base.config)?;
     let (personas, mut held) = read_personas(config, &encoder)?;
     held.truncate(config.data.validation_personas);
@@ -93,11 +103,8 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     let (model, start) = begin(config, base, compute.device, config.outer.precision.kind())?;
     let run = Run { config, model, personas, held, compute, out };
 
-    let mut held = begun.then(|| hold(out)).transpose()?;
-    let found = match begun {
-        true => checkpoints::newest(out, config, &run.model, |problem| eprintln!("{problem}"))?,
-        false => None,
-    };
+    let found = found.map(|(folder, counters)| State::read(&folder, counters, config, &run.model)).transpose();
+    let found = found.map_err(|error| checkpoints::none_to_go_on_from(out, &error))?;
     if begun {
         files::remove_stale_temporaries(out);
     }
@@ -106,26 +113,31 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     }
     let (state, metrics) = match found {
         Some(mut state) => {
+            state.counters.config = config.clone();
             let Counters { iteration, waited, finished, .. } = &mut state.counters;
             let plan = &config.outer.plan;
-            // With --force the end may lie further on than it did.
-            *finished &= *iteration >= plan.iterations || *waited >= plan.patience;
+            let was_finished = *finished;
+            // The end may lie further on than it did, or be passed already.
+            *finished = *iteration >= plan.iterations || *waited >= plan.patience;
+            let at_rest = was_finished && *finished;
             checkpoints::point(out, &state)?;
-            if !state.counters.finished {
+            // Better now than after the training, when the probe is to be made of it.
+            checkpoint(out, Which::Best)?;
+            if !at_rest {
                 eprintln!("{}", forecast::memory(&run));
                 eprintln!("going on after meta-iteration {}", state.counters.iteration);
                 // It belongs to the best checkpoint of then.
                 let _ = fs::remove_file(out.join(PROBE));
             }
-            let Counters { metrics_bytes, iteration, finished, .. } = state.counters;
-            let metrics = (!finished).then(|| MetricsFile::open(out, metrics_bytes, iteration)).transpose()?;
+            let Counters { metrics_bytes, iteration, .. } = state.counters;
+            let metrics = (!at_rest).then(|| MetricsFile::open(out, metrics_bytes, iteration)).transpose()?;
             (state, metrics)
         }
         None => {
             eprintln!("{}", forecast::memory(&run));
             let first = run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?;
-            if held.is_none() {
-                held = Some(hold(out)?);
+            if held_folder.is_none() {
+                held_folder = Some(hold(out)?);
             }
             first
         }
@@ -134,7 +146,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     if config.method()?.learns_adapters() && !out.join(PROBE).exists() {
         run.record_probe()?;
     }
-    drop(held);
+    drop(held_folder);
     Ok(report)
 }
 
@@ -155,19 +167,23 @@ fn hold(out: &Path) -> Result<File> {
     }
 }
 
-/// Whether the settings or data are others than the run was begun with, which only [`Resume::Forced`] takes.
+/// Lets a run go on with another configuration, and says each setting that changes.
 ///
 /// # Errors
-/// They are, and it is not forced; `config.toml` cannot be read.
-fn is_other(config: &Config, out: &Path, resume: Resume) -> Result<bool> {
-    let path = out.join(CONFIG_TOML);
-    match Config::recorded(&path)?.difference(config) {
-        Some(difference) if resume == Resume::Same => {
-            let problem = format!("the run cannot go on as another: {difference}");
-            Err(FileError::new(&path, problem).remedy("give what it was begun with, or --force").into())
-        }
-        difference => Ok(difference.is_some()),
+/// What comes out would be another, and it is not forced.
+fn may_become(was: &Config, now: &Config, out: &Path, resume: Resume) -> Result<()> {
+    let differences = was.differences(now);
+    let (free, others): (Vec<_>, Vec<_>) = differences.iter().partition(|difference| difference.is_free());
+    if resume == Resume::Same && !others.is_empty() {
+        let list = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let problem = format!("the run cannot go on as another: {list}");
+        let remedy = "leave the options out or the file as it was, or --force";
+        return Err(FileError::new(&out.join(CONFIG_TOML), problem).remedy(remedy).into());
     }
+    for difference in others.into_iter().chain(free) {
+        eprintln!("going on with {difference}");
+    }
+    Ok(())
 }
 
 impl Run<'_> {
@@ -182,6 +198,7 @@ impl Run<'_> {
         let started = Instant::now();
         let (first, rates) = self.validate(&parameters, &rates)?;
         let mut counters = Counters {
+            config: self.config.clone(),
             iteration: 0,
             tokens: 0,
             seconds: 0.0,

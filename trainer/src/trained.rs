@@ -11,7 +11,7 @@ use crate::error::{Result, TrainError};
 use crate::method::Method;
 use crate::model::Model;
 use crate::tensors;
-use crate::train::{Config, Precision, encoder, read_base, read_parameters, to_torch};
+use crate::train::{Config, encoder, read_parameters, to_torch};
 
 /// A trained model.
 #[derive(Debug)]
@@ -33,13 +33,15 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// The model of a run directory's best checkpoint.
+    /// The model of a run directory's best checkpoint, computed as the run computed it. Its base model lies at `base` where
+    /// that is given, else where the run found it.
     ///
     /// # Errors
-    /// A file is missing or wrong.
-    pub fn open(dir: &Path, device: Device) -> Result<Self> {
-        let config = Config::recorded(&dir.join(CONFIG_TOML))?;
-        let base = read_base(&config.model)?;
+    /// A file is missing or wrong; the base model is another than the run's.
+    pub fn open(dir: &Path, base: Option<&Path>, device: Device) -> Result<Self> {
+        let path = dir.join(CONFIG_TOML);
+        let mut config = Config::recorded(&path)?;
+        let base = config.model.read_base(&path, base)?;
         let method = config.method()?;
         let best = checkpoint(dir, Which::Best)?;
         let recipe = run::inner_loop(&best)?;
@@ -52,7 +54,7 @@ impl Trained {
             true => tensors::NamedTensors::new(),
             false => tensors::all_to_torch(base.tensors, Kind::Float, device)?,
         };
-        let kind = Precision::usual(device).kind();
+        let kind = config.outer.precision.kind();
         let model = Model::new(shape, method.parts(), frozen, table, kind, device)?;
         let start = to_torch(&read_parameters(&best, &config, &model)?, &model)?;
         Ok(Self { config, method, model, start, recipe, rates, encoder })

@@ -59,12 +59,36 @@ fn a_run_is_whole_and_the_same_command_gives_the_same_bytes() {
         assert!(json["shots"][1][name].is_number(), "{name}");
     }
 
+    // Where its base lies makes no difference.
+    let evaluate = "evaluate one --data valid.txt --shots 0,2 --personas 1 --json";
+    let figures = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap()["shots"].clone();
+    let before = figures(works(&train(&folder, evaluate)));
+    fs::rename(folder.join("base"), folder.join("moved")).unwrap();
+    refuses(&train(&folder, evaluate), 1, &["config.toml names it", "--base gives its new place"]);
+    assert_eq!(figures(works(&train(&folder, &format!("{evaluate} --base moved")))), before);
+    fs::rename(folder.join("moved"), folder.join("base")).unwrap();
+
     // A run is not written over, and its base must be what it was.
     refuses(&train(&folder, &format!("{RUN} --out one")), 1, &["one", "exists already", "--out another folder"]);
     fs::copy(folder.join("base/config.json"), folder.join("config.json")).unwrap();
     let text = fs::read_to_string(folder.join("config.json")).unwrap();
     fs::write(folder.join("base/config.json"), text.replace("1e-05", "1e-06").replace("0.00001", "0.000001")).unwrap();
-    refuses(&train(&folder, "evaluate one --data valid.txt --shots 0"), 1, &["digest", "the run was made with"]);
+    refuses(&train(&folder, "evaluate one --data valid.txt --shots 0"), 1, &["has digest", "was made with", "--base"]);
+}
+
+#[test]
+fn a_run_is_evaluated_in_the_precision_that_it_was_trained_in() {
+    let (_keep, folder) = workplace();
+    works(&train(&folder, &format!("{RUN} --precision bf16 --out one")));
+    let trained = marionette_trainer::trained::Trained::open(&folder.join("one"), None, tch::Device::Cpu).unwrap();
+    // The same adapters, computed in 32 bits: the digits of bf16 are not those of fp32.
+    let exact = trained.model.unrounded();
+    let ids = tch::Tensor::from_slice(&[1_i64, 2, 3]).unsqueeze(0);
+    let logits = |model: &marionette_trainer::model::Model| {
+        let layout = marionette_trainer::decoder::Layout::default();
+        model.at(&trained.start).unwrap().forward(&ids, layout, None).unwrap()
+    };
+    assert!(support::worst(&logits(&trained.model), &logits(&exact)) > 0.0);
 }
 
 #[test]

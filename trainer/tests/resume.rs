@@ -224,20 +224,44 @@ fn a_damaged_checkpoint_of_a_whole_model_is_passed_over() {
 }
 
 #[test]
+fn a_damaged_best_checkpoint_is_used_by_nothing() {
+    let (_keep, folder) = workplace();
+    works(&train(&folder, &format!("{RUN} {EXTRA_PLACE} --out one")));
+    let run = folder.join("one");
+    let best = run.join("checkpoints").join(fs::read_to_string(run.join("best")).unwrap().trim());
+    let adapters = best.join("adapters.safetensors");
+    let mut bytes = fs::read(&adapters).unwrap();
+    let at = bytes.len() - 4;
+    bytes[at] ^= 1;
+    fs::write(&adapters, bytes).unwrap();
+    let evaluate = "evaluate one --data valid.txt --shots 0 --personas 1";
+    let parts = ["adapters.safetensors", "another digest", "restore"];
+    refuses(&train(&folder, evaluate), 1, &parts);
+    // The probe of a run that goes on is of the best, too; where the newest is the best, the one before it is gone on from.
+    if best != newest(&run) {
+        refuses(&train(&folder, "run --out one --resume"), 1, &parts);
+    }
+    fs::remove_file(best.join("SHA256SUMS")).unwrap();
+    refuses(&train(&folder, evaluate), 1, &["SHA256SUMS", "nobody knows"]);
+}
+
+#[test]
 fn a_run_does_not_go_on_as_another_unless_forced() {
     let (_keep, folder) = workplace();
     let (half, whole) = half(&folder, EXTRA_PLACE, 12);
     let before = contents(&half);
     let resume = format!("{RUN} {EXTRA_PLACE} --out half --resume");
     let refused = |options: &str, parts: &[&str]| {
-        let output = train(&folder, &format!("{resume} {options}"));
+        // What is not given again is as it was.
+        let output = train(&folder, &format!("run --out half --resume {options}"));
         refuses(&output, 1, &[&["config.toml", "--force"], parts].concat());
         assert_eq!(String::from_utf8_lossy(&output.stderr).trim_end().lines().count(), 1);
     };
-    refused("--seed 2", &["outer.seed is 2, but was 1"]);
-    refused("--outer-lr 0.5", &["outer.learning_rate is 0.5, but was 0.003"]);
-    refused("--query-dialogues 1", &["data.query_dialogues is 1, but was 4"]);
-    refused("--meta fomaml", &["outer.gradient is \"fomaml\", but was \"maml\""]);
+    refused("--seed 2", &["outer.seed: 1 -> 2"]);
+    refused("--outer-lr 0.5", &["outer.learning_rate: 0.003 -> 0.5"]);
+    refused("--seed 2 --meta-batch 3 --keep 9", &["outer.meta_batch: 2 -> 3", "outer.seed: 1 -> 2"]);
+    refused("--query-dialogues 1", &["data.query_dialogues: 4 -> 1"]);
+    refused("--meta fomaml", &["outer.gradient: \"maml\" -> \"fomaml\""]);
     let data = fs::read_to_string(folder.join("train.txt")).unwrap();
     let other = data.replacen("hello", "hi there", 1);
     fs::write(folder.join("train.txt"), &other).unwrap();
@@ -249,13 +273,54 @@ fn a_run_does_not_go_on_as_another_unless_forced() {
     refuses(&train(&folder, &format!("{wider} --force")), 1, &["checkpoints", "has shape", "--out"]);
     assert_eq!(contents(&half), before);
 
-    works(&train(&folder, &format!("{resume} --outer-lr 0.5 --force")));
+    // A file that was edited is no other way to the same.
+    let config = fs::read_to_string(half.join("config.toml")).unwrap();
+    fs::write(half.join("config.toml"), config.replace("clip = 2.0", "clip = 3.0")).unwrap();
+    refused("", &["outer.clip: 2.0 -> 3.0"]);
+    fs::write(half.join("config.toml"), config).unwrap();
+
+    let forced = train(&folder, "run --out half --resume --outer-lr 0.5 --force");
+    works(&forced);
+    let said = String::from_utf8_lossy(&forced.stderr);
+    let changes: Vec<&str> = said.lines().filter(|line| line.contains(" -> ") && line.contains("going on")).collect();
+    assert_eq!(changes, ["going on with outer.learning_rate: 0.003 -> 0.5"], "{said}");
     assert_eq!(lines(&half), 25);
     assert_ne!(result(&half), result(&whole));
     assert!(fs::read_to_string(half.join("config.toml")).unwrap().contains("learning_rate = 0.5"));
     // A run that came to its end goes on where there is more to do.
-    works(&train(&folder, &format!("{} --force", resume.replace("--iterations 24", "--iterations 26"))));
+    let longer = train(&folder, "run --out half --resume --iterations 26");
+    works(&longer);
+    assert!(String::from_utf8_lossy(&longer.stderr).contains("going on with outer.iterations: 24 -> 26"));
     assert_eq!(lines(&half), 27);
+    // How far it went is no other run, and the end may lie before what was done.
+    works(&train(&folder, "run --out half --resume --iterations 20 --patience 3 --save-every 2 --keep 4"));
+    assert_eq!(lines(&half), 27);
+    assert!(fs::read_to_string(half.join("config.toml")).unwrap().contains("meta_batch = 2"));
+}
+
+#[test]
+fn a_run_goes_on_with_files_that_were_moved() {
+    let (_keep, folder) = workplace();
+    let (half, whole) = half(&folder, EXTRA_PLACE, 12);
+    let move_to = |from: &str, to: &str| fs::rename(folder.join(from), folder.join(to)).unwrap();
+    move_to("base", "base-moved");
+    refuses(&train(&folder, "run --out half --resume"), 1, &["config.toml names it", "--base gives its new place"]);
+    move_to("valid.txt", "valid-moved.txt");
+    refuses(&train(&folder, "run --out half --resume"), 1, &["valid.txt", "config.toml names it", "--valid gives"]);
+    move_to("train.txt", "train-moved.txt");
+    refuses(&train(&folder, "run --out half --resume"), 1, &["train.txt", "config.toml names it", "--data gives"]);
+    let moved = "--base base-moved --data train-moved.txt --valid valid-moved.txt";
+    works(&train(&folder, &format!("run --out half --resume {moved}")));
+    assert_eq!(fs::read(half.join("metrics.jsonl")).unwrap(), fs::read(whole.join("metrics.jsonl")).unwrap());
+    let config = fs::read_to_string(half.join("config.toml")).unwrap();
+    assert!(config.contains("base-moved\"") && config.contains("valid-moved.txt\""), "{config}");
+    works(&train(&folder, "run --out half --resume"));
+
+    // Another model in the same place is another.
+    let path = folder.join("base-moved/config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("1e-05", "1e-06").replace("0.00001", "0.000001")).unwrap();
+    refuses(&train(&folder, "run --out half --resume"), 1, &["base_sha256: ", " -> ", "--force"]);
 }
 
 #[test]

@@ -116,8 +116,8 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
         .validate(manifest.model.vocab_size)
         .map_err(|(field, problem)| FileError::new(&path, problem).at(field))?;
     let wrong = |place: &str, problem: String| Err(FileError::new(&path, problem).at(place));
-    if manifest.adapter.bottleneck == 0 || manifest.adapter.bottleneck > 1 << 16 {
-        return wrong("adapter.bottleneck", "expected 1 to 65536".into());
+    if let Err(problem) = manifest.adapter.check() {
+        return wrong("adapter.bottleneck", problem);
     }
     if manifest.inner_loop.dialogues_per_step == 0 {
         return wrong("inner_loop.dialogues_per_step", "is 0, expected at least 1".into());

@@ -1,6 +1,6 @@
 //! What a run begins with: its encoder, its personas, its model and θ_0.
 
-use marionette_dialogues::{Encoder, TaskError};
+use marionette_dialogues::{Encoder, PersonaSplit};
 use marionette_models::checkpoint::Base;
 use marionette_models::{ModelConfig, init};
 use rand::SeedableRng;
@@ -44,21 +44,9 @@ pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Res
 /// The personas to train and to validate on.
 pub fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
     let data = &config.data;
-    let grouping = data::group(&data.train)?;
-    if grouping.is_one_for_want_of_others() {
-        return Err(data::tasks_error(
-            &data.train,
-            TaskError::OnePersona { sentence: grouping.common.unwrap_or_default() },
-        ));
-    }
-    grouping.notes().iter().for_each(|note| eprintln!("{note}"));
-    let train = grouping.tasks;
-    // What is kept for testing is held out first, so that it does not depend on how the validation is done.
-    let (_, train) = data::part(&data.train, train, data.test_part)?;
-    let (held, train) = match data.valid.is_empty() {
-        true => data::part(&data.train, train, data.hold_out)?,
-        false => (data::read_tasks(&data.valid)?, train),
-    };
+    let (split, notes) = data::split(data)?;
+    notes.iter().for_each(|note| eprintln!("{note}"));
+    let PersonaSplit { train, valid: held, .. } = split;
     let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
     if data.support_dialogues >= most {
         let problem = format!(

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use marionette_models::run::{CHECKPOINTS, Which, set_checkpoint};
+use marionette_models::run::{CHECKPOINTS, Which, seal, set_checkpoint, verify};
 use marionette_models::{FileError, files};
 
 use super::config::Config;
-use super::state::{self, State};
-use crate::error::Result;
+use super::state::{Counters, State};
+use crate::error::{Result, TrainError};
 use crate::folder;
 use crate::model::Model;
 
@@ -29,7 +29,7 @@ pub fn save(run: &Path, state: &State, config: &Config, model: &Model) -> Result
     let _ = fs::remove_dir_all(&target);
     folder::create(&target, |dir| {
         state.write(dir, config, model)?;
-        state::seal(dir)
+        Ok(seal(dir)?)
     })?;
     point(run, state)?;
     prune(run, state.counters.best_iteration, config.outer.plan.keep);
@@ -71,24 +71,28 @@ fn prune(run: &Path, best: usize, keep: usize) {
     }
 }
 
-/// The newest whole checkpoint; nothing where there is none yet. Those that are not whole are passed over, and `say` hears
-/// why.
+/// The newest whole checkpoint and its counters; nothing where there is none yet. Those that are not whole are passed over,
+/// and `say` hears why.
 ///
 /// # Errors
 /// There are checkpoints, but the run can go on from none of them: to begin again would overwrite them.
-pub fn newest(run: &Path, config: &Config, model: &Model, mut say: impl FnMut(String)) -> Result<Option<State>> {
+pub fn newest(run: &Path, mut say: impl FnMut(String)) -> Result<Option<(PathBuf, Counters)>> {
     let mut wrong = None;
     for iteration in iterations(run) {
         if let Some(error) = wrong.take() {
             say(format!("{error}; taking the checkpoint before it"));
         }
         let folder: PathBuf = run.join(CHECKPOINTS).join(name(iteration));
-        match state::verify(&folder).and_then(|()| State::read(&folder, config, model)) {
-            Ok(state) => return Ok(Some(state)),
+        match verify(&folder).map_err(TrainError::from).and_then(|()| Counters::read(&folder)) {
+            Ok(counters) => return Ok(Some((folder, counters))),
             Err(error) => wrong = Some(error),
         }
     }
-    let Some(error) = wrong else { return Ok(None) };
+    wrong.map_or(Ok(None), |error| Err(none_to_go_on_from(run, &error)))
+}
+
+/// What a checkpoint is refused with that no other can stand in for.
+pub fn none_to_go_on_from(run: &Path, error: &TrainError) -> TrainError {
     let problem = format!("holds none that the run can go on from: {error}");
-    Err(FileError::new(&run.join(CHECKPOINTS), problem).remedy("begin a new run with another --out").into())
+    FileError::new(&run.join(CHECKPOINTS), problem).remedy("begin a new run with another --out").into()
 }

@@ -1,10 +1,10 @@
 //! A run, resolved: its `config.toml`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use marionette_models::LearningRate;
-use marionette_models::checkpoint::{self, Base};
+use marionette_models::checkpoint::Base;
 use marionette_models::run::{CONFIG_TOML, RunModel};
 use marionette_models::{FileError, digest, files};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub struct Config {
 }
 
 /// The digest of each dialogue file, those to train on first.
-pub(super) fn digests(data: &Data) -> Result<Vec<String>> {
+pub(super) fn digests(data: &Data) -> Result<Vec<String>, FileError> {
     let digest = |path: &PathBuf| {
         let (path, _) = marionette_dialogues::split_part(path);
         let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be read: {error}"));
@@ -59,8 +59,9 @@ impl Config {
     /// The file is wrong or has impossible values; the base model cannot be read, or is another than it was.
     pub fn read(path: &Path) -> Result<(Self, Base)> {
         let mut config = Self::recorded(path)?;
-        config.data.sha256 = digests(&config.data)?;
-        let base = read_base(&config.model)?;
+        let remedy = format!("{} names it; correct it there, or begin a run with --base and --data", path.display());
+        config.data.sha256 = digests(&config.data).map_err(|error| error.remedy(&remedy))?;
+        let base = config.model.read_base(path, None).map_err(|error| error.remedy(&remedy))?;
         Ok((config, base))
     }
 
@@ -87,10 +88,38 @@ impl Config {
         Ok(files::write_atomic(&path, |writer| writer.write_all(text.as_bytes()))?)
     }
 
-    /// The first setting in which two runs differ, as `table.key`, with both values.
-    pub fn difference(&self, other: &Self) -> Option<String> {
-        let tree = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
-        first_difference("", &tree(self).into(), &tree(other).into())
+    /// The data, where the files are what they were.
+    ///
+    /// # Errors
+    /// A file is missing or has changed.
+    pub fn data_as_recorded(&self) -> Result<&Data> {
+        let files = self.data.train.iter().chain(&self.data.valid);
+        for ((file, now), then) in files.zip(digests(&self.data)?).zip(&self.data.sha256) {
+            if now != *then {
+                return Err(FileError::new(file, "has changed since the run").into());
+            }
+        }
+        Ok(&self.data)
+    }
+
+    /// The settings in which another configuration differs from this one. A model or a file that only lies elsewhere is no
+    /// difference: its digest says what is in it.
+    pub fn differences(&self, now: &Self) -> Vec<Difference> {
+        let mut now = now.clone();
+        if now.model.base_sha256 == self.model.base_sha256 {
+            now.model.base.clone_from(&self.model.base);
+        }
+        if now.data.sha256 == self.data.sha256 {
+            for (was, now) in [(&self.data.train, &mut now.data.train), (&self.data.valid, &mut now.data.valid)] {
+                if was.iter().map(|file| part(file)).eq(now.iter().map(|file| part(file))) {
+                    now.clone_from(was);
+                }
+            }
+        }
+        let tree = |config: &Self| toml::Value::from(toml::Table::try_from(config).unwrap_or_default());
+        let mut found = Vec::new();
+        collect_differences("", Some(&tree(self)), Some(&tree(&now)), &mut found);
+        found
     }
 
     /// The method.
@@ -111,8 +140,8 @@ impl Config {
         if outer.inner_rate == RateRule::Learned && !matches!(outer.gradient, Gradient::Maml | Gradient::Fomaml) {
             return Err(TrainError::option("--inner-lr", "is learned, which needs --meta maml or fomaml"));
         }
+        model.adapter.check().map_err(|problem| TrainError::option("--bottleneck", problem))?;
         for (option, value, most) in [
-            ("--bottleneck", model.adapter.bottleneck, 1 << 16),
             ("--inner-steps", model.inner_loop.steps, 10_000),
             ("--dialogues-per-step", model.inner_loop.dialogues_per_step, 10_000),
             ("--support-dialogues", data.support_dialogues, 10_000),
@@ -164,31 +193,48 @@ pub fn method_of(model: &RunModel) -> Result<Method> {
     })
 }
 
-fn first_difference(path: &str, one: &toml::Value, other: &toml::Value) -> Option<String> {
-    let (toml::Value::Table(left), toml::Value::Table(right)) = (one, other) else {
-        return (one != other).then(|| format!("{path} is {other}, but was {one}"));
-    };
-    let names: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-    names.into_iter().find_map(|name| {
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        match (left.get(name), right.get(name)) {
-            (Some(one), Some(other)) => first_difference(&path, one, other),
-            _ => Some(format!("{path} is set in one of the two only")),
-        }
-    })
+/// A setting in which two configurations differ, as `table.key: old -> new`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    setting: String,
+    change: String,
 }
 
-/// The base model of a run.
-///
-/// # Errors
-/// It cannot be read, or is another than it was.
-pub fn read_base(model: &RunModel) -> Result<Base> {
-    let base = checkpoint::read_base(&model.base)?;
-    let found = digest::base_sha256(&base.config, &base.tensors);
-    if found != model.base_sha256 {
-        let problem = format!("has digest {found}, but the run was made with {}", model.base_sha256);
-        let remedy = "give back the model that the run was made with, or start a new run";
-        return Err(FileError::new(&model.base, problem).remedy(remedy).into());
+/// What says how far a run goes and what is kept of it, but changes no meta-iteration.
+const FREE: [&str; 4] = ["outer.iterations", "outer.patience", "outer.save_every", "outer.keep"];
+
+impl Difference {
+    /// Whether a run can go on with it without becoming another.
+    pub fn is_free(&self) -> bool {
+        FREE.contains(&self.setting.as_str())
     }
-    Ok(base)
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting, self.change)
+    }
+}
+
+fn collect_differences(
+    setting: &str,
+    was: Option<&toml::Value>,
+    now: Option<&toml::Value>,
+    found: &mut Vec<Difference>,
+) {
+    if let (Some(toml::Value::Table(was)), Some(toml::Value::Table(now))) = (was, now) {
+        let names: std::collections::BTreeSet<&String> = was.keys().chain(now.keys()).collect();
+        for name in names {
+            let setting = if setting.is_empty() { name.clone() } else { format!("{setting}.{name}") };
+            collect_differences(&setting, was.get(name), now.get(name), found);
+        }
+    } else if was != now {
+        let text = |value: Option<&toml::Value>| value.map_or("not set".to_owned(), ToString::to_string);
+        found.push(Difference { setting: setting.to_owned(), change: format!("{} -> {}", text(was), text(now)) });
+    }
+}
+
+/// What is named after a `#`. By the name alone, because the file may be gone.
+fn part(path: &Path) -> Option<&str> {
+    Some(path.file_name()?.to_str()?.rsplit_once('#')?.1)
 }

@@ -1,10 +1,12 @@
 //! The options of the command line, and how they resolve to the configuration of a run.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::ArgGroup;
+use clap::parser::ValueSource;
+use clap::{ArgGroup, ArgMatches};
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::run::RunModel;
 use marionette_models::{AdapterConfig, InnerLoop, LearningRate};
@@ -12,7 +14,7 @@ use marionette_models::{FileError, digest};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use super::config::{Config, Outer, digests};
+use super::config::{Config, Outer, digests, method_of};
 use crate::error::{Result, TrainError};
 use crate::hub;
 use crate::method::Method;
@@ -116,7 +118,7 @@ const OWN: [&str; 11] = [
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 #[group(skip)]
 // By hand, because the group of a struct with other structs in it is empty (clap_derive 4.6): what says a new run.
-#[command(group = ArgGroup::new("Settings").multiple(true).requires("base").args(OWN))]
+#[command(group = ArgGroup::new("Settings").multiple(true).args(OWN))]
 pub struct Settings {
     /// The pre-trained model: a Hugging Face folder (GPT-2 or Llama), or its name on the Hugging Face hub
     #[arg(long, value_name = "DIR|NAME", required_unless_present_any = ["config", "resume"])]
@@ -131,17 +133,17 @@ pub struct Settings {
     #[arg(long)]
     pub persona_text: bool,
     /// The width of the adapters' bottleneck
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N")]
     pub bottleneck: usize,
     /// Inner SGD steps, S
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N")]
     pub inner_steps: usize,
     /// Inner learning rate α: a number; `learned`, one a tensor, with the parameters; `chosen`, by the validations.
     /// [default: 0.3 for extra-place, 0.1 for a whole model; chosen where training is ordinary]
     #[arg(long, value_name = "A", allow_negative_numbers = true)]
     pub inner_lr: Option<InnerRate>,
     /// Support dialogues in the batch of one inner step
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N")]
     pub dialogues_per_step: usize,
     /// Where the personas come from
     #[command(flatten)]
@@ -153,7 +155,6 @@ pub struct Settings {
 
 /// Where the personas come from, and how their dialogues are split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
-#[group(requires = "base")]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Dialogue files to meta-train on
@@ -202,7 +203,6 @@ pub struct OuterOptions {
 
 /// The numbers of the outer loop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
-#[group(requires = "base")]
 pub struct Plan {
     /// Meta-iterations
     #[arg(long, default_value_t = 200, value_name = "N")]
@@ -237,8 +237,13 @@ impl Settings {
     /// Impossible options; the base model, or a file, cannot be read.
     pub fn resolve(self, device: Device) -> Result<(Config, Base)> {
         let Some(base) = &self.base else {
-            return Err(TrainError::option("--base", "is missing, expected the folder of a pre-trained model"));
+            let problem = "is missing, expected the folder of a pre-trained model; there is no run to go on with";
+            return Err(TrainError::option("--base", problem));
         };
+        if self.data.train.is_empty() {
+            let problem = "is missing, expected dialogue files; there is no run to go on with";
+            return Err(TrainError::option("--data", problem));
+        }
         let Self { method, outer: OuterOptions { meta, learning_rate, precision, plan }, .. } = self;
         let gradient = match (method.is_meta(), meta) {
             (true, meta) => meta.unwrap_or(Gradient::Maml),
@@ -283,6 +288,81 @@ impl Settings {
         config.model.base_sha256 = digest::base_sha256(&base.config, &base.tensors);
         Ok((config, base))
     }
+
+    /// The settings of a run to go on with: those of its `config.toml`, but for what was given on the command line. The
+    /// base model and the dialogue files are taken as they are now.
+    ///
+    /// # Errors
+    /// `config.toml` is wrong; the base model, or a file, cannot be read.
+    pub fn over(self, recorded: &Path, given: &Given) -> Result<(Config, Base)> {
+        let mut config = Config::recorded(recorded)?;
+        let Self { base, offline, method, persona_text, bottleneck, inner_steps, inner_lr, dialogues_per_step, .. } =
+            self;
+        let Config { model, data, outer } = &mut config;
+        given.put("method", &mut model.method, method.name().to_owned());
+        given.put("persona_text", &mut model.persona_text, persona_text);
+        given.put("bottleneck", &mut model.adapter.bottleneck, bottleneck);
+        given.put("inner_steps", &mut model.inner_loop.steps, inner_steps);
+        given.put("dialogues_per_step", &mut model.inner_loop.dialogues_per_step, dialogues_per_step);
+        if let Some(InnerRate { rule, start }) = inner_lr {
+            outer.inner_rate = rule;
+            let usual = method_of(model)?.inner_rate();
+            model.inner_loop.learning_rate = LearningRate::Shared(start.unwrap_or(usual));
+        }
+        let Data { train, valid, hold_out, test_part, support_dialogues, query_dialogues, validation_personas, .. } =
+            self.data;
+        given.put("hold_out", &mut data.hold_out, hold_out);
+        given.put("test_part", &mut data.test_part, test_part);
+        given.put("support_dialogues", &mut data.support_dialogues, support_dialogues);
+        given.put("query_dialogues", &mut data.query_dialogues, query_dialogues);
+        given.put("validation_personas", &mut data.validation_personas, validation_personas);
+        let OuterOptions { meta, learning_rate, precision, plan } = self.outer;
+        outer.gradient = meta.unwrap_or(outer.gradient);
+        outer.learning_rate = learning_rate.unwrap_or(outer.learning_rate);
+        outer.precision = precision.unwrap_or(outer.precision);
+        let Plan { iterations, meta_batch, clip, validate_every, patience, save_every, keep, seed } = plan;
+        given.put("iterations", &mut outer.plan.iterations, iterations);
+        given.put("meta_batch", &mut outer.plan.meta_batch, meta_batch);
+        given.put("clip", &mut outer.plan.clip, clip);
+        given.put("validate_every", &mut outer.plan.validate_every, validate_every);
+        given.put("patience", &mut outer.plan.patience, patience);
+        given.put("save_every", &mut outer.plan.save_every, save_every);
+        given.put("keep", &mut outer.plan.keep, keep);
+        given.put("seed", &mut outer.plan.seed, seed);
+        for (files, option, named) in [(train, "--data", &mut data.train), (valid, "--valid", &mut data.valid)] {
+            if !files.is_empty() {
+                *named = files.iter().map(|file| absolute_part(file)).collect::<Result<_>>()?;
+            } else if let Some(file) = named.iter().find(|file| !marionette_dialogues::split_part(file).0.exists()) {
+                let remedy = format!("{} names it; {option} gives its new place", recorded.display());
+                return Err(FileError::new(file, "is not there").remedy(remedy).into());
+            }
+        }
+        data.sha256 = digests(data)?;
+        let moved = base.map(|base| absolute(&hub::resolve(&base, offline)?)).transpose()?;
+        model.place_base(recorded, moved.as_deref())?;
+        let base = checkpoint::read_base(&model.base)?;
+        model.base_sha256 = digest::base_sha256(&base.config, &base.tensors);
+        Ok((config, base))
+    }
+}
+
+/// The options that stand on the command line: the others' values are defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given(BTreeSet<String>);
+
+impl Given {
+    /// Those of a subcommand.
+    pub fn of(matches: &ArgMatches) -> Self {
+        let names = matches.ids().map(clap::Id::as_str);
+        let given = names.filter(|name| matches.value_source(name) == Some(ValueSource::CommandLine));
+        Self(given.map(str::to_owned).collect())
+    }
+
+    fn put<T>(&self, option: &str, place: &mut T, value: T) {
+        if self.0.contains(option) {
+            *place = value;
+        }
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -302,7 +382,7 @@ fn absolute_part(path: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
     use super::*;
 
@@ -368,5 +448,58 @@ mod tests {
             assert!(error.contains(value), "{options}: {error}");
         }
         assert!(refused("").starts_with("./base: is not a folder"), "{}", refused(""));
+    }
+
+    #[test]
+    fn a_run_to_go_on_with_keeps_all_but_what_is_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny");
+        let data = folder.path().join("train.txt");
+        fs::write(&data, "any").unwrap();
+        let parse = |options: &str| {
+            let matches = Line::command().get_matches_from(options.split_whitespace());
+            (Line::from_arg_matches(&matches).unwrap().settings, Given::of(&matches))
+        };
+        let begin = format!("run --base {tiny} --data {} --iterations 7 --seed 9 --inner-lr 0.2", data.display());
+        let (begun, _) = parse(&begin).0.resolve(Device::Cpu).unwrap();
+        begun.write(folder.path()).unwrap();
+        let recorded = folder.path().join("config.toml");
+        let over = |options: &str| {
+            let (settings, given) = parse(&format!("run --resume {options}"));
+            let (config, _) = settings.over(&recorded, &given).unwrap();
+            begun.differences(&config).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(over(""), [""; 0]);
+        let cases = [
+            ("--method in-place", "method: \"extra-place\" -> \"in-place\""),
+            ("--persona-text", "persona_text: false -> true"),
+            ("--bottleneck 5", "adapter.bottleneck: 64 -> 5"),
+            ("--inner-steps 3", "inner_loop.steps: 5 -> 3"),
+            ("--inner-lr 0.5", "inner_loop.learning_rate: 0.2"),
+            ("--dialogues-per-step 2", "inner_loop.dialogues_per_step: 1 -> 2"),
+            ("--hold-out 0.2", "data.hold_out: 0.1 -> 0.2"),
+            ("--test-part 0.2", "data.test_part: 0.0 -> 0.2"),
+            ("--support-dialogues 2", "data.support_dialogues: 5 -> 2"),
+            ("--query-dialogues 2", "data.query_dialogues: 4 -> 2"),
+            ("--validation-personas 2", "data.validation_personas: 16 -> 2"),
+            ("--meta fomaml", "outer.gradient: \"maml\" -> \"fomaml\""),
+            ("--outer-lr 0.5", "outer.learning_rate: 0.003 -> 0.5"),
+            ("--precision bf16", "outer.precision: \"fp32\" -> \"bf16\""),
+            ("--iterations 200", "outer.iterations: 7 -> 200"),
+            ("--meta-batch 2", "outer.meta_batch: 4 -> 2"),
+            ("--clip 1", "outer.clip: 2.0 -> 1.0"),
+            ("--validate-every 2", "outer.validate_every: 10 -> 2"),
+            ("--patience 2", "outer.patience: 10 -> 2"),
+            ("--save-every 2", "outer.save_every: 10 -> 2"),
+            ("--keep 3", "outer.keep: 2 -> 3"),
+            ("--seed 1", "outer.seed: 9 -> 1"),
+        ];
+        for (option, change) in cases {
+            let found = over(option);
+            assert!(found.len() == 1 && found[0].starts_with(change), "{option}: {found:?}");
+        }
+        // A later option is not forgotten: all but those of places, which --resume tests.
+        let all = Line::command().get_arguments().filter(|option| option.get_id() != "config").count();
+        assert_eq!(all, cases.len() + "resume base offline data valid".split(' ').count());
     }
 }

@@ -1,7 +1,6 @@
 //! All that changes during a run: what a checkpoint holds.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use marionette_models::run::{ADAPTERS, CLASSIFIER, INNER_LOOP, OPTIMISER, STATE};
@@ -28,6 +27,8 @@ const RATES: &str = "log_inner_lr";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counters {
+    /// What the run was done with up to here: `config.toml` may be edited after.
+    pub config: Config,
     /// Meta-iterations done.
     pub iteration: usize,
     /// Tokens read for training, padding included.
@@ -56,6 +57,19 @@ pub struct Counters {
     pub rng: ChaCha8Rng,
     /// The personas that wait for their turn.
     pub sampler: Sampler,
+}
+
+impl Counters {
+    /// Reads them from a checkpoint.
+    ///
+    /// # Errors
+    /// The file is missing or wrong.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(STATE);
+        let bytes = files::read_limited(&path, 1 << 28)?;
+        let state = serde_json::from_slice(&bytes);
+        Ok(state.map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?)
+    }
 }
 
 /// A run between two meta-iterations.
@@ -122,15 +136,11 @@ impl State {
         }
     }
 
-    /// Reads it back from a checkpoint.
+    /// Reads it back from a checkpoint, whose counters were read before.
     ///
     /// # Errors
     /// A file is missing or wrong.
-    pub fn read(dir: &Path, config: &Config, model: &Model) -> Result<Self> {
-        let path = dir.join(STATE);
-        let bytes = files::read_limited(&path, 1 << 28)?;
-        let counters: Counters = serde_json::from_slice(&bytes)
-            .map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?;
+    pub fn read(dir: &Path, counters: Counters, config: &Config, model: &Model) -> Result<Self> {
         let host = read_parameters(dir, config, model)?;
         let parameters = to_torch(&host, model)?;
         let path = dir.join(OPTIMISER);
@@ -226,55 +236,4 @@ pub fn read_parameters(dir: &Path, config: &Config, model: &Model) -> Result<Ten
         host.extend(checkpoint::read_table(&dir.join(CLASSIFIER), &table)?.0);
     }
     Ok(host)
-}
-
-/// The folder of a checkpoint, as far as its files have the digests that were written with them.
-///
-/// # Errors
-/// The file that is missing or was changed.
-pub fn verify(dir: &Path) -> Result<()> {
-    let path = dir.join(SUMS);
-    let bytes = files::read_limited(&path, 1 << 16)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let mut listed = 0;
-    for line in text.lines() {
-        let Some((sum, name)) = line.split_once("  ").filter(|(_, name)| !name.contains(['/', '\\'])) else {
-            return Err(FileError::new(&path, format!("says \"{line}\", expected a digest and a file name")).into());
-        };
-        if digest_of(&dir.join(name))? != sum {
-            return Err(FileError::new(&dir.join(name), "has another digest than it was written with").into());
-        }
-        listed += 1;
-    }
-    if listed == 0 || !text.ends_with('\n') {
-        return Err(FileError::new(&path, "is cut").into());
-    }
-    Ok(())
-}
-
-/// The digests of a checkpoint's files, as `sha256sum` prints and checks them.
-const SUMS: &str = "SHA256SUMS";
-
-/// Writes the digests of all files of a folder.
-///
-/// # Errors
-/// A file cannot be read, or the digests cannot be written.
-pub fn seal(dir: &Path) -> Result<()> {
-    let failed = |error: std::io::Error| FileError::new(dir, format!("cannot be read: {error}"));
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort_unstable();
-    let mut text = String::new();
-    for name in names {
-        text.push_str(&format!("{}  {name}\n", digest_of(&dir.join(&name))?));
-    }
-    Ok(files::write_atomic(&dir.join(SUMS), |writer| writer.write_all(text.as_bytes()))?)
-}
-
-fn digest_of(path: &Path) -> Result<String> {
-    let failed = |error: std::io::Error| FileError::new(path, format!("cannot be read: {error}"));
-    let mut file = files::open_regular(path)?;
-    Ok(marionette_models::digest::sha256_reader(&mut file).map_err(failed)?.0)
 }

@@ -87,7 +87,7 @@ impl FakeHub {
                 let _ = answer(stream.unwrap(), &shared);
             }
         });
-        Self { state, endpoint, cache: tempfile::tempdir().unwrap(), base: Base { config, tensors } }
+        Self { state, endpoint, cache: tempfile::tempdir().unwrap(), base: Base { config, tensors, notes: Vec::new() } }
     }
 
     pub fn hub(&self) -> Hub {
