@@ -244,6 +244,7 @@ impl Encoder {
             let ended = stream.window_end(begun, room);
             let mut window = stream.window(begun, ended, room, &front);
             window.sequence.cut = persona_cut;
+            window.sequence.again = if begun == 0 { 0 } else { window.sequence.ids.len() - (ended - begun) };
             for (reply, index) in stream.replies.iter().filter(|(reply, _)| (begun..ended).contains(&(reply.end - 1))) {
                 let own = stream.ids.get(reply.start..reply.end - 1).unwrap_or_default();
                 window.sequence.words += self.decode(own).split_whitespace().count();

@@ -13,6 +13,8 @@ pub struct Sequence {
     pub words: usize,
     /// Replies that end in it.
     pub replies: usize,
+    /// Tokens at the beginning that a former window has too.
+    pub again: usize,
     /// 1 where the persona's sentences in front were cut, because they fill more than half the context.
     pub cut: usize,
 }

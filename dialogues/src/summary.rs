@@ -68,7 +68,7 @@ pub struct Largest {
 /// Dialogues as token ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tokens {
-    /// Tokens of all dialogues, in windows where they are longer than the context.
+    /// Tokens of all dialogues, each counted once.
     pub total: usize,
     /// Those that are targets: of the replies, and the `<eot>` after each.
     pub targets: usize,
@@ -78,7 +78,7 @@ pub struct Tokens {
     pub exceeding: usize,
     /// The windows in which these are read.
     pub windows: usize,
-    /// Tokens a dialogue, all its windows together.
+    /// Tokens a dialogue.
     pub per_dialogue: Distribution,
 }
 
@@ -167,7 +167,7 @@ impl Tokens {
         let (mut lengths, mut targets, mut exceeding, mut windows) = (Vec::with_capacity(dialogues.len()), 0, 0, 0);
         for dialogue in dialogues {
             let of_dialogue = encoder.windows(dialogue)?;
-            lengths.push(of_dialogue.iter().map(|window| window.ids.len()).sum());
+            lengths.push(of_dialogue.iter().map(|window| window.ids.len() - window.again).sum());
             targets += of_dialogue.iter().map(Sequence::targets).sum::<usize>();
             if of_dialogue.len() > 1 {
                 exceeding += 1;
@@ -229,7 +229,9 @@ impl fmt::Display for Distribution {
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for file in &self.files {
-            writeln!(out, "{}: {}, {} dialogues", file.path.display(), file.format, grouped(file.dialogues))?;
+            let plural = if file.dialogues == 1 { "" } else { "s" };
+            let count = grouped(file.dialogues);
+            writeln!(out, "{}: {}, {count} dialogue{plural}", file.path.display(), file.format)?;
             for LeftOut { what, count } in &file.left_out {
                 writeln!(out, "  {} left out: {what}", grouped(*count))?;
             }

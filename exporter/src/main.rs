@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, import, report};
 use marionette_models::AdapterConfig;
 use marionette_models::bundle::{Operators, Precision};
+use marionette_models::interrupt::{self, Work};
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
 #[derive(Debug, Parser)]
@@ -96,9 +96,6 @@ impl From<OperatorsArg> for Operators {
     }
 }
 
-/// Set by SIGINT and SIGTERM.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +103,7 @@ fn main() -> ExitCode {
             eprintln!("marionette-export: {error:#}");
             ExitCode::from(match error.downcast_ref() {
                 Some(ExportError::Usage(_)) => 2,
-                Some(ExportError::Interrupted | ExportError::Unmeasured) => 130,
+                Some(ExportError::Interrupted | ExportError::Unmeasured) => interrupt::EXIT_CODE,
                 _ => 1,
             })
         }
@@ -114,10 +111,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("SIGINT cannot be handled")?;
+    interrupt::take_over(None).context("SIGINT cannot be handled")?;
+    let _work = Work::begin();
     match (&args.command, &args.bundle) {
         (Some(Command::Import { gguf, out }), _) => {
-            let imported = import(gguf, out, &INTERRUPTED)?;
+            let imported = import(gguf, out, interrupt::flag())?;
             let line = format!("{}: {}, {} parameters", out.display(), imported.config.family, imported.parameters);
             printed(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{line}\n")))
         }
@@ -133,11 +131,11 @@ fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     for note in source.base.notes.iter().chain(&source.hint) {
         eprintln!("marionette-export: {note}");
     }
-    let exported = export(&source, args.precision.into(), args.ops.into(), &args.out, &INTERRUPTED)?;
+    let exported = export(&source, args.precision.into(), args.ops.into(), &args.out, interrupt::flag())?;
     printed(print(&exported))?;
     if exported.manifest.precision != Precision::Fp32 {
         let (precision, operators) = (exported.manifest.precision, exported.manifest.operators);
-        let report = report::measure(&source, precision, operators, &args.out, &INTERRUPTED)?;
+        let report = report::measure(&source, precision, operators, &args.out, interrupt::flag())?;
         printed(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{report}")))?;
     }
     Ok(())

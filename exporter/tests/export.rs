@@ -412,12 +412,12 @@ fn a_base_that_was_moved_is_taken_where_it_is_the_same() {
 #[test]
 fn a_run_on_a_part_of_a_file_is_measured_on_that_part() {
     let scratch = Scratch::new();
-    let entry = |persona: &str| {
-        let said = |text: &str| format!(r#"{{"candidates": ["no", "{text}"], "history": ["hello"]}}"#);
-        format!(r#"{{"personality": ["{persona}"], "utterances": [{}]}}"#, said("a b"))
+    let entry = |(persona, text): (&str, &str)| {
+        let said = format!(r#"{{"candidates": ["no", "{text}"], "history": ["hello"]}}"#);
+        format!(r#"{{"personality": ["{persona}"], "utterances": [{said}]}}"#)
     };
-    let all = ["i ski.", "i ski.", "i swim.", "i swim."].map(entry).join(", ");
-    let text = format!(r#"{{"train": [{all}], "valid": [{}]}}"#, entry("i read."));
+    let all = [("i ski.", "a b"), ("i ski.", "b a"), ("i swim.", "a b"), ("i swim.", "b a")].map(entry).join(", ");
+    let text = format!(r#"{{"train": [{all}], "valid": [{}]}}"#, entry(("i read.", "a b")));
     let file = scratch.path("all.json");
     fs::write(&file, &text).unwrap();
     let config = scratch.path("run/config.toml");

@@ -10,6 +10,7 @@ pub mod family;
 pub mod files;
 pub mod init;
 pub mod inner_loop;
+pub mod interrupt;
 pub mod json;
 mod layout;
 pub mod onnx;

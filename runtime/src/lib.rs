@@ -12,7 +12,6 @@ pub mod error;
 pub mod evaluate;
 pub mod generate;
 pub mod inspect;
-pub mod interrupt;
 pub mod kernels;
 pub mod memory;
 pub mod persona_name;

@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use clap::Parser as _;
 use marionette_dialogues::{Dialogue, EvaluateError, group_by_persona, read_file};
 use marionette_models::bundle::Bundle;
+use marionette_models::interrupt::{self, Work};
 use marionette_runtime::adapt::{self, Recipe};
 use marionette_runtime::bench::{self, Shape};
 use marionette_runtime::chat::{Conversation, Said};
@@ -20,7 +21,6 @@ use marionette_runtime::cli::{
 use marionette_runtime::engine::{self, Engine};
 use marionette_runtime::evaluate::DeviceLearner;
 use marionette_runtime::generate::{Finish, Go};
-use marionette_runtime::interrupt::{self, Work};
 use marionette_runtime::persona_name::PersonaName;
 use marionette_runtime::personas::Store;
 use marionette_runtime::plan::Plan;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
             let what = if error.is::<io::Error>() { "the output cannot be written: " } else { "" };
             let _ = writeln!(io::stderr(), "marionette: {what}{error}");
             match error.downcast_ref::<Error>() {
-                Some(Error::Interrupted) => ExitCode::from(interrupt::EXIT_CODE as u8),
+                Some(Error::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
                 Some(Error::Sampling(_)) if is_usage(&error) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
@@ -107,7 +107,7 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
     let inner = recipe.inner_loop(&engine.manifest().inner_loop, support.windows().len());
     let steps = inner.steps;
 
-    interrupt::take_over()?;
+    listen()?;
     let work = Work::begin();
     let started = Instant::now();
     let plan = Plan::new(&mut engine, support.windows(), inner, args.memory_limit.map(|limit| limit.as_u64()))?;
@@ -141,6 +141,11 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
         hint(&format!("held at most {peak}{more}"));
     }
     Ok(())
+}
+
+/// Ends work in hand cleanly when the user interrupts.
+fn listen() -> Result<(), Error> {
+    interrupt::take_over(None).map_err(|error| Error::Impossible(format!("SIGINT cannot be handled: {error}")))
 }
 
 /// The dialogues of a file; what was left out of it is said.
@@ -211,7 +216,7 @@ fn chat(args: &ChatArgs) -> anyhow::Result<()> {
         open_with(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     let encoder = engine::encoder(&bundle)?;
     let mut conversation = Conversation::new(&encoder, sentences, args.sampling.max_tokens.get());
-    interrupt::take_over()?;
+    listen()?;
     let name = args.persona.as_ref().map_or("marionette", PersonaName::as_str);
     let interactive = io::stdin().is_terminal();
     let show = |prompt: &str| {

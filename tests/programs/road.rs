@@ -181,7 +181,12 @@ fn adapting_writes_a_persona_that_changes_the_replies() {
     adapt("bob");
     assert_eq!(personas(&home), ["ada.safetensors", "bob.safetensors"]);
     let read = |name: &str| std::fs::read(home.join("personas").join(format!("{name}.safetensors"))).unwrap();
-    assert!(read("ada") == read("bob"), "the same dialogues give the same bytes");
+    let (ada, mut bob) = (read("ada"), read("bob"));
+    // Each holds its name.
+    let own = |name: &str| format!(r#"\"name\":\"{name}\""#).into_bytes();
+    let place = bob.windows(own("bob").len()).position(|part| part == own("bob")).unwrap();
+    bob[place..place + own("ada").len()].copy_from_slice(&own("ada"));
+    assert!(ada == bob, "the same dialogues give the same bytes");
     let generate = |persona: Option<&str>, seed: &str| {
         let mut arguments = vec!["generate".into(), bundle.clone(), "--prompt".into(), "what do you do ?".into()];
         arguments.extend(["--home".into(), home.clone(), "--seed".into(), seed.into()]);

@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use marionette_dialogues::{Candidates, Evaluation, Outcome, PersonaSplit, Task};
-use marionette_models::{AdapterConfig, FileError, InnerLoop, files};
+use marionette_models::{AdapterConfig, FileError, InnerLoop, files, interrupt};
 use marionette_report::{Comparison, MethodResult, Split};
 use serde::{Deserialize, Serialize};
 
+use crate::data;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{self, How};
 use crate::method::{METHODS, Method};
 use crate::train::{self, Config, Data, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
-use crate::{data, interrupt};
 
 /// The outcome of an evaluation, beside the run that it is of.
 const OUTCOME: &str = "outcome.json";

@@ -72,9 +72,7 @@ pub fn split(data: &Data) -> Result<(PersonaSplit, Vec<String>)> {
 pub fn known(split: &PersonaSplit, tested: &[Task]) -> Option<String> {
     let overlap = Overlap::of(&[split.train.as_slice(), &split.valid].concat(), tested);
     (!overlap.is_none()).then(|| {
-        format!(
-            "{overlap} to test on were trained on or validated on, so these figures are not of unseen personas alone"
-        )
+        format!("{overlap} to test on were trained on or validated on, so these figures are not of new personas alone")
     })
 }
 

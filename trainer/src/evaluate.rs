@@ -7,10 +7,11 @@ use marionette_dialogues::{
     Batch, EvaluateError, Example, Grouping, Learner, Options as Tested, Outcome, Passes, RankBy, Ranking, Sequence,
     Task, evaluate as evaluate_learners,
 };
-use marionette_models::InnerLoop;
+use marionette_models::{InnerLoop, interrupt};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::data;
 use crate::decoder::{Cache, Decoder, Layout};
 use crate::error::{Result, TrainError};
 use crate::inner::{self, Support};
@@ -19,7 +20,6 @@ use crate::progress::Progress;
 use crate::tensors::{self, Choices, TokenBatch};
 use crate::trained::Trained;
 use crate::workers::Compute;
-use crate::{data, interrupt};
 
 /// What to evaluate.
 #[derive(Debug, Clone, PartialEq, clap::Args)]

@@ -21,8 +21,8 @@ use marionette_models::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
 use marionette_models::{FileError, digest, files};
 
 use crate::error::{Result, TrainError};
-use crate::interrupt;
 use cache::Model;
+use marionette_models::interrupt;
 use progress::Shown;
 
 /// The one file of most tokenizers.

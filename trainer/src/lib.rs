@@ -13,7 +13,6 @@ pub mod evaluate;
 pub mod folder;
 pub mod hub;
 pub mod inner;
-pub mod interrupt;
 pub mod memory;
 pub mod meta;
 pub mod method;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use marionette_models::interrupt::{self, Work};
 use marionette_trainer::device::DeviceName;
 use marionette_trainer::workers::Compute;
-use marionette_trainer::{Result, TrainError, compare, data, evaluate, interrupt, memory, pretrain, train};
+use marionette_trainer::{Result, TrainError, compare, data, evaluate, memory, pretrain, train};
 
 /// Meta-trains persona adapters for a language model (MAMLviaPP).
 #[derive(Parser)]
@@ -39,7 +40,8 @@ impl Machine {
         };
         let device = self.device.open()?;
         tch::set_num_threads(threads as i32);
-        interrupt::listen();
+        // Where no handler can be set, a signal does what it does by default: it ends the program.
+        let _ = interrupt::take_over(Some("finishing the step; once more to stop at once"));
         Ok((device, threads))
     }
 
@@ -144,6 +146,8 @@ struct Data {
 }
 
 fn run(arguments: Arguments, given: &train::Given) -> Result<ExitCode> {
+    // A first signal only asks, where signals are taken over.
+    let _work = Work::begin();
     match arguments.command {
         Command::Pretrain(Pretrain { options, machine }) => {
             let (device, _) = machine.open()?;

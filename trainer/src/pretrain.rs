@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use marionette_dialogues::{Dialogue, Encoder, Tokenizer, read_dialogues, train_bpe};
 use marionette_models::checkpoint::{self, Storage};
-use marionette_models::{FileError, Gpt2Shape, ModelConfig, PromptForm, files, init, params};
+use marionette_models::{FileError, Gpt2Shape, ModelConfig, PromptForm, files, init, interrupt, params};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -16,7 +16,7 @@ use crate::decoder::{Decoder, Parts};
 use crate::error::{Result, TrainError};
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
-use crate::{folder, interrupt, tensors};
+use crate::{folder, tensors};
 
 use self::corpus::Corpus;
 

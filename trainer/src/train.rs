@@ -20,7 +20,7 @@ use std::time::Instant;
 use indicatif::HumanDuration;
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, files, params};
+use marionette_models::{FileError, files, interrupt, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
@@ -31,7 +31,7 @@ use crate::model::Model;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
 use crate::workers::Compute;
-use crate::{folder, interrupt, tensors};
+use crate::{folder, tensors};
 
 pub(crate) use begin::encoder;
 use begin::{begin, read_personas};

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use csv::{ErrorKind, ReaderBuilder};
 
+use super::bad::Bad;
 use super::guard::{Guard, Piece, explain};
 use super::turns::{Said, exchanges};
 use super::{Found, LeftOut};
@@ -13,6 +14,8 @@ use crate::{DataError, Dialogue, clean};
 
 const COLUMNS: [&str; 3] = ["user 1 personas", "user 2 personas", "Best Generated Conversation"];
 const REMEDY: &str = "use the file as Synthetic-Persona-Chat distributes it";
+/// How a problem of one record begins.
+const RECORD: &str = "the record that begins here";
 
 /// Whether a line can be this format's header: it has one of the columns.
 pub(super) fn is_header(line: &str) -> bool {
@@ -43,10 +46,19 @@ pub(super) fn read(path: &Path, reader: impl Read) -> Result<Found, DataError> {
     let [Some(first), Some(second), Some(conversation)] = places else {
         return Err(wrong_columns(path, &header));
     };
-    let mut dialogues = Vec::new();
+    let (mut dialogues, mut bad, mut records) = (Vec::new(), Bad::default(), 0);
     let (mut directions, mut ownerless, mut silent) = (0, 0, 0);
     for record in reader.into_records() {
-        let record = record.map_err(|error| refuse(path, error))?;
+        records += 1;
+        let record = match record.map_err(|error| refuse(path, error)) {
+            Ok(record) => record,
+            // The records after one that is wrong by itself can be read.
+            Err(DataError { line: Some(line), problem, .. }) if problem.starts_with(RECORD) => {
+                bad.add(line, problem, REMEDY);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let line = record.position().map_or(0, |position| position.line() as usize);
         let field = |place: usize| record.get(place).unwrap_or_default();
         let said = conversation_of(field(conversation), &mut directions, &mut ownerless);
@@ -65,6 +77,7 @@ pub(super) fn read(path: &Path, reader: impl Read) -> Result<Found, DataError> {
             dialogues.push(Dialogue { persona, partner_persona, exchanges, line });
         }
     }
+    let bad = bad.judge(path, "records", records)?;
     if dialogues.is_empty() {
         return Err(DataError::file(path, "has no conversation with lines such as \"User 1: Hi!\"", REMEDY));
     }
@@ -72,6 +85,7 @@ pub(super) fn read(path: &Path, reader: impl Read) -> Result<Found, DataError> {
     Ok((
         dialogues,
         vec![
+            bad,
             left_out("stage directions, lines in brackets or asterisks", directions),
             left_out("lines before the first speaker", ownerless),
             left_out("sides of a conversation that say nothing", silent),
@@ -121,9 +135,9 @@ fn refuse(path: &Path, error: csv::Error) -> DataError {
     let at = |line, problem: String| DataError { line, ..DataError::file(path, problem, REMEDY) };
     match error.kind() {
         ErrorKind::Io(error) => explain(path, error),
-        ErrorKind::Utf8 { pos, .. } => at(line(pos.as_ref()), "the record that begins here is not UTF-8".into()),
+        ErrorKind::Utf8 { pos, .. } => at(line(pos.as_ref()), format!("{RECORD} is not UTF-8")),
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            at(line(pos.as_ref()), format!("the record that begins here has {len} fields, expected {expected_len}"))
+            at(line(pos.as_ref()), format!("{RECORD} has {len} fields, expected {expected_len}"))
         }
         _ => at(None, format!("is not CSV: {error}")),
     }

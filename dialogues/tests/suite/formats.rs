@@ -131,6 +131,11 @@ fn a_conversation_is_two_dialogues() {
     // Other columns beside, in another order, are no matter.
     let other = "id,Best Generated Conversation,User 2 Personas,\"user 1 personas\"\n7,User 1: a\nx";
     assert!(refusal(other.as_bytes()).1.contains("2 fields, expected 4"));
+    let some =
+        format!("{}{}", other.trim_end_matches("7,User 1: a\nx"), "7,User 1: a,p,q\n".repeat(9) + "7,User 1: a\n");
+    let reading = read(some.as_bytes()).unwrap();
+    assert_eq!((reading.dialogues.len(), reading.left_out[0].count), (9, 1));
+    assert!(reading.left_out[0].what.contains("line 11: the record that begins here has 2 fields"), "{reading:?}");
     let other = "id,Best Generated Conversation,User 2 Personas,\"user 1 personas\"\n7,User 1: a,p,q\n";
     assert_eq!(read(other.as_bytes()).unwrap().dialogues[0].persona, ["q"]);
 }

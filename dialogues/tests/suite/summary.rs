@@ -26,12 +26,15 @@ fn counts_by_hand() {
     let tokens = summary.tokens.as_ref().unwrap();
     assert_eq!(
         (tokens.total, tokens.targets, tokens.exceeding, tokens.n_positions),
-        (10 + 14 + 4 + 4 + 3, 4 + 2 + 7 + 2 + 2 + 2, 2, 7)
+        (10 + 9 + 4 + 4 + 3, 4 + 2 + 7 + 2 + 2 + 2, 2, 7)
     );
     let Distribution { least, median, most, .. } = tokens.per_dialogue;
-    assert_eq!((least, median, most), (3, 4, 14));
+    assert_eq!((least, median, most), (3, 4, 10));
     let shown = summary.to_string();
-    assert!(shown.contains("a: ConvAI2 text, 4 dialogues\n"), "{shown}");
+    assert!(
+        shown.contains("a: ConvAI2 text, 4 dialogues\n") && shown.contains("b: chat JSONL, 1 dialogue\n"),
+        "{shown}"
+    );
     assert!(shown.contains("  1 left out: closing messages of the user without a reply\n"), "{shown}");
     assert!(shown.contains("longer than the context of 7 tokens: 2, read in 4 windows\n"), "{shown}");
     assert!(serde_json::to_string(&summary).unwrap().contains(r#""format":"chat-jsonl""#));

@@ -158,7 +158,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// Dialogue files to meta-train on
-    #[arg(long = "data", num_args = 1.., value_name = "FILE", required_unless_present_any = ["config", "resume"])]
+    #[arg(long = "data", num_args = 1.., value_name = "FILE")]
     pub train: Vec<PathBuf>,
     /// Dialogue files to validate on
     #[arg(long, num_args = 1.., value_name = "FILE")]
@@ -278,6 +278,9 @@ impl Settings {
             },
         };
         config.check()?;
+        if config.data.train.is_empty() {
+            return Err(TrainError::option("--data", "is missing, expected dialogue files to train on"));
+        }
         config.model.base = absolute(&hub::resolve(base, self.offline)?)?;
         let data = &mut config.data;
         for files in [&mut data.train, &mut data.valid] {
