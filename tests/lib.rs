@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// The root of the workspace.
 pub fn root() -> &'static Path {
@@ -83,16 +83,23 @@ impl Scratch {
     }
 
     /// As [`Scratch::run`], with a text on standard input.
-    #[allow(clippy::expect_used)]
     pub fn run_on<S: AsRef<OsStr>>(&self, input: &str, program: &str, arguments: impl IntoIterator<Item = S>) -> Run {
-        let mut command = self.command(program, arguments, &[]);
+        let mut running = self.start(program, arguments, &[]);
+        running.say(input);
+        running.end()
+    }
+
+    /// Starts a program that is spoken to while it runs.
+    #[allow(clippy::expect_used)]
+    pub fn start<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+        environment: &[(&str, &str)],
+    ) -> Running {
+        let mut command = self.command(program, arguments, environment);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program starts");
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes()).expect("the program reads");
-        }
-        let output = child.wait_with_output().expect("the program ends");
-        Run { program: program.to_owned(), output }
+        Running { program: program.to_owned(), child: command.spawn().expect("the program starts") }
     }
 
     fn command<S: AsRef<OsStr>>(
@@ -110,6 +117,33 @@ impl Scratch {
             .env("XDG_DATA_HOME", self.path("home"))
             .envs(environment.iter().copied());
         command
+    }
+}
+
+/// A program that runs.
+pub struct Running {
+    program: String,
+    child: Child,
+}
+
+impl Running {
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Writes to its standard input.
+    #[allow(clippy::expect_used)]
+    pub fn say(&mut self, words: &str) {
+        let stdin = self.child.stdin.as_mut().expect("it was started with one");
+        stdin.write_all(words.as_bytes()).expect("the program reads");
+    }
+
+    /// Closes its standard input, and waits for its end.
+    #[allow(clippy::expect_used)]
+    pub fn end(self) -> Run {
+        let output = self.child.wait_with_output().expect("the program ends");
+        Run { program: self.program, output }
     }
 }
 

@@ -25,13 +25,15 @@ use marionette_runtime::persona_name::PersonaName;
 use marionette_runtime::personas::Store;
 use marionette_runtime::plan::Plan;
 use marionette_runtime::sampling::Sampler;
-use marionette_runtime::session::OnnxRuntime;
+use marionette_runtime::session::{self, OnnxRuntime};
 use marionette_runtime::{Error, inspect, memory, progress};
 
 /// The longest line that `chat` takes, in bytes.
 const LONGEST_LINE: u64 = 1 << 16;
 
 fn main() -> ExitCode {
+    // SAFETY: the first statement of the program; no other thread runs yet.
+    unsafe { session::disable_telemetry() };
     let result = match Cli::parse().command {
         Command::Adapt(args) => adapt(&args),
         Command::Generate(args) => generate(&args),

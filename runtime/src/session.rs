@@ -32,6 +32,11 @@ const REMEDY: &str = "run `scripts/native-deps.sh onnxruntime`, or `pip install 
 /// Why ONNX Runtime cannot do what it is asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
+    /// The library would send telemetry.
+    #[error(
+        "ONNX Runtime would send telemetry from this device: set {TELEMETRY}=1 before the program starts, or call `session::disable_telemetry` first in it"
+    )]
+    Telemetry,
     /// There is no library.
     #[error("ONNX Runtime {OLDEST} or newer is not found (looked {looked}); {REMEDY}")]
     Missing {
@@ -115,6 +120,19 @@ pub struct OnnxRuntime {
     version: String,
 }
 
+/// The variable that keeps ONNX Runtime from phoning home. Without it the official library of Linux (1.31) resolves a host after some
+/// seconds, and writes a device id and a database into the user's cache folder, whatever its interface is told.
+const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
+/// Keeps ONNX Runtime from sending telemetry, in this process and those that it starts. A program calls it before all else.
+///
+/// # Safety
+/// No other thread runs yet: the environment is changed, which another may be reading.
+pub unsafe fn disable_telemetry() {
+    // SAFETY: the caller's promise.
+    unsafe { env::set_var(TELEMETRY, "1") };
+}
+
 static LOADED: OnceLock<OnnxRuntime> = OnceLock::new();
 static LOADING: Mutex<()> = Mutex::new(());
 
@@ -126,11 +144,14 @@ impl OnnxRuntime {
     /// whatever the system's loader finds.
     ///
     /// # Errors
-    /// [`SessionError::Missing`] and [`SessionError::Unusable`].
+    /// [`SessionError::Missing`] and [`SessionError::Unusable`]; [`SessionError::Telemetry`] where that was not switched off.
     pub fn load() -> Result<&'static Self, SessionError> {
         let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(loaded) = LOADED.get() {
             return Ok(loaded);
+        }
+        if env::var_os(TELEMETRY).is_none_or(|value| value != "1") {
+            return Err(SessionError::Telemetry);
         }
         let loaded = Self::find()?;
         Ok(LOADED.get_or_init(|| loaded))

@@ -68,6 +68,32 @@ fn chat_answers_line_by_line_and_takes_commands() {
     }
 }
 
+/// ONNX Runtime's telemetry begins some nine seconds after the library was loaded, and leaves files in the user's folders.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_leaves_the_device() {
+    let scratch = Scratch::new();
+    let (bundle, user) = (road().bundle(), scratch.path("user"));
+    fs::create_dir(&user).unwrap();
+    let line = words("chat {bundle} --temperature 0 --max-tokens 2", &[("bundle", &bundle)]);
+    let folder = user.to_str().unwrap();
+    let mut chat = scratch.start(
+        "marionette",
+        line,
+        &[("HOME", folder), ("XDG_CACHE_HOME", folder), ("ORT_DISABLE_TELEMETRY", "0")],
+    );
+    chat.say("hi\n");
+    for _ in 0..60 {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let open = fs::read_dir(format!("/proc/{}/fd", chat.id())).unwrap().flatten();
+        let open: Vec<PathBuf> = open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+        let own = |path: &PathBuf| !path.to_string_lossy().starts_with("socket:") && !path.starts_with("/tmp/.ses");
+        assert!(open.iter().all(own), "{open:?}");
+    }
+    chat.end().done();
+    assert_eq!(fs::read_dir(&user).unwrap().count(), 0, "nothing was written for the user");
+}
+
 #[test]
 fn the_device_is_checked_before_a_run() {
     let scratch = Scratch::new();

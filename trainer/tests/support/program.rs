@@ -7,7 +7,7 @@ use std::time::Duration;
 pub fn command(folder: &Path, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_marionette-train"));
     // With nothing set, as from a shell that never heard of libtorch.
-    command.env_clear().current_dir(folder).args(["--threads", "1"]).args(arguments.split_whitespace());
+    command.env_clear().current_dir(folder).args(arguments.split_whitespace()).args(["--threads", "1"]);
     command
 }
 
