@@ -193,7 +193,7 @@ impl Encoder {
         self
     }
 
-    /// How many candidates the choices of [`Encoder::example`] have at most, the gold one included (Wolf et al. 2019 take
+    /// How many candidates the choices of [`Encoder::examples`] have at most, the gold one included (Wolf et al. 2019 take
     /// 2 to 4); below 2 there are no choices. None at first. With choices, every [`crate::Ranking`] has the closing
     /// token of its candidates in its row, where a classifier reads the candidate's state.
     #[must_use]

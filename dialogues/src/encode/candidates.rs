@@ -57,7 +57,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`EncodeError::NoCandidates`] where there is no such exchange or it has no candidates; [`EncodeError::NoRoom`] as
-    /// [`Encoder::example`]; where the tokenizer fails.
+    /// [`Encoder::examples`]; where the tokenizer fails.
     pub fn ranking(&self, dialogue: &Dialogue, exchange: usize) -> Result<Ranking, EncodeError> {
         let asked = candidates_of(dialogue, exchange)?;
         let candidates: Vec<&str> = asked.candidates.iter().map(String::as_str).collect();
