@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("marionette-export: {error:#}");
+            say(format_args!("{error:#}"));
             ExitCode::from(match error.downcast_ref() {
                 Some(ExportError::Usage(_)) => 2,
                 Some(ExportError::Interrupted | ExportError::Unmeasured) => interrupt::EXIT_CODE,
@@ -129,7 +129,7 @@ fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     let fresh = FreshAdapters { bottleneck: args.bottleneck, seed: args.seed };
     let source = Source::read(&args.source, fresh, args.base.as_deref())?;
     for note in source.base.notes.iter().chain(&source.hint) {
-        eprintln!("marionette-export: {note}");
+        say(format_args!("{note}"));
     }
     let exported = export(&source, args.precision.into(), args.ops.into(), &args.out, interrupt::flag())?;
     printed(print(&exported))?;
@@ -139,6 +139,12 @@ fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
         printed(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{report}")))?;
     }
     Ok(())
+}
+
+/// A line on standard error. Nobody may be there to read it: that is no reason to stop.
+fn say(line: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "marionette-export: {line}");
 }
 
 fn printed(result: std::io::Result<()>) -> anyhow::Result<()> {

@@ -16,6 +16,7 @@ use crate::data;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{self, How};
 use crate::method::{METHODS, Method};
+use crate::say::say;
 use crate::train::{self, Config, Data, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
@@ -133,7 +134,7 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     options.how.check(&test)?;
     let known = data::known(&split, &test);
     notes.extend(known.clone());
-    notes.iter().for_each(|note| eprintln!("{note}"));
+    notes.iter().for_each(say);
     notes.extend(notes_on(&options));
     let unseen = if known.is_some() { "" } else { " on unseen personas" };
     let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed + seed).collect();
@@ -157,11 +158,11 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     for &seed in &seeds {
         for (index, &method) in options.methods.iter().enumerate() {
             number += 1;
-            eprintln!("{} with seed {seed} ({number} of {total})", method.name());
+            say(format_args!("{} with seed {seed} ({number} of {total})", method.name()));
             match one(&options, method, seed, &test, compute) {
                 Ok(result) => done[index].push(result),
                 Err(error @ (TrainError::NotFinite { .. } | TrainError::Evaluation(_))) => {
-                    eprintln!("{}: {error}", method.name());
+                    say(format_args!("{}: {error}", method.name()));
                     failures[index] = Some(format!("seed {seed}: {error}"));
                 }
                 Err(error) => return Err(error),

@@ -62,6 +62,9 @@ pub enum TrainError {
     /// An evaluation without a result.
     #[error("{0}")]
     Evaluation(String),
+    /// The result cannot be printed; what was made is there.
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] std::io::Error),
     /// Ctrl-C before there was anything to save.
     #[error("interrupted")]
     Interrupted,

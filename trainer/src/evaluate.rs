@@ -17,6 +17,7 @@ use crate::error::{Result, TrainError};
 use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::say::say;
 use crate::tensors::{self, Choices, TokenBatch};
 use crate::trained::Trained;
 use crate::workers::Compute;
@@ -226,12 +227,12 @@ impl Learner for TorchLearner {
 /// Impossible options, files that cannot be read, an inner loop that diverges.
 pub fn evaluate(options: &Options, compute: Compute) -> Result<Outcome> {
     let (Grouping { tasks, .. }, notes) = data::read(&options.data)?;
-    notes.iter().for_each(|note| eprintln!("{note}"));
+    notes.iter().for_each(say);
     options.how.check(&tasks)?;
     let trained = Trained::open(&options.run, options.base.as_deref(), compute.device)?;
     match trained.config.data_as_recorded().and_then(data::split) {
-        Ok((split, _)) => data::known(&split, &tasks).iter().for_each(|note| eprintln!("{note}")),
-        Err(error) => eprintln!("whether the run was trained on these personas cannot be told: {error}"),
+        Ok((split, _)) => data::known(&split, &tasks).iter().for_each(say),
+        Err(error) => say(format_args!("whether the run was trained on these personas cannot be told: {error}")),
     }
     evaluate_trained(&trained, &tasks, &options.how, 0, compute)
 }

@@ -1,11 +1,13 @@
 //! `marionette-train`: reads the command line, calls the library, prints the result.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use marionette_models::interrupt::{self, Work};
 use marionette_trainer::device::DeviceName;
+use marionette_trainer::say::say;
 use marionette_trainer::workers::Compute;
 use marionette_trainer::{Result, TrainError, compare, data, evaluate, memory, pretrain, train};
 
@@ -152,7 +154,7 @@ fn run(arguments: Arguments, given: &train::Given) -> Result<ExitCode> {
         Command::Pretrain(Pretrain { options, machine }) => {
             let (device, _) = machine.open()?;
             let report = pretrain::pretrain(&options, device)?;
-            println!("{report}");
+            print(&report)?;
             Ok(ended(report.interrupted, &options.out))
         }
         Command::Run(Run { out, config, resume, force, check_device, workers, settings, machine }) => {
@@ -170,41 +172,49 @@ fn run(arguments: Arguments, given: &train::Given) -> Result<ExitCode> {
                 (true, true) => train::Resume::Forced,
             };
             if check_device {
-                eprintln!("{}", train::check_device(&config, &base, device)?);
+                say(train::check_device(&config, &base, device)?);
             }
             let report = train::run(&config, base, &out, compute, resume)?;
-            println!("{report}");
+            print(report)?;
             Ok(ended(report.interrupted, &out))
         }
         Command::Evaluate(Evaluate { options, workers, machine }) => {
             let evaluation = evaluate::evaluate(&options, machine.compute(workers)?)?.evaluation();
             match options.json {
-                true => println!("{}", serde_json::json!(evaluation)),
-                false => println!("{evaluation}"),
+                true => print(serde_json::json!(evaluation))?,
+                false => print(&evaluation)?,
             }
             Ok(ExitCode::SUCCESS)
         }
         Command::Compare(Compare { options, workers, machine }) => {
             let words: Vec<String> = std::env::args().collect();
             let table = compare::compare(&options, machine.compute(workers)?, words.join(" "))?;
-            println!("{table}");
+            print(table)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Data(Data { files, base, offline, json }) => {
             let summary = data::summarise(&files, base.as_deref(), offline)?;
             match json {
-                true => println!("{}", serde_json::json!(summary)),
-                false => println!("{summary}"),
+                true => print(serde_json::json!(summary))?,
+                false => print(&summary)?,
             }
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
+/// Prints a result. Whoever closed the pipe has enough.
+fn print(result: impl std::fmt::Display) -> Result<()> {
+    match writeln!(std::io::stdout(), "{result}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
 /// The exit code of a program that saved its result.
 fn ended(interrupted: bool, out: &std::path::Path) -> ExitCode {
     if interrupted {
-        eprintln!("marionette-train: interrupted; what was learned so far is in {}", out.display());
+        say(format_args!("marionette-train: interrupted; what was learned so far is in {}", out.display()));
         return ExitCode::from(interrupt::EXIT_CODE);
     }
     ExitCode::SUCCESS
@@ -219,7 +229,7 @@ fn main() -> ExitCode {
     match run(arguments, &given) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("marionette-train: {error}");
+            say(format_args!("marionette-train: {error}"));
             match error {
                 TrainError::Option { .. } => ExitCode::from(2),
                 TrainError::Interrupted => ExitCode::from(interrupt::EXIT_CODE),

@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::say::say;
+
 /// The progress of one loop.
 #[derive(Debug)]
 pub struct Progress {
@@ -50,7 +52,7 @@ impl Progress {
         if self.terminal {
             self.bar.println(line);
         } else {
-            eprintln!("{}/{}  {line}", self.bar.position(), self.bar.length().unwrap_or(0));
+            say(format_args!("{}/{}  {line}", self.bar.position(), self.bar.length().unwrap_or(0)));
         }
     }
 }

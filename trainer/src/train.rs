@@ -30,6 +30,7 @@ use crate::error::{Result, TrainError};
 use crate::model::Model;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
+use crate::say::say;
 use crate::workers::Compute;
 use crate::{folder, tensors};
 
@@ -86,19 +87,19 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     let mut held_folder = begun.then(|| hold(out)).transpose()?;
     let (mut found, mut other) = (None, false);
     if begun {
-        found = checkpoints::newest(out, |problem| eprintln!("{problem}"))?;
+        found = checkpoints::newest(out, say)?;
         let recorded = Config::recorded(&out.join(CONFIG_TOML))?;
         other = recorded != *config;
         // What a checkpoint was made with counts, whatever was written into config.toml since.
         may_become(found.as_ref().map_or(&recorded, |(_, counters)| &counters.config), config, out, resume)?;
     }
     config.check()?;
-    base.notes.iter().for_each(|note| eprintln!("{note}"));
+    base.notes.iter().for_each(say);
     let encoder = encoder(config, &base.config)?;
     let (personas, mut held) = read_personas(config, &encoder)?;
     held.truncate(config.data.validation_personas);
     if let Some(note) = data::windowed(&personas, base.config.n_positions) {
-        eprintln!("{note}");
+        say(note);
     }
     let (model, start) = begin(config, base, compute.device, config.outer.precision.kind())?;
     let run = Run { config, model, personas, held, compute, out };
@@ -124,8 +125,8 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             // Better now than after the training, when the probe is to be made of it.
             checkpoint(out, Which::Best)?;
             if !at_rest {
-                eprintln!("{}", forecast::memory(&run));
-                eprintln!("going on after meta-iteration {}", state.counters.iteration);
+                say(forecast::memory(&run));
+                say(format_args!("going on after meta-iteration {}", state.counters.iteration));
                 // It belongs to the best checkpoint of then.
                 let _ = fs::remove_file(out.join(PROBE));
             }
@@ -134,7 +135,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             (state, metrics)
         }
         None => {
-            eprintln!("{}", forecast::memory(&run));
+            say(forecast::memory(&run));
             let first = run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?;
             if held_folder.is_none() {
                 held_folder = Some(hold(out)?);
@@ -181,7 +182,7 @@ fn may_become(was: &Config, now: &Config, out: &Path, resume: Resume) -> Result<
         return Err(FileError::new(&out.join(CONFIG_TOML), problem).remedy(remedy).into());
     }
     for difference in others.into_iter().chain(free) {
-        eprintln!("going on with {difference}");
+        say(format_args!("going on with {difference}"));
     }
     Ok(())
 }
@@ -229,11 +230,11 @@ impl Run<'_> {
         counters.metrics_bytes = metrics.bytes;
         counters.seconds = started.elapsed().as_secs_f64();
         let expected = std::time::Duration::from_secs(forecast::seconds(self, counters.seconds).round() as u64);
-        eprintln!(
+        say(format_args!(
             "forecast: about {} for {} meta-iterations",
             HumanDuration(expected),
             self.config.outer.plan.iterations
-        );
+        ));
         let mut state = State { parameters, adam: AdamState::new(ADAM, &[], |_| 0.0)?, counters };
         let mut outer: Vec<Tensor> = state.parameters.iter().map(Tensor::shallow_clone).collect();
         if self.config.outer.inner_rate == RateRule::Learned {

@@ -9,7 +9,7 @@ use std::fs;
 use marionette_models::checkpoint::{read_adapters, read_base};
 use marionette_models::probe::Probe;
 use marionette_models::run::{ADAPTERS, PROBE, RunModel, Which, checkpoint};
-use support::program::{interrupt, refuses, spawn, train, wait_until, works};
+use support::program::{command, interrupt, refuses, spawn, train, wait_until, works};
 use support::{contents, result, workplace};
 
 const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --support-dialogues 2 --inner-steps 2 \
@@ -237,4 +237,27 @@ fn divergence_is_named_and_keeps_the_last_good_state() {
     let model = RunModel::read(&run).unwrap();
     let base = read_base(&model.base).unwrap();
     read_adapters(&checkpoint(&run, Which::Best).unwrap().join(ADAPTERS), &base.config, &model.adapter).unwrap();
+}
+
+/// Whoever reads may go away, or have no room: no program dies of it.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_nobody_takes_stops_nothing() {
+    let (_keep, folder) = workplace();
+    let full = || std::fs::File::create("/dev/full").unwrap();
+    let data = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_marionette-train"));
+        command.current_dir(&folder).args(["data", "train.txt"]).args(more);
+        command
+    };
+    let output = data(&[]).stdout(full()).output().unwrap();
+    refuses(&output, 1, &["the output cannot be written", "No space left"]);
+    // A pipe that is closed at once.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = data(&["--json"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), b"".as_slice()));
+    // Standard error is full from the first line on; the run is made all the same.
+    let run = command(&folder, &format!("{RUN} --out quiet")).stderr(full()).output().unwrap();
+    assert!(run.status.success() && folder.join("quiet/best").is_file());
 }

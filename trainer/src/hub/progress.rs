@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use hf_hub::api::Progress;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use crate::say::say;
+
 /// A file of fewer bytes is not worth a line.
 const SMALL: u64 = 8 << 20;
 
@@ -37,7 +39,7 @@ impl Progress for Shown {
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             self.bar = Some(ProgressBar::new(self.bytes).with_style(style).with_message(filename.to_owned()));
         } else if self.bytes >= SMALL {
-            eprintln!("{}: fetching {filename}, {}", self.model, HumanBytes(self.bytes));
+            say(format_args!("{}: fetching {filename}, {}", self.model, HumanBytes(self.bytes)));
         }
     }
 
@@ -48,7 +50,7 @@ impl Progress for Shown {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
         } else if self.bytes >= SMALL && tenth(done) > before {
-            eprintln!("{}: {} {} %", self.model, self.file, 10 * tenth(done));
+            say(format_args!("{}: {} {} %", self.model, self.file, 10 * tenth(done)));
         }
         self.done = done;
     }

@@ -13,6 +13,7 @@ use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
 use crate::method::CHOICES;
 use crate::model::Model;
+use crate::say::say;
 use crate::tensors;
 
 /// What encodes dialogues for a run.
@@ -45,7 +46,7 @@ pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Res
 pub fn read_personas(config: &Config, encoder: &Encoder) -> Result<(Vec<Persona>, Vec<Persona>)> {
     let data = &config.data;
     let (split, notes) = data::split(data)?;
-    notes.iter().for_each(|note| eprintln!("{note}"));
+    notes.iter().for_each(say);
     let PersonaSplit { train, valid: held, .. } = split;
     let most = train.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
     if data.support_dialogues >= most {
