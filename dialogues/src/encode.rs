@@ -104,7 +104,7 @@ impl Stream {
     /// Tokens `begun..ended` and as much before them as fits `room`, behind `front`. History begins with an utterance; where the only
     /// one that reaches into it is too long, with what stands around that one and the newest of its own.
     fn window(&self, begun: usize, ended: usize, room: usize, front: &[u32]) -> Window {
-        let from = (ended).saturating_sub(room);
+        let from = ended.saturating_sub(room);
         let next = self.starts.partition_point(|&(start, _)| start < from);
         let mut around = 0..0;
         // A reply that is the first in the window has words before it, if only the end of some.
