@@ -40,7 +40,7 @@ impl fmt::Display for Format {
     }
 }
 
-const ACCEPTED: &str = "give ConvAI2 text (`1 partner's words<TAB>reply`), chat JSONL (`{\"messages\":[…]}` a line), \
+const ACCEPTED: &str = "give ConvAI2 text (`1 partner's words<TAB>reply`), chat JSONL or JSON (`{\"messages\":[…]}`, a line each or in a list), \
                         Hugging Face's personachat JSON, or Synthetic-Persona-Chat CSV";
 
 /// What archives and tables begin with.
