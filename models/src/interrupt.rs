@@ -1,7 +1,6 @@
 //! SIGINT and SIGTERM, for all three programs: work in hand is ended cleanly, and everything else at once.
 
 use std::io::Write as _;
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The exit code of an interrupted program.
@@ -18,13 +17,25 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 pub fn take_over(note: Option<&'static str>) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || {
         if !WORKING.load(Ordering::SeqCst) || ASKED.swap(true, Ordering::SeqCst) {
-            process::exit(i32::from(EXIT_CODE));
+            exit();
         }
         if let Some(note) = note {
             // Nobody may be there to read it.
             let _ = writeln!(std::io::stderr(), "\n{note}");
         }
     })
+}
+
+/// Ends the process at once. What usually runs at an exit tears libraries down under the threads that still compute with them: a
+/// second signal could end in a crash instead of 130.
+fn exit() -> ! {
+    #[cfg(unix)]
+    // SAFETY: it asks for nothing, and never comes back.
+    unsafe {
+        libc::_exit(i32::from(EXIT_CODE))
+    }
+    #[cfg(not(unix))]
+    std::process::exit(i32::from(EXIT_CODE))
 }
 
 /// Whether the user asked to stop.
