@@ -24,21 +24,18 @@ enum Owner {
 /// which says the same in normalised words, and the reply itself last. `None` where a reply has candidates already, or the other personas
 /// do not have so many replies.
 pub(crate) fn with_distractors(tasks: &[Task], count: usize) -> Option<Vec<Task>> {
-    let said = |task: &'_ Task| {
-        let exchanges = task.dialogues.iter().flat_map(|dialogue| dialogue.exchanges.clone());
-        exchanges.filter(|exchange| exchange.learned).collect::<Vec<_>>()
-    };
     let mut pool: Vec<(String, Owner)> = Vec::new();
     // By what they say, with their place in the pool.
     let mut places: HashMap<String, usize> = HashMap::new();
     for (index, task) in tasks.iter().enumerate() {
-        for exchange in said(task) {
+        let exchanges = task.dialogues.iter().flat_map(|dialogue| &dialogue.exchanges);
+        for exchange in exchanges.filter(|exchange| exchange.learned) {
             if !exchange.candidates.is_empty() {
                 return None;
             }
             let place = *places.entry(normalise(&exchange.reply)).or_insert(pool.len());
             match pool.get_mut(place) {
-                None => pool.push((exchange.reply, Owner::One(index))),
+                None => pool.push((exchange.reply.clone(), Owner::One(index))),
                 Some((_, owner)) => {
                     if !matches!(owner, Owner::One(one) if *one == index) {
                         *owner = Owner::Several;

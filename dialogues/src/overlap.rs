@@ -24,16 +24,16 @@ pub struct Overlap {
 
 impl Overlap {
     /// Compares what is tested with what is known.
-    pub fn of(known: &[Task], tested: &[Task]) -> Self {
-        let of = |tasks: &'_ [Task]| tasks.iter().flat_map(|task| task.dialogues.clone()).collect::<Vec<_>>();
-        let (known, each) = (of(known), of(tested));
-        let said: HashSet<_> = known.iter().map(said).collect();
-        let all: Vec<Dialogue> = known.iter().chain(&each).cloned().collect();
+    pub fn of<'task>(known: impl IntoIterator<Item = &'task Task>, tested: &'task [Task]) -> Self {
+        let known: Vec<&Dialogue> = known.into_iter().flat_map(|task| &task.dialogues).collect();
+        let said: HashSet<_> = known.iter().map(|dialogue| said(dialogue)).collect();
+        let all: Vec<&Dialogue> = known.iter().copied().chain(tested.iter().flat_map(|task| &task.dialogues)).collect();
         // Data without persona sentences have no personas to compare.
         let personas = personas_of(&all).unwrap_or_else(|_| (0..all.len()).collect());
         let known_personas: HashSet<usize> = personas.iter().take(known.len()).copied().collect();
         let mut places = personas.iter().skip(known.len());
-        let mut overlap = Self { personas: 0, of_personas: tested.len(), dialogues: 0, of_dialogues: each.len() };
+        let mut overlap =
+            Self { personas: 0, of_personas: tested.len(), dialogues: 0, of_dialogues: all.len() - known.len() };
         for task in tested {
             let mut is_known = false;
             for (dialogue, persona) in task.dialogues.iter().zip(places.by_ref().take(task.dialogues.len())) {

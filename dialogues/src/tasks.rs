@@ -132,7 +132,7 @@ pub enum TaskError {
 /// # Errors
 /// [`TaskError::NoPersona`] and [`TaskError::NoTasks`].
 pub fn group_by_persona(dialogues: Vec<Dialogue>) -> Result<Grouping, TaskError> {
-    let lists = Lists::of(&dialogues)?;
+    let lists = Lists::of(&dialogues.iter().collect::<Vec<_>>())?;
     let common = lists.common.map(str::to_owned);
     let roots = lists.roots();
     let mut tasks: Vec<Task> = Vec::new();
@@ -165,7 +165,7 @@ pub fn group_by_persona(dialogues: Vec<Dialogue>) -> Result<Grouping, TaskError>
 ///
 /// # Errors
 /// [`TaskError::NoPersona`].
-pub(crate) fn personas_of(dialogues: &[Dialogue]) -> Result<Vec<usize>, TaskError> {
+pub(crate) fn personas_of(dialogues: &[&Dialogue]) -> Result<Vec<usize>, TaskError> {
     Lists::of(dialogues).map(|lists| lists.roots())
 }
 
@@ -184,7 +184,7 @@ struct Lists<'text> {
 }
 
 impl<'text> Lists<'text> {
-    fn of(dialogues: &'text [Dialogue]) -> Result<Self, TaskError> {
+    fn of(dialogues: &[&'text Dialogue]) -> Result<Self, TaskError> {
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut sentences: Vec<(&str, usize)> = Vec::new();
         let mut lists = Vec::with_capacity(dialogues.len());

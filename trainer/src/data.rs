@@ -70,7 +70,7 @@ pub fn split(data: &Data) -> Result<(PersonaSplit, Vec<String>)> {
 
 /// Whether any of `tested` were known to a run that was split so, in words.
 pub fn known(split: &PersonaSplit, tested: &[Task]) -> Option<String> {
-    let overlap = Overlap::of(&[split.train.as_slice(), &split.valid].concat(), tested);
+    let overlap = Overlap::of(split.train.iter().chain(&split.valid), tested);
     (!overlap.is_none()).then(|| {
         format!("{overlap} to test on were trained on or validated on, so these figures are not of new personas alone")
     })

@@ -107,16 +107,17 @@ impl<'a> Plan<'a> {
                 let Some((dialogue, held)) = task.dialogues.get(*held_out).zip(examples.get(*held_out)) else {
                     continue;
                 };
+                let of_shots = cells.by_ref().take(self.options.epochs.len().max(1));
+                if !has_enough(task, *shots) {
+                    of_shots.for_each(drop);
+                    continue;
+                }
                 // Each window of a long dialogue is learned from as a dialogue is.
                 let chosen: Vec<Example> =
                     support.iter().filter_map(|&one| examples.get(one)).flatten().cloned().collect();
-                let is_possible = has_enough(task, *shots);
                 // The passes that the learner has behind it; `None` before its reset.
                 let mut behind: Option<usize> = None;
-                for (&(_, epochs), tally) in cells.by_ref().take(self.options.epochs.len().max(1)) {
-                    if !is_possible {
-                        continue;
-                    }
+                for (&(_, epochs), tally) in of_shots {
                     let passes = epochs.map_or(Passes::Recipe, Passes::Epochs);
                     let untouched = support.is_empty() || passes == Passes::Epochs(0);
                     let key: (&[usize], Passes) = if untouched { (&[], Passes::Epochs(0)) } else { (support, passes) };
