@@ -1,9 +1,11 @@
 //! Base models by their name on the Hugging Face hub: found in the ordinary cache of its tools, or fetched into it.
 //!
-//! `hf-hub` downloads into a folder of its own beside the cached models. Only what has the length, and where the hub says
-//! one the SHA-256, that the hub announced is moved into the cache, and a revision is named there when all of its files are.
+//! Files are downloaded by their revision into a folder of our own beside the cached models. Only what has the length, and where
+//! the hub says one the digest, that the hub announced is moved into the cache, and a revision is named there when all of its files
+//! are. What a hub says becomes part of a path only where it is a plain name.
 
 mod cache;
+mod download;
 mod progress;
 #[cfg(test)]
 mod tests;
@@ -14,14 +16,15 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use std::{env, thread};
 
-use hf_hub::Cache;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo, Metadata};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::{Cache, Repo, RepoType};
 use marionette_dialogues::panics;
+use marionette_models::FileError;
 use marionette_models::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
-use marionette_models::{FileError, digest, files};
 
 use crate::error::{Result, TrainError};
 use cache::Model;
+use download::{Announced, Stopped};
 use marionette_models::interrupt;
 use progress::Shown;
 
@@ -137,21 +140,23 @@ impl Hub {
             _ => failed(name, file, error),
         };
         // Small files first: what is wrong is known before the long download.
-        let config = fetching.metadata(CONFIG_JSON).map_err(|error| missing(CONFIG_JSON, error))?;
-        let commit = config.commit_hash().to_owned();
-        let mut wanted = vec![(CONFIG_JSON, config)];
-        match fetching.metadata(TOKENIZER_JSON) {
-            Ok(metadata) => wanted.push((TOKENIZER_JSON, metadata)),
-            Err(error) if status(&error) == Some(404) => {
+        let config = fetching.announced(CONFIG_JSON).map_err(|asked| asked.or(missing))?;
+        let commit = config.commit.clone();
+        let mut wanted = vec![config];
+        match fetching.announced(TOKENIZER_JSON) {
+            Ok(tokenizer) => wanted.push(tokenizer),
+            Err(Asked::Hub(_, error)) if status(&error) == Some(404) => {
                 for file in VOCABULARY {
-                    wanted.push((file, fetching.metadata(file).map_err(|error| missing(file, error))?));
+                    wanted.push(fetching.announced(file).map_err(|asked| asked.or(missing))?);
                 }
             }
-            Err(error) => return Err(failed(name, TOKENIZER_JSON, error)),
+            Err(asked) => return Err(asked.or(|file, error| failed(name, file, error))),
         }
-        match fetching.metadata(MODEL_SAFETENSORS) {
-            Ok(metadata) => wanted.push((MODEL_SAFETENSORS, metadata)),
-            Err(error) if status(&error) == Some(404) && fetching.metadata("pytorch_model.bin").is_ok() => {
+        match fetching.announced(MODEL_SAFETENSORS) {
+            Ok(weights) => wanted.push(weights),
+            Err(Asked::Hub(_, error))
+                if status(&error) == Some(404) && fetching.announced("pytorch_model.bin").is_ok() =>
+            {
                 return Err(FileError::new(Path::new(name), "has only pytorch_model.bin, expected model.safetensors")
                     .remedy(format!(
                         "convert it with Python's transformers: \
@@ -159,13 +164,13 @@ impl Hub {
                          put the tokenizer's files beside it and give --base FOLDER"
                     )));
             }
-            Err(error) => return Err(missing(MODEL_SAFETENSORS, error)),
+            Err(asked) => return Err(asked.or(missing)),
         }
-        for (file, metadata) in &wanted {
-            if metadata.commit_hash() != commit {
+        for announced in &wanted {
+            if announced.commit != commit {
                 return Err(unusable(name, "it changed while it was being fetched"));
             }
-            fetching.put(file, metadata)?;
+            fetching.put(announced)?;
         }
         fetching.model.name_revision(&commit)?;
         // An empty folder does no harm.
@@ -174,12 +179,30 @@ impl Hub {
     }
 }
 
+/// Why nothing is known of a file.
+enum Asked {
+    /// What the hub answered when asked for it.
+    Hub(&'static str, ApiError),
+    /// It answered what cannot be.
+    Impossible(FileError),
+}
+
+impl Asked {
+    /// What is said of it; of the hub's answer by `hub`.
+    fn or(self, hub: impl FnOnce(&str, ApiError) -> FileError) -> FileError {
+        match self {
+            Self::Hub(file, error) => hub(file, error),
+            Self::Impossible(error) => error,
+        }
+    }
+}
+
 /// The fetching of one model.
 struct Fetching<'a> {
     name: &'a str,
+    token: Option<&'a str>,
     model: Model,
     api: Api,
-    repo: ApiRepo,
     /// The model's folder of unfinished downloads.
     unfinished: PathBuf,
     /// Held as long as this process fetches the model.
@@ -187,7 +210,7 @@ struct Fetching<'a> {
 }
 
 impl<'a> Fetching<'a> {
-    fn new(hub: &Hub, name: &'a str) -> Result<Self, FileError> {
+    fn new(hub: &'a Hub, name: &'a str) -> Result<Self, FileError> {
         let folder = hub.cache.join(UNFINISHED);
         let mut builder = ApiBuilder::from_cache(Cache::new(folder.clone())).with_token(hub.token.clone());
         if let Some(endpoint) = &hub.endpoint {
@@ -196,58 +219,63 @@ impl<'a> Fetching<'a> {
         let api = builder.build().map_err(|error| failed(name, CONFIG_JSON, error))?;
         let unfinished = folder.join(cache::folder_name(name));
         let lock = lock(name, &folder, &unfinished.with_extension("lock"))?;
-        let (model, repo) = (Model::new(&hub.cache, name), api.model(name.to_owned()));
-        Ok(Self { name, model, api, repo, unfinished, _lock: lock })
+        let model = Model::new(&hub.cache, name);
+        Ok(Self { name, token: hub.token.as_deref(), model, api, unfinished, _lock: lock })
     }
 
-    /// The revision, digest and length of a file, as the hub has it now.
-    fn metadata(&self, file: &str) -> Result<Metadata, ApiError> {
-        self.api.metadata(&self.repo.url(file))
+    /// The revision, ETag and length of a file, as the hub has it now.
+    fn announced(&self, file: &'static str) -> Result<Announced, Asked> {
+        let url = self.api.model(self.name.to_owned()).url(file);
+        let metadata = self.api.metadata(&url).map_err(|error| Asked::Hub(file, error))?;
+        let etag = metadata.etag().trim_start_matches("W/");
+        if !cache::is_plain(etag) || !cache::is_plain(metadata.commit_hash()) {
+            return Err(Asked::Impossible(unusable(self.name, &format!("{file} has an impossible revision or ETag"))));
+        }
+        let (commit, etag) = (metadata.commit_hash().to_owned(), etag.to_owned());
+        Ok(Announced { file, commit, etag, bytes: metadata.size() as u64 })
     }
 
     /// Puts a file into the cache, fetched where it is not there.
-    fn put(&self, file: &str, metadata: &Metadata) -> Result<(), FileError> {
-        if !cache::is_plain(metadata.etag()) || !cache::is_plain(metadata.commit_hash()) {
-            return Err(unusable(self.name, &format!("{file} has an impossible revision or ETag")));
-        }
-        if self.model.has(metadata.commit_hash(), file) {
+    fn put(&self, announced: &Announced) -> Result<(), FileError> {
+        if self.model.has(&announced.commit, announced.file) {
             return Ok(());
         }
-        let blob = self.model.blob(metadata.etag());
-        if fs::metadata(&blob).map_or(0, |found| found.len()) != metadata.size() as u64 {
-            let fetched = self.download(file, metadata)?;
+        let blob = self.model.blob(&announced.etag);
+        if fs::metadata(&blob).map_or(0, |found| found.len()) != announced.bytes {
+            let fetched = self.download(announced)?;
             cache::move_durably(&fetched, &blob)?;
         }
-        self.model.link(metadata.commit_hash(), file, metadata.etag())
+        self.model.link(&announced.commit, announced.file, &announced.etag)
     }
 
     /// Downloads a file, from where an earlier download stopped, and checks it.
-    fn download(&self, file: &str, metadata: &Metadata) -> Result<PathBuf, FileError> {
-        let path = self.unfinished.join("blobs").join(metadata.etag());
-        let part = path.with_extension("part");
-        for from_the_start in [false, true] {
-            if from_the_start {
-                let _ = fs::remove_file(&part);
-            }
+    fn download(&self, announced: &Announced) -> Result<PathBuf, FileError> {
+        let file = announced.file;
+        let part = self.unfinished.join(format!("{}.part", announced.etag));
+        fs::create_dir_all(&self.unfinished)
+            .map_err(|error| FileError::new(&self.unfinished, format!("the folder cannot be made: {error}")))?;
+        let unreadable = |error| FileError::new(&part, format!("cannot be read again: {error}"));
+        // Killed when all was there but not yet moved.
+        if part.exists() && announced.problem(&part).map_err(unreadable)?.is_none() {
+            return Ok(part);
+        }
+        let revision = Repo::with_revision(self.name.to_owned(), RepoType::Model, announced.commit.clone());
+        let url = self.api.repo(revision).url(file);
+        loop {
             let begun = part.exists();
-            let shown = Shown::new(self.name);
-            match self.repo.download_with_progress(file, shown) {
-                Ok(_) => match check(&path, metadata) {
-                    Ok(()) => return Ok(path),
-                    Err(problem) => {
-                        let _ = fs::remove_file(&path);
-                        if !begun {
-                            return Err(unusable(self.name, &format!("{file} {problem}")));
-                        }
-                    }
-                },
-                // What was there cannot be gone on with: it is longer than the file, or as long.
-                Err(ApiError::InvalidResume) => {}
-                Err(error) if begun && status(&error) == Some(416) => {}
-                Err(error) => return Err(failed(self.name, file, error)),
+            let problem = match download::download(&url, self.token, announced, &part, &mut Shown::new(self.name)) {
+                Ok(()) => announced.problem(&part).map_err(unreadable)?,
+                Err(Stopped::Network(ureq::Error::StatusCode(416))) if begun => Some("cannot be gone on with".into()),
+                Err(Stopped::Network(error)) => return Err(failed(self.name, file, Box::new(error).into())),
+                Err(Stopped::Io(error)) => return Err(failed(self.name, file, error.into())),
+            };
+            let Some(problem) = problem else { return Ok(part) };
+            let _ = fs::remove_file(&part);
+            // What an earlier download left may be what was wrong.
+            if !begun {
+                return Err(unusable(self.name, &format!("{file} {problem}")));
             }
         }
-        Err(unusable(self.name, &format!("{file} cannot be fetched whole")))
     }
 }
 
@@ -265,21 +293,6 @@ fn lock(name: &str, folder: &Path, path: &Path) -> Result<File, FileError> {
 
 fn busy(name: &str) -> FileError {
     FileError::new(Path::new(name), "another process is fetching it").remedy("wait for that one, then run this again")
-}
-
-/// Whether a fetched file is what the hub announced. An ETag of 64 hexadecimal digits is the file's SHA-256.
-fn check(path: &Path, metadata: &Metadata) -> Result<(), String> {
-    let unreadable = |error: &dyn std::fmt::Display| format!("cannot be read again: {error}");
-    let mut file = files::open_regular(path).map_err(|error| unreadable(&error))?;
-    let (sha256, bytes) = digest::sha256_reader(&mut file).map_err(|error| unreadable(&error))?;
-    if bytes != metadata.size() as u64 {
-        return Err(format!("came with {bytes} bytes, expected {}", metadata.size()));
-    }
-    let etag = metadata.etag();
-    if etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit()) && !etag.eq_ignore_ascii_case(&sha256) {
-        return Err(format!("came with SHA-256 {sha256}, expected {etag}"));
-    }
-    Ok(())
 }
 
 /// The status that the hub answered with, where it is none of success.

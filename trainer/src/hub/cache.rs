@@ -2,7 +2,7 @@
 //! by their names in `snapshots/REVISION`, and the newest revision's name in `refs/main`.
 
 use std::fs::{self, File};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, Repo, RepoType};
 use marionette_models::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
@@ -28,11 +28,12 @@ pub fn folder_name(name: &str) -> String {
     Repo::new(name.to_owned(), RepoType::Model).folder_name()
 }
 
-/// Whether a name that the hub gave stays within the folder it is put into.
+/// Whether a revision or an ETag that the hub gave can be the name of one file: letters, digits, `-`, `_` and `.`, which it does not
+/// begin with.
 pub fn is_plain(name: &str) -> bool {
-    !name.is_empty()
-        && !name.contains(['\\', '\0'])
-        && Path::new(name).components().all(|component| matches!(component, Component::Normal(_)))
+    (1..=128).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// Moves a file of the same file system, its content durable before its name.

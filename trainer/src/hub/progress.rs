@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 
-use hf_hub::api::Progress;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use crate::say::say;
@@ -26,13 +25,10 @@ impl Shown {
     }
 }
 
-impl Progress for Shown {
-    fn init(&mut self, size: usize, filename: &str) {
-        // It comes twice, the second time when the download begins.
-        (self.bytes, self.done) = (size as u64, 0);
-        if self.file == filename {
-            return;
-        }
+impl Shown {
+    /// A file of so many bytes, of which `done` are there.
+    pub fn begin(&mut self, filename: &str, bytes: u64, done: u64) {
+        (self.bytes, self.done) = (bytes, done);
         self.file = filename.to_owned();
         if std::io::stderr().is_terminal() {
             let template = "{msg}  {bar:24} {bytes}/{total_bytes}  {bytes_per_sec} (ETA {eta})";
@@ -43,7 +39,8 @@ impl Progress for Shown {
         }
     }
 
-    fn update(&mut self, size: usize) {
+    /// So many bytes more have come.
+    pub fn update(&mut self, size: usize) {
         let tenth = |done: u64| done.saturating_mul(10) / self.bytes.max(1);
         let before = tenth(self.done);
         let done = self.done.saturating_add(size as u64);
@@ -55,7 +52,8 @@ impl Progress for Shown {
         self.done = done;
     }
 
-    fn finish(&mut self) {
+    /// All have come.
+    pub fn finish(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use marionette_dialogues::{load_tokenizer, save_tokenizer, train_bpe};
 use marionette_models::checkpoint::{Base, Storage, read_base, write_base};
-use marionette_models::{Gpt2Shape, ModelConfig, init, params};
+use marionette_models::{Gpt2Shape, ModelConfig, digest, init, params};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -29,8 +29,18 @@ pub enum Answer {
     Short(usize),
     /// All of it, whatever range was asked for.
     NoRange,
+    /// All of it as if it were the range that was asked for, said truly.
+    FromTheStart,
     /// As many bytes as there are, but others.
     Altered,
+    /// A byte more than there are, and no end.
+    Longer,
+    /// The content, under an ETag and of a revision that lead out of the cache.
+    Escaping,
+    /// Such an ETag, already when asked what there is.
+    EscapingTag,
+    /// Such a revision.
+    EscapingRevision,
     /// Another host, as for large files.
     Elsewhere,
     /// No success, already when asked what there is.
@@ -115,6 +125,12 @@ impl FakeHub {
         content.map(|(_, range, _)| range.clone()).collect()
     }
 
+    /// What lies beside the cache and above it, as far as the test's folder goes.
+    pub fn beside_the_cache(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.cache.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
     #[track_caller]
     pub fn fetched(&self) -> PathBuf {
         let folder = self.hub().model(NAME).unwrap();
@@ -141,10 +157,12 @@ impl FakeHub {
     }
 }
 
-/// SHA-256 for the weights, as the hub has it for large files; something else for the others.
+/// SHA-256 for the weights, as the hub has it for large files; git's for the others.
 fn etag(file: &str, content: &[u8]) -> String {
-    let sha256 = digest::sha256(content);
-    if file == MODEL_SAFETENSORS { sha256 } else { sha256[..40].to_owned() }
+    match file {
+        MODEL_SAFETENSORS => digest::sha256(content),
+        _ => download::git_blob(&mut &content[..], content.len() as u64).unwrap(),
+    }
 }
 
 fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
@@ -164,7 +182,12 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let elsewhere = path.starts_with("/elsewhere/");
     let file = match elsewhere {
         true => path.trim_start_matches("/elsewhere/").to_owned(),
-        false => path.strip_prefix(&format!("/{NAME}/resolve/main/")).unwrap_or("?").to_owned(),
+        // What there is, is asked of the newest revision; the content of one by its name.
+        false => ["main", COMMIT]
+            .into_iter()
+            .find_map(|revision| path.strip_prefix(&format!("/{NAME}/resolve/{revision}/")))
+            .unwrap_or("?")
+            .to_owned(),
     };
     let mut state = state.lock().unwrap();
     state.asked.push((file.clone(), range.clone(), authorization));
@@ -172,7 +195,13 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let waiting = state.answers.get_mut(&file);
     let next = waiting.and_then(|answers| match answers.last() {
         // These hold already for what is asked first.
-        Some(&now @ (Answer::Elsewhere | Answer::Status(_) | Answer::Nowhere)) if !elsewhere => Some(now),
+        Some(
+            &now @ (Answer::Elsewhere
+            | Answer::Status(_)
+            | Answer::Nowhere
+            | Answer::EscapingTag
+            | Answer::EscapingRevision),
+        ) if !elsewhere => Some(now),
         _ if only_asks => None,
         _ => answers.pop(),
     });
@@ -181,7 +210,13 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     };
     drop(state);
-    let mut head = format!("Connection: close\r\nX-Repo-Commit: {COMMIT}\r\nETag: \"{}\"\r\n", etag(&file, &content));
+    let out = "../../../../escaped";
+    let tag = match how {
+        Answer::Escaping | Answer::EscapingTag => out.to_owned(),
+        _ => etag(&file, &content),
+    };
+    let commit = if matches!(how, Answer::Escaping | Answer::EscapingRevision) { out } else { COMMIT };
+    let mut head = format!("Connection: close\r\nX-Repo-Commit: {commit}\r\nETag: \"{tag}\"\r\n");
     let total = content.len();
     let (mut first, mut last) = (0, total);
     if let Some((from, to)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) {
@@ -197,7 +232,12 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                 format!("HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n{head}\r\n").as_bytes(),
             );
         }
-        Answer::Whole => {}
+        Answer::Whole | Answer::Escaping | Answer::EscapingTag | Answer::EscapingRevision => {}
+        Answer::FromTheStart => (first, last, promised, sent) = (0, total, total, content),
+        Answer::Longer => {
+            promised += 1;
+            sent.push(0);
+        }
         Answer::CutAfter(bytes) | Answer::CutWithoutLength(bytes) => sent.truncate(bytes),
         Answer::Short(bytes) => {
             sent.truncate(bytes);
@@ -232,16 +272,12 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Leaves in a hub's cache what a killed download leaves: `bytes` of a file, and a link to what was moved away.
+/// Leaves in a hub's cache what a killed download leaves.
 pub fn killed(hub: &FakeHub, change: impl FnOnce(&mut Vec<u8>)) {
-    let content = hub.state.lock().unwrap().files[MODEL_SAFETENSORS].clone();
-    let unfinished = hub.hub().cache.join(UNFINISHED).join("models--somebody--tiny-gpt2");
-    let (blobs, snapshot) = (unfinished.join("blobs"), unfinished.join("snapshots").join(COMMIT));
-    let etag = etag(MODEL_SAFETENSORS, &content);
-    let mut left = content;
+    let mut left = hub.state.lock().unwrap().files[MODEL_SAFETENSORS].clone();
+    let etag = etag(MODEL_SAFETENSORS, &left);
     change(&mut left);
-    fs::create_dir_all(&blobs).unwrap();
-    fs::create_dir_all(&snapshot).unwrap();
-    std::os::unix::fs::symlink(Path::new("../../blobs").join(&etag), snapshot.join(MODEL_SAFETENSORS)).unwrap();
-    fs::write(blobs.join(etag).with_extension("part"), left).unwrap();
+    let unfinished = hub.hub().cache.join(UNFINISHED).join("models--somebody--tiny-gpt2");
+    fs::create_dir_all(&unfinished).unwrap();
+    fs::write(unfinished.join(format!("{etag}.part")), left).unwrap();
 }
