@@ -76,8 +76,8 @@ impl Source {
     }
 
     fn of_run(path: &Path, fresh: FreshAdapters, moved: Option<&Path>) -> Result<Self, ExportError> {
-        let mut model = RunModel::read(path)?;
         let checkpoint = run::checkpoint(path, Which::Best)?;
+        let mut model = RunModel::read(path, &checkpoint)?;
         let learned = Learned::of(&checkpoint)?;
         if learned.adapters && fresh != FreshAdapters::default() {
             return Err(ExportError::Usage(
@@ -98,7 +98,7 @@ impl Source {
             base_sha256 = digest::base_sha256(&base.config, &base.tensors);
         }
         let source = Self::fresh(base, base_sha256, &encoder, fresh)?;
-        let source = Self { persona_text: model.persona_text, validation: validation(path), ..source };
+        let source = Self { persona_text: model.persona_text, validation: validation(path, &checkpoint), ..source };
         match learned.adapters {
             true => source.with_adapters_of(path, &checkpoint, model),
             false => Ok(Self {
@@ -174,8 +174,8 @@ impl Source {
 }
 
 /// The personas that a run was validated on, or why they cannot be had: it does not stop an export.
-fn validation(path: &Path) -> Result<Vec<Task>, String> {
-    let data = RunData::read(path).map_err(|error| error.to_string())?;
+fn validation(path: &Path, checkpoint: &Path) -> Result<Vec<Task>, String> {
+    let data = RunData::read(path, checkpoint).map_err(|error| error.to_string())?;
     for (file, expected) in data.train.iter().chain(&data.valid).zip(&data.sha256) {
         let (whole, _) = split_part(file);
         let found = files::open_regular(&whole).and_then(|mut open| {

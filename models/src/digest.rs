@@ -49,6 +49,19 @@ impl<W: Write> HashingWriter<W> {
         Self { inner, hasher: Sha256::new(), bytes: 0 }
     }
 
+    /// Goes on with what is in a file already, from its beginning, as far as `bytes` where there is as much.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn resume(mut inner: W, bytes: u64) -> io::Result<Self>
+    where
+        W: Read,
+    {
+        let mut read = HashingWriter::new(io::sink());
+        io::copy(&mut (&mut inner).take(bytes), &mut io::BufWriter::with_capacity(1 << 18, &mut read))?;
+        Ok(Self { inner, hasher: read.hasher, bytes: read.bytes })
+    }
+
     /// The digest of what was written so far.
     pub fn digest(&self) -> String {
         hex(&self.hasher.clone().finalize())

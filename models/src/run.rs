@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Base, CONFIG_JSON, MODEL_SAFETENSORS};
@@ -24,6 +25,8 @@ pub const CLASSIFIER: &str = "classifier.safetensors";
 pub const OPTIMISER: &str = "optimiser.safetensors";
 /// The counters and random numbers within a checkpoint.
 pub const STATE: &str = "state.json";
+/// A `state.json` of more than this many bytes is refused.
+pub const MAX_STATE: u64 = 1 << 28;
 /// Φ within a checkpoint, where adapters were learned.
 pub const ADAPTERS: &str = "adapters.safetensors";
 /// The digests of a checkpoint's files, as `sha256sum` prints and checks them.
@@ -49,17 +52,18 @@ pub struct RunModel {
 }
 
 impl RunModel {
-    /// Reads it from `RUN/config.toml`; what else is in the file is the trainer's.
+    /// What a verified checkpoint of a run was made with, but for the place of the base model: `RUN/config.toml`, which anyone may
+    /// edit and no digest protects, says where that lies by now. What else is in the files is the trainer's.
     ///
     /// # Errors
-    /// The file is missing or wrong.
-    pub fn read(run: &Path) -> Result<Self> {
+    /// A file is missing or wrong.
+    pub fn read(run: &Path, checkpoint: &Path) -> Result<Self> {
         let path = run.join(CONFIG_TOML);
-        let bytes = files::read_limited(&path, 1 << 20)?;
-        let text = str::from_utf8(&bytes).map_err(|_| FileError::new(&path, "is not UTF-8"))?;
-        let model: Self = toml::from_str(text).map_err(|error| {
-            FileError::new(&path, error.message()).remedy("expected the config.toml that `marionette-train run` wrote")
-        })?;
+        let written: Self = read_config(&path)?;
+        let model = match made_with(checkpoint)? {
+            Some(made) => Self { base: written.base, ..made },
+            None => written,
+        };
         model.adapter.check().map_err(|problem| FileError::new(&path, problem).at("adapter.bottleneck"))?;
         Ok(model)
     }
@@ -114,21 +118,52 @@ pub struct RunData {
 }
 
 impl RunData {
-    /// Reads it from `RUN/config.toml`.
+    /// As [`RunModel::read`]: what the checkpoint was made with, from where `RUN/config.toml` says that the files lie by now.
     ///
     /// # Errors
-    /// The file is missing or wrong, or says nothing of data.
-    pub fn read(run: &Path) -> Result<Self> {
+    /// A file is missing or wrong, or says nothing of data.
+    pub fn read(run: &Path, checkpoint: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct File {
             data: RunData,
         }
-        let path = run.join(CONFIG_TOML);
-        let bytes = files::read_limited(&path, 1 << 20)?;
-        let text = str::from_utf8(&bytes).map_err(|_| FileError::new(&path, "is not UTF-8"))?;
-        let file: File = toml::from_str(text).map_err(|error| FileError::new(&path, error.message()).at("data"))?;
-        Ok(file.data)
+        let written: File = read_config(&run.join(CONFIG_TOML))?;
+        Ok(match made_with::<File>(checkpoint)? {
+            Some(made) if made.data.sha256 == written.data.sha256 => {
+                Self { train: written.data.train, valid: written.data.valid, ..made.data }
+            }
+            Some(made) => made.data,
+            None => written.data,
+        })
     }
+}
+
+fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = files::read_limited(path, 1 << 20)?;
+    let text = str::from_utf8(&bytes).map_err(|_| FileError::new(path, "is not UTF-8"))?;
+    toml::from_str(text).map_err(|error| {
+        FileError::new(path, error.message()).remedy("expected the config.toml that `marionette-train run` wrote")
+    })
+}
+
+/// The configuration that a checkpoint was made with, from its `state.json`, which its digests protect; none where it
+/// is not recorded there, as in those of former versions.
+///
+/// # Errors
+/// The file is missing or wrong.
+pub fn made_with<T: DeserializeOwned>(checkpoint: &Path) -> Result<Option<T>> {
+    #[derive(Deserialize)]
+    struct Recorded<T> {
+        config: Option<T>,
+    }
+    let path = checkpoint.join(STATE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = files::read_limited(&path, MAX_STATE)?;
+    let recorded: Recorded<T> =
+        json::from_slice(&bytes).map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?;
+    Ok(recorded.config)
 }
 
 /// Which checkpoint of a run.

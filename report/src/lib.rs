@@ -19,7 +19,7 @@ use std::io;
 use std::path::Path;
 
 use marionette_models::FileError;
-use marionette_models::files::{read_limited, write_atomic};
+use marionette_models::files::{create_folders, read_limited, write_atomic};
 
 pub use comparison::{Cell, Comparison, Curve, Figure, MethodResult, Point, Sample, Split};
 pub use paper::{PaperRow, paper_methods, paper_only_rows, paper_row};
@@ -79,7 +79,7 @@ pub fn write(dir: &Path, comparison: &Comparison) -> Result<(), ReportError> {
     let view = View::new(&shown);
     let table = table::csv(&view).map_err(|error| FileError::new(&csv, error))?;
 
-    fs::create_dir_all(dir).map_err(|error| FileError::new(dir, format!("the folder cannot be made: {error}")))?;
+    create_folders(dir)?;
     save(&json, &bytes)?;
     save(&csv, &table)?;
     save(&dir.join("table.md"), table::markdown(&view).as_bytes())?;

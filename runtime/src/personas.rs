@@ -135,16 +135,11 @@ impl Store {
     /// # Errors
     /// [`PersonaError::Busy`] at once where another has it; [`PersonaError::Case`]; the folder cannot be written.
     pub fn lock(&self, name: &PersonaName) -> Result<Lock<'_>, PersonaError> {
-        let failed = |what: &str, error| FileError::new(&self.folder, format!("{what}: {error}"));
-        fs::create_dir_all(&self.folder).map_err(|error| failed("the folder cannot be made", error))?;
-        let clash =
-            self.names().into_iter().find(|other| other != name.as_str() && other.eq_ignore_ascii_case(name.as_str()));
-        if let Some(other) = clash {
-            return Err(PersonaError::Case { name: name.clone(), other });
-        }
+        files::create_folders(&self.folder)?;
         // The lock is a file of its own: the persona's is replaced by renaming. It stays, as removing it would let a third
         // process lock a new file of that name while a second one still waits on the old.
-        let path = self.folder.join(format!(".{name}.lock"));
+        // Names that differ only in case have one lock: of two that begin at once one is refused.
+        let path = self.folder.join(format!(".{}.lock", name.as_str().to_ascii_lowercase()));
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| {
             FileError::new(&path, format!("cannot be made: {error}")).remedy("check the folder's permissions")
         })?;
@@ -155,7 +150,14 @@ impl Store {
                 return Err(FileError::new(&path, format!("cannot be locked: {error}")).into());
             }
         }
-        files::remove_stale_temporaries(&self.folder);
+        let names = self.names();
+        let clash = names.iter().find(|other| other.eq_ignore_ascii_case(name.as_str()));
+        match clash {
+            Some(other) if !names.iter().any(|there| there == name.as_str()) => {
+                return Err(PersonaError::Case { name: name.clone(), other: other.clone() });
+            }
+            _ => {}
+        }
         Ok(Lock { store: self, name: name.clone(), _file: file })
     }
 

@@ -1,4 +1,4 @@
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use marionette_models::bundle::{Operators, Precision};
 use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, InnerLoop, PromptForm, params};
@@ -117,6 +117,14 @@ fn names_that_differ_only_in_case_are_refused() {
     assert!(error.contains("only in case"), "{error}");
     assert!(matches!(store.load(&name("Ann"), &manifest()), Err(PersonaError::Unknown { .. })));
     assert!(store.lock(&name("ann")).is_ok());
+    // Begun at once: neither is there yet, and one of them waits for nobody.
+    let _held = store.lock(&name("Fox")).unwrap();
+    assert!(matches!(store.lock(&name("fox")), Err(PersonaError::Busy { .. })));
+    // Where both are there, from a time when that was possible, each can still be used.
+    fs::copy(store.path(&name("ann")), store.path(&name("ANN"))).unwrap();
+    for there in ["ann", "ANN"] {
+        save(&store, there, 0.5);
+    }
 }
 
 #[test]
@@ -155,17 +163,18 @@ fn a_process_killed_before_the_rename_leaves_the_old_persona() {
     let path = save(&store, "ann", 0.5);
     let whole = fs::read(&path).unwrap();
     // What the kill leaves: a temporary file with part of the new persona.
-    let fresh = store.folder.join(format!("{}fresh", files::TEMPORARY_PREFIX));
-    let stale = store.folder.join(format!("{}stale", files::TEMPORARY_PREFIX));
-    fs::write(&fresh, &whole[..whole.len() / 2]).unwrap();
-    fs::write(&stale, b"").unwrap();
-    let two_hours_ago = SystemTime::now() - Duration::from_secs(7200);
-    File::options().write(true).open(&stale).unwrap().set_modified(two_hours_ago).unwrap();
+    let left = store.folder.join(format!("{}left", files::TEMPORARY_PREFIX));
+    fs::write(&left, &whole[..whole.len() / 2]).unwrap();
+    // What another process is writing; by its clock, long ago.
+    let live = store.folder.join(format!("{}live", files::TEMPORARY_PREFIX));
+    let held = File::create(&live).unwrap();
+    held.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    held.lock().unwrap();
     assert_eq!(store.names(), ["ann"]);
     assert_eq!(store.load(&name("ann"), &manifest()).unwrap(), persona(0.5));
     // The next change cleans up what no living process can be writing.
     save(&store, "ann", 0.25);
-    assert!(!stale.exists() && fresh.exists());
+    assert!(!left.exists() && live.exists());
     assert_eq!(store.load(&name("ann"), &manifest()).unwrap(), persona(0.25));
 }
 

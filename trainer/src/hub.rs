@@ -19,8 +19,8 @@ use std::{env, thread};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use marionette_dialogues::panics;
-use marionette_models::FileError;
 use marionette_models::checkpoint::{CONFIG_JSON, MODEL_SAFETENSORS};
+use marionette_models::{FileError, files};
 
 use crate::error::{Result, TrainError};
 use cache::Model;
@@ -252,8 +252,7 @@ impl<'a> Fetching<'a> {
     fn download(&self, announced: &Announced) -> Result<PathBuf, FileError> {
         let file = announced.file;
         let part = self.unfinished.join(format!("{}.part", announced.etag));
-        fs::create_dir_all(&self.unfinished)
-            .map_err(|error| FileError::new(&self.unfinished, format!("the folder cannot be made: {error}")))?;
+        files::create_folders(&self.unfinished)?;
         let unreadable = |error| FileError::new(&part, format!("cannot be read again: {error}"));
         // Killed when all was there but not yet moved.
         if part.exists() && announced.problem(&part).map_err(unreadable)?.is_none() {
@@ -282,7 +281,7 @@ impl<'a> Fetching<'a> {
 /// Takes the lock of a model's unfinished downloads; it goes with the file or the process.
 fn lock(name: &str, folder: &Path, path: &Path) -> Result<File, FileError> {
     let failed = |error| FileError::new(path, format!("cannot be made: {error}"));
-    fs::create_dir_all(folder).map_err(failed)?;
+    files::create_folders(folder)?;
     let file = File::create(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

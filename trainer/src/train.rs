@@ -20,7 +20,7 @@ use std::time::Instant;
 use indicatif::HumanDuration;
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, files, interrupt, params};
+use marionette_models::{FileError, interrupt, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
@@ -106,9 +106,6 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
 
     let found = found.map(|(folder, counters)| State::read(&folder, counters, config, &run.model)).transpose();
     let found = found.map_err(|error| checkpoints::none_to_go_on_from(out, &error))?;
-    if begun {
-        files::remove_stale_temporaries(out);
-    }
     if other {
         config.write(out)?;
     }
@@ -130,8 +127,9 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
                 // It belongs to the best checkpoint of then.
                 let _ = fs::remove_file(out.join(PROBE));
             }
-            let Counters { metrics_bytes, iteration, .. } = state.counters;
-            let metrics = (!at_rest).then(|| MetricsFile::open(out, metrics_bytes, iteration)).transpose()?;
+            let Counters { metrics_bytes, ref metrics_sha256, iteration, .. } = state.counters;
+            let open = || MetricsFile::open(out, metrics_bytes, metrics_sha256.as_deref(), iteration);
+            let metrics = (!at_rest).then(open).transpose()?;
             (state, metrics)
         }
         None => {
@@ -209,6 +207,7 @@ impl Run<'_> {
             first,
             newest: first,
             metrics_bytes: 0,
+            metrics_sha256: None,
             finished: false,
             optimiser_steps: 0,
             rates,
@@ -224,10 +223,10 @@ impl Run<'_> {
                 })?)
             })?;
         }
-        let mut metrics = MetricsFile::open(self.out, 0, 0)?;
+        let mut metrics = MetricsFile::open(self.out, 0, None, 0)?;
         metrics.append(&line(&counters, None, None, Some(first)))?;
         metrics.sync()?;
-        counters.metrics_bytes = metrics.bytes;
+        (counters.metrics_bytes, counters.metrics_sha256) = metrics.written();
         counters.seconds = started.elapsed().as_secs_f64();
         let expected = std::time::Duration::from_secs(forecast::seconds(self, counters.seconds).round() as u64);
         say(format_args!(
@@ -281,7 +280,7 @@ impl Run<'_> {
                 let counters = &mut state.counters;
                 counters.seconds = before + started.elapsed().as_secs_f64();
                 metrics.append(&line(counters, Some(loss), Some(norm), validation))?;
-                counters.metrics_bytes = metrics.bytes;
+                (counters.metrics_bytes, counters.metrics_sha256) = metrics.written();
                 let message = {
                     let speed = counters.tokens as f64 / counters.seconds.max(1e-9);
                     format!("loss {loss:.3}, validation {}, {speed:.0} tok/s", describe(counters.newest))

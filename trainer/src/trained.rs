@@ -40,10 +40,16 @@ impl Trained {
     /// A file is missing or wrong; the base model is another than the run's.
     pub fn open(dir: &Path, base: Option<&Path>, device: Device) -> Result<Self> {
         let path = dir.join(CONFIG_TOML);
-        let mut config = Config::recorded(&path)?;
+        let written = Config::recorded(&path)?;
+        let best = checkpoint(dir, Which::Best)?;
+        // The checkpoint's own record counts: no digest protects what anyone may edit.
+        let mut config = match run::made_with::<Config>(&best)? {
+            Some(made) => made.placed_as(written),
+            None => written,
+        };
+        config.check()?;
         let base = config.model.read_base(&path, base)?;
         let method = config.method()?;
-        let best = checkpoint(dir, Which::Best)?;
         let recipe = run::inner_loop(&best)?;
         let shape = &base.config;
         let encoder = encoder(&config, shape)?;

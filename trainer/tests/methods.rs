@@ -51,7 +51,7 @@ const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottlene
 /// All that a checkpoint has learned.
 fn learned(run: &Path, method: Method, step: usize) -> Tensors {
     let folder = run.join(format!("checkpoints/step-{step}"));
-    let model = RunModel::read(run).unwrap();
+    let model = RunModel::read(run, &checkpoint(run, Which::Best).unwrap()).unwrap();
     let config = read_base(&model.base).unwrap().config;
     let mut all = Tensors::new();
     let there = |name: &str| folder.join(name).is_file();
@@ -105,7 +105,7 @@ fn runs(method: Method) {
     let expected = first.keys().flat_map(|name| [format!("first.{name}"), format!("second.{name}")]);
     assert_eq!(moments.keys().cloned().collect::<BTreeSet<_>>(), expected.collect());
     // What is frozen does not.
-    let model = RunModel::read(&run).unwrap();
+    let model = RunModel::read(&run, &checkpoint(&run, Which::Best).unwrap()).unwrap();
     assert_eq!(digest::base_sha256(&base.config, &base.tensors), model.base_sha256);
     assert_eq!(read_base(&folder.join("base")).unwrap(), base);
 

@@ -8,7 +8,8 @@ use std::fs;
 
 use marionette_models::checkpoint::{read_adapters, read_base};
 use marionette_models::probe::Probe;
-use marionette_models::run::{ADAPTERS, PROBE, RunModel, Which, checkpoint};
+use marionette_models::run::{ADAPTERS, CONFIG_TOML, PROBE, RunModel, Which, checkpoint};
+use marionette_trainer::trained::Trained;
 use support::program::{command, interrupt, refuses, spawn, train, wait_until, works};
 use support::{contents, result, workplace};
 
@@ -21,11 +22,21 @@ fn a_run_is_whole_and_the_same_command_gives_the_same_bytes() {
     let said = works(&train(&folder, &format!("{RUN} --out one")));
     assert!(said.contains("4 meta-iterations") && said.contains("validation perplexity"), "{said}");
     let run = folder.join("one");
-    let model = RunModel::read(&run).unwrap();
+    let model = RunModel::read(&run, &checkpoint(&run, Which::Best).unwrap()).unwrap();
     let base = read_base(&model.base).unwrap();
     assert_eq!((model.method.as_str(), model.adapter.bottleneck, model.inner_loop.steps), ("extra-place", 4, 2));
     let best = checkpoint(&run, Which::Best).unwrap();
     read_adapters(&best.join(ADAPTERS), &base.config, &model.adapter).unwrap();
+    // What changes in config.toml, by hand or by a fault, changes nothing of what the checkpoint is.
+    let config = run.join(CONFIG_TOML);
+    let written = fs::read_to_string(&config).unwrap();
+    let other = written.replace("persona_text = false", "persona_text = true").replace("steps = 2", "steps = 3");
+    assert_ne!(written, other);
+    fs::write(&config, other).unwrap();
+    assert_eq!(RunModel::read(&run, &best).unwrap(), model);
+    let trained = Trained::open(&run, None, tch::Device::Cpu).unwrap();
+    assert_eq!(trained.config.model, model);
+    fs::write(&config, written).unwrap();
     let probe = Probe::read(&run.join(PROBE), &base.config, &model.adapter).unwrap();
     assert_eq!((probe.batch, probe.losses.len()), (2, 2));
     assert!(probe.losses[1] < probe.losses[0]);
@@ -132,7 +143,7 @@ fn an_interrupted_run_keeps_what_it_learned() {
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
     let run = folder.join("one");
-    let model = RunModel::read(&run).unwrap();
+    let model = RunModel::read(&run, &checkpoint(&run, Which::Best).unwrap()).unwrap();
     let base = read_base(&model.base).unwrap();
     for which in [Which::Best, Which::Last] {
         read_adapters(&checkpoint(&run, which).unwrap().join(ADAPTERS), &base.config, &model.adapter).unwrap();
@@ -234,7 +245,7 @@ fn divergence_is_named_and_keeps_the_last_good_state() {
     let run = format!("{RUN} --outer-lr 1e30 --out two");
     refuses(&train(&folder, &run), 1, &["meta-iteration 2", "lower --inner-lr or --outer-lr"]);
     let run = folder.join("two");
-    let model = RunModel::read(&run).unwrap();
+    let model = RunModel::read(&run, &checkpoint(&run, Which::Best).unwrap()).unwrap();
     let base = read_base(&model.base).unwrap();
     read_adapters(&checkpoint(&run, Which::Best).unwrap().join(ADAPTERS), &base.config, &model.adapter).unwrap();
 }

@@ -338,15 +338,16 @@ fn what_lies_about_is_ignored_and_what_is_missing_is_named() {
     assert_eq!(again, said);
     assert_eq!(contents(&run), before);
 
-    // Left by killed programs: one long ago, one just now, perhaps by one that still runs.
+    // Left by a killed program, and of one that still runs, long ago by its clock.
     let checkpoints = run.join("checkpoints");
     let stale = |name: &str| checkpoints.join(format!("{TEMPORARY_PREFIX}{name}"));
     for name in ["1-step-99", "2-step-98"] {
         fs::create_dir(stale(name)).unwrap();
         fs::write(stale(name).join("state.json"), "{").unwrap();
     }
-    let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600);
-    fs::File::open(stale("1-step-99")).unwrap().set_modified(long_ago).unwrap();
+    let held = fs::File::open(stale("2-step-98")).unwrap();
+    held.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    held.lock().unwrap();
     let more = format!("{RUN} {EXTRA_PLACE} --out one --resume --force")
         .replace("--keep 3", "--keep 1")
         .replace("--iterations 24", "--iterations 25");
@@ -360,6 +361,12 @@ fn what_lies_about_is_ignored_and_what_is_missing_is_named() {
     let more = more.replace("--iterations 25", "--iterations 26");
     let bytes = metrics.len().to_string();
     refuses(&train(&folder, &more), 1, &["metrics.jsonl", &format!("has {} bytes", metrics.len() - 10), &bytes]);
+    // As long, but another.
+    let mut flipped = metrics.clone();
+    flipped[metrics.len() / 2] ^= 1;
+    fs::write(run.join("metrics.jsonl"), &flipped).unwrap();
+    refuses(&train(&folder, &more), 1, &["metrics.jsonl", "was changed"]);
+    assert!(read_metrics(&run).unwrap_err().to_string().contains("was changed"));
     fs::write(run.join("metrics.jsonl"), &metrics).unwrap();
     works(&train(&folder, &more));
 

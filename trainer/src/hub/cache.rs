@@ -43,7 +43,7 @@ pub fn is_plain(name: &str) -> bool {
 pub fn move_durably(from: &Path, to: &Path) -> Result<(), FileError> {
     let failed = |error| FileError::new(to, format!("cannot be put into the cache: {error}"));
     let folder = files::parent(to);
-    fs::create_dir_all(folder).map_err(failed)?;
+    files::create_folders(folder)?;
     File::open(from).and_then(|file| file.sync_all()).map_err(failed)?;
     fs::rename(from, to).map_err(failed)?;
     files::sync_folder(folder)
@@ -87,7 +87,7 @@ impl Model {
         let folder = self.root.join("snapshots").join(commit);
         let link = folder.join(file);
         let failed = |error| FileError::new(&link, format!("cannot be linked: {error}"));
-        fs::create_dir_all(&folder).map_err(failed)?;
+        files::create_folders(&folder)?;
         // A link that leads nowhere.
         let _ = fs::remove_file(&link);
         #[cfg(unix)]
@@ -103,8 +103,7 @@ impl Model {
     /// What the system says.
     pub fn name_revision(&self, commit: &str) -> Result<(), FileError> {
         let folder = self.root.join("refs");
-        fs::create_dir_all(&folder)
-            .map_err(|error| FileError::new(&folder, format!("the folder cannot be made: {error}")))?;
+        files::create_folders(&folder)?;
         files::write_atomic(&folder.join("main"), |writer| writer.write_all(commit.as_bytes()))
     }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use marionette_models::FileError;
+use marionette_models::files::{self, StagedFolder};
 use marionette_models::run::{CHECKPOINTS, Which, seal, set_checkpoint, verify};
-use marionette_models::{FileError, files};
 
 use super::config::Config;
 use super::state::{Counters, State};
 use crate::error::{Result, TrainError};
-use crate::folder;
 use crate::model::Model;
 
 fn name(iteration: usize) -> String {
@@ -23,14 +23,11 @@ fn name(iteration: usize) -> String {
 /// Writing fails.
 pub fn save(run: &Path, state: &State, config: &Config, model: &Model) -> Result<()> {
     let checkpoints = run.join(CHECKPOINTS);
-    files::remove_stale_temporaries(&checkpoints);
-    let target = checkpoints.join(name(state.counters.iteration));
     // One that is there already was found to be no good, or is made again because the run ended on it.
-    let _ = fs::remove_dir_all(&target);
-    folder::create(&target, |dir| {
-        state.write(dir, config, model)?;
-        Ok(seal(dir)?)
-    })?;
+    let staged = StagedFolder::create(&checkpoints.join(name(state.counters.iteration)))?;
+    state.write(staged.path(), config, model)?;
+    seal(staged.path())?;
+    staged.replace()?;
     point(run, state)?;
     prune(run, state.counters.best_iteration, config.outer.plan.keep);
     Ok(())

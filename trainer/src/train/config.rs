@@ -122,6 +122,15 @@ impl Config {
         found
     }
 
+    /// The same, with its model and files where another says that they lie by now.
+    pub(crate) fn placed_as(mut self, other: Self) -> Self {
+        self.model.base = other.model.base;
+        if self.data.sha256 == other.data.sha256 {
+            (self.data.train, self.data.valid) = (other.data.train, other.data.valid);
+        }
+        self
+    }
+
     /// The method.
     ///
     /// # Errors
@@ -131,7 +140,7 @@ impl Config {
     }
 
     /// Refuses values that cannot be.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let Self { model, data, outer } = self;
         let method = self.method()?;
         if method.is_meta() == (outer.gradient == Gradient::Normal) {

@@ -1,12 +1,15 @@
 //! What a run says about itself: a line a meta-iteration, and the report at the end.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use marionette_models::FileError;
+use marionette_models::digest::HashingWriter;
+use marionette_models::run::{Which, checkpoint};
+use marionette_models::{FileError, files};
 use serde::{Deserialize, Serialize};
 
+use super::state::Counters;
 use crate::error::Result;
 use crate::tensorboard::TensorBoard;
 
@@ -78,11 +81,9 @@ pub fn describe(validation: Validation) -> String {
 
 /// `RUN/metrics.jsonl`, and the event files of TensorBoard beside it.
 pub struct MetricsFile {
-    file: File,
+    file: HashingWriter<File>,
     path: PathBuf,
     events: TensorBoard,
-    /// How long the file is.
-    pub bytes: u64,
 }
 
 impl MetricsFile {
@@ -90,20 +91,22 @@ impl MetricsFile {
     /// dropped. A new run has 0 bytes.
     ///
     /// # Errors
-    /// A file cannot be written, or is shorter than that.
-    pub fn open(run: &Path, bytes: u64, iteration: usize) -> Result<Self> {
+    /// A file cannot be written, is shorter than that, or has another SHA-256.
+    pub fn open(run: &Path, bytes: u64, sha256: Option<&str>, iteration: usize) -> Result<Self> {
         let path = run.join(METRICS);
         let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be written: {error}"));
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
-        let length = file.metadata().map_err(failed)?.len();
-        if length < bytes {
-            let problem = format!("has {length} bytes, but its checkpoint was made after {bytes}");
-            return Err(FileError::new(&path, problem).remedy("give the file back, or begin a new run").into());
-        }
-        file.set_len(bytes).map_err(failed)?;
+        let file = OpenOptions::new().read(true).create(true).append(true).open(&path).map_err(failed)?;
+        let file = HashingWriter::resume(file, bytes).map_err(failed)?;
+        check(&path, &file, bytes, sha256)?;
+        file.get_ref().set_len(bytes).map_err(failed)?;
         let resumed_at = (bytes > 0).then_some(iteration as i64);
         let events = TensorBoard::create(&run.join(EVENTS), resumed_at)?;
-        Ok(Self { file, path, events, bytes })
+        Ok(Self { file, path, events })
+    }
+
+    /// How long the file is, and its SHA-256.
+    pub fn written(&self) -> (u64, Option<String>) {
+        (self.file.bytes(), Some(self.file.digest()))
     }
 
     /// Appends a line.
@@ -112,7 +115,6 @@ impl MetricsFile {
         let mut text = serde_json::to_string(line).map_err(|error| failed(error.to_string()))?;
         text.push('\n');
         self.file.write_all(text.as_bytes()).map_err(|error| failed(error.to_string()))?;
-        self.bytes += text.len() as u64;
         let mut scalars = vec![("inner_lr", line.inner_lr as f32)];
         scalars.extend(line.loss.map(|loss| ("loss", loss as f32)));
         scalars.extend(line.gradient_norm.map(|norm| ("gradient_norm", norm as f32)));
@@ -125,20 +127,45 @@ impl MetricsFile {
 
     /// Makes sure that what was appended survives a loss of power: a checkpoint is about to count on it.
     pub fn sync(&self) -> Result<()> {
-        let synced = self.file.sync_data();
+        let synced = self.file.get_ref().sync_data();
         Ok(synced.map_err(|error| FileError::new(&self.path, format!("cannot be written: {error}")))?)
     }
 }
 
-/// The metrics of a run.
+/// Refuses metrics of which less is there, or something else, than their checkpoint knows.
+fn check<W: Write>(path: &Path, there: &HashingWriter<W>, bytes: u64, sha256: Option<&str>) -> Result<(), FileError> {
+    let remedy = "give the file back, or begin a new run";
+    if there.bytes() < bytes {
+        let problem = format!("has {} bytes, but its checkpoint was made after {bytes}", there.bytes());
+        return Err(FileError::new(path, problem).remedy(remedy));
+    }
+    match sha256 {
+        Some(sha256) if sha256 != there.digest() => {
+            Err(FileError::new(path, "was changed since it was written").remedy(remedy))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The metrics of a run, up to its last checkpoint.
 ///
 /// # Errors
-/// The file cannot be read, or is none of ours.
+/// The file cannot be read, is none of ours, or is not what the last checkpoint knows.
 pub fn read(run: &Path) -> Result<Vec<Metrics>> {
     let path = run.join(METRICS);
-    let text = fs::read_to_string(&path).map_err(|error| FileError::new(&path, format!("cannot be read: {error}")))?;
-    let line = |(number, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|error| FileError::new(&path, format!("line {}: {error}", number + 1)))
+    let Counters { metrics_bytes, metrics_sha256, .. } = Counters::read(&checkpoint(run, Which::Last)?)?;
+    let mut text = Vec::new();
+    files::open_regular(&path)?
+        .take(metrics_bytes)
+        .read_to_end(&mut text)
+        .map_err(|error| FileError::new(&path, format!("cannot be read: {error}")))?;
+    let mut there = HashingWriter::new(std::io::sink());
+    // Writing to a sink cannot fail.
+    let _ = there.write_all(&text);
+    check(&path, &there, metrics_bytes, metrics_sha256.as_deref())?;
+    let line = |(number, line): (usize, &[u8])| {
+        serde_json::from_slice(line).map_err(|error| FileError::new(&path, format!("line {}: {error}", number + 1)))
     };
-    Ok(text.lines().enumerate().map(line).collect::<Result<_, _>>()?)
+    let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    Ok(lines.enumerate().map(line).collect::<Result<_, _>>()?)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use marionette_models::run::{ADAPTERS, CLASSIFIER, INNER_LOOP, OPTIMISER, STATE};
+use marionette_models::run::{ADAPTERS, CLASSIFIER, INNER_LOOP, MAX_STATE, OPTIMISER, STATE};
 use marionette_models::safetensors_file::{self, FileMetadata, RawTensor};
 use marionette_models::{FileError, InnerLoop, LearningRate, Tensors, checkpoint, files, params};
 use rand_chacha::ChaCha8Rng;
@@ -47,6 +47,9 @@ pub struct Counters {
     pub newest: Validation,
     /// The length of `metrics.jsonl`.
     pub metrics_bytes: u64,
+    /// The SHA-256 of that much of it; none in a checkpoint of the time before there was one.
+    #[serde(default)]
+    pub metrics_sha256: Option<String>,
     /// Whether the run came to its end.
     pub finished: bool,
     /// Steps of the optimiser.
@@ -66,7 +69,7 @@ impl Counters {
     /// The file is missing or wrong.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(STATE);
-        let bytes = files::read_limited(&path, 1 << 28)?;
+        let bytes = files::read_limited(&path, MAX_STATE)?;
         let state = serde_json::from_slice(&bytes);
         Ok(state.map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?)
     }
