@@ -447,10 +447,10 @@ fn a_run_without_its_checkpoint_is_refused() {
     fs::write(scratch.path("run/best"), "step-30\n").unwrap();
     fs::remove_file(&checkpoint).unwrap();
     assert!(scratch.refused("run", &[], 1).contains("holds neither adapters.safetensors nor model.safetensors"));
-    fs::remove_file(scratch.path("run/best")).unwrap();
-    assert!(scratch.refused("run", &[], 1).contains("best"));
     fs::write(scratch.path("run/config.toml"), "base = 1").unwrap();
     assert!(scratch.refused("run", &[], 1).contains("config.toml"));
+    fs::remove_file(scratch.path("run/best")).unwrap();
+    assert!(scratch.refused("run", &[], 1).contains("best"));
 }
 
 #[test]
