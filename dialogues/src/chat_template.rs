@@ -1,11 +1,10 @@
 //! The form of a model's dialogues from its chat template: what the template (Jinja, as Hugging Face transformers renders it) puts
 //! around the turns of a conversation is found by rendering conversations of known words, so a device needs no template.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use marionette_models::{PromptForm, Turn};
+use marionette_models::{PromptForm, Turn, files};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::Value;
@@ -197,8 +196,9 @@ fn read(path: &Path) -> Result<Option<String>, DataError> {
         return Ok(None);
     }
     let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(LARGEST_FILE + 1).read_to_string(&mut text))
+    let file = files::open_regular(path).map_err(|error| refuse(path, &error.problem))?;
+    file.take(LARGEST_FILE + 1)
+        .read_to_string(&mut text)
         .map_err(|error| refuse(path, &format!("cannot be read: {error}")))?;
     match text.len() as u64 > LARGEST_FILE {
         true => Err(refuse(path, "is larger than 16 MiB")),

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use marionette_models::terminal::printable_line;
+
 /// A file that cannot be used: which, where, why, and what to do about it, in one line.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{}: {problem}; {remedy}", path.display(), place(*line))]
+#[error("{}{}: {problem}; {remedy}", printable_line(&path.display().to_string()), place(*line))]
 pub struct DataError {
     /// The file.
     pub path: PathBuf,

@@ -11,10 +11,10 @@ mod personachat;
 mod synthetic;
 mod turns;
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
+use marionette_models::files;
 use serde::Serialize;
 
 use crate::{DataError, Dialogue};
@@ -104,9 +104,8 @@ pub fn read_file(path: impl AsRef<Path>) -> Result<Reading, DataError> {
     const MARK: &[u8] = b"\xEF\xBB\xBF";
     let (path, part) = split_part(path.as_ref());
     let path = path.as_path();
-    let mut file = File::open(path).map_err(|error| {
-        DataError::file(path, format!("cannot be opened: {error}"), "check the name of the dialogue file")
-    })?;
+    let mut file = files::open_regular(path)
+        .map_err(|error| DataError::file(path, error.problem, "check the name of the dialogue file"))?;
     let mut head = Vec::new();
     let mut found = None;
     for most in HEADS {

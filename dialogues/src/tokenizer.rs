@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use marionette_models::error::one_line;
 use marionette_models::{FileError, files};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value, json};
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_level::ByteLevel;
@@ -209,8 +210,7 @@ fn added_tokens(folder: &Path, vocab: &mut Map<String, Value>) -> Result<Vec<Val
         false => Map::new(),
     };
     let special = match path.exists() && special_path.exists() {
-        true => serde_json::from_slice(&read_whole(&special_path)?)
-            .map_err(|error| refuse(&special_path, &format!("is not JSON: {error}")))?,
+        true => unique(&read_whole(&special_path)?, &special_path)?,
         false => Value::Null,
     };
     for (token, id) in &added {
@@ -244,8 +244,13 @@ fn names(map: &Value, token: &str) -> bool {
 }
 
 fn read_vocabulary(path: &Path) -> Result<Map<String, Value>, DataError> {
-    serde_json::from_slice(&read_whole(path)?)
-        .map_err(|error| refuse(path, &format!("is not a JSON object of tokens and ids: {error}")))
+    unique(&read_whole(path)?, path)
+}
+
+/// Parses JSON in which each name is there once.
+fn unique<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T, DataError> {
+    marionette_models::json::from_slice(bytes)
+        .map_err(|error| refuse(path, &format!("is not the JSON of a tokenizer: {}", one_line(&error.to_string()))))
 }
 
 /// Reads a tokenizer from the contents of a `tokenizer.json`; `path` is what errors name.
@@ -253,6 +258,8 @@ fn read_vocabulary(path: &Path) -> Result<Map<String, Value>, DataError> {
 /// # Errors
 /// [`DataError`] for contents that are not a tokenizer, that make the parser panic, or that are not a byte-level BPE.
 pub fn tokenizer_from_bytes(bytes: &[u8], path: &Path) -> Result<Tokenizer, DataError> {
+    // Of two entries of one name the library takes the last, another reader perhaps the first.
+    unique::<IgnoredAny>(bytes, path)?;
     match caught(|| tokenizers::Tokenizer::from_bytes(bytes)) {
         Ok(Ok(whole)) => Tokenizer::new(whole).map_err(|problem| refuse(path, &problem)),
         Ok(Err(error)) => Err(refuse(path, &format!("is not a tokenizer: {}", one_line(&error.to_string())))),

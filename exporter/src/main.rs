@@ -9,6 +9,7 @@ use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, 
 use marionette_models::AdapterConfig;
 use marionette_models::bundle::{Operators, Precision};
 use marionette_models::interrupt::{self, Work};
+use marionette_models::terminal;
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
 #[derive(Debug, Parser)]
@@ -141,10 +142,9 @@ fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line on standard error. Nobody may be there to read it: that is no reason to stop.
+/// A line on standard error.
 fn say(line: std::fmt::Arguments<'_>) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "marionette-export: {line}");
+    terminal::say(format_args!("marionette-export: {line}"));
 }
 
 fn printed(result: std::io::Result<()>) -> anyhow::Result<()> {

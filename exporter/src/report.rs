@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use marionette_dialogues::{Encoder, Sequence, Task};
 use marionette_models::bundle::{Operators, Precision, WEIGHTS};
-use marionette_models::{FileError, HostTensor, Tensors};
+use marionette_models::{FileError, HostTensor, Tensors, files};
 use ndarray::{ArrayD, IxDyn, arr0};
 
 use crate::error::{ExportError, GraphError};
@@ -110,7 +109,7 @@ pub fn measure(
     let expected = Measured::of(source, &exact, &rows, shortest, interrupted, |part, _| exact_values(source, part))?;
     let stored = Weights::new(&source.base.config, precision, operators)?;
     let path = bundle.join(WEIGHTS);
-    let mut file = File::open(&path).map_err(|error| FileError::new(&path, format!("cannot be read: {error}")))?;
+    let mut file = files::open_regular(&path)?;
     let found = Measured::of(source, &stored, &rows, shortest, interrupted, |part, tensor| {
         let entry = stored.entry(part)?;
         let mut read = vec![0; bytes(tensor).unwrap_or(0) as usize];

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::terminal::printable_line;
+
 /// What is wrong with a file: which file, where in it, what was found, and what to do about it. Displays as one line.
 #[derive(Debug, thiserror::Error)]
 pub struct FileError {
@@ -46,7 +48,7 @@ pub fn one_line(text: &str) -> String {
 
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.path.display())?;
+        write!(f, "{}: ", printable_line(&self.path.display().to_string()))?;
         if let Some(place) = &self.place {
             write!(f, "{place}: ")?;
         }

@@ -19,6 +19,7 @@ pub mod probe;
 pub mod prompt_form;
 pub mod run;
 pub mod safetensors_file;
+pub mod terminal;
 
 pub use config::{AdapterConfig, Mlp, ModelConfig, Norm, Positions};
 pub use error::FileError;

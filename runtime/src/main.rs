@@ -12,6 +12,7 @@ use clap::Parser as _;
 use marionette_dialogues::{Dialogue, EvaluateError, group_by_persona, read_file};
 use marionette_models::bundle::Bundle;
 use marionette_models::interrupt::{self, Work};
+use marionette_models::terminal::{printable, printable_line, say};
 use marionette_runtime::adapt::{self, Recipe};
 use marionette_runtime::bench::{self, Shape};
 use marionette_runtime::chat::{Conversation, Said};
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Only standard output's errors come bare: every other one names its file.
             let what = if error.is::<io::Error>() { "the output cannot be written: " } else { "" };
-            let _ = writeln!(io::stderr(), "marionette: {what}{error}");
+            say(format_args!("marionette: {what}{error}"));
             match error.downcast_ref::<Error>() {
                 Some(Error::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
                 Some(Error::Sampling(_)) if is_usage(&error) => ExitCode::from(2),
@@ -73,7 +74,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
 }
 
 fn hint(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    say(text);
 }
 
 /// Opens the bundle on its device, with a persona where one is named; gives the persona's sentences too.
@@ -135,7 +136,7 @@ fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
         steps,
         started.elapsed().as_secs_f64(),
         engine.provider(),
-        path.display()
+        printable_line(&path.display().to_string())
     )?;
     if let (Some(fit), Some(held)) = (plan.fit(), memory::resident()) {
         let [peak, limit] = [held.peak, fit.limit].map(ByteSize);
@@ -183,7 +184,7 @@ fn answer(
 ) -> Result<Said, Error> {
     let mut out = io::stdout().lock();
     let said = conversation.say(engine, sampler, words, |piece| {
-        out.write_all(piece.as_bytes())?;
+        out.write_all(printable(piece).as_bytes())?;
         out.flush()?;
         Ok(go())
     })?;
@@ -325,7 +326,7 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let bundle = Bundle::open(&args.common.bundle).map_err(Error::from)?;
     let mut out = io::stdout().lock();
     if !args.check {
-        write!(out, "{}", inspect::describe(&bundle))?;
+        write!(out, "{}", printable(&inspect::describe(&bundle)))?;
     }
     let mut engine = Engine::open(&bundle, args.common.options())?;
     let runtime = engine.runtime();

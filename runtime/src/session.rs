@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::CStr;
 use std::fmt;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -265,9 +266,33 @@ impl Problem {
     }
 }
 
+/// Whether a file of Linux's format ends before its segments do. The system maps such a library and kills the program that touches what
+/// is missing.
+fn is_cut(path: &Path) -> bool {
+    use object::read::ReadCache;
+    use object::read::elf::{FileHeader, ProgramHeader};
+    let segments = || -> Option<bool> {
+        let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))?;
+        let length = file.metadata().ok()?.len();
+        let file = ReadCache::new(file);
+        let header = object::elf::FileHeader64::<object::Endianness>::parse(&file).ok()?;
+        let endian = header.endian().ok()?;
+        let segments = header.program_headers(endian, &file).ok()?;
+        Some(segments.iter().any(|segment| {
+            let (offset, size) = segment.file_range(endian);
+            offset.checked_add(size).is_none_or(|end| end > length)
+        }))
+    };
+    // What is of another format is for the system to refuse.
+    segments().unwrap_or(false)
+}
+
 /// The version of a library, where it is ONNX Runtime's and new enough.
 fn version_of(path: &Path) -> Result<String, Problem> {
     let wrong = |problem: &str| Problem::Wrong(problem.to_owned());
+    if is_cut(path) {
+        return Err(wrong("is cut: it ends before the parts that its header names"));
+    }
     // SAFETY: loading a library runs its initialisers; that is what the user names one for.
     let library =
         unsafe { libloading::Library::new(path) }.map_err(|error| Problem::NotLoaded(one_line(&error.to_string())))?;
@@ -275,15 +300,20 @@ fn version_of(path: &Path) -> Result<String, Problem> {
     let entry = unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0") }
         .map_err(|_| wrong("is a library, but not ONNX Runtime's (it has no OrtGetApiBase)"))?;
     // SAFETY: as above; the structure is static, and so is the version string that it gives.
-    let version = unsafe {
+    let (version, lacks_api) = unsafe {
         let base = entry().as_ref().ok_or_else(|| wrong("gives no API"))?;
-        CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned()
+        let version = CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned();
+        (version, (base.GetApi)(ort::sys::ORT_API_VERSION).is_null())
     };
     let version = one_line(&version);
     let number = |part: Option<&str>| part.and_then(|part| part.parse::<u32>().ok());
     let mut parts = version.split('.');
     if number(parts.next()) != Some(1) || number(parts.next()).is_none_or(|minor| minor < OLDEST_MINOR) {
         return Err(Problem::Wrong(format!("is ONNX Runtime {version}, expected {OLDEST} or newer of version 1")));
+    }
+    // Where it is missing, `ort` panics.
+    if lacks_api {
+        return Err(Problem::Wrong(format!("says that it is ONNX Runtime {version}, but lacks the API of {OLDEST}")));
     }
     Ok(version)
 }

@@ -70,26 +70,61 @@ fn a_library_that_is_another() {
     assert_one_line(&with_library("libc.so.6"), &["libc.so.6", "not ONNX Runtime's"]);
 }
 
-/// A library with ONNX Runtime's entry point whose version is 1.17: made with the C compiler that tests need anyway.
+/// A library with ONNX Runtime's entry point that says it has this version, and has no more: made with the C compiler that tests need
+/// anyway.
 #[cfg(target_os = "linux")]
-#[test]
-fn a_library_that_is_too_old() {
-    let folder = tempfile::tempdir().unwrap();
-    let (source, library) = (folder.path().join("old.c"), folder.path().join("libonnxruntime.so"));
-    let code = "static const void *api(unsigned v) { (void)v; return 0; }\n\
-                static const char *version(void) { return \"1.17.3\"; }\n\
-                static const struct { const void *(*api)(unsigned); const char *(*version)(void); } base = { api, version };\n\
-                const void *OrtGetApiBase(void) { return &base; }\n";
+fn stub(folder: &Path, version: &str) -> Option<PathBuf> {
+    let (source, library) = (folder.join("stub.c"), folder.join("libonnxruntime.so"));
+    let code = format!(
+        "static const void *api(unsigned v) {{ (void)v; return 0; }}\n\
+         static const char *version(void) {{ return \"{version}\"; }}\n\
+         static const struct {{ const void *(*api)(unsigned); const char *(*version)(void); }} base = {{ api, version }};\n\
+         const void *OrtGetApiBase(void) {{ return &base; }}\n"
+    );
     std::fs::write(&source, code).unwrap();
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
     if !compiled.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no C compiler");
-        return;
+        return None;
     }
+    Some(library)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_library_that_is_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(library) = stub(folder.path(), "1.17.3") else { return };
     assert_one_line(&with_library(&library), &["is ONNX Runtime 1.17.3", "1.24", "ORT_DYLIB_PATH"]);
     // The same beside the program, where it is found without the variable.
     let output = without_variable(&copy_into(folder.path()));
     assert_one_line(&output, &["is ONNX Runtime 1.17.3", "scripts/native-deps.sh onnxruntime"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_library_of_the_right_version_with_nothing_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(library) = stub(folder.path(), "1.31.1") else { return };
+    assert_one_line(
+        &with_library(&library),
+        &["says that it is ONNX Runtime 1.31.1", "lacks the API", "ORT_DYLIB_PATH"],
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_library_that_was_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(library) = stub(folder.path(), "1.31.1") else { return };
+    let whole = std::fs::read(&library).unwrap();
+    // Anywhere: none may end in a signal.
+    for length in (0..whole.len()).step_by(499) {
+        std::fs::write(&library, &whole[..length]).unwrap();
+        assert_one_line(&with_library(&library), &["libonnxruntime.so", "ORT_DYLIB_PATH"]);
+    }
+    std::fs::write(&library, &whole[..whole.len() / 2]).unwrap();
+    assert_one_line(&with_library(&library), &["is cut"]);
 }
 
 #[test]

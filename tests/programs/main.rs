@@ -8,5 +8,9 @@ mod road;
 /// What commands say and keep: data, compare, chat, --check-device, and adapting that goes wrong or is long.
 mod commands;
 
+/// Hostile and broken files and systems.
+#[cfg(unix)]
+mod faults;
+
 /// Wrong, cut, empty and foreign files, and impossible options: one line, the right exit code, nothing half-written.
 mod refusals;

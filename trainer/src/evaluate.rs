@@ -17,10 +17,10 @@ use crate::error::{Result, TrainError};
 use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::say::say;
 use crate::tensors::{self, Choices, TokenBatch};
 use crate::trained::Trained;
 use crate::workers::Compute;
+use marionette_models::terminal::say;
 
 /// What to evaluate.
 #[derive(Debug, Clone, PartialEq, clap::Args)]

@@ -21,7 +21,6 @@ pub mod optimiser;
 pub mod pretrain;
 pub mod progress;
 mod rotary;
-pub mod say;
 pub mod tensorboard;
 pub mod tensors;
 pub mod train;

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use marionette_models::interrupt::{self, Work};
+use marionette_models::terminal::{printable, say};
 use marionette_trainer::device::DeviceName;
-use marionette_trainer::say::say;
 use marionette_trainer::workers::Compute;
 use marionette_trainer::{Result, TrainError, compare, data, evaluate, memory, pretrain, train};
 
@@ -205,7 +205,7 @@ fn run(arguments: Arguments, given: &train::Given) -> Result<ExitCode> {
 
 /// Prints a result. Whoever closed the pipe has enough.
 fn print(result: impl std::fmt::Display) -> Result<()> {
-    match writeln!(std::io::stdout(), "{result}") {
+    match writeln!(std::io::stdout(), "{}", printable(&result.to_string())) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

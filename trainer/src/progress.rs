@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::say::say;
+use marionette_models::terminal::say;
 
 /// The progress of one loop.
 #[derive(Debug)]

@@ -30,9 +30,9 @@ use crate::error::{Result, TrainError};
 use crate::model::Model;
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
-use crate::say::say;
 use crate::workers::Compute;
 use crate::{folder, tensors};
+use marionette_models::terminal::say;
 
 pub(crate) use begin::encoder;
 use begin::{begin, read_personas};

@@ -137,9 +137,9 @@ fn a_wrong_tokenizer_is_an_error_of_one_line() {
         bad
     };
     let cases = [
-        (String::new(), "is not a tokenizer"),
-        (good[..good.len() / 2].to_owned(), "is not a tokenizer"),
-        ("[".repeat(100_000), "is not a tokenizer"),
+        (String::new(), "is not the JSON of a tokenizer"),
+        (good[..good.len() / 2].to_owned(), "is not the JSON of a tokenizer"),
+        ("[".repeat(100_000), "is not the JSON of a tokenizer"),
         (changed(r#""dropout":null"#, r#""dropout":0.5"#), "at random"),
         (
             format!(
@@ -149,6 +149,8 @@ fn a_wrong_tokenizer_is_an_error_of_one_line() {
             "model is not BPE",
         ),
         (changed(r#""decoder":{"type":"ByteLevel""#, r#""decoder":{"type":"Fuse""#), "decoder is not ByteLevel"),
+        // Read by two programs, such a file is two tokenizers.
+        (changed(r#""vocab":{"#, r#""vocab":{"twice":7,"twice":8,"#), "the key \"twice\" is there twice"),
         // The parser cuts the prefix off each merge's second token: out of bounds, a panic.
         (changed(r#""continuing_subword_prefix":null"#, r#""continuing_subword_prefix":"long""#), "is not a tokenizer"),
     ];
@@ -197,7 +199,7 @@ fn tokens_added_beside_a_vocabulary_keep_their_ids() {
     for (added, problem) in [
         (r#"{"<|endoftext|>": 2}"#, "gives \"<|endoftext|>\" the id 2, but vocab.json gives \"ab\" 2"),
         (r#"{"ab": 3}"#, "gives \"ab\" the id 3, but vocab.json gives \"ab\" 2"),
-        ("[]", "added_tokens.json: is not a JSON object"),
+        ("[]", "added_tokens.json: is not the JSON of a tokenizer"),
     ] {
         write("added_tokens.json", added);
         let error = load_tokenizer(folder.path()).unwrap_err().to_string();

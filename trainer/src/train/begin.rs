@@ -13,8 +13,8 @@ use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
 use crate::method::CHOICES;
 use crate::model::Model;
-use crate::say::say;
 use crate::tensors;
+use marionette_models::terminal::say;
 
 /// What encodes dialogues for a run.
 pub fn encoder(config: &Config, shape: &ModelConfig) -> Result<Encoder> {

@@ -1,7 +1,7 @@
 //! A run, resolved: its `config.toml`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::{fmt, fs};
 
 use marionette_models::LearningRate;
 use marionette_models::checkpoint::Base;
@@ -46,8 +46,7 @@ pub(super) fn digests(data: &Data) -> Result<Vec<String>, FileError> {
     let digest = |path: &PathBuf| {
         let (path, _) = marionette_dialogues::split_part(path);
         let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be read: {error}"));
-        let mut file = fs::File::open(&path).map_err(failed)?;
-        Ok(digest::sha256_reader(&mut file).map_err(failed)?.0)
+        Ok(digest::sha256_reader(&mut files::open_regular(&path)?).map_err(failed)?.0)
     };
     data.train.iter().chain(&data.valid).map(digest).collect()
 }
