@@ -3,16 +3,20 @@
 mod audit;
 mod manifest;
 mod open;
+pub mod operators;
+mod weights;
 mod writer;
 
 pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators, Precision, RunMemory, ValueInfo};
 pub use open::Bundle;
-pub use writer::BundleWriter;
+pub use writer::{BundleWriter, seal};
 
 /// The format version that this code writes and reads.
 pub const FORMAT_VERSION: u32 = 2;
 /// The manifest.
 pub const MANIFEST: &str = "manifest.json";
+/// The digest of the manifest, as `sha256sum` prints and checks it: the manifest has those of all other files.
+pub const SUMS: &str = "SHA256SUMS";
 /// Generation: logits of the last position, KV cache.
 pub const GENERATE: &str = "generate.onnx";
 /// Scoring: log-probabilities of given tokens.

@@ -2,106 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // What fails here fails a test.
 
-use std::collections::BTreeMap;
+mod support;
+
 use std::fs;
 use std::path::Path;
 
-use marionette_models::bundle::{
-    self, Bundle, BundleWriter, DataType, Dim, GraphInterface, Manifest, Operators, Precision, ValueInfo,
-};
-use marionette_models::checkpoint;
+use marionette_models::bundle::{self, Bundle, BundleWriter};
 use marionette_models::digest;
-use marionette_models::onnx::{self, ModelProto};
-use marionette_models::params::adapter_table;
-use marionette_models::safetensors_file::{self, FileMetadata};
-use marionette_models::{
-    AdapterConfig, Gpt2Shape, HostTensor, InnerLoop, LearningRate, ModelConfig, PromptForm, Tensors,
-};
-use prost::Message as _;
-
-fn manifest() -> Manifest {
-    let interface = |file: &str| GraphInterface {
-        file: file.to_owned(),
-        inputs: vec![ValueInfo {
-            name: "x".into(),
-            dtype: DataType::F32,
-            shape: vec![Dim::Symbol("batch".into()), Dim::Fixed(4)],
-        }],
-        outputs: vec![],
-        memory: None,
-    };
-    Manifest {
-        format_version: bundle::FORMAT_VERSION,
-        producer: "test".into(),
-        model: ModelConfig {
-            n_inner: 8,
-            ..Gpt2Shape { vocab_size: 7, n_positions: 5, n_embd: 4, n_layer: 1, n_head: 2 }.into()
-        },
-        prompt: PromptForm::plain(6),
-        adapter: AdapterConfig { bottleneck: 2 },
-        base_sha256: "0".repeat(64),
-        precision: Precision::Fp32,
-        operators: Operators::Ort,
-        inner_loop: InnerLoop { steps: 5, dialogues_per_step: 5, learning_rate: LearningRate::Shared(0.1) },
-        persona_text: false,
-        files: BTreeMap::new(),
-        graphs: bundle::GRAPHS.iter().map(|(name, file)| ((*name).to_owned(), interface(file))).collect(),
-    }
-}
-
-/// A graph with the manifest's interface: one addition of one external weight.
-fn graph() -> ModelProto {
-    let dim = |value| onnx::DimensionProto { value: Some(value) };
-    let entry = |key: &str, value: &str| onnx::StringStringEntryProto { key: key.into(), value: value.into() };
-    let shape = vec![dim(onnx::Dimension::Parameter("batch".into())), dim(onnx::Dimension::Value(4))];
-    ModelProto {
-        ir_version: 10,
-        opset_import: vec![onnx::OperatorSetIdProto { domain: String::new(), version: 20 }],
-        graph: Some(onnx::GraphProto {
-            input: vec![onnx::ValueInfoProto {
-                name: "x".into(),
-                r#type: Some(onnx::TypeProto {
-                    tensor_type: Some(onnx::TensorTypeProto {
-                        elem_type: onnx::data_type::FLOAT,
-                        shape: Some(onnx::TensorShapeProto { dim: shape }),
-                    }),
-                }),
-            }],
-            node: vec![onnx::NodeProto {
-                op_type: "Add".into(),
-                attribute: vec![onnx::AttributeProto::default()],
-                ..Default::default()
-            }],
-            initializer: vec![onnx::TensorProto {
-                dims: vec![4],
-                data_type: onnx::data_type::FLOAT,
-                name: "w".into(),
-                external_data: vec![entry("location", "weights.bin"), entry("offset", "16"), entry("length", "16")],
-                data_location: onnx::DATA_EXTERNAL,
-                ..Default::default()
-            }],
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-fn write(dir: &Path, graph: &ModelProto, manifest: Manifest) -> Result<Manifest, marionette_models::FileError> {
-    let mut writer = BundleWriter::create(dir)?;
-    for (_, file) in bundle::GRAPHS {
-        writer.file(file, |w| w.write_all(&graph.encode_to_vec()))?;
-    }
-    writer.file(bundle::WEIGHTS, |w| w.write_all(&[0; 32]))?;
-    let adapters: Tensors = adapter_table(&manifest.model, &manifest.adapter)
-        .into_iter()
-        .map(|spec| (spec.name.clone(), HostTensor { values: vec![0.5; spec.len()], shape: spec.shape }))
-        .collect();
-    let raw = checkpoint::adapters_to_raw(&adapters).unwrap();
-    let bytes = safetensors_file::to_bytes(&raw, FileMetadata::Ours(&BTreeMap::new())).unwrap();
-    writer.file(bundle::ADAPTERS, |w| w.write_all(&bytes))?;
-    writer.file(bundle::TOKENIZER, |w| w.write_all(b"{}"))?;
-    writer.finish(manifest)
-}
+use support::{graph, manifest, write};
 
 fn bundle() -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -119,20 +27,12 @@ fn refusal(change: impl FnOnce(&Path)) -> String {
     error
 }
 
-/// The error of opening a bundle whose graphs were changed by `change`, with digests that fit.
-fn graph_refusal(change: impl FnOnce(&mut ModelProto)) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let mut graph = graph();
-    change(&mut graph);
-    write(&folder.path().join("b"), &graph, manifest()).unwrap();
-    Bundle::open(&folder.path().join("b")).unwrap_err().to_string()
-}
-
 fn edit_manifest(dir: &Path, from: &str, to: &str) {
     let path = dir.join(bundle::MANIFEST);
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{from}");
     fs::write(path, text.replacen(from, to, 1)).unwrap();
+    bundle::seal(dir).unwrap();
 }
 
 #[test]
@@ -185,10 +85,33 @@ fn cut_changed_missing_and_extra_files_are_refused() {
     }
     let extra = refusal(|dir| fs::write(dir.join("extra"), "").unwrap());
     assert!(extra.contains("extra") && extra.contains("not in the manifest"), "{extra}");
-    let whole = fs::read(dir.join(bundle::MANIFEST)).unwrap();
-    for length in (0..whole.len() - 2).step_by(41) {
-        refusal(|dir| fs::write(dir.join(bundle::MANIFEST), &whole[..length]).unwrap());
+}
+
+/// The manifest has the digests of all files but its own.
+#[test]
+fn a_manifest_is_what_was_written_to_the_bit() {
+    let (_folder, dir) = bundle();
+    for file in [bundle::MANIFEST, bundle::SUMS] {
+        let path = dir.join(file);
+        let whole = fs::read(&path).unwrap();
+        for length in (0..whole.len()).step_by(37) {
+            fs::write(&path, &whole[..length]).unwrap();
+            Bundle::open(&dir).unwrap_err();
+        }
+        for index in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[index] ^= 1 << (index % 8);
+            fs::write(&path, flipped).unwrap();
+            let error = Bundle::open(&dir).unwrap_err().to_string();
+            assert!(error.contains("manifest.json") && error.contains("SHA256SUMS"), "{error}");
+        }
+        fs::write(&path, whole).unwrap();
     }
+    fs::remove_file(dir.join(bundle::SUMS)).unwrap();
+    let error = Bundle::open(&dir).unwrap_err().to_string();
+    assert!(error.contains("SHA256SUMS: is missing"), "{error}");
+    bundle::seal(&dir).unwrap();
+    Bundle::open(&dir).unwrap();
 }
 
 #[cfg(unix)]
@@ -271,82 +194,6 @@ fn wrong_manifests_are_refused_by_field() {
 }
 
 #[test]
-fn hostile_graphs_are_refused_although_their_digests_fit() {
-    fn weight(graph: &mut ModelProto) -> &mut onnx::TensorProto {
-        &mut graph.graph.as_mut().unwrap().initializer[0]
-    }
-    fn node(graph: &mut ModelProto) -> &mut onnx::NodeProto {
-        &mut graph.graph.as_mut().unwrap().node[0]
-    }
-    fn external(key: &str, value: &str) -> impl FnOnce(&mut ModelProto) {
-        move |graph| {
-            let entry = weight(graph).external_data.iter_mut().find(|entry| entry.key == key).unwrap();
-            entry.value = value.to_owned();
-        }
-    }
-    /// Adds a function that is as it should be, but for one change.
-    fn function(change: impl FnOnce(&mut onnx::FunctionProto)) -> impl FnOnce(&mut ModelProto) {
-        move |graph| {
-            let mut function = onnx::FunctionProto {
-                name: "f".into(),
-                domain: "marionette".into(),
-                node: vec![node(graph).clone()],
-                opset_import: vec![onnx::OperatorSetIdProto { domain: String::new(), version: 20 }],
-                ..onnx::FunctionProto::default()
-            };
-            change(&mut function);
-            graph.functions.push(function);
-        }
-    }
-    for path in ["../weights.bin", "/etc/passwd", "C:\\weights.bin", "adapters.safetensors", ""] {
-        let error = graph_refusal(external("location", path));
-        assert!(error.contains("initializer w: external data lies in"), "{error}");
-    }
-    for (key, value) in [("offset", "-1"), ("offset", "17"), ("offset", "18446744073709551615"), ("length", "15")] {
-        let error = graph_refusal(external(key, value));
-        assert!(error.contains("does not lie within weights.bin"), "{key} {value}: {error}");
-    }
-    for (error, expected) in [
-        (graph_refusal(|g| weight(g).dims = vec![-4]), "impossible shape"),
-        (graph_refusal(|g| weight(g).dims = vec![i64::MAX, i64::MAX]), "impossible shape"),
-        (graph_refusal(|g| weight(g).data_type = onnx::data_type::INT64), "does not lie within"),
-        (graph_refusal(|g| g.opset_import[0].version = 99), "version 99 is not known"),
-        (graph_refusal(|g| g.opset_import[0].domain = "evil.ops".into()), "\"evil.ops\" version 20 is not known"),
-        (graph_refusal(|g| node(g).domain = "com.microsoft".into()), "is not imported"),
-        (graph_refusal(|g| node(g).attribute[0].g = Some(onnx::Opaque {})), "holds a graph"),
-        (graph_refusal(|g| g.training_info.push(onnx::Opaque {})), "training information"),
-        (graph_refusal(function(|f| f.domain = "ai.onnx".into())), "function f: is of the domain \"ai.onnx\""),
-        (
-            graph_refusal(function(|f| {
-                (f.opset_import[0].domain, f.opset_import[0].version) = ("marionette".into(), 1)
-            })),
-            "made of operators of \"marionette\" itself",
-        ),
-        (graph_refusal(function(|f| f.node[0].domain = "marionette".into())), "is not imported"),
-        (graph_refusal(function(|f| f.node[0].attribute[0].g = Some(onnx::Opaque {}))), "holds a graph"),
-        (graph_refusal(|g| g.graph.as_mut().unwrap().input[0].name = "y".into()), "\"y\" differs from \"x\""),
-        (graph_refusal(|g| g.graph.as_mut().unwrap().input.clear()), "are 0, the manifest says 1"),
-        (graph_refusal(|g| g.graph = None), "graph: is missing"),
-    ] {
-        assert!(error.contains(expected), "{error}");
-    }
-}
-
-#[test]
-fn other_operators_than_the_manifest_says_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut graph = graph();
-    graph.opset_import.push(onnx::OperatorSetIdProto { domain: "com.microsoft".into(), version: 1 });
-    let standard = Manifest { operators: Operators::Standard, ..manifest() };
-    write(&folder.path().join("b"), &graph, standard).unwrap();
-    let error = Bundle::open(&folder.path().join("b")).unwrap_err().to_string();
-    assert!(error.contains("imports \"com.microsoft\", but the manifest says standard"), "{error}");
-    // Without it the same graph is taken.
-    write(&folder.path().join("c"), &graph, manifest()).unwrap();
-    assert!(Bundle::open(&folder.path().join("c")).is_ok());
-}
-
-#[test]
 fn a_file_that_is_no_graph_is_refused_although_its_digest_fits() {
     let (_folder, dir) = bundle();
     let path = dir.join(bundle::SCORE);
@@ -359,6 +206,7 @@ fn a_file_that_is_no_graph_is_refused_although_its_digest_fits() {
     let (head, tail) = text.split_at(at);
     let text = head.to_owned() + &tail.replacen(&digest, &digest::sha256(&vec![0xff; old.len()]), 1);
     fs::write(dir.join(bundle::MANIFEST), text).unwrap();
+    bundle::seal(&dir).unwrap();
     let error = Bundle::open(&dir).unwrap_err().to_string();
     assert!(error.contains("is no ONNX model"), "{error}");
 }

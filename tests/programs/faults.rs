@@ -101,6 +101,7 @@ fn no_escape_sequence_reaches_the_terminal() {
     let mut value: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     value["producer"] = hostile.into();
     fs::write(own.join("manifest.json"), value.to_string()).unwrap();
+    marionette_models::bundle::seal(&own).unwrap();
     let shown = clean(&marionette(&scratch, &["inspect".as_ref(), &own]));
     assert!(shown.contains(r"by \u{1b}]0;title"), "{shown}");
     let model = scratch.path("model");

@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::audit;
-use super::manifest::Manifest;
-use super::{ADAPTERS, FORMAT_VERSION, GRAPHS, MANIFEST, PROBE, TOKENIZER, WEIGHTS};
+use super::manifest::{FileEntry, Manifest};
+use super::{ADAPTERS, FORMAT_VERSION, GRAPHS, MANIFEST, PROBE, SUMS, TOKENIZER, WEIGHTS};
+use super::{audit, weights, writer};
 use crate::checkpoint;
 use crate::digest;
 use crate::error::{FileError, Result};
@@ -26,9 +26,9 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens and verifies a bundle: the manifest, the list of files (no extra file but what systems leave in folders), every length
-    /// and SHA-256, and that the graphs take and give what the manifest says, use known operator sets and name no external data but
-    /// `weights.bin`. Links are followed, as in a backup or a hub's cache: what counts is what they lead to. (Only the weights must be beside
+    /// Opens and verifies a bundle: the manifest by its digest, the list of files (no extra file but what systems leave in folders), every
+    /// length and SHA-256, that the graphs take and give what the manifest says, hold nothing but the operators of a bundle, no more of
+    /// them than such a model needs, and no external data but `weights.bin`, and that the weights are finite. Links are followed, as in a backup or a hub's cache: what counts is what they lead to. (Only the weights must be beside
     /// the graphs, in the end: ONNX Runtime follows them no further.)
     ///
     /// What is verified is what lay there when it was read. ONNX Runtime opens graphs by their paths afterwards and maps the weights,
@@ -41,11 +41,16 @@ impl Bundle {
         let manifest = read_manifest(dir)?;
         verify_listing(dir, &manifest)?;
         verify_digests(dir, &manifest)?;
-        verify_weights_beside(dir)?;
-        let weights = manifest.files.get(WEIGHTS).map_or(0, |entry| entry.bytes);
+        let length = manifest.files.get(WEIGHTS).map_or(0, |entry| entry.bytes);
+        let mut floats = BTreeSet::new();
         for interface in manifest.graphs.values() {
-            audit::graph(&dir.join(&interface.file), interface, manifest.operators, weights)?;
+            floats.extend(audit::graph(&dir.join(&interface.file), interface, &manifest, length)?);
         }
+        let path = dir.join(WEIGHTS);
+        let (digest, not_finite) = weights::digest(&path, floats)?;
+        manifest.files.get(WEIGHTS).map_or(Ok(()), |entry| same(&path, &digest, entry))?;
+        not_finite.map_or(Ok(()), Err)?;
+        verify_weights_beside(dir)?;
         Ok(Self { dir: dir.to_owned(), manifest })
     }
 
@@ -93,6 +98,10 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
     }
     let bytes = files::read_limited(&path, MAX_MANIFEST)
         .map_err(|error| error.remedy("expected a bundle that marionette-export wrote"))?;
+    let sealed = verify_manifest(dir, &bytes);
+    if !matches!(sealed, Err(Unsealed::Missing(_))) {
+        sealed.map_err(Unsealed::error)?;
+    }
     let value: serde_json::Value = json::from_slice(&bytes).map_err(|error| FileError::new(&path, error))?;
     match value.get("format_version").and_then(serde_json::Value::as_u64) {
         Some(version) if version == u64::from(FORMAT_VERSION) => {}
@@ -106,6 +115,8 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
         }
         None => return Err(FileError::new(&path, format!("expected {FORMAT_VERSION}")).at("format_version")),
     }
+    // Of another version, that is what there is to say.
+    verify_manifest(dir, &bytes).map_err(Unsealed::error)?;
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| FileError::new(&path, error))?;
     manifest
         .model
@@ -127,7 +138,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
         return wrong("inner_loop.learning_rate", problem);
     }
     for name in manifest.files.keys() {
-        if !files::is_plain_name(name) || name == MANIFEST {
+        if !files::is_plain_name(name) || [MANIFEST, SUMS].contains(&name.as_str()) {
             return wrong("files", format!("\"{name}\" is no plain file name"));
         }
     }
@@ -160,7 +171,7 @@ fn verify_listing(dir: &Path, manifest: &Manifest) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
         match name.to_str() {
-            Some(name) if name == MANIFEST => {}
+            Some(MANIFEST | SUMS) => {}
             Some(name) if manifest.files.contains_key(name) => {
                 there.insert(name.to_owned());
             }
@@ -202,16 +213,56 @@ fn verify_weights_beside(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Checks the digests of all files but the weights, which are read once, when it is known what is in them.
 fn verify_digests(dir: &Path, manifest: &Manifest) -> Result<()> {
-    for (name, entry) in &manifest.files {
+    for (name, entry) in manifest.files.iter().filter(|(name, _)| *name != WEIGHTS) {
         let path = dir.join(name);
         let mut file = files::open_regular(&path)?;
         let (digest, _) = digest::sha256_reader(&mut file)
             .map_err(|error| FileError::new(&path, format!("cannot be read: {error}")))?;
-        if digest != entry.sha256 {
-            return Err(FileError::new(&path, format!("has SHA-256 {digest}, the manifest says {}", entry.sha256))
-                .remedy("the file was changed: copy or export the bundle again"));
-        }
+        same(&path, &digest, entry)?;
     }
     Ok(())
+}
+
+fn same(path: &Path, digest: &str, entry: &FileEntry) -> Result<()> {
+    match digest == entry.sha256 {
+        true => Ok(()),
+        false => Err(FileError::new(path, format!("has SHA-256 {digest}, the manifest says {}", entry.sha256))
+            .remedy("the file was changed: copy or export the bundle again")),
+    }
+}
+
+/// Why a manifest is not known to be what was written.
+enum Unsealed {
+    /// There is no digest.
+    Missing(FileError),
+    /// It has another.
+    Changed(FileError),
+}
+
+impl Unsealed {
+    fn error(self) -> FileError {
+        let (Self::Missing(error) | Self::Changed(error)) = self;
+        error.remedy("copy or export the bundle again")
+    }
+}
+
+/// Checks the manifest against its digest.
+fn verify_manifest(dir: &Path, manifest: &[u8]) -> Result<(), Unsealed> {
+    let path = dir.join(SUMS);
+    if fs::symlink_metadata(&path).is_err() {
+        return Err(Unsealed::Missing(FileError::new(
+            &path,
+            "is missing: it says whether the manifest is what was written",
+        )));
+    }
+    let found = files::read_limited(&path, 1 << 10).map_err(Unsealed::Changed)?;
+    match found == writer::sums(manifest).as_bytes() {
+        true => Ok(()),
+        false => Err(Unsealed::Changed(FileError::new(
+            &dir.join(MANIFEST),
+            format!("has another digest than {SUMS} says: one of the two was changed"),
+        ))),
+    }
 }

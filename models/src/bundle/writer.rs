@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::MANIFEST;
 use super::manifest::{FileEntry, Manifest};
-use crate::digest::HashingWriter;
+use super::{MANIFEST, SUMS};
+use crate::digest::{self, HashingWriter};
 use crate::error::{FileError, Result};
-use crate::files::StagedFolder;
+use crate::files::{self, StagedFolder};
 
 /// A bundle being written.
 pub struct BundleWriter {
@@ -62,11 +62,28 @@ impl BundleWriter {
     pub fn finish(self, mut manifest: Manifest) -> Result<Manifest> {
         manifest.files = self.files;
         let failed = |error: io::Error| FileError::new(&self.target, format!("cannot be put into place: {error}"));
-        let path = self.staging.path().join(MANIFEST);
-        let mut file = File::create(&path).map_err(failed)?;
-        let text = serde_json::to_string_pretty(&manifest).map_err(|error| FileError::new(&self.target, error))?;
-        writeln!(file, "{text}").and_then(|()| file.sync_all()).map_err(failed)?;
+        let mut text = serde_json::to_vec_pretty(&manifest).map_err(|error| FileError::new(&self.target, error))?;
+        text.push(b'\n');
+        for (name, content) in [(MANIFEST, &text[..]), (SUMS, sums(&text).as_bytes())] {
+            let mut file = File::create(self.staging.path().join(name)).map_err(failed)?;
+            file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
         self.staging.replace()?;
         Ok(manifest)
     }
+}
+
+/// What [`SUMS`] says of a manifest.
+pub(super) fn sums(manifest: &[u8]) -> String {
+    format!("{}  {MANIFEST}\n", digest::sha256(manifest))
+}
+
+/// Writes the digest of a bundle's manifest anew: for whoever changes it knowingly.
+///
+/// # Errors
+/// The manifest cannot be read, or the digest not written.
+pub fn seal(bundle: &Path) -> Result<()> {
+    let path = bundle.join(MANIFEST);
+    let manifest = fs::read(&path).map_err(|error| FileError::new(&path, format!("cannot be read: {error}")))?;
+    files::write_atomic(&bundle.join(SUMS), |writer| writer.write_all(sums(&manifest).as_bytes()))
 }
