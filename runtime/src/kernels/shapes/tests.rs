@@ -102,7 +102,8 @@ fn operators() -> Vec<Operator> {
 }
 
 /// What nobody means, and what nobody has memory for.
-const STRANGE: [i64; 8] = [0, -1, i64::MIN, 1, 1 << 40, 1 << 62, i64::MAX - 1, i64::MAX];
+const STRANGE: &[i64] =
+    if cfg!(miri) { &[0, -1, i64::MAX] } else { &[0, -1, i64::MIN, 1, 1 << 40, 1 << 62, i64::MAX - 1, i64::MAX] };
 
 /// Describes shapes, and checks what every description promises: no panic, and of what is computed no dimension that is 0 or
 /// beyond all memory.
@@ -152,7 +153,7 @@ fn one_dimension_that_is_another_is_refused_or_leaves_nothing_to_do() {
         let fitting: Vec<Vec<i64>> = operator.fitting.iter().map(|shape| shape.to_vec()).collect();
         for (input, shape) in fitting.iter().enumerate() {
             for place in 0..shape.len() {
-                for strange in STRANGE {
+                for &strange in STRANGE {
                     let mut shapes = fitting.clone();
                     shapes[input][place] = strange;
                     let found = described(&operator, &shapes);
@@ -185,7 +186,7 @@ fn two_dimensions_are_never_more_than_was_checked() {
             }
         }
         // All dimensions alike.
-        for strange in STRANGE {
+        for &strange in STRANGE {
             let shapes: Vec<Vec<i64>> = fitting.iter().map(|shape| vec![strange; shape.len()]).collect();
             let _ = described(&operator, &shapes);
         }
