@@ -6,9 +6,10 @@
 #   make check   format, lints, licences, documentation
 #   make bench   criterion benches, the exact meta-gradient on GPT-2 small's shapes (beside PyTorch's with PEER, PYTHON and MODEL), and
 #                with MODEL the device's side beside the peers that PYTHON has (PEERS and DIALOGUES: benches/peers/device.py --help)
+#   make sanitize   AddressSanitizer and Miri over the runtime's kernels; needs a nightly toolchain, and says how to get it
 #   make tiny    makes models/tiny again (about an hour on two cores)
 
-.PHONY: demo test build check bench tiny deps
+.PHONY: demo test build check bench sanitize tiny deps
 .DEFAULT_GOAL := build
 
 deps:
@@ -37,6 +38,9 @@ bench: build
 ifdef MODEL
 	$(or $(PYTHON),python3) benches/peers/device.py $(MODEL) $(if $(PEERS),--peers $(PEERS)) $(if $(DIALOGUES),--dialogues $(DIALOGUES)) --out docs/device.md
 endif
+
+sanitize: deps
+	@scripts/sanitize.sh
 
 tiny: build
 	@models/tiny/make.sh

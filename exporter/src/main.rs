@@ -49,12 +49,18 @@ struct BundleArgs {
     /// Where a run's base model lies by now; the same one as ever
     #[arg(long)]
     base: Option<PathBuf>,
-    #[arg(long, help = format!("Width of fresh adapters, for a model folder or a run that learned none [default: {}]",
+    #[arg(long, value_parser = bottleneck, allow_negative_numbers = true, help = format!("Width of fresh adapters, for a model folder or a run that learned none [default: {}]",
         AdapterConfig::default().bottleneck))]
     bottleneck: Option<usize>,
     /// Seed of fresh adapters, for a model folder or a run that learned none [default: 0]
     #[arg(long)]
     seed: Option<u64>,
+}
+
+fn bottleneck(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().map_err(|_| "expected a whole number from 1 to 65536")?;
+    AdapterConfig { bottleneck: number }.check()?;
+    Ok(number)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -172,4 +178,25 @@ fn print(exported: &Exported) -> std::io::Result<()> {
         writeln!(out, "{}", format!("{name:<22}{:>14} bytes   {content}", entry.bytes).trim_end())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_limits_which_are_said() {
+        let parse =
+            |option: &str, value: &str| Args::try_parse_from(["marionette-export", "x", "--out", "y", option, value]);
+        for value in ["18446744073709551616", "18446744073709551615", "1000000000000", "65537", "0", "-1", "nan"] {
+            let error = parse("--bottleneck", value).map(drop).expect_err(value);
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            assert!(error.exit_code() == 2 && first.contains("--bottleneck") && first.contains("1 to 65536"), "{text}");
+        }
+        for (option, value) in [("--bottleneck", "1"), ("--bottleneck", "65536"), ("--seed", "18446744073709551615")] {
+            assert!(parse(option, value).is_ok(), "{option} {value}");
+        }
+        assert_eq!(parse("--seed", "-1").map(drop).expect_err("-1").exit_code(), 2);
+    }
 }

@@ -32,22 +32,26 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The most rows of a step's batch, which are all made before the first step.
+    pub const MOST_ROWS: usize = 4096;
+
     /// Checks the shapes against the model.
     ///
     /// # Errors
-    /// One is zero or does not fit the context.
+    /// One is zero or does not fit the context; there are more than [`Shape::MOST_ROWS`] rows.
     pub fn check(&self, context: usize) -> Result<()> {
         let wrong = |what: String| Err(Error::Impossible(what));
-        if self.prompt_tokens == 0 || self.new_tokens == 0 || self.prompt_tokens + self.new_tokens > context {
+        let together = self.prompt_tokens.saturating_add(self.new_tokens);
+        if self.prompt_tokens == 0 || self.new_tokens == 0 || together > context {
             let (prompt, new) = (self.prompt_tokens, self.new_tokens);
             return wrong(format!(
                 "--prompt-tokens {prompt} and --new-tokens {new}: expected at least 1 each and at most {context} together"
             ));
         }
-        if self.batch == 0 || self.length < 2 || self.length > context {
-            let (batch, length) = (self.batch, self.length);
+        if self.batch == 0 || self.batch > Self::MOST_ROWS || self.length < 2 || self.length > context {
+            let (batch, length, most) = (self.batch, self.length, Self::MOST_ROWS);
             return wrong(format!(
-                "--batch {batch} and --length {length}: expected at least 1, and 2 to {context} (the model's context)"
+                "--batch {batch} and --length {length}: expected 1 to {most}, and 2 to {context} (the model's context)"
             ));
         }
         Ok(())
@@ -239,5 +243,11 @@ mod tests {
         assert!(Shape { length: 193, ..shape }.check(192).is_err());
         assert!(Shape { batch: 0, ..shape }.check(192).is_err());
         assert!(Shape { prompt_tokens: 0, ..shape }.check(192).is_err());
+        for huge in [1 << 40, usize::MAX / 2 + 1, usize::MAX] {
+            assert!(Shape { prompt_tokens: huge, ..shape }.check(192).is_err());
+            assert!(Shape { new_tokens: huge, ..shape }.check(192).is_err());
+            assert!(Shape { batch: huge, ..shape }.check(192).is_err());
+            assert!(Shape { length: huge, ..shape }.check(192).is_err());
+        }
     }
 }

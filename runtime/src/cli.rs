@@ -7,8 +7,9 @@ use bytesize::ByteSize;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use marionette_dialogues::RankBy;
+use marionette_models::InnerLoop;
 
-use crate::bench::Part;
+use crate::bench::{Part, Shape};
 use crate::engine::Options;
 use crate::persona_name::PersonaName;
 use crate::sampling::Sampling;
@@ -50,7 +51,7 @@ pub struct Common {
     #[arg(long, value_name = "PROVIDER", default_value = "cpu", help_heading = "Device")]
     pub ep: Provider,
     /// Threads within an operator [default: ONNX Runtime's choice, one a core]
-    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Device")]
+    #[arg(long, value_name = "N", value_parser = from_one::<MOST_THREADS>, allow_negative_numbers = true, help_heading = "Device")]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -97,7 +98,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
     /// The longest reply, in tokens
-    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one, help_heading = "Sampling")]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = from_one::<MOST_TOKENS>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub max_tokens: NonZeroUsize,
 }
 
@@ -130,10 +131,10 @@ pub struct AdaptArgs {
     #[arg(long, value_name = "FILE")]
     pub dialogues: PathBuf,
     /// Learn from the first K dialogues only
-    #[arg(long, value_name = "K", value_parser = at_least_one)]
+    #[arg(long, value_name = "K", value_parser = from_one::<MOST>, allow_negative_numbers = true)]
     pub shots: Option<NonZeroUsize>,
     /// Passes over the dialogues [default: as many steps as the bundle's inner loop has]
-    #[arg(long, value_name = "E", value_parser = at_least_one)]
+    #[arg(long, value_name = "E", value_parser = from_one::<MOST>, allow_negative_numbers = true)]
     pub epochs: Option<NonZeroUsize>,
     /// The learning rate [default: the bundle's]
     #[arg(long, value_name = "A", value_parser = learning_rate, allow_negative_numbers = true)]
@@ -146,10 +147,6 @@ pub struct AdaptArgs {
     pub memory_limit: Option<ByteSize>,
 }
 
-fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "expected a whole number from 1".into())
-}
-
 fn learning_rate(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
@@ -157,11 +154,23 @@ fn learning_rate(text: &str) -> Result<f32, String> {
     }
 }
 
-fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+/// The most threads within an operator.
+const MOST_THREADS: usize = 1024;
+/// The most tokens: no model has a longer context.
+const MOST_TOKENS: usize = 1 << 20;
+/// The most of what is counted in files, and of passes over it.
+const MOST: usize = InnerLoop::MOST_STEPS;
+
+fn whole<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
-        Ok(number) if number >= LEAST => Ok(number),
-        _ => Err(format!("expected a whole number, {LEAST} or more")),
+        Ok(number) if (LEAST..=MOST).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from {LEAST} to {MOST}")),
     }
+}
+
+fn from_one<const MOST: usize>(text: &str) -> Result<NonZeroUsize, String> {
+    let number = whole::<1, MOST>(text)?;
+    NonZeroUsize::new(number).ok_or_else(|| format!("expected a whole number from 1 to {MOST}"))
 }
 
 /// Numbers of passes, each greater than the one before.
@@ -171,8 +180,13 @@ pub struct Epochs(pub Vec<usize>);
 fn ascending(text: &str) -> Result<Epochs, String> {
     let numbers = text.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>();
     match numbers {
-        Ok(numbers) if numbers.is_sorted_by(|before, after| before < after) => Ok(Epochs(numbers)),
-        _ => Err("expected whole numbers in ascending order, such as 0,1,3".into()),
+        Ok(numbers)
+            if numbers.is_sorted_by(|before, after| before < after)
+                && numbers.last().is_some_and(|&last| last <= MOST) =>
+        {
+            Ok(Epochs(numbers))
+        }
+        _ => Err(format!("expected whole numbers from 0 to {MOST} in ascending order, such as 0,1,3")),
     }
 }
 
@@ -235,20 +249,20 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "NAME")]
     pub persona: Option<PersonaName>,
     /// The numbers of dialogues to adapt on
-    #[arg(long, value_name = "K,K,…", value_delimiter = ',', default_value = "0,1,5,10")]
+    #[arg(long, value_name = "K,K,…", value_delimiter = ',', default_value = "0,1,5,10", value_parser = whole::<0, MOST>, allow_negative_numbers = true)]
     pub shots: Vec<usize>,
     /// Only the first N personas
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = from_one::<MOST>, allow_negative_numbers = true)]
     pub personas: Option<NonZeroUsize>,
     /// Only the first N folds of each persona
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = from_one::<MOST>, allow_negative_numbers = true)]
     pub folds: Option<NonZeroUsize>,
     /// The longest reply to generate for F1, in tokens, greedy; 0 leaves F1 out
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = whole::<0, MOST_TOKENS>, allow_negative_numbers = true)]
     pub max_tokens: usize,
     /// After how many passes over the dialogues to test, in ascending order; 0 tests without adapting [default: once, after as
     /// many steps as the bundle's inner loop has]
-    #[arg(long, value_name = "E,E,…", value_parser = ascending)]
+    #[arg(long, value_name = "E,E,…", value_parser = ascending, allow_negative_numbers = true)]
     pub epochs: Option<Epochs>,
     /// What ranks the candidates for Hits@1: the mean or the sum of the log-probabilities of a candidate's tokens, or
     /// log p(reply | context) - log p(reply)
@@ -280,16 +294,16 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub common: Common,
     /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = whole::<1, MOST_TOKENS>, allow_negative_numbers = true)]
     pub prompt_tokens: usize,
     /// Tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<1, MOST_TOKENS>, allow_negative_numbers = true)]
     pub new_tokens: usize,
     /// Rows of a step's batch
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = whole::<1, { Shape::MOST_ROWS }>, allow_negative_numbers = true)]
     pub batch: usize,
     /// Tokens of a row
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least::<2>)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<2, MOST_TOKENS>, allow_negative_numbers = true)]
     pub length: usize,
     /// Measure one part alone, so that the peak memory is its own
     #[arg(long, value_name = "PART")]
@@ -341,6 +355,62 @@ mod tests {
             let words = std::iter::once("marionette").chain(line.split(' '));
             let error = Cli::try_parse_from(words).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_limits_which_are_said() {
+        const HUGE: [&str; 7] = [
+            "18446744073709551616",
+            "18446744073709551615",
+            "9223372036854775808",
+            "1000000000000",
+            "-1",
+            "nan",
+            "inf",
+        ];
+        let adapt = "adapt B --persona a --dialogues f";
+        let evaluate = "evaluate B --dialogues f";
+        for (line, option, least, most) in [
+            (adapt, "--shots", 1, MOST),
+            (adapt, "--epochs", 1, MOST),
+            (adapt, "--threads", 1, MOST_THREADS),
+            ("generate B --prompt x", "--max-tokens", 1, MOST_TOKENS),
+            ("generate B --prompt x", "--threads", 1, MOST_THREADS),
+            ("chat B", "--max-tokens", 1, MOST_TOKENS),
+            (evaluate, "--shots", 0, MOST),
+            (evaluate, "--epochs", 0, MOST),
+            (evaluate, "--personas", 1, MOST),
+            (evaluate, "--folds", 1, MOST),
+            (evaluate, "--max-tokens", 0, MOST_TOKENS),
+            ("inspect B", "--threads", 1, MOST_THREADS),
+            ("bench B", "--prompt-tokens", 1, MOST_TOKENS),
+            ("bench B", "--new-tokens", 1, MOST_TOKENS),
+            ("bench B", "--batch", 1, Shape::MOST_ROWS),
+            ("bench B", "--length", 2, MOST_TOKENS),
+        ] {
+            let parse = |value: &str| {
+                let words = ["marionette"].into_iter().chain(line.split(' ')).chain([option, value]);
+                Cli::try_parse_from(words).map(drop)
+            };
+            let beyond = [(most + 1).to_string(), if least == 0 { "x".into() } else { (least - 1).to_string() }];
+            for value in HUGE.into_iter().chain(beyond.iter().map(String::as_str)) {
+                let error = parse(value).expect_err(&format!("{line} {option} {value}"));
+                let text = error.to_string();
+                let first = text.lines().next().unwrap_or_default();
+                assert_eq!(error.exit_code(), 2, "{text}");
+                let limits = format!("from {least} to {most}");
+                assert!(first.contains(option) && first.contains(&limits), "{line} {option} {value}: {text}");
+            }
+            for value in [least, most] {
+                assert!(parse(&value.to_string()).is_ok(), "{line} {option} {value}");
+            }
+        }
+        for (line, option) in [(adapt, "--inner-lr"), (evaluate, "--inner-lr")] {
+            for value in ["nan", "inf", "-inf", "-1", "0", "1e39"] {
+                let words = ["marionette"].into_iter().chain(line.split(' ')).chain([option, value]);
+                assert_eq!(Cli::try_parse_from(words).expect_err(value).exit_code(), 2);
+            }
         }
     }
 

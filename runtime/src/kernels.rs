@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod product;
+pub mod shapes;
 mod tiles;
 
 /// 2√(2/π), twice the factor of GELU's tanh approximation (Hendrycks & Gimpel 2016, section 2).

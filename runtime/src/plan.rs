@@ -50,11 +50,18 @@ impl Plan {
     /// activations are computed twice.
     ///
     /// # Errors
-    /// There is nothing to learn from. The limit is too low, or this system does not say what a process holds.
+    /// There is nothing to learn from, or there are more than [`InnerLoop::MOST_STEPS`] steps. The limit is too low, or this system does not say what a process holds.
     pub fn new(engine: &mut Engine, support: &[Sequence], inner: InnerLoop, limit: Option<u64>) -> Result<Self> {
-        let batches = inner.batches(support.len()).into_iter().take(inner.steps_per_epoch(support.len()));
-        let steps: Vec<Vec<&Sequence>> =
-            batches.map(|indices| indices.iter().filter_map(|&index| support.get(index)).collect()).collect();
+        if inner.steps > InnerLoop::MOST_STEPS {
+            let (steps, most) = (inner.steps, InnerLoop::MOST_STEPS);
+            return Err(Error::Impossible(format!("{steps} steps, expected at most {most}: take fewer --epochs")));
+        }
+        // Of one pass alone: the steps after it repeat it.
+        let steps: Vec<Vec<&Sequence>> = inner
+            .pass(support.len())
+            .take(inner.steps)
+            .map(|batch| support.get(batch).unwrap_or_default().iter().collect())
+            .collect();
         let Some(limit) = limit else {
             let epoch = steps.iter().map(|step| parts(step, |_, _, _| true)).collect::<Result<_>>()?;
             return Ok(Self { inner, epoch, activations: Activations::Kept, fit: None });
@@ -77,7 +84,7 @@ impl Plan {
                 Fitted::Needs(bytes) => least = least.min(bytes),
             }
         }
-        let [limit, least] = [limit, least.next_multiple_of(1 << 20)].map(ByteSize);
+        let [limit, least] = [limit, whole_mebibytes(least)].map(ByteSize);
         Err(Error::Impossible(format!("--memory-limit {limit}: these dialogues need {least} on this device")))
     }
 
@@ -116,6 +123,11 @@ impl fmt::Display for Fit {
              {base} before the first step, at most {most} in a step"
         )
     }
+}
+
+/// As whole MiB, rounded up; what is beyond all numbers stays the greatest.
+fn whole_mebibytes(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(1 << 20).unwrap_or(u64::MAX)
 }
 
 /// Whether the steps fit.
@@ -232,5 +244,18 @@ mod tests {
         // What opening the graph took is over, but was taken.
         let held = Resident { peak: 200_000, ..held };
         assert_eq!(super::fit(&steps, Activations::Kept, step, held, 190_000).unwrap(), Fitted::Needs(200_000));
+    }
+
+    #[test]
+    fn what_is_needed_is_never_said_to_be_nothing() {
+        let sequences = [sequence(100)];
+        let step = RunMemory { constant: 1, token: 1, pair: u64::MAX, target: 1 };
+        let held = Resident { now: 1000, peak: 1500 };
+        let steps = vec![sequences.iter().collect()];
+        let Fitted::Needs(bytes) = super::fit(&steps, Activations::Kept, step, held, 1 << 30).unwrap() else {
+            panic!()
+        };
+        assert_eq!(whole_mebibytes(bytes), u64::MAX);
+        assert_eq!([0, 1, 1 << 20, (1 << 20) + 1].map(whole_mebibytes), [0, 1 << 20, 1 << 20, 2 << 20]);
     }
 }

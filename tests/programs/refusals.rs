@@ -127,6 +127,51 @@ fn impossible_options_are_wrong_usage() {
 }
 
 #[test]
+fn numbers_beyond_their_limits_are_wrong_usage_before_any_work() {
+    let scratch = Scratch::new();
+    let (data, bundle) = (dialogues("train"), road().bundle());
+    const MOST: &str = "18446744073709551615";
+    for (option, limit) in [
+        ("--iterations", "100000000"),
+        ("--inner-steps", "10000"),
+        ("--meta-batch", "10000"),
+        ("--bottleneck", "65536"),
+    ] {
+        train(&scratch, &data, &[option, MOST]).refused(2, &[option, limit]);
+        train(&scratch, &data, &[option, "-1"]).refused(2, &[option, limit]);
+    }
+    for (command, option, value, limit) in [
+        ("adapt", "--epochs", MOST, "1000000"),
+        ("adapt", "--shots", "9223372036854775808", "1000000"),
+        ("adapt", "--threads", "100000", "1024"),
+        ("bench", "--prompt-tokens", MOST, "1048576"),
+        ("bench", "--batch", "1000000000000", "4096"),
+        ("bench", "--length", MOST, "1048576"),
+        ("bench", "--new-tokens", "-1", "1048576"),
+    ] {
+        let needed: &[&str] = if command == "adapt" { &["--persona", "x", "--dialogues", "y"] } else { &[] };
+        let words = [needed, &[option, value]].concat();
+        marionette(&scratch, command, &bundle, &words).refused(2, &[option, limit]);
+    }
+    scratch.run("marionette-export", ["x", "--out", "y", "--bottleneck", MOST]).refused(2, &["--bottleneck", "65536"]);
+
+    // What fits the option, and not this model or these dialogues.
+    marionette(&scratch, "bench", &bundle, &["--prompt-tokens", "1048576"]).refused(1, &["--prompt-tokens", "context"]);
+    let file = one_persona(&scratch);
+    let words = ["--persona", "x", "--dialogues", file.to_str().unwrap(), "--epochs", "1000000"];
+    marionette(&scratch, "adapt", &bundle, &words).refused(1, &["--epochs", "1000000"]);
+
+    // A manifest is read as strictly.
+    let copied = scratch.path("copy");
+    copy(&bundle, &copied);
+    let manifest = fs::read_to_string(copied.join("manifest.json")).unwrap();
+    let place = manifest.find("\"steps\": ").unwrap() + "\"steps\": ".len();
+    let end = place + manifest[place..].find(',').unwrap();
+    fs::write(copied.join("manifest.json"), format!("{}{MOST}{}", &manifest[..place], &manifest[end..])).unwrap();
+    marionette(&scratch, "inspect", &copied, &[]).refused(1, &["manifest.json", MOST, "1000000"]);
+}
+
+#[test]
 fn models_that_are_not_what_they_say_are_refused() {
     let change = |name: &str, change: fn(&Path), parts: &[&str]| {
         let scratch = Scratch::new();

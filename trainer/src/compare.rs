@@ -16,6 +16,7 @@ use crate::data;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{self, How};
 use crate::method::{METHODS, Method};
+use crate::train::options::{MOST_AT_ONCE, whole};
 use crate::train::{self, Config, Data, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
@@ -51,13 +52,13 @@ pub struct Options {
     #[arg(long, num_args = 1.., value_name = "METHOD=A,B")]
     pub rates: Vec<Rates>,
     /// The width of the adapters' bottleneck
-    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N")]
+    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N", value_parser = whole::<1, { 1 << 16 }>, allow_negative_numbers = true)]
     pub bottleneck: usize,
     /// Inner SGD steps, S
-    #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub inner_steps: usize,
     /// Support dialogues in the batch of one inner step
-    #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub dialogues_per_step: usize,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
     #[arg(long, value_enum)]
@@ -137,7 +138,7 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     notes.iter().for_each(say);
     notes.extend(notes_on(&options));
     let unseen = if known.is_some() { "" } else { " on unseen personas" };
-    let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed + seed).collect();
+    let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed.wrapping_add(seed)).collect();
     let mut comparison = Comparison {
         title: format!("Methods compared{unseen}"),
         base: options.base.display().to_string(),

@@ -18,6 +18,7 @@ use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::tensors::{self, Choices, TokenBatch};
+use crate::train::options::{MOST_COUNTED, MOST_TOKENS, whole};
 use crate::trained::Trained;
 use crate::workers::Compute;
 use marionette_models::terminal::say;
@@ -46,23 +47,23 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct How {
     /// The numbers of dialogues to adapt on
-    #[arg(long, value_delimiter = ',', default_value = "0,1,5,10", value_name = "K,…")]
+    #[arg(long, value_delimiter = ',', default_value = "0,1,5,10", value_name = "K,…", value_parser = whole::<0, MOST_COUNTED>, allow_negative_numbers = true)]
     pub shots: Vec<usize>,
     /// The numbers of passes over them, instead of the steps that the run was trained for
-    #[arg(long, value_delimiter = ',', value_name = "E,…")]
+    #[arg(long, value_delimiter = ',', value_name = "E,…", value_parser = whole::<0, MOST_COUNTED>, allow_negative_numbers = true)]
     pub epochs: Vec<usize>,
     /// By what candidates are ranked: the mean or sum of their log-probability, or the sum less that without a context;
     /// transfertransfo always ranks by its classifier
     #[arg(long, default_value_t = RankBy::Mean, value_name = "mean|sum|pmi")]
     pub rank_by: RankBy,
     /// Only the first so many personas
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<1, MOST_COUNTED>, allow_negative_numbers = true)]
     pub personas: Option<usize>,
     /// Only the first so many held-out dialogues of each persona
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<1, MOST_COUNTED>, allow_negative_numbers = true)]
     pub folds: Option<usize>,
     /// The longest reply that is generated for F1, in tokens; 0 generates none
-    #[arg(long, default_value_t = 32, value_name = "N")]
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = whole::<0, MOST_TOKENS>, allow_negative_numbers = true)]
     pub max_tokens: usize,
 }
 

@@ -16,6 +16,7 @@ use crate::decoder::{Decoder, Parts};
 use crate::error::{Result, TrainError};
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
+use crate::train::options::{MOST_COUNTED, MOST_ITERATIONS, whole};
 use crate::{folder, tensors};
 
 use self::corpus::Corpus;
@@ -57,25 +58,25 @@ pub struct Options {
     #[arg(long, default_value_t = 512)]
     pub n_positions: usize,
     /// Passes over the data
-    #[arg(long, default_value_t = 1, conflicts_with = "steps")]
+    #[arg(long, default_value_t = 1, conflicts_with = "steps", value_parser = whole::<1, MOST_COUNTED>, allow_negative_numbers = true)]
     pub epochs: usize,
     /// Steps, instead of passes over the data
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<1, MOST_ITERATIONS>, allow_negative_numbers = true)]
     pub steps: Option<usize>,
     /// Tokens in the batch of one step, padding included
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, value_parser = whole::<1, { 1 << 24 }>, allow_negative_numbers = true)]
     pub batch_tokens: usize,
     /// The learning rate at its peak
     #[arg(long, default_value_t = 2e-3, allow_negative_numbers = true)]
     pub lr: f64,
     /// Steps over which the learning rate rises to its peak; then it falls along a cosine
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = whole::<0, MOST_ITERATIONS>, allow_negative_numbers = true)]
     pub warmup: usize,
     /// The weight decay of matrices
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     pub weight_decay: f64,
     /// Steps between validations
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = whole::<1, MOST_ITERATIONS>, allow_negative_numbers = true)]
     pub validate_every: usize,
     /// The type in which the weights are stored
     #[arg(long, value_enum, default_value_t = StorageType::F16)]
@@ -253,7 +254,7 @@ fn train(
     let decay = |tensor: &Tensor| if tensor.dim() > 1 { options.weight_decay } else { 0.0 };
     let mut adam = AdamState::new(settings, trained, decay)?;
     let mut epoch = corpus.epoch(rng).into_iter();
-    let steps = options.steps.unwrap_or(epoch.len() * options.epochs);
+    let steps = options.steps.unwrap_or(epoch.len().saturating_mul(options.epochs));
     let progress = Progress::new(steps as u64, "steps");
     progress.note(&format!("{} dialogues, {} tokens, {} batches an epoch", corpus.len(), corpus.tokens(), epoch.len()));
     let started = Instant::now();

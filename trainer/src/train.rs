@@ -7,7 +7,7 @@ mod checkpoints;
 mod config;
 mod forecast;
 mod metrics;
-mod options;
+pub(crate) mod options;
 mod probe;
 mod sampler;
 mod state;

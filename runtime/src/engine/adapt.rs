@@ -91,13 +91,16 @@ impl Engine {
     /// The memory that the values of a step take at most, beside the weights.
     ///
     /// # Errors
-    /// The manifest does not say.
+    /// The manifest does not say, or says what cannot be.
     pub fn step_memory(&self, activations: Activations) -> Result<RunMemory> {
         let (name, _) = activations.graph();
         let memory = self.manifest.graphs.get(name).and_then(|graph| graph.memory);
         let missing =
             || FileError::new(&self.dir.join(bundle::MANIFEST), "is missing").at(format!("graphs.{name}.memory"));
         let mut memory = memory.ok_or_else(missing)?;
+        believable(memory).map_err(|(field, problem)| {
+            FileError::new(&self.dir.join(bundle::MANIFEST), problem).at(format!("graphs.{name}.memory.{field}"))
+        })?;
         if self.manifest.precision.is_integer() {
             // One product's rows are rounded at a time: at most the MLP's or queries, keys and values, and the head's gradient.
             let model = &self.manifest.model;
@@ -152,6 +155,22 @@ impl Engine {
     }
 }
 
+/// Refuses figures of memory that no graph has: a limit would be kept by numbers alone. Each token's activations and each target's
+/// logits take something, and nothing of them a pebibyte.
+fn believable(memory: RunMemory) -> Result<(), (&'static str, String)> {
+    const MOST: u64 = 1 << 50;
+    let RunMemory { constant, token, pair, target } = memory;
+    for (field, least, bytes) in
+        [("constant", 0, constant), ("token", 1, token), ("pair", 0, pair), ("target", 1, target)]
+    {
+        if !(least..=MOST).contains(&bytes) {
+            let remedy = "export the model again";
+            return Err((field, format!("is {bytes} bytes, expected {least} to {MOST}; {remedy}")));
+        }
+    }
+    Ok(())
+}
+
 /// The L2 norm of (Φ − Φ′) / α, the gradient of a step from Φ to Φ′, over the tensors that move at all.
 fn moved(before: &[Buffer], after: &[Buffer], learning_rate: &[f32]) -> f32 {
     let mut squares = 0.0;
@@ -161,4 +180,26 @@ fn moved(before: &[Buffer], after: &[Buffer], learning_rate: &[f32]) -> f32 {
         squares += sum / f64::from(rate).powi(2);
     }
     squares.sqrt() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_memory_that_cannot_be_are_refused_by_their_field() {
+        let good = RunMemory { constant: 0, token: 1, pair: 0, target: 1 };
+        assert_eq!(believable(good), Ok(()));
+        for (field, memory) in [
+            ("constant", RunMemory { constant: u64::MAX, ..good }),
+            ("token", RunMemory { token: 0, ..good }),
+            ("token", RunMemory { token: u64::MAX, ..good }),
+            ("pair", RunMemory { pair: (1 << 50) + 1, ..good }),
+            ("target", RunMemory { target: 0, ..good }),
+            ("token", RunMemory::default()),
+        ] {
+            let (found, problem) = believable(memory).unwrap_err();
+            assert!(found == field && problem.contains("expected"), "{memory:?}: {found} {problem}");
+        }
+    }
 }

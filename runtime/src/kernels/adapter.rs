@@ -1,5 +1,7 @@
 //! The ends of an adapter (Houlsby et al. 2019, figure 2): a product with a narrow matrix, added to what goes past it.
 
+use std::collections::TryReserveError;
+
 use pulp::{Simd, WithSimd};
 
 use super::tiles::{COLUMNS, ROWS, Row, ZERO, left, multiply};
@@ -12,6 +14,15 @@ pub struct Narrow {
 }
 
 impl Narrow {
+    /// Has memory for what [`Narrow::lay_out`] lays out.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn try_reserve(&mut self, [depth, width]: [usize; 2]) -> Result<(), TryReserveError> {
+        self.values.clear();
+        self.values.try_reserve(width.div_ceil(COLUMNS).saturating_mul(depth))
+    }
+
     /// Lays out values \[K, N\], or \[N, K\] where they are `transposed`.
     pub fn lay_out(&mut self, values: &[f32], [depth, width]: [usize; 2], transposed: bool) {
         self.depth = depth;

@@ -1,16 +1,18 @@
 //! Kernels for the functions of the domain `marionette` in a bundle's graphs: with them, ONNX Runtime does not execute a function's
 //! body on the processor, but [`crate::kernels`].
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
-use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
+use ort::value::TensorElementType;
 
-use crate::kernels;
+use crate::kernels::{self, shapes};
 
 mod adapter;
 mod attention;
 mod decoder;
+mod guard;
 #[cfg(target_arch = "x86_64")]
 mod product;
 mod targets;
@@ -18,6 +20,7 @@ mod targets;
 use adapter::AddProduct;
 use attention::Attention;
 use decoder::{Normalization, Rotary};
+use guard::{Guarded, Inputs, output, par_for, reserved, room};
 use targets::TargetLogProb;
 
 /// Enough rows for a thread to be worth waking, counted in elements.
@@ -29,36 +32,25 @@ const LEAST_SHARE: usize = 16 * 1024;
 /// ONNX Runtime refuses one.
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
     let domain = OperatorDomain::new("marionette")?
-        .add(Rowwise::GeluGradient)?
-        .add(Rowwise::LayerNormalizationGradient)?
-        .add(Rowwise::RmsNormalizationGradient)?
-        .add(Rowwise::SwiGlu)?
-        .add(Rowwise::SwiGluGradient)?
-        .add(Normalization)?
-        .add(Rotary)?
-        .add(AddProduct::AdapterUp)?
-        .add(AddProduct::AdapterDownGradient)?
-        .add(Attention::Causal)?
-        .add(Attention::Branched)?
-        .add(Attention::CausalGradient)?
-        .add(TargetLogProb::Forward)?
-        .add(TargetLogProb::Gradient)?;
+        .add(Guarded(Rowwise::GeluGradient))?
+        .add(Guarded(Rowwise::LayerNormalizationGradient))?
+        .add(Guarded(Rowwise::RmsNormalizationGradient))?
+        .add(Guarded(Rowwise::SwiGlu))?
+        .add(Guarded(Rowwise::SwiGluGradient))?
+        .add(Guarded(Normalization))?
+        .add(Guarded(Rotary))?
+        .add(Guarded(AddProduct::AdapterUp))?
+        .add(Guarded(AddProduct::AdapterDownGradient))?
+        .add(Guarded(Attention::Causal))?
+        .add(Guarded(Attention::Branched))?
+        .add(Guarded(Attention::CausalGradient))?
+        .add(Guarded(TargetLogProb::Forward))?
+        .add(Guarded(TargetLogProb::Gradient))?;
     #[cfg(target_arch = "x86_64")]
     if let Some(instructions) = kernels::product::Instructions::best() {
-        return product::all(instructions).into_iter().try_fold(domain, OperatorDomain::add);
+        return product::all(instructions).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add);
     }
     Ok(domain)
-}
-
-/// What an operator says of inputs that do not fit; the graph, which is the bundle's, is wrong then.
-fn misfit() -> ort::Error {
-    ort::Error::new("the inputs do not fit")
-}
-
-/// The shape and values of an input.
-fn tensor<'a, T: PrimitiveTensorElementType>(value: &'a ValueRef<'_>) -> ort::Result<(Vec<usize>, &'a [T])> {
-    let (shape, values) = value.try_extract_tensor::<T>()?;
-    Ok((shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect(), values))
 }
 
 /// Operators of f32 that compute each row of their output by itself, from the same row of their inputs.
@@ -110,58 +102,58 @@ impl Operator for Rowwise {
 
 impl Kernel for Rowwise {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let values = inputs(context)?;
-        let inputs = values.iter().map(tensor::<f32>).collect::<ort::Result<Vec<_>>>()?;
-        let last = inputs.get(1).or(inputs.first()).ok_or_else(misfit)?;
-        let mut shape: Vec<i64> = last.0.iter().map(|&dim| dim as i64).collect();
-        let width = last.0.last().map_or(1, |&last| last.max(1));
-        if let (Self::SwiGlu, Some(last)) = (*self, shape.last_mut()) {
-            *last /= 2;
+        let inputs = Inputs::of(context)?;
+        let given = inputs.shapes()?;
+        let rows = match self {
+            Self::GeluGradient => shapes::gelu_gradient(&given),
+            Self::LayerNormalizationGradient => shapes::layer_normalization_gradient(&given),
+            Self::RmsNormalizationGradient => shapes::rms_normalization_gradient(&given),
+            Self::SwiGlu => shapes::swi_glu(&given),
+            Self::SwiGluGradient => shapes::swi_glu_gradient(&given),
+        }?;
+        let mut output = output(context, 0, &rows.output)?;
+        if rows.is_empty() {
+            return Ok(());
         }
-        let mut output = context.output(0, shape)?.ok_or_else(misfit)?;
+        let width = rows.width;
+        let values = |index| inputs.values::<f32>(index);
         let (_, out) = output.try_extract_tensor_mut::<f32>()?;
-        match (*self, &inputs[..]) {
-            (Self::GeluGradient, [(_, dy), (_, x)]) if dy.len() == x.len() => {
+        match self {
+            Self::GeluGradient => {
+                let (dy, x) = (values(0)?, values(1)?);
                 in_shares(context, width, out, |range, dx| {
                     kernels::gelu_gradient(&dy[range.clone()], &x[range], dx);
                 })
             }
-            (Self::LayerNormalizationGradient, [(_, dy), (_, x), (_, scale), (_, mean), (_, inverse)])
-                if dy.len() == x.len()
-                    && scale.len() == width
-                    && mean.len() * width == x.len()
-                    && inverse.len() == mean.len() =>
-            {
+            Self::LayerNormalizationGradient => {
+                let (dy, x, scale, mean, inverse) = (values(0)?, values(1)?, values(2)?, values(3)?, values(4)?);
                 in_shares(context, width, out, |range, dx| {
                     let rows = range.start / width..range.end / width;
                     let statistics = [&mean[rows.clone()], &inverse[rows]];
                     kernels::layer_normalization_gradient(&dy[range.clone()], &x[range], scale, statistics, dx);
                 })
             }
-            (Self::RmsNormalizationGradient, [(_, dy), (_, x), (_, scale), (_, inverse)])
-                if dy.len() == x.len() && scale.len() == width && inverse.len() * width == x.len() =>
-            {
+            Self::RmsNormalizationGradient => {
+                let (dy, x, scale, inverse) = (values(0)?, values(1)?, values(2)?, values(3)?);
                 in_shares(context, width, out, |range, dx| {
                     let inverse = &inverse[range.start / width..range.end / width];
                     kernels::rms_normalization_gradient(&dy[range.clone()], &x[range], scale, inverse, dx);
                 })
             }
-            (Self::SwiGlu, [(_, x)]) if width.is_multiple_of(2) => in_shares(context, width / 2, out, |range, y| {
-                kernels::swi_glu(&x[2 * range.start..2 * range.end], width / 2, y);
-            }),
-            (Self::SwiGluGradient, [(_, dy), (_, x)]) if width.is_multiple_of(2) && 2 * dy.len() == x.len() => {
+            Self::SwiGlu => {
+                let x = values(0)?;
+                in_shares(context, width, out, |range, y| {
+                    kernels::swi_glu(&x[2 * range.start..2 * range.end], width, y);
+                })
+            }
+            Self::SwiGluGradient => {
+                let (dy, x) = (values(0)?, values(1)?);
                 in_shares(context, width, out, |range, dx| {
                     kernels::swi_glu_gradient(&dy[range.start / 2..range.end / 2], &x[range], width / 2, dx);
                 })
             }
-            _ => Err(misfit()),
         }
     }
-}
-
-/// All inputs, which must be there.
-fn inputs<'a>(context: &'a ComputeContext) -> ort::Result<Vec<ValueRef<'a>>> {
-    (0..context.num_inputs()?).map(|index| context.input(index)?.ok_or_else(misfit)).collect()
 }
 
 /// Cuts the rows of an output into shares and lets ONNX Runtime's threads compute them; `compute` gets the range of a share's
@@ -170,7 +162,7 @@ fn in_shares(
     context: &ComputeContext,
     width: usize,
     output: &mut [f32],
-    compute: impl Fn(std::ops::Range<usize>, &mut [f32]) + Send + Sync,
+    compute: impl Fn(Range<usize>, &mut [f32]) + Send + Sync,
 ) -> ort::Result<()> {
     let share = LEAST_SHARE.div_ceil(width) * width;
     in_parallel(context, output.chunks_mut(share), |index, part| {
@@ -179,25 +171,21 @@ fn in_shares(
     })
 }
 
-/// The two dimensions of a matrix.
-fn pair(shape: &[usize]) -> ort::Result<[usize; 2]> {
-    shape.try_into().map_err(|_| misfit())
-}
-
 /// Lets ONNX Runtime's threads compute the shares of an output; `compute` gets a share's number and the share.
 fn in_parallel<T: Send>(
     context: &ComputeContext,
-    shares: impl Iterator<Item = T>,
+    shares: impl ExactSizeIterator<Item = T>,
     compute: impl Fn(usize, &mut T) + Send + Sync,
 ) -> ort::Result<()> {
-    let shares: Vec<Mutex<T>> = shares.map(Mutex::new).collect();
-    if shares.is_empty() {
-        return Ok(());
-    }
-    context.par_for(shares.len(), 0, |index| {
+    let mut all: Vec<Mutex<T>> = room(shares.len())?;
+    all.extend(shares.map(Mutex::new));
+    par_for(context, all.len(), &|index| {
         // Each share is asked for once: no thread waits.
-        if let Some(Ok(mut share)) = shares.get(index).map(Mutex::lock) {
+        if let Some(Ok(mut share)) = all.get(index).map(Mutex::lock) {
             compute(index, &mut share);
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use marionette_models::run::{CONFIG_TOML, RunModel};
 use marionette_models::{FileError, digest, files};
 use serde::{Deserialize, Serialize};
 
-use super::options::{Data, Gradient, Plan, Precision, RateRule};
+use super::options::{Data, Gradient, MOST_AT_ONCE, MOST_COUNTED, MOST_ITERATIONS, Plan, Precision, RateRule};
 use crate::error::{Result, TrainError};
 use crate::method::{METHODS, Method};
 
@@ -150,17 +150,17 @@ impl Config {
         }
         model.adapter.check().map_err(|problem| TrainError::option("--bottleneck", problem))?;
         for (option, value, most) in [
-            ("--inner-steps", model.inner_loop.steps, 10_000),
-            ("--dialogues-per-step", model.inner_loop.dialogues_per_step, 10_000),
-            ("--support-dialogues", data.support_dialogues, 10_000),
-            ("--query-dialogues", data.query_dialogues, 10_000),
-            ("--validation-personas", data.validation_personas, 1_000_000),
-            ("--iterations", outer.plan.iterations, 100_000_000),
-            ("--meta-batch", outer.plan.meta_batch, 10_000),
-            ("--validate-every", outer.plan.validate_every, 100_000_000),
-            ("--patience", outer.plan.patience, 100_000_000),
-            ("--save-every", outer.plan.save_every, 100_000_000),
-            ("--keep", outer.plan.keep, 10_000),
+            ("--inner-steps", model.inner_loop.steps, MOST_AT_ONCE),
+            ("--dialogues-per-step", model.inner_loop.dialogues_per_step, MOST_AT_ONCE),
+            ("--support-dialogues", data.support_dialogues, MOST_AT_ONCE),
+            ("--query-dialogues", data.query_dialogues, MOST_AT_ONCE),
+            ("--validation-personas", data.validation_personas, MOST_COUNTED),
+            ("--iterations", outer.plan.iterations, MOST_ITERATIONS),
+            ("--meta-batch", outer.plan.meta_batch, MOST_AT_ONCE),
+            ("--validate-every", outer.plan.validate_every, MOST_ITERATIONS),
+            ("--patience", outer.plan.patience, MOST_ITERATIONS),
+            ("--save-every", outer.plan.save_every, MOST_ITERATIONS),
+            ("--keep", outer.plan.keep, MOST_AT_ONCE),
         ] {
             if value == 0 || value > most {
                 return Err(TrainError::option(option, format!("is {value}, expected 1 to {most}")));
@@ -182,7 +182,7 @@ impl Config {
             let problem = format!("is {}, expected a part from 0 to less than 1", data.test_part);
             return Err(TrainError::option("--test-part", problem));
         }
-        if data.valid.is_empty() && !(data.hold_out > 0.0 && data.hold_out < 1.0) {
+        if !(data.hold_out < 1.0 && (data.hold_out > 0.0 || (data.hold_out == 0.0 && !data.valid.is_empty()))) {
             let problem = format!("is {}, expected a part between 0 and 1, or --valid with files", data.hold_out);
             return Err(TrainError::option("--hold-out", problem));
         }

@@ -114,6 +114,23 @@ const OWN: [&str; 11] = [
     "precision",
 ];
 
+/// The most inner steps, and dialogues and personas of one step: all of them are in memory at once.
+pub const MOST_AT_ONCE: usize = 10_000;
+/// The most personas or dialogues that are counted in files, and passes over them.
+pub const MOST_COUNTED: usize = 1_000_000;
+/// The most meta-iterations, or steps.
+pub const MOST_ITERATIONS: usize = 100_000_000;
+/// The most tokens of a reply: no model has a longer context.
+pub const MOST_TOKENS: usize = 1 << 20;
+
+/// A whole number from `LEAST` to `MOST`, as an option gives it.
+pub(crate) fn whole<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(number) if (LEAST..=MOST).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from {LEAST} to {MOST}")),
+    }
+}
+
 /// The settings of a new run.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 #[group(skip)]
@@ -133,17 +150,17 @@ pub struct Settings {
     #[arg(long)]
     pub persona_text: bool,
     /// The width of the adapters' bottleneck
-    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N")]
+    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N", value_parser = whole::<1, { 1 << 16 }>, allow_negative_numbers = true)]
     pub bottleneck: usize,
     /// Inner SGD steps, S
-    #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub inner_steps: usize,
     /// Inner learning rate α: a number; `learned`, one a tensor, with the parameters; `chosen`, by the validations.
     /// [default: 0.3 for extra-place, 0.1 for a whole model; chosen where training is ordinary]
     #[arg(long, value_name = "A", allow_negative_numbers = true)]
     pub inner_lr: Option<InnerRate>,
     /// Support dialogues in the batch of one inner step
-    #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N")]
+    #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub dialogues_per_step: usize,
     /// Where the personas come from
     #[command(flatten)]
@@ -170,13 +187,13 @@ pub struct Data {
     #[arg(long, default_value_t = 0.0, value_name = "PART", allow_negative_numbers = true)]
     pub test_part: f64,
     /// Support dialogues of a persona, K
-    #[arg(long, default_value_t = 5, value_name = "K")]
+    #[arg(long, default_value_t = 5, value_name = "K", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub support_dialogues: usize,
     /// The most query dialogues of a persona
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub query_dialogues: usize,
     /// The most personas to validate on
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = whole::<1, MOST_COUNTED>, allow_negative_numbers = true)]
     pub validation_personas: usize,
     /// The digests of the files, those to train on first.
     #[arg(skip)]
@@ -205,25 +222,25 @@ pub struct OuterOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct Plan {
     /// Meta-iterations
-    #[arg(long, default_value_t = 200, value_name = "N")]
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = whole::<1, MOST_ITERATIONS>, allow_negative_numbers = true)]
     pub iterations: usize,
     /// Personas in one meta-iteration
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub meta_batch: usize,
     /// The global norm to which the meta-gradient is clipped
     #[arg(long, default_value_t = 2.0, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: f64,
     /// Meta-iterations between validations
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = whole::<1, MOST_ITERATIONS>, allow_negative_numbers = true)]
     pub validate_every: usize,
     /// Validations without improvement after which the run stops
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = whole::<1, MOST_ITERATIONS>, allow_negative_numbers = true)]
     pub patience: usize,
     /// Meta-iterations between checkpoints; each validation makes one too
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = whole::<1, MOST_ITERATIONS>, allow_negative_numbers = true)]
     pub save_every: usize,
     /// The newest checkpoints to keep, beside the best
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub keep: usize,
     /// The seed of all random numbers
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -447,10 +464,46 @@ mod tests {
             let error = refused(options);
             let mut words = options.split(' ');
             let (option, value) = (words.next().unwrap(), words.next().unwrap());
-            assert!(error.contains(option) || error.contains("unexpected argument '-1'"), "{options}: {error}");
+            assert!(error.contains(option), "{options}: {error}");
             assert!(error.contains(value), "{options}: {error}");
         }
         assert!(refused("").starts_with("./base: is not a folder"), "{}", refused(""));
+    }
+
+    #[test]
+    fn numbers_have_limits_which_are_said() {
+        for (option, least, most) in [
+            ("--bottleneck", 1, 1 << 16),
+            ("--inner-steps", 1, MOST_AT_ONCE),
+            ("--dialogues-per-step", 1, MOST_AT_ONCE),
+            ("--support-dialogues", 1, MOST_AT_ONCE),
+            ("--query-dialogues", 1, MOST_AT_ONCE),
+            ("--validation-personas", 1, MOST_COUNTED),
+            ("--iterations", 1, MOST_ITERATIONS),
+            ("--meta-batch", 1, MOST_AT_ONCE),
+            ("--validate-every", 1, MOST_ITERATIONS),
+            ("--patience", 1, MOST_ITERATIONS),
+            ("--save-every", 1, MOST_ITERATIONS),
+            ("--keep", 1, MOST_AT_ONCE),
+        ] {
+            let beyond = [(most + 1).to_string(), (least - 1).to_string()];
+            let huge =
+                ["18446744073709551616", "18446744073709551615", "9223372036854775808", "1000000000000", "-1", "nan"];
+            for value in huge.into_iter().chain(beyond.iter().map(String::as_str)) {
+                let error = refused(&format!("{option} {value}"));
+                let first = error.lines().next().unwrap();
+                assert!(
+                    first.contains(option) && first.contains(&format!("from {least} to {most}")),
+                    "{option} {value}: {error}"
+                );
+            }
+        }
+        for value in ["nan", "inf", "-inf"] {
+            for option in ["--inner-lr", "--outer-lr", "--clip", "--hold-out", "--test-part"] {
+                assert!(refused(&format!("{option} {value}")).contains(option), "{option} {value}");
+                assert!(refused(&format!("--valid v {option} {value}")).contains(option), "{option} {value}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The other side of a product, rounded.
 
 use std::arch::x86_64::*;
+use std::collections::TryReserveError;
 
 use super::vectors::load_f32s;
 use super::{DEPTH, Instructions};
@@ -29,6 +30,26 @@ impl Rounded {
         assert!(instructions.are_supported());
         let (bytes, words, scales, corrections) = Default::default();
         Self { instructions, bytes, words, width: 0, scales, corrections }
+    }
+
+    /// Has memory for what [`Rounded::rows`] gives room for.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn try_reserve(&mut self, rows: usize, length: usize) -> Result<(), TryReserveError> {
+        fn to<T>(room: &mut Vec<T>, length: usize) -> Result<(), TryReserveError> {
+            room.try_reserve(length.saturating_sub(room.len()))
+        }
+        let width = length.checked_next_multiple_of(64).unwrap_or(usize::MAX).max(64);
+        let all = rows.saturating_mul(width);
+        to(&mut self.scales, rows)?;
+        match self.instructions {
+            Instructions::Vnni => {
+                to(&mut self.corrections, rows.saturating_mul(width.div_ceil(DEPTH)))?;
+                to(&mut self.bytes, all)
+            }
+            Instructions::Avx2 => to(&mut self.words, all),
+        }
     }
 
     /// Room for `rows` rows of `length` values, to be filled by [`RowToRound::round`]: each row by itself.

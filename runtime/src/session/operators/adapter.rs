@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{in_parallel, inputs, misfit, pair, tensor};
+use super::{Inputs, in_parallel, output, reserved};
 use crate::kernels::adapter::{self, Narrow};
+use crate::kernels::shapes::{self, Sum};
 
 thread_local! {
     /// Kept, since fresh memory costs more than laying out does.
@@ -51,20 +52,21 @@ impl Kernel for AddProduct {
         /// Rows of a share, and columns where there is one row.
         const ROWS: usize = 32;
         const COLUMNS: usize = 128;
-        let values = inputs(context)?;
-        let inputs = values.iter().map(tensor::<f32>).collect::<ort::Result<Vec<_>>>()?;
+        let inputs = Inputs::of(context)?;
         let is_up = *self == Self::AdapterUp;
-        let [(a_shape, a), (b_shape, b), rest @ .., (shape, _)] = &inputs[..] else { return Err(misfit()) };
-        let ([rows, depth], [_, width]) = (pair(a_shape)?, pair(shape)?);
-        let bias = if is_up { rest.first().map(|(_, bias)| *bias) } else { None };
-        let addends: Vec<&[f32]> = inputs[2 + usize::from(is_up)..].iter().map(|(_, addend)| *addend).collect();
-        let fits = pair(b_shape)? == if is_up { [depth, width] } else { [width, depth] }
-            && bias.is_none_or(|bias| bias.len() == width)
-            && addends.iter().all(|addend| addend.len() == rows * width);
-        if !fits || depth * width == 0 {
-            return Err(misfit());
+        let given = inputs.shapes()?;
+        let sum = if is_up { shapes::adapter_up(&given) } else { shapes::adapter_down_gradient(&given) }?;
+        let mut output = output(context, 0, &sum.output())?;
+        if sum.is_empty() {
+            return Ok(());
         }
-        let mut output = context.output(0, [rows as i64, width as i64])?.ok_or_else(misfit)?;
+        let Sum { depth, width, rows } = sum;
+        let values = |index| inputs.values::<f32>(index);
+        let (a, b) = (values(0)?, values(1)?);
+        let (bias, addends) = match is_up {
+            true => (Some(values(2)?), vec![values(3)?, values(4)?]),
+            false => (None, vec![values(2)?]),
+        };
         let (_, y) = output.try_extract_tensor_mut::<f32>()?;
         if rows == 1 && is_up {
             return in_parallel(context, y.chunks_mut(COLUMNS), |index, y| {
@@ -74,6 +76,7 @@ impl Kernel for AddProduct {
             });
         }
         NARROW.with_borrow_mut(|narrow| {
+            reserved(narrow.try_reserve([depth, width]))?;
             narrow.lay_out(b, [depth, width], !is_up);
             in_parallel(context, y.chunks_mut(ROWS * width), |index, y| {
                 let (first, count) = (index * ROWS, y.len() / width);

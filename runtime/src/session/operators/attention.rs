@@ -3,8 +3,9 @@
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{in_parallel, inputs, misfit, tensor};
-use crate::kernels::attention::{self, Gradients, Head, Heads};
+use super::{Inputs, in_parallel, output, room};
+use crate::kernels::attention::{self, Gradients, Head};
+use crate::kernels::shapes::{self, Attended, HeadCounts};
 
 /// Attention of all heads, from queries, keys and values side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,65 +46,44 @@ impl Operator for Attention {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {
-        let number = |name: &str| -> ort::Result<usize> {
-            let value = context.get::<i64>(name).and_then(|value| usize::try_from(value).ok());
-            value.filter(|&value| value > 0).ok_or_else(|| ort::Error::new(format!("{name} is missing")))
+        let number = |name: &str| {
+            context.get::<i64>(name).ok_or_else(|| ort::Error::new(format!("the attribute {name} is missing")))
         };
-        let (queries, shared) = (number("num_heads")?, number("kv_num_heads")?);
-        match queries.is_multiple_of(shared) {
-            true => Ok(AttentionKernel { operator: *self, queries, shared }),
-            false => Err(misfit()),
-        }
+        let counts = HeadCounts::new(number("num_heads")?, number("kv_num_heads")?)?;
+        Ok(AttentionKernel { operator: *self, counts })
     }
 }
 
 pub(super) struct AttentionKernel {
     operator: Attention,
-    queries: usize,
-    shared: usize,
-}
-
-/// B, T, and the heads.
-#[derive(Debug, Clone, Copy)]
-struct Dimensions {
-    batch: usize,
-    tokens: usize,
-    heads: Heads,
+    counts: HeadCounts,
 }
 
 impl AttentionKernel {
-    fn dimensions(&self, qkv: &[usize]) -> ort::Result<Dimensions> {
-        let places = self.queries + 2 * self.shared;
-        match *qkv {
-            [batch, tokens, all] if all > 0 && all.is_multiple_of(places) => {
-                let heads = Heads { queries: self.queries, shared: self.shared, width: all / places };
-                Ok(Dimensions { batch, tokens, heads })
-            }
-            _ => Err(misfit()),
-        }
-    }
-
     fn forward(&self, context: &ComputeContext) -> ort::Result<()> {
-        let values = inputs(context)?;
-        let (shape, qkv) = tensor::<f32>(values.first().ok_or_else(misfit)?)?;
-        let branch = values.get(1).map(|value| Ok::<_, ort::Error>(tensor::<i64>(value)?.1)).transpose()?;
-        let Dimensions { batch, tokens, heads } = self.dimensions(&shape)?;
-        if branch.is_some_and(|branch| branch.len() != batch * tokens) {
-            return Err(misfit());
+        let inputs = Inputs::of(context)?;
+        let branched = self.operator == Attention::Branched;
+        let attended = shapes::attention(self.counts, branched, &inputs.shapes()?)?;
+        let mut y = output(context, 0, &attended.outputs())?;
+        let mut sums = context.output(1, attended.sums())?;
+        if attended.is_empty() {
+            return Ok(());
         }
-        let dims = |dims: [usize; 3]| dims.map(|dim| dim as i64);
-        let mut y = context.output(0, dims([batch, tokens, heads.output()]))?.ok_or_else(misfit)?;
-        let mut sums = context.output(1, dims([batch, heads.queries, tokens]))?;
-        let mut unwanted = Vec::new();
+        let Attended { batch, tokens, heads } = attended;
+        let qkv = inputs.values::<f32>(0)?;
+        let branch = if branched { Some(inputs.values::<i64>(1)?) } else { None };
+        let mut unwanted: Vec<f32>;
         let sums = match &mut sums {
             Some(sums) => sums.try_extract_tensor_mut::<f32>()?.1,
             None => {
-                unwanted.resize(batch * heads.queries * tokens, 0.0);
+                let number = batch * heads.queries * tokens;
+                unwanted = room(number)?;
+                unwanted.resize(number, 0.0);
                 &mut unwanted[..]
             }
         };
-        let y = places(y.try_extract_tensor_mut::<f32>()?.1, [batch, tokens, heads.queries], heads.width);
-        let shares = y.into_iter().zip(sums.chunks_mut(tokens.max(1)));
+        let y = places(y.try_extract_tensor_mut::<f32>()?.1, [batch, tokens, heads.queries], heads.width)?;
+        let shares = y.into_iter().zip(sums.chunks_mut(tokens));
         in_parallel(context, shares, |index, (y, sums)| {
             let row = index / heads.queries * tokens..(index / heads.queries + 1) * tokens;
             let head = Head {
@@ -117,19 +97,19 @@ impl AttentionKernel {
     }
 
     fn backward(&self, context: &ComputeContext) -> ort::Result<()> {
-        let values = inputs(context)?;
-        let inputs = values.iter().map(tensor::<f32>).collect::<ort::Result<Vec<_>>>()?;
-        let [(_, dy), (_, y), (shape, qkv), (_, sums)] = &inputs[..] else { return Err(misfit()) };
-        let Dimensions { batch, tokens, heads } = self.dimensions(shape)?;
-        let width = heads.output();
-        if [dy.len(), y.len()] != [batch * tokens * width; 2] || sums.len() != batch * heads.queries * tokens {
-            return Err(misfit());
+        let inputs = Inputs::of(context)?;
+        let attended = shapes::attention_gradient(self.counts, &inputs.shapes()?)?;
+        let mut output = output(context, 0, &attended.all())?;
+        if attended.is_empty() {
+            return Ok(());
         }
-        let mut output =
-            context.output(0, shape.iter().map(|&dim| dim as i64).collect::<Vec<_>>())?.ok_or_else(misfit)?;
+        let Attended { batch, tokens, heads } = attended;
+        let width = heads.output();
+        let values = |index| inputs.values::<f32>(index);
+        let (dy, y, qkv, sums) = (values(0)?, values(1)?, values(2)?, values(3)?);
         let all = heads.all() / heads.width;
-        let all_places = places(output.try_extract_tensor_mut::<f32>()?.1, [batch, tokens, all], heads.width);
-        let (sharing, mut groups) = (heads.sharing(), Vec::with_capacity(batch * heads.shared));
+        let all_places = places(output.try_extract_tensor_mut::<f32>()?.1, [batch, tokens, all], heads.width)?;
+        let (sharing, mut groups) = (heads.sharing(), room(batch * heads.shared)?);
         // Of each row the queries' heads, then the keys', then the values'.
         let mut all_places = all_places.into_iter();
         for _ in 0..batch {
@@ -154,14 +134,16 @@ impl AttentionKernel {
 }
 
 /// \[B, T, places · dh\] as slices: for each row and place, one a token.
-fn places(values: &mut [f32], [batch, tokens, places]: [usize; 3], width: usize) -> Vec<Vec<&mut [f32]>> {
-    let mut result: Vec<Vec<&mut [f32]>> = Vec::with_capacity(batch * places);
-    result.resize_with(batch * places, || Vec::with_capacity(tokens));
+fn places(values: &mut [f32], [batch, tokens, places]: [usize; 3], width: usize) -> ort::Result<Vec<Vec<&mut [f32]>>> {
+    let mut result: Vec<Vec<&mut [f32]>> = room(batch * places)?;
+    for _ in 0..batch * places {
+        result.push(room(tokens)?);
+    }
     for (index, slice) in values.chunks_mut(width).enumerate() {
         let (token, place) = (index / places, index % places);
         result[token / tokens * places + place].push(slice);
     }
-    result
+    Ok(result)
 }
 
 impl Kernel for AttentionKernel {

@@ -3,8 +3,9 @@
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{LEAST_SHARE, in_parallel, in_shares, inputs, misfit, tensor};
+use super::{Inputs, LEAST_SHARE, in_parallel, in_shares, output, room};
 use crate::kernels;
+use crate::kernels::shapes::{self, Turned};
 
 /// x, scale -> y, inverse root mean square
 #[derive(Debug, Clone, Copy)]
@@ -30,29 +31,29 @@ impl Operator for Normalization {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<NormalizationKernel> {
-        let epsilon = context.get::<f32>("epsilon").ok_or_else(|| ort::Error::new("epsilon is missing"))?;
+        let epsilon =
+            context.get::<f32>("epsilon").ok_or_else(|| ort::Error::new("the attribute epsilon is missing"))?;
         Ok(NormalizationKernel(epsilon))
     }
 }
 
 impl Kernel for NormalizationKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let values = inputs(context)?;
-        let inputs = values.iter().map(tensor::<f32>).collect::<ort::Result<Vec<_>>>()?;
-        let [(shape, x), (_, scale)] = &inputs[..] else { return Err(misfit()) };
-        let width = scale.len().max(1);
-        let Some((&last, rest)) = shape.split_last() else { return Err(misfit()) };
-        if last != width {
-            return Err(misfit());
+        let inputs = Inputs::of(context)?;
+        let (all, statistics) = shapes::rms_normalization(&inputs.shapes()?)?;
+        let mut y = output(context, 0, &all.output)?;
+        let mut statistics = context.output(1, statistics)?;
+        if all.is_empty() {
+            return Ok(());
         }
-        let dims = |last: usize| rest.iter().chain([&last]).map(|&dim| dim as i64).collect::<Vec<_>>();
-        let mut y = context.output(0, dims(width))?.ok_or_else(misfit)?;
-        let mut statistics = context.output(1, dims(1))?;
-        let mut unwanted = Vec::new();
+        let width = all.width;
+        let (x, scale) = (inputs.values::<f32>(0)?, inputs.values::<f32>(1)?);
+        let mut unwanted: Vec<f32>;
         let inverse = match &mut statistics {
             Some(statistics) => statistics.try_extract_tensor_mut::<f32>()?.1,
             None => {
-                unwanted.resize(x.len() / width, 0.0);
+                unwanted = room(all.rows)?;
+                unwanted.resize(all.rows, 0.0);
                 &mut unwanted[..]
             }
         };
@@ -70,7 +71,7 @@ impl Kernel for NormalizationKernel {
 pub(super) struct Rotary;
 
 /// How many heads are turned.
-pub(super) struct RotaryKernel(usize);
+pub(super) struct RotaryKernel(i64);
 
 impl Operator for Rotary {
     type Kernel<'attr> = RotaryKernel;
@@ -88,25 +89,22 @@ impl Operator for Rotary {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<RotaryKernel> {
-        let heads = context.get::<i64>("num_heads").and_then(|heads| usize::try_from(heads).ok());
-        heads.map(RotaryKernel).ok_or_else(|| ort::Error::new("num_heads is missing"))
+        let heads = context.get::<i64>("num_heads");
+        heads.map(RotaryKernel).ok_or_else(|| ort::Error::new("the attribute num_heads is missing"))
     }
 }
 
 impl Kernel for RotaryKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let values = inputs(context)?;
-        let inputs = values.iter().map(tensor::<f32>).collect::<ort::Result<Vec<_>>>()?;
-        let [(shape, x), (angles, cosines), (_, sines)] = &inputs[..] else { return Err(misfit()) };
-        let (Some(&width), Some(&half)) = (shape.last(), angles.last()) else { return Err(misfit()) };
-        let turned = 2 * half * self.0;
-        // One angle for each token of a row, or of all rows.
-        let (tokens, known) = (x.len() / width.max(1), cosines.len() / half.max(1));
-        if half == 0 || turned > width || sines.len() != cosines.len() || known == 0 || tokens % known != 0 {
-            return Err(misfit());
+        let inputs = Inputs::of(context)?;
+        let Turned { rows, turned, half, known } = shapes::rotary(self.0, &inputs.shapes()?)?;
+        let mut output = output(context, 0, &rows.output)?;
+        if rows.is_empty() {
+            return Ok(());
         }
-        let mut output =
-            context.output(0, shape.iter().map(|&dim| dim as i64).collect::<Vec<_>>())?.ok_or_else(misfit)?;
+        let width = rows.width;
+        let values = |index| inputs.values::<f32>(index);
+        let (x, cosines, sines) = (values(0)?, values(1)?, values(2)?);
         in_shares(context, width, output.try_extract_tensor_mut::<f32>()?.1, |range, y| {
             let rows = x[range.clone()].chunks_exact(width).zip(y.chunks_exact_mut(width));
             for (token, (x, y)) in (range.start / width..).zip(rows) {

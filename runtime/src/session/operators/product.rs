@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ort::value::{DynTensorValueType, TensorElementType, ValueRef};
+use ort::value::TensorElementType;
 
-use super::{in_parallel, inputs, misfit, tensor};
+use super::{Inputs, in_parallel, output, par_for, reserved};
 use crate::kernels::product::{self, Blocks, Direction, Instructions, Matrix, Rounded};
+use crate::kernels::shapes::{self, Form};
 
 /// Enough elements for a thread to be worth waking.
 const LEAST_SHARE: usize = 16 * 1024;
@@ -27,17 +28,6 @@ pub(super) struct Product {
     direction: Direction,
     bias: bool,
     instructions: Instructions,
-}
-
-/// How an operator takes its matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// Bytes \[N, K\], scales \[N\].
-    Bytes,
-    /// 4-bit integers \[N, K\], scales \[N, blocks\], zero points of no interest.
-    Halves,
-    /// Either as bytes \[N, blocks, K bits / 8 / blocks\], scales \[N · blocks\].
-    Blocks,
 }
 
 /// All of them, computed with these instructions.
@@ -84,86 +74,66 @@ impl Operator for Product {
 
 impl Kernel for Product {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let values = inputs(context)?;
-        let at = |index: usize| values.get(index).ok_or_else(misfit);
-        let ([rows, depth], x) = matrix(at(0)?)?;
-        let (_, scales) = tensor::<f32>(at(2)?)?;
-        let bias = if self.bias { Some(tensor::<f32>(values.last().ok_or_else(misfit)?)?.1) } else { None };
+        let inputs = Inputs::of(context)?;
+        let shape = shapes::integer_product(self.form, self.direction, self.bias, &inputs.shapes()?)?;
+        let mut output = output(context, 0, &shape.output())?;
+        if shape.is_empty() {
+            return Ok(());
+        }
+        let (rows, depth) = (shape.rows, shape.depth);
+        let (x, scales) = (inputs.values::<f32>(0)?, inputs.values::<f32>(2)?);
+        let bias = match self.bias {
+            true => Some(inputs.values::<f32>(if self.form == Form::Halves { 4 } else { 3 })?),
+            false => None,
+        };
+        let integers = if self.form == Form::Halves { inputs.halves(1)? } else { inputs.values::<u8>(1)? };
+        let (_, y) = output.try_extract_tensor_mut::<f32>()?;
+        let strips = |number: usize, compute: &(dyn Fn(usize) + Send + Sync)| par_for(context, number, compute);
         let mut columns = Vec::new();
-        let (weights, [outer, inner]) = match self.form {
-            Form::Bytes => {
-                let (shape, integers) = tensor::<u8>(at(1)?)?;
-                (Matrix::of_bytes(integers, scales), shape.try_into().map_err(|_| misfit())?)
-            }
+        let weights = match self.form {
+            Form::Bytes => Matrix::of_bytes(integers, scales),
             Form::Halves => {
-                let (shape, integers) = four_bits(at(1)?)?;
-                columns = product::column_scales(scales, scales.len().checked_div(shape[0]).unwrap_or(0));
-                (Matrix::of_halves(integers, scales, &columns), shape)
+                columns = product::column_scales(scales, shape.blocks);
+                Matrix::of_halves(integers, scales, &columns)
             }
             Form::Blocks => {
-                let (shape, integers) = tensor::<u8>(at(1)?)?;
-                let shape = [*shape.first().ok_or_else(misfit)?, depth];
-                let blocks = Blocks::new(integers, scales, shape, 2 * integers.len() == shape[0] * depth);
+                let blocks = Blocks::new(integers, scales, [shape.columns, shape.inner], shape.halves);
                 let blocks = blocks.ok_or_else(misfit)?;
                 if rows <= FEW {
-                    let mut output = context.output(0, [rows as i64, shape[0] as i64])?.ok_or_else(misfit)?;
-                    let (_, y) = output.try_extract_tensor_mut::<f32>()?;
                     return ROUNDED.with_borrow_mut(|room| {
                         let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
-                        for (place, x) in rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth.max(1))) {
+                        reserved(rounded.try_reserve(rows, depth))?;
+                        for (place, x) in rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth)) {
                             place.round(x, None);
                         }
-                        fitting(product::multiply_few(blocks, rounded, bias, y, |number, compute| {
-                            context.par_for(number, 0, compute)
-                        })?)
+                        fitting(product::multiply_few(blocks, rounded, bias, y, strips)?)
                     });
                 }
-                (blocks.many(&mut columns), shape)
+                blocks.many(&mut columns)
             }
         };
-        let weights = weights.filter(|weights| weights.shape() == [outer, inner]).ok_or_else(misfit)?;
-        let (width, factors) = match self.direction {
-            Direction::Forward => (outer, None),
-            Direction::Back => (inner, Some(weights.scales())),
-        };
-        if depth + width != outer + inner {
-            return Err(misfit());
-        }
-        let mut output = context.output(0, [rows as i64, width as i64])?.ok_or_else(misfit)?;
-        let (_, y) = output.try_extract_tensor_mut::<f32>()?;
+        let weights = weights.filter(|weights| weights.shape() == [shape.columns, shape.inner]).ok_or_else(misfit)?;
+        let factors = (self.direction == Direction::Back).then(|| weights.scales());
         ROUNDED.with_borrow_mut(|room| {
             let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
-            let share = LEAST_SHARE.div_ceil(depth.max(1));
+            reserved(rounded.try_reserve(rows, depth))?;
+            let share = LEAST_SHARE.div_ceil(depth);
             let mut places = rounded.rows(rows, depth);
             in_parallel(context, places.chunks_mut(share), |index, places| {
-                for (place, x) in places.iter_mut().zip(x[index * share * depth..].chunks(depth.max(1))) {
+                for (place, x) in places.iter_mut().zip(x[index * share * depth..].chunks(depth)) {
                     place.round(x, factors);
                 }
             })?;
-            let strips = |number: usize, compute: &(dyn Fn(usize) + Send + Sync)| context.par_for(number, 0, compute);
             fitting(product::multiply(weights, self.direction, rounded, bias, y, strips)?)
         })
     }
 }
 
+/// What the kernels say no to by themselves: integers in blocks that they have no instructions for.
+fn misfit() -> ort::Error {
+    ort::Error::new("the blocks of integers are of no size that there are products for")
+}
+
 fn fitting(fits: bool) -> ort::Result<()> {
     if fits { Ok(()) } else { Err(misfit()) }
-}
-
-fn matrix<'a>(value: &'a ValueRef<'_>) -> ort::Result<([usize; 2], &'a [f32])> {
-    let (shape, values) = tensor::<f32>(value)?;
-    Ok((shape.try_into().map_err(|_| misfit())?, values))
-}
-
-/// The shape of a matrix of 4-bit integers, and its bytes of two.
-fn four_bits<'a>(value: &'a ValueRef<'_>) -> ort::Result<([usize; 2], &'a [u8])> {
-    let value = value.view().downcast::<DynTensorValueType>()?;
-    let shape: Vec<usize> = value.shape().iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
-    let shape: [usize; 2] = shape.try_into().map_err(|_| misfit())?;
-    if *value.data_type() != TensorElementType::Uint4 || !value.memory_info().is_cpu_accessible() {
-        return Err(misfit());
-    }
-    // SAFETY: a tensor of so many integers has them there, two in a byte, as long as the value lives.
-    let bytes = unsafe { std::slice::from_raw_parts(value.data_ptr().cast(), (shape[0] * shape[1]).div_ceil(2)) };
-    Ok((shape, bytes))
 }

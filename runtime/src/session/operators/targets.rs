@@ -3,8 +3,9 @@
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{in_parallel, inputs, misfit, tensor};
+use super::{Inputs, in_parallel, output, room};
 use crate::kernels;
+use crate::kernels::shapes::{self, Logits};
 
 /// The log-probability of one class of each row of logits.
 #[derive(Debug, Clone, Copy)]
@@ -47,42 +48,46 @@ impl Operator for TargetLogProb {
 
 impl Kernel for TargetLogProb {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let values = inputs(context)?;
-        let at = |index: usize| values.get(index).ok_or_else(misfit);
-        let place = match self {
-            Self::Forward => 0,
-            Self::Gradient => 1,
+        let inputs = Inputs::of(context)?;
+        let given = inputs.shapes()?;
+        let (all, place) = match self {
+            Self::Forward => (shapes::target_log_prob(&given)?, 0),
+            Self::Gradient => (shapes::target_log_prob_gradient(&given)?, 1),
         };
-        let (shape, logits) = tensor::<f32>(at(place)?)?;
-        let (_, targets) = tensor::<i64>(at(place + 1)?)?;
-        let [rows, classes] = shape[..] else { return Err(misfit()) };
-        let targets: Vec<usize> = targets.iter().filter_map(|&target| usize::try_from(target).ok()).collect();
-        if classes == 0 || targets.len() != rows || targets.iter().any(|&target| target >= classes) {
+        let Logits { rows, classes } = all;
+        let dims = match self {
+            Self::Forward => vec![rows as i64],
+            Self::Gradient => vec![rows as i64, classes as i64],
+        };
+        let mut output = output(context, 0, &dims)?;
+        let sums = if matches!(self, Self::Forward) { context.output(1, dims)? } else { None };
+        if all.is_empty() {
+            return Ok(());
+        }
+        let (logits, given) = (inputs.values::<f32>(place)?, inputs.values::<i64>(place + 1)?);
+        let logits = |row: usize| &logits[row * classes..(row + 1) * classes];
+        let mut targets: Vec<usize> = room(rows)?;
+        targets.extend(given.iter().filter_map(|&target| usize::try_from(target).ok().filter(|&t| t < classes)));
+        if targets.len() != rows {
             return Err(ort::Error::new("a target is no class"));
         }
-        let logits = |row: usize| &logits[row * classes..(row + 1) * classes];
+        let (_, out) = output.try_extract_tensor_mut::<f32>()?;
         match self {
             Self::Forward => {
-                let mut log_probs = context.output(0, [rows as i64])?.ok_or_else(misfit)?;
-                let (_, log_probs) = log_probs.try_extract_tensor_mut::<f32>()?;
-                let mut sums = vec![0.0; rows];
-                in_parallel(context, sums.iter_mut().zip(log_probs), |row, (sum, log_prob)| {
+                let mut log_sums = room(rows)?;
+                log_sums.resize(rows, 0.0);
+                in_parallel(context, log_sums.iter_mut().zip(out), |row, (sum, log_prob)| {
                     **sum = kernels::log_sum_exp(logits(row));
                     **log_prob = logits(row)[targets[row]] - **sum;
                 })?;
-                if let Some(mut wanted) = context.output(1, [rows as i64])? {
-                    wanted.try_extract_tensor_mut::<f32>()?.1.copy_from_slice(&sums);
+                if let Some(mut wanted) = sums {
+                    wanted.try_extract_tensor_mut::<f32>()?.1.copy_from_slice(&log_sums);
                 }
                 Ok(())
             }
             Self::Gradient => {
-                let ((_, dy), (_, sums)) = (tensor::<f32>(at(0)?)?, tensor::<f32>(at(3)?)?);
-                if dy.len() != rows || sums.len() != rows {
-                    return Err(misfit());
-                }
-                let mut output = context.output(0, [rows as i64, classes as i64])?.ok_or_else(misfit)?;
-                let (_, gradient) = output.try_extract_tensor_mut::<f32>()?;
-                in_parallel(context, gradient.chunks_mut(classes), |row, gradient| {
+                let (dy, sums) = (inputs.values::<f32>(0)?, inputs.values::<f32>(3)?);
+                in_parallel(context, out.chunks_mut(classes), |row, gradient| {
                     kernels::target_log_prob_gradient(dy[row], logits(row), targets[row], sums[row], gradient);
                 })
             }

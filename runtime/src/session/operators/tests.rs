@@ -1,0 +1,242 @@
+//! Each of our operators in a graph of its own, executed by ONNX Runtime: whatever a graph says, the process lives.
+
+use std::path::Path;
+
+use marionette_models::onnx::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorTypeProto, TypeProto,
+    ValueInfoProto, attribute_type, data_type,
+};
+use prost::Message as _;
+
+use super::super::{Graph, GraphOptions, OnnxRuntime, Provider, SessionError};
+
+/// An input: its type and its shape; its values are zeros.
+type Given<'a> = (i32, &'a [i64]);
+
+const F: i32 = data_type::FLOAT;
+const I: i32 = data_type::INT64;
+const B: i32 = data_type::UINT8;
+const H: i32 = data_type::UINT4;
+
+/// A model of one node, whose inputs are constants.
+fn model(operator: &str, inputs: &[Given<'_>], attributes: &[(&str, i64)], outputs: usize) -> ModelProto {
+    let names: Vec<String> = (0..inputs.len()).map(|index| format!("in{index}")).collect();
+    let initializer = names.iter().zip(inputs).map(|(name, &(data_type, dims))| {
+        let elements: i64 = if dims.contains(&0) { 0 } else { dims.iter().product() };
+        let bytes = (elements as u64 * data_type::bits(data_type).unwrap()).div_ceil(8);
+        TensorProto {
+            dims: dims.to_vec(),
+            data_type,
+            name: name.clone(),
+            raw_data: Some(vec![0; bytes as usize]),
+            ..TensorProto::default()
+        }
+    });
+    let integer = |&(name, i): &(&str, i64)| AttributeProto {
+        name: name.to_owned(),
+        i,
+        r#type: attribute_type::INT,
+        ..AttributeProto::default()
+    };
+    let output: Vec<String> = (0..outputs).map(|index| format!("out{index}")).collect();
+    let float = TypeProto { tensor_type: Some(TensorTypeProto { elem_type: F, shape: None }) };
+    let mut attribute: Vec<AttributeProto> = attributes.iter().map(integer).collect();
+    if operator == "RmsNormalization" {
+        let (name, f, r#type) = ("epsilon".to_owned(), 1e-5, attribute_type::FLOAT);
+        attribute.push(AttributeProto { name, f, r#type, ..AttributeProto::default() });
+    }
+    let set = |domain: &str, version| OperatorSetIdProto { domain: domain.to_owned(), version };
+    ModelProto {
+        ir_version: 10,
+        opset_import: vec![set("", 21), set("marionette", 1)],
+        graph: Some(GraphProto {
+            name: operator.to_owned(),
+            initializer: initializer.collect(),
+            output: output
+                .iter()
+                .map(|name| ValueInfoProto { name: name.clone(), r#type: Some(float.clone()) })
+                .collect(),
+            node: vec![NodeProto {
+                input: names,
+                output,
+                op_type: operator.to_owned(),
+                attribute,
+                domain: "marionette".to_owned(),
+                ..NodeProto::default()
+            }],
+            ..GraphProto::default()
+        }),
+        ..ModelProto::default()
+    }
+}
+
+/// ONNX Runtime, where it is there: `make test` fetches it, a bare `cargo test` may run without.
+fn onnx_runtime() -> Option<&'static OnnxRuntime> {
+    match OnnxRuntime::load() {
+        Ok(runtime) => Some(runtime),
+        Err(SessionError::Missing { .. }) => {
+            eprintln!("skipped: no ONNX Runtime; scripts/native-deps.sh onnxruntime fetches it");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Runs a model: the numbers of its outputs' elements, or what is said of it.
+fn run(runtime: &OnnxRuntime, model: &ModelProto) -> Result<Vec<usize>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, model.encode_to_vec()).unwrap();
+    open_and_run(runtime, &path).map_err(|error| error.to_string())
+}
+
+fn open_and_run(runtime: &OnnxRuntime, path: &Path) -> Result<Vec<usize>, SessionError> {
+    let options = GraphOptions {
+        provider: Provider::Cpu,
+        threads: std::num::NonZeroUsize::new(2),
+        kernels: true,
+        memory_pattern: true,
+        prepacking: true,
+        huge_pages_after: None,
+    };
+    let mut graph = Graph::open(runtime, path, options)?;
+    let failed = |error: ort::Error| super::super::failure("graph", "failed", &error);
+    let none: &[ort::session::SessionInputValue<'_>] = &[];
+    let outputs = graph.session.run(none).map_err(failed)?;
+    let mut elements = Vec::new();
+    for (_, value) in &outputs {
+        elements.push(value.try_extract_tensor::<f32>().map_err(failed)?.1.len());
+    }
+    Ok(elements)
+}
+
+/// An operator, its inputs, its attributes, and how many elements its outputs have.
+type Fitting = (&'static str, Vec<Given<'static>>, &'static [(&'static str, i64)], Vec<usize>);
+
+const HEADS: &[(&str, i64)] = &[("num_heads", 4), ("kv_num_heads", 2)];
+
+/// Every operator with shapes that fit.
+fn fitting() -> Vec<Fitting> {
+    let mut all: Vec<Fitting> = vec![
+        ("GeluGradient", vec![(F, &[3, 8]), (F, &[3, 8])], &[], vec![24]),
+        (
+            "LayerNormalizationGradient",
+            vec![(F, &[3, 8]), (F, &[3, 8]), (F, &[8]), (F, &[3, 1]), (F, &[3, 1])],
+            &[],
+            vec![24],
+        ),
+        ("RmsNormalizationGradient", vec![(F, &[3, 8]), (F, &[3, 8]), (F, &[8]), (F, &[3, 1])], &[], vec![24]),
+        ("RmsNormalization", vec![(F, &[3, 8]), (F, &[8])], &[], vec![24, 3]),
+        ("SwiGlu", vec![(F, &[3, 8])], &[], vec![12]),
+        ("SwiGluGradient", vec![(F, &[3, 4]), (F, &[3, 8])], &[], vec![24]),
+        ("Rotary", vec![(F, &[2, 3, 24]), (F, &[3, 2]), (F, &[3, 2])], &[("num_heads", 4)], vec![144]),
+        ("AdapterUp", vec![(F, &[6, 4]), (F, &[4, 8]), (F, &[8]), (F, &[6, 8]), (F, &[6, 8])], &[], vec![48]),
+        ("AdapterDownGradient", vec![(F, &[6, 4]), (F, &[8, 4]), (F, &[6, 8])], &[], vec![48]),
+        ("CausalAttention", vec![(F, &[2, 3, 16])], HEADS, vec![48, 24]),
+        ("CausalAttention", vec![(F, &[2, 3, 16])], HEADS, vec![48]),
+        ("BranchedAttention", vec![(F, &[2, 3, 16]), (I, &[2, 3])], HEADS, vec![48]),
+        (
+            "CausalAttentionGradient",
+            vec![(F, &[2, 3, 8]), (F, &[2, 3, 8]), (F, &[2, 3, 16]), (F, &[2, 4, 3])],
+            HEADS,
+            vec![96],
+        ),
+        ("TargetLogProb", vec![(F, &[6, 7]), (I, &[6])], &[], vec![6, 6]),
+        ("TargetLogProbGradient", vec![(F, &[6]), (F, &[6, 7]), (I, &[6]), (F, &[6])], &[], vec![42]),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    if crate::kernels::product::Instructions::best().is_some() {
+        all.extend([
+            ("QuantizedMatMul", vec![(F, &[6, 64][..]), (B, &[5, 64][..]), (F, &[5][..])], &[][..], vec![30]),
+            ("QuantizedLinear", vec![(F, &[6, 64]), (B, &[5, 64]), (F, &[5]), (F, &[5])], &[], vec![30]),
+            ("QuantizedMatMulGradient", vec![(F, &[6, 5]), (B, &[5, 64]), (F, &[5])], &[], vec![384]),
+            ("BlockQuantizedMatMul", vec![(F, &[6, 64]), (H, &[5, 64]), (F, &[5, 2]), (H, &[5, 2])], &[], vec![30]),
+            (
+                "BlockQuantizedLinear",
+                vec![(F, &[6, 64]), (H, &[5, 64]), (F, &[5, 2]), (H, &[5, 2]), (F, &[5])],
+                &[],
+                vec![30],
+            ),
+            (
+                "BlockQuantizedMatMulGradient",
+                vec![(F, &[6, 5]), (H, &[5, 64]), (F, &[5, 2]), (H, &[5, 2])],
+                &[],
+                vec![384],
+            ),
+            ("FewRowsMatMul", vec![(F, &[3, 64]), (B, &[5, 2, 16]), (F, &[10])], &[], vec![15]),
+            ("FewRowsMatMul", vec![(F, &[9, 64]), (B, &[5, 2, 16]), (F, &[10])], &[], vec![45]),
+            ("FewRowsLinear", vec![(F, &[3, 64]), (B, &[5, 2, 32]), (F, &[10]), (F, &[5])], &[], vec![15]),
+        ]);
+    }
+    all
+}
+
+#[test]
+fn every_operator_computes_shapes_that_fit() {
+    let Some(runtime) = onnx_runtime() else { return };
+    for (operator, inputs, attributes, outputs) in fitting() {
+        let model = model(operator, &inputs, attributes, outputs.len());
+        assert_eq!(run(runtime, &model), Ok(outputs), "{operator}");
+    }
+}
+
+#[test]
+fn a_dimension_of_nothing_makes_nothing_or_an_error() {
+    let Some(runtime) = onnx_runtime() else { return };
+    for (operator, inputs, attributes, outputs) in fitting() {
+        for (input, &(_, shape)) in inputs.iter().enumerate() {
+            for place in 0..shape.len() {
+                let mut changed = shape.to_vec();
+                changed[place] = 0;
+                let mut inputs = inputs.clone();
+                inputs[input].1 = &changed;
+                match run(runtime, &model(operator, &inputs, attributes, outputs.len())) {
+                    Ok(found) => {
+                        assert!(found.iter().all(|&len| len == 0), "{operator} {inputs:?}: {found:?}")
+                    }
+                    Err(error) => assert!(error.contains("expected"), "{operator} {inputs:?}: {error}"),
+                }
+            }
+        }
+        // And all of them at once.
+        let nothing: Vec<(i32, Vec<i64>)> = inputs.iter().map(|(kind, shape)| (*kind, vec![0; shape.len()])).collect();
+        let inputs: Vec<Given<'_>> = nothing.iter().map(|(kind, shape)| (*kind, &shape[..])).collect();
+        match run(runtime, &model(operator, &inputs, attributes, outputs.len())) {
+            Ok(found) => assert!(found.iter().all(|&len| len == 0), "{operator}: {found:?}"),
+            Err(error) => assert!(error.contains("expected"), "{operator}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn graphs_that_ended_the_process_are_errors_or_give_nothing() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let refused = |operator: &str, inputs: &[Given<'_>], attributes: &[(&str, i64)], part: &str| {
+        let error = run(runtime, &model(operator, inputs, attributes, 1)).expect_err(operator);
+        assert!(error.contains(part), "{operator} {inputs:?}: {error}");
+    };
+    for columns in [1, 5, 64, 1 << 40] {
+        let matrix: [Given<'_>; 3] = [(H, &[columns, 0]), (F, &[columns, 0]), (H, &[columns, 0])];
+        let forward = [&[(F, &[2, 0][..])][..], &matrix].concat();
+        refused("BlockQuantizedMatMul", &forward, &[], "rows of one value or more");
+    }
+    let back: [Given<'_>; 4] = [(F, &[2, 5]), (H, &[5, 0]), (F, &[5, 0]), (H, &[5, 0])];
+    assert_eq!(run(runtime, &model("BlockQuantizedMatMulGradient", &back, &[], 1)), Ok(vec![0]));
+    let heads = [("num_heads", 1), ("kv_num_heads", 1)];
+    for shape in [&[1 << 40, 0, 576][..], &[1 << 40, 0, 3], &[0, 1 << 40, 576], &[0, i64::MAX, 3], &[i64::MAX, 0, 3]] {
+        let found = run(runtime, &model("CausalAttention", &[(F, shape)], &heads, 1));
+        assert!(found.as_ref().is_ok_and(|found| found == &[0]) || found.is_err(), "{shape:?}: {found:?}");
+    }
+    assert_eq!(run(runtime, &model("CausalAttention", &[(F, &[1 << 40, 0, 576])], &heads, 1)), Ok(vec![0]));
+    for (queries, shared) in [(i64::MAX, i64::MAX), (i64::MAX, 1), (0, 1), (-4, -2), (3, 2)] {
+        let heads = [("num_heads", queries), ("kv_num_heads", shared)];
+        refused("CausalAttention", &[(F, &[2, 3, 16])], &heads, &format!("num_heads = {queries}"));
+        refused("Rotary", &[(F, &[2, 3, 24]), (F, &[3, 50]), (F, &[3, 50])], &heads[..1], "expected");
+    }
+}
+
+#[test]
+fn a_panic_in_a_kernel_is_an_error_that_names_it() {
+    let error = super::guard::guarded::<()>(|| panic!("{} is broken", "this")).unwrap_err();
+    assert!(error.message().contains("panicked") && error.message().contains("this is broken"), "{error}");
+}
