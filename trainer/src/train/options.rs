@@ -500,8 +500,8 @@ mod tests {
         }
         for value in ["nan", "inf", "-inf"] {
             for option in ["--inner-lr", "--outer-lr", "--clip", "--hold-out", "--test-part"] {
-                assert!(refused(&format!("{option} {value}")).contains(option), "{option} {value}");
-                assert!(refused(&format!("--valid v {option} {value}")).contains(option), "{option} {value}");
+                assert!(refused(&format!("{option}={value}")).contains(option), "{option} {value}");
+                assert!(refused(&format!("--valid v {option}={value}")).contains(option), "{option} {value}");
             }
         }
     }
