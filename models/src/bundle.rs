@@ -7,6 +7,7 @@ pub mod operators;
 mod weights;
 mod writer;
 
+pub use audit::audit;
 pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators, Precision, RunMemory, ValueInfo};
 pub use open::Bundle;
 pub use writer::{BundleWriter, seal};

@@ -82,11 +82,36 @@ pub(super) fn graph(
     manifest: &Manifest,
     weights: u64,
 ) -> crate::error::Result<Vec<Floats>> {
+    let bytes = files::read_limited(path, Limits::of(&manifest.model).bytes)?;
+    floats_of(path, &bytes, interface, manifest, weights)
+}
+
+/// What opening a bundle checks of a graph, for those who have its bytes: `weights` is the length of `weights.bin`, `path` what errors
+/// name.
+///
+/// # Errors
+/// What the graph may not hold, and where.
+pub fn audit(
+    path: &Path,
+    bytes: &[u8],
+    interface: &GraphInterface,
+    manifest: &Manifest,
+    weights: u64,
+) -> crate::error::Result<()> {
+    floats_of(path, bytes, interface, manifest, weights).map(drop)
+}
+
+fn floats_of(
+    path: &Path,
+    bytes: &[u8],
+    interface: &GraphInterface,
+    manifest: &Manifest,
+    weights: u64,
+) -> crate::error::Result<Vec<Floats>> {
     let limits = Limits::of(&manifest.model);
-    let bytes = files::read_limited(path, limits.bytes)?;
     let whole = |problem: String| FileError::new(path, problem);
-    size::count(size::Kind::Model, &bytes, &mut limits.fields.clone()).map_err(whole)?;
-    let model = ModelProto::decode(&bytes[..]).map_err(|error| whole(format!("is no ONNX model: {error}")))?;
+    size::count(size::Kind::Model, bytes, &mut limits.fields.clone()).map_err(whole)?;
+    let model = ModelProto::decode(bytes).map_err(|error| whole(format!("is no ONNX model: {error}")))?;
     // Whatever our messages lack is lost on the way, wherever it was.
     if model.encode_to_vec() != bytes {
         return Err(whole("holds a field that no graph of a bundle has".into()));

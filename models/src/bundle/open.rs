@@ -98,35 +98,53 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
     }
     let bytes = files::read_limited(&path, MAX_MANIFEST)
         .map_err(|error| error.remedy("expected a bundle that marionette-export wrote"))?;
-    let sealed = verify_manifest(dir, &bytes);
-    if !matches!(sealed, Err(Unsealed::Missing(_))) {
-        sealed.map_err(Unsealed::error)?;
+    let sealed = match verify_manifest(dir, &bytes) {
+        Err(Unsealed::Changed(error)) => return Err(unsealed(error)),
+        sealed => sealed,
+    };
+    // One of another version may have no digest: that is what there is to say of it then.
+    let manifest = parse(&path, &bytes)?;
+    match sealed {
+        Err(Unsealed::Missing(error) | Unsealed::Changed(error)) => Err(unsealed(error)),
+        Ok(()) => Ok(manifest),
     }
-    let value: serde_json::Value = json::from_slice(&bytes).map_err(|error| FileError::new(&path, error))?;
+}
+
+fn unsealed(error: FileError) -> FileError {
+    error.remedy("copy or export the bundle again")
+}
+
+impl Manifest {
+    /// A manifest from the contents of a `manifest.json`, of this format's version and with possible values; `path` is what errors name.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        parse(path, bytes)
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
+    let value: serde_json::Value = json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
     match value.get("format_version").and_then(serde_json::Value::as_u64) {
         Some(version) if version == u64::from(FORMAT_VERSION) => {}
         Some(version) if version > u64::from(FORMAT_VERSION) => {
             let problem = format!("is {version}, this program reads up to {FORMAT_VERSION}");
-            return Err(FileError::new(&path, problem).at("format_version").remedy("use a newer marionette"));
+            return Err(FileError::new(path, problem).at("format_version").remedy("use a newer marionette"));
         }
         Some(version) => {
             let problem = format!("is {version}, this program reads {FORMAT_VERSION}");
-            return Err(FileError::new(&path, problem).at("format_version").remedy("export the model again"));
+            return Err(FileError::new(path, problem).at("format_version").remedy("export the model again"));
         }
-        None => return Err(FileError::new(&path, format!("expected {FORMAT_VERSION}")).at("format_version")),
+        None => return Err(FileError::new(path, format!("expected {FORMAT_VERSION}")).at("format_version")),
     }
-    // Of another version, that is what there is to say.
-    verify_manifest(dir, &bytes).map_err(Unsealed::error)?;
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| FileError::new(&path, error))?;
-    manifest
-        .model
-        .validate()
-        .map_err(|(field, problem)| FileError::new(&path, problem).at(format!("model.{field}")))?;
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
+    manifest.model.validate().map_err(|(field, problem)| FileError::new(path, problem).at(format!("model.{field}")))?;
     manifest
         .prompt
         .validate(manifest.model.vocab_size)
-        .map_err(|(field, problem)| FileError::new(&path, problem).at(field))?;
-    let wrong = |place: &str, problem: String| Err(FileError::new(&path, problem).at(place));
+        .map_err(|(field, problem)| FileError::new(path, problem).at(field))?;
+    let wrong = |place: &str, problem: String| Err(FileError::new(path, problem).at(place));
     if let Err(problem) = manifest.adapter.check() {
         return wrong("adapter.bottleneck", problem);
     }
@@ -239,13 +257,6 @@ enum Unsealed {
     Missing(FileError),
     /// It has another.
     Changed(FileError),
-}
-
-impl Unsealed {
-    fn error(self) -> FileError {
-        let (Self::Missing(error) | Self::Changed(error)) = self;
-        error.remedy("copy or export the bundle again")
-    }
 }
 
 /// Checks the manifest against its digest.
