@@ -3,7 +3,7 @@
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::{AdapterConfig, ModelConfig};
 use crate::error::{FileError, Result};
@@ -55,30 +55,37 @@ pub fn read_base(dir: &Path) -> Result<Base> {
     weights::refuse_others(dir)?;
     let mut config = ModelConfig::from_file(&dir.join(CONFIG_JSON))?;
     let plug = config.family.plug();
-    let mut found = Tensors::new();
-    let mut files = BTreeMap::new();
+    let readers = weights::open(dir)?;
     let mut passed_over = BTreeSet::new();
-    weights::each(dir, |path, name, tensor| {
-        let name = bare(&config, &name);
-        if plug.is_constant(&name) {
-            return Ok(());
+    // What the headers say: the file and the shape of each tensor that is to be read, by its name without the prefix.
+    let mut there: BTreeMap<String, (&Path, &[usize])> = BTreeMap::new();
+    let passes = |name: &str| plug.is_constant(name) || OTHER_HEADS.into_iter().any(|head| name.starts_with(head));
+    for (path, reader) in &readers {
+        for entry in reader.entries() {
+            let name = bare(&config, &entry.name);
+            if passes(&name) {
+                passed_over.extend(OTHER_HEADS.into_iter().find(|head| name.starts_with(head)));
+            } else if there.insert(name.clone(), (path, &entry.shape)).is_some() {
+                let problem = format!("is there with and without the prefix \"{}\"", plug.prefix());
+                return Err(FileError::new(path, problem).at(name));
+            }
         }
-        if let Some(head) = OTHER_HEADS.into_iter().find(|head| name.starts_with(head)) {
-            passed_over.insert(head);
-            return Ok(());
+    }
+    let stored = stored(&config);
+    check_headers(&weights::file(dir), &config, &stored, &there)?;
+    let files: BTreeMap<String, PathBuf> = there.into_iter().map(|(name, (path, _))| (name, path.to_owned())).collect();
+    let mut found = Tensors::new();
+    for (path, reader) in readers {
+        for tensor in reader.tensors(|entry| Ok(!passes(&bare(&config, &entry.name))))? {
+            let (name, tensor) = tensor?;
+            let name = bare(&config, &name);
+            let tensor = tensor.to_f32().map_err(|problem| FileError::new(&path, problem).at(&name))?;
+            found.insert(name, tensor);
         }
-        let tensor = tensor.to_f32().map_err(|problem| FileError::new(path, problem).at(&name))?;
-        if found.insert(name.clone(), tensor).is_some() {
-            let problem = format!("is there with and without the prefix \"{}\"", plug.prefix());
-            return Err(FileError::new(path, problem).at(name));
-        }
-        files.insert(name, path.to_owned());
-        Ok(())
-    })?;
+    }
     let heads =
         passed_over.iter().map(|head| format!("{}: {head}* is passed over: a head for another task", dir.display()));
     let mut notes: Vec<String> = heads.collect();
-    let stored = stored(&config);
     let wrong =
         |name: &str, problem: String| FileError::new(files.get(name).unwrap_or(&weights::file(dir)), problem).at(name);
     if config.tied || !plug.can_be_untied() {
@@ -111,6 +118,45 @@ pub fn read_base(dir: &Path) -> Result<Base> {
     Ok(Base { config, tensors, notes })
 }
 
+/// Checks, before a tensor is read, that exactly those of a model are there, each with its shape. A head may be there that turns out
+/// to be the embedding.
+fn check_headers(
+    weights: &Path,
+    config: &ModelConfig,
+    stored: &[Stored],
+    there: &BTreeMap<String, (&Path, &[usize])>,
+) -> Result<()> {
+    let mut expected = BTreeMap::new();
+    for (spec, stored) in params::base_table(config).iter().zip(stored) {
+        for (name, columns) in &stored.parts {
+            let shape = layout::shape(spec, *columns, stored.transposed);
+            match there.get(name) {
+                // Why a head has to be there is said where it is compared with the embedding.
+                None if name == names::HEAD && !config.family.plug().can_be_untied() => {}
+                None => return Err(FileError::new(weights, format!("is missing, expected shape {shape:?}")).at(name)),
+                Some((path, found)) if **found != *shape => {
+                    return Err(FileError::new(path, format!("has shape {found:?}, expected {shape:?}")).at(name));
+                }
+                Some(_) => {}
+            }
+            expected.insert(name.as_str(), shape);
+        }
+    }
+    for (name, (path, found)) in there {
+        match expected.get(name.as_str()) {
+            Some(_) => {}
+            None if name == names::HEAD => {
+                let shape = [config.vocab_size, config.n_embd];
+                if **found != shape {
+                    return Err(FileError::new(path, format!("has shape {found:?}, expected {shape:?}")).at(name));
+                }
+            }
+            None => return Err(FileError::new(path, "does not belong to this model").at(name)),
+        }
+    }
+    Ok(())
+}
+
 /// A name without the family's prefix.
 fn bare(config: &ModelConfig, name: &str) -> String {
     name.strip_prefix(config.family.plug().prefix()).unwrap_or(name).to_owned()
@@ -131,22 +177,22 @@ pub fn assemble(config: &ModelConfig, found: Tensors) -> Result<Tensors, (String
 }
 
 /// Checks that exactly the tensors of `table` are there, each with its shape.
-fn check_against(path: &Path, table: &[TensorSpec], found: &Tensors) -> Result<()> {
+fn check_against(path: &Path, table: &[TensorSpec], found: &BTreeMap<&str, &[usize]>) -> Result<()> {
     for spec in table {
-        match found.get(&spec.name) {
+        match found.get(spec.name.as_str()) {
             None => {
                 return Err(FileError::new(path, format!("is missing, expected shape {:?}", spec.shape)).at(&spec.name));
             }
-            Some(tensor) if tensor.shape != spec.shape => {
-                let problem = format!("has shape {:?}, expected {:?}", tensor.shape, spec.shape);
+            Some(shape) if *shape != spec.shape => {
+                let problem = format!("has shape {shape:?}, expected {:?}", spec.shape);
                 return Err(FileError::new(path, problem).at(&spec.name));
             }
             Some(_) => {}
         }
     }
     if found.len() != table.len() {
-        let known: std::collections::BTreeSet<&str> = table.iter().map(|spec| spec.name.as_str()).collect();
-        if let Some(name) = found.keys().find(|name| !known.contains(name.as_str())) {
+        let known: BTreeSet<&str> = table.iter().map(|spec| spec.name.as_str()).collect();
+        if let Some(name) = found.keys().find(|name| !known.contains(*name)) {
             return Err(FileError::new(path, "does not belong to this model").at(name));
         }
     }
@@ -159,7 +205,8 @@ fn check_against(path: &Path, table: &[TensorSpec], found: &Tensors) -> Result<(
 /// A tensor is missing or misshapen, or writing fails.
 pub fn write_base(dir: &Path, config: &ModelConfig, tensors: &Tensors, storage: Storage) -> Result<()> {
     let path = dir.join(MODEL_SAFETENSORS);
-    check_against(&path, &params::base_table(config), tensors)?;
+    let shapes = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice())).collect();
+    check_against(&path, &params::base_table(config), &shapes)?;
     let store = |tensor: &HostTensor| match storage {
         Storage::F32 => RawTensor::f32(&tensor.shape, &tensor.values),
         Storage::F16 => RawTensor::f16(&tensor.shape, &tensor.values),
@@ -174,7 +221,8 @@ pub fn write_base(dir: &Path, config: &ModelConfig, tensors: &Tensors, storage: 
 /// Reads Φ and its metadata.
 ///
 /// # Errors
-/// The file is wrong; a tensor is missing, left over, misshapen, not F32, or holds NaN or infinity.
+/// The file is wrong or was changed since it was written; a tensor is missing, left over, misshapen, no floating point, or holds NaN
+/// or infinity.
 pub fn read_adapters(
     path: &Path,
     config: &ModelConfig,
@@ -190,13 +238,14 @@ pub fn read_adapters(
 pub fn read_table(path: &Path, table: &[TensorSpec]) -> Result<(Tensors, BTreeMap<String, String>)> {
     let reader = Reader::open(path)?;
     let metadata = reader.metadata().clone();
+    let shapes = reader.entries().iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice())).collect();
+    check_against(path, table, &shapes)?;
     let mut found = Tensors::new();
-    for entry in reader {
-        let (name, tensor) = entry?;
+    for tensor in reader.tensors(|_| Ok(true))? {
+        let (name, tensor) = tensor?;
         let tensor = tensor.to_f32().map_err(|problem| FileError::new(path, problem).at(&name))?;
         found.insert(name, tensor);
     }
-    check_against(path, table, &found)?;
     Ok((found, metadata))
 }
 

@@ -59,7 +59,7 @@ pub(crate) fn scatter(
 }
 
 /// The stored shape of a part of a tensor.
-fn shape(spec: &TensorSpec, columns: usize, transposed: bool) -> Vec<usize> {
+pub(crate) fn shape(spec: &TensorSpec, columns: usize, transposed: bool) -> Vec<usize> {
     match (&spec.shape[..], transposed) {
         ([rows, _], true) => vec![columns, *rows],
         ([rows, _], false) => vec![*rows, columns],

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{AdapterConfig, ModelConfig};
 use crate::error::{FileError, Result};
 use crate::params;
-use crate::safetensors_file::{self, FileMetadata, RawTensor};
+use crate::safetensors_file::{self, FileMetadata, RawTensor, Reader};
 
 /// A batch and what libtorch made of it, beginning with the run's best adapters.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +36,10 @@ const AFTER: &str = "after.";
 /// part of the bundle.
 const MOST_SAMPLES: usize = 1024;
 
+/// The most tokens of a probe's batch, and the most steps: far more than one persona's dialogues have.
+const MAX_TOKENS: usize = 1 << 22;
+const MAX_STEPS: usize = 1 << 16;
+
 /// Every n-th value of a tensor, n odd, so that a matrix of even width gives values of all columns.
 pub fn sample(values: &[f32]) -> Vec<f32> {
     values.iter().copied().step_by(stride(values.len())).collect()
@@ -49,51 +53,68 @@ impl Probe {
     /// Reads a probe that was recorded for this model.
     ///
     /// # Errors
-    /// The file is wrong, or does not fit the model.
+    /// The file is wrong, was changed since it was written, or does not fit the model.
     pub fn read(path: &Path, config: &ModelConfig, adapter: &AdapterConfig) -> Result<Self> {
-        let (mut raw, _) = safetensors_file::read(path)?;
-        let mut take = |name: &str| raw.remove(name).ok_or_else(|| FileError::new(path, "is missing").at(name));
-        let wrong = |name: &str| {
-            let name = name.to_owned();
-            move |problem: String| FileError::new(path, problem).at(name)
+        let reader = Reader::open(path)?;
+        let wrong = |name: &str, problem: String| FileError::new(path, problem).at(name);
+        let shape_of = |name: &str| {
+            let entry = reader.entries().iter().find(|entry| entry.name == name);
+            entry.map(|entry| entry.shape.as_slice()).ok_or_else(|| wrong(name, "is missing".to_owned()))
         };
-        let ids = take("input_ids")?;
-        let (batch, length) = match ids.shape[..] {
-            [batch, length] if batch > 0 && length > 1 && length <= config.n_positions => (batch, length),
-            _ => {
-                return Err(FileError::new(path, format!("has shape {:?}, expected [batch, tokens]", ids.shape))
-                    .at("input_ids"));
+        let (batch, length) = match *shape_of("input_ids")? {
+            [batch, length]
+                if batch > 0
+                    && length > 1
+                    && length <= config.n_positions
+                    && batch.saturating_mul(length) <= MAX_TOKENS =>
+            {
+                (batch, length)
+            }
+            ref shape => {
+                let problem = format!("has shape {shape:?}, expected [batch, tokens] of at most {MAX_TOKENS} tokens");
+                return Err(wrong("input_ids", problem));
             }
         };
-        let input_ids = ids.to_i64().map_err(wrong("input_ids"))?;
+        let steps = match *shape_of("losses")? {
+            [steps] if steps <= MAX_STEPS => steps,
+            ref shape => {
+                return Err(wrong("losses", format!("has shape {shape:?}, expected [steps], at most {MAX_STEPS}")));
+            }
+        };
+        // What has to be there, and nothing else.
+        let mut expected = BTreeMap::from([
+            ("input_ids".to_owned(), vec![batch, length]),
+            ("loss_mask".to_owned(), vec![batch, length]),
+            ("losses".to_owned(), vec![steps]),
+            ("log_probs".to_owned(), vec![length - 1]),
+            ("logits".to_owned(), vec![config.vocab_size]),
+        ]);
+        let table = params::adapter_table(config, adapter);
+        for spec in &table {
+            expected.insert(format!("{AFTER}{}", spec.name), vec![spec.len().div_ceil(stride(spec.len()))]);
+        }
+        let tensors = reader.tensors(|entry| match expected.remove(&entry.name) {
+            Some(shape) if shape == entry.shape => Ok(true),
+            Some(shape) => Err(wrong(&entry.name, format!("has shape {:?}, expected {shape:?}", entry.shape))),
+            None => Err(wrong(&entry.name, "does not belong to this model".to_owned())),
+        })?;
+        if let Some((name, shape)) = expected.first_key_value() {
+            return Err(wrong(name, format!("is missing, expected shape {shape:?}")));
+        }
+        let mut raw = tensors.collect::<Result<BTreeMap<String, RawTensor>>>()?;
+        let mut take = |name: &str| raw.remove(name).ok_or_else(|| wrong(name, "is missing".to_owned()));
+        let input_ids = take("input_ids")?.to_i64().map_err(|problem| wrong("input_ids", problem))?;
         if input_ids.iter().any(|&id| id < 0 || id >= config.vocab_size as i64) {
-            return Err(FileError::new(path, "holds a token beyond the vocabulary").at("input_ids"));
+            return Err(wrong("input_ids", "holds a token beyond the vocabulary".to_owned()));
         }
-        let mask = take("loss_mask")?;
-        if mask.shape != [batch, length] {
-            return Err(FileError::new(path, format!("has shape {:?}, expected {:?}", mask.shape, [batch, length]))
-                .at("loss_mask"));
-        }
-        let loss_mask = mask.to_i64().map_err(wrong("loss_mask"))?.into_iter().map(|value| value != 0).collect();
-        let mut floats = |name: &str, expected: Option<usize>| {
-            let tensor = take(name)?.to_f32().map_err(wrong(name))?;
-            match expected {
-                Some(expected) if tensor.values.len() != expected => {
-                    Err(FileError::new(path, format!("has {} values, expected {expected}", tensor.values.len()))
-                        .at(name))
-                }
-                _ => Ok(tensor.values),
-            }
-        };
-        let losses = floats("losses", None)?;
-        let log_probs = floats("log_probs", Some(length - 1))?;
-        let logits = floats("logits", Some(config.vocab_size))?;
-        let mut adapters_after = BTreeMap::new();
-        for spec in params::adapter_table(config, adapter) {
-            let values: usize = spec.shape.iter().product();
-            let expected = values.div_ceil(stride(values));
-            adapters_after.insert(spec.name.clone(), floats(&format!("{AFTER}{}", spec.name), Some(expected))?);
-        }
+        let mask = take("loss_mask")?.to_i64().map_err(|problem| wrong("loss_mask", problem))?;
+        let loss_mask = mask.into_iter().map(|value| value != 0).collect();
+        let mut floats = |name: &str| Ok(take(name)?.to_f32().map_err(|problem| wrong(name, problem))?.values);
+        let (losses, log_probs, logits) = (floats("losses")?, floats("log_probs")?, floats("logits")?);
+        let adapters_after = table
+            .into_iter()
+            .map(|spec| Ok((spec.name.clone(), floats(&format!("{AFTER}{}", spec.name))?)))
+            .collect::<Result<_>>()?;
         Ok(Self { input_ids, loss_mask, batch, length, losses, adapters_after, log_probs, logits })
     }
 

@@ -1,26 +1,35 @@
 //! Safetensors files, read strictly and one tensor at a time, written atomically and with the same bytes every time.
 //!
-//! The format: 8 bytes, the header's length; the header, JSON; the tensors' bytes without gaps. The `safetensors` crate
-//! checks offsets, shapes and overflow; on top of it a header over 100 MB, a duplicate key and trailing bytes are refused
-//! before anything large is allocated.
+//! The format: 8 bytes, the header's length; the header, JSON; the tensors' bytes without gaps
+//! (<https://huggingface.co/docs/safetensors>). A reader says what the header holds, and reads a tensor only after it was judged by
+//! that, so no more memory is taken than a caller expects. A file of ours carries a checksum over all that is in it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read};
-use std::path::{Path, PathBuf};
+mod checksum;
+mod header;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
+use safetensors::Dtype;
 
+use self::checksum::Checksum;
+use self::header::{Header, bytes_of};
 use crate::error::{FileError, Result};
+use crate::files;
 use crate::params::HostTensor;
-use crate::{files, json};
 
-/// A header of more than this many bytes is refused.
-const MAX_HEADER: u64 = 100_000_000;
-/// The one key of the metadata under which ours lies as JSON: the crate keeps metadata in a hash map, and two keys would be
-/// written in an order that differs from run to run.
+pub use self::header::Entry;
+pub(crate) use self::header::{MAX_ENTRIES, Unique};
+pub use self::reader::{Reader, TensorReader};
+
+/// The key of the metadata under which ours lies as JSON.
 const METADATA_KEY: &str = "marionette";
+/// The key of the metadata under which the checksum of a file of ours lies; those of former versions have none.
+const CHECKSUM_KEY: &str = "marionette_sha256";
+/// What [`read`] takes for a small file, in bytes.
+const MAX_SMALL: u64 = 1 << 28;
 
 /// A tensor as it lies in a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,96 +94,23 @@ impl RawTensor {
     }
 }
 
-/// An open safetensors file whose header was checked; tensors come one at a time.
-pub struct Reader {
-    path: PathBuf,
-    file: BufReader<File>,
-    /// Name, type, shape and length in bytes, in the order of the file.
-    entries: std::vec::IntoIter<(String, Dtype, Vec<usize>, usize)>,
-    metadata: BTreeMap<String, String>,
-}
-
-impl Reader {
-    /// Opens a file and checks its header.
-    ///
-    /// # Errors
-    /// The file is no safetensors file, is cut, has trailing bytes, a duplicate key, or offsets that do not fit the shapes.
-    pub fn open(path: &Path) -> Result<Self> {
-        let wrong = |problem: String| {
-            FileError::new(path, problem).remedy("expected a whole safetensors file; copy or make it again")
-        };
-        let file = files::open_regular(path)?;
-        let length = file.metadata().map_err(|error| FileError::new(path, format!("cannot be read: {error}")))?.len();
-        let mut file = BufReader::with_capacity(1 << 18, file);
-        if file.fill_buf().is_ok_and(files::is_lfs_pointer) {
-            return Err(files::lfs_pointer(path));
-        }
-        let mut prefix = [0; 8];
-        if length < 8 || file.read_exact(&mut prefix).is_err() {
-            return Err(wrong(format!("holds {length} bytes, too few for a header")));
-        }
-        let header_length = u64::from_le_bytes(prefix);
-        if header_length > MAX_HEADER || header_length > length - 8 {
-            return Err(wrong(format!("claims a header of {header_length} bytes, the file holds {length}")));
-        }
-        let mut header = vec![0; header_length as usize];
-        file.read_exact(&mut header).map_err(|error| wrong(format!("the header cannot be read: {error}")))?;
-        let metadata: Metadata =
-            json::from_slice(&header).map_err(|error| wrong(format!("the header is wrong: {error}")))?;
-        if 8 + header_length + metadata.data_len() as u64 != length {
-            let expected = 8 + header_length + metadata.data_len() as u64;
-            return Err(wrong(format!("holds {length} bytes where its header describes {expected}")));
-        }
-        // The crate returns names in offset order; a tensor without values may share its offset with the next.
-        let entries: Vec<_> = metadata
-            .offset_keys()
-            .into_iter()
-            .filter_map(|name| {
-                let info = metadata.info(&name)?;
-                Some((name, info.dtype, info.shape.clone(), info.data_offsets.1 - info.data_offsets.0))
-            })
-            .collect();
-        let ours = metadata.metadata().as_ref().and_then(|all| all.get(METADATA_KEY));
-        let metadata = match ours {
-            None => BTreeMap::new(),
-            Some(text) => json::from_slice(text.as_bytes())
-                .map_err(|error| wrong(format!("the metadata \"{METADATA_KEY}\" is wrong: {error}")))?,
-        };
-        Ok(Self { path: path.to_owned(), file, entries: entries.into_iter(), metadata })
-    }
-
-    /// What [`write()`] was given as metadata; empty for a file of others.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
-    }
-}
-
-impl Iterator for Reader {
-    type Item = Result<(String, RawTensor)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (name, dtype, shape, length) = self.entries.next()?;
-        let mut bytes = vec![0; length];
-        Some(match self.file.read_exact(&mut bytes) {
-            Ok(()) => Ok((name, RawTensor { dtype, shape, bytes })),
-            Err(error) => Err(FileError::new(&self.path, format!("cannot be read: {error}")).at(name)),
-        })
-    }
-}
-
-/// Reads a small file whole.
+/// Reads a small file whole, whatever it holds; one of more than 256 MiB is refused.
 ///
 /// # Errors
-/// As [`Reader::open`].
+/// As [`Reader::open`]; the file is too large, or was changed since it was written.
 pub fn read(path: &Path) -> Result<(BTreeMap<String, RawTensor>, BTreeMap<String, String>)> {
-    let mut reader = Reader::open(path)?;
-    let metadata = std::mem::take(&mut reader.metadata);
-    Ok((reader.collect::<Result<_>>()?, metadata))
+    let reader = Reader::open(path)?;
+    let bytes: u64 = reader.entries().iter().map(|entry| entry.bytes as u64).sum();
+    if bytes > MAX_SMALL {
+        return Err(FileError::new(path, format!("has tensors of {bytes} bytes, expected at most {MAX_SMALL}")));
+    }
+    let metadata = reader.metadata().clone();
+    Ok((reader.tensors(|_| Ok(true))?.collect::<Result<_>>()?, metadata))
 }
 
 /// The metadata of a file that is written.
 pub enum FileMetadata<'a> {
-    /// Ours: any keys and values.
+    /// Ours: any keys and values. The file gets a checksum.
     Ours(&'a BTreeMap<String, String>),
     /// The one entry that Hugging Face transformers asks of a model's file.
     HuggingFace,
@@ -188,7 +124,7 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, RawTensor>, metadata: FileM
     let header = header(tensors, metadata).map_err(|error| FileError::new(path, error))?;
     files::write_atomic(path, |writer| {
         writer.write_all(&header)?;
-        stored(tensors).try_for_each(|(_, tensor)| writer.write_all(&tensor.bytes))
+        stored(tensors).into_iter().try_for_each(|(_, tensor)| writer.write_all(&tensor.bytes))
     })
 }
 
@@ -198,41 +134,53 @@ pub fn write(path: &Path, tensors: &BTreeMap<String, RawTensor>, metadata: FileM
 /// A tensor's bytes do not fit its shape.
 pub fn to_bytes(tensors: &BTreeMap<String, RawTensor>, metadata: FileMetadata<'_>) -> Result<Vec<u8>, String> {
     let mut bytes = header(tensors, metadata)?;
-    stored(tensors).for_each(|(_, tensor)| bytes.extend_from_slice(&tensor.bytes));
+    stored(tensors).into_iter().for_each(|(_, tensor)| bytes.extend_from_slice(&tensor.bytes));
     Ok(bytes)
 }
 
 /// The tensors in the order in which they lie in a file: the widest type first, so that each is aligned, then by name.
-fn stored(tensors: &BTreeMap<String, RawTensor>) -> impl Iterator<Item = (&String, &RawTensor)> {
+fn stored(tensors: &BTreeMap<String, RawTensor>) -> Vec<(&String, &RawTensor)> {
     let mut order: Vec<_> = tensors.iter().collect();
     order.sort_by(|(one, left), (other, right)| right.dtype.cmp(&left.dtype).then(one.cmp(other)));
-    order.into_iter()
+    order
 }
 
-/// All that lies before the tensors' bytes: the header's length, and the header, filled up with spaces to a multiple of 8.
+/// All that lies before the tensors' bytes.
 fn header(tensors: &BTreeMap<String, RawTensor>, metadata: FileMetadata<'_>) -> Result<Vec<u8>, String> {
-    let (key, text) = match metadata {
-        FileMetadata::HuggingFace => ("format", "pt".to_owned()),
-        FileMetadata::Ours(entries) => {
-            (METADATA_KEY, serde_json::to_string(entries).map_err(|error| error.to_string())?)
+    let mut entries = Vec::with_capacity(tensors.len());
+    for (name, tensor) in stored(tensors) {
+        let RawTensor { dtype, shape, bytes } = tensor;
+        if bytes_of(*dtype, shape) != Some(bytes.len()) {
+            return Err(format!("{name}: {} bytes are not {dtype:?} of shape {shape:?}", bytes.len()));
+        }
+        entries.push(Entry { name: name.clone(), dtype: *dtype, shape: shape.clone(), bytes: bytes.len() });
+    }
+    let metadata = match metadata {
+        FileMetadata::HuggingFace => BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
+        FileMetadata::Ours(metadata) => {
+            let text = serde_json::to_string(metadata).map_err(|error| error.to_string())?;
+            let mut checksum = Checksum::new(&text);
+            for entry in in_order_of_places(&entries) {
+                checksum.tensor(entry);
+                checksum.bytes(tensors.get(&entry.name).map_or(&[], |tensor| &tensor.bytes));
+            }
+            BTreeMap::from([(METADATA_KEY.to_owned(), text), (CHECKSUM_KEY.to_owned(), checksum.digest())])
         }
     };
+    Header { entries, metadata }.to_bytes()
+}
+
+/// The entries as they are read: those without values share their place with what follows, and are told apart by name.
+fn in_order_of_places(entries: &[Entry]) -> Vec<&Entry> {
     let mut end = 0;
-    let mut infos = Vec::with_capacity(tensors.len());
-    for (name, tensor) in stored(tensors) {
-        TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes)
-            .map_err(|error| format!("{name}: {error}"))?;
-        let begin = end;
-        end += tensor.bytes.len();
-        infos.push((
-            name.clone(),
-            TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (begin, end) },
-        ));
-    }
-    let metadata =
-        Metadata::new(Some(HashMap::from([(key.to_owned(), text)])), infos).map_err(|error| error.to_string())?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let length = json.len() as u64;
-    Ok([length.to_le_bytes().to_vec(), json].concat())
+    let mut order: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            let first = end;
+            end += entry.bytes;
+            (first, end, entry)
+        })
+        .collect();
+    order.sort_by(|one, other| (one.0, one.1, &one.2.name).cmp(&(other.0, other.1, &other.2.name)));
+    order.into_iter().map(|(_, _, entry)| entry).collect()
 }

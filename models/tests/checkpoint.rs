@@ -190,6 +190,76 @@ fn adapters_round_trip_with_metadata_and_the_same_bytes() {
 }
 
 #[test]
+fn every_bit_of_a_file_of_ours_is_protected() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("persona.safetensors");
+    let config = ModelConfig { n_layer: 1, ..config() };
+    let adapters = tensors(&adapter_table(&config, &ADAPTER));
+    let metadata = BTreeMap::from([("name".to_owned(), "ann \"\n\\".to_owned()), ("base".to_owned(), "ab".to_owned())]);
+    checkpoint::write_adapters(&path, &adapters, &metadata).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let mut of_values = 0;
+    for bit in 0..8 * whole.len() {
+        let mut changed = whole.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &changed).unwrap();
+        for error in [
+            checkpoint::read_adapters(&path, &config, &ADAPTER).map(drop).unwrap_err(),
+            safetensors_file::read(&path).map(drop).unwrap_err(),
+        ] {
+            of_values += usize::from(
+                error
+                    .to_string()
+                    .ends_with("was changed since it was written (restore it from a copy, or make it again)"),
+            );
+        }
+    }
+    // All of the tensors' bits, but for those that make a value infinite or NaN.
+    let values: usize = adapters.values().map(|tensor| tensor.values.len()).sum();
+    assert!(of_values > 2 * 30 * values, "{of_values}");
+}
+
+#[test]
+fn a_file_of_ours_from_before_checksums_is_read_and_one_with_more_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapters.safetensors");
+    let adapters = tensors(&adapter_table(&config(), &ADAPTER));
+    let metadata = BTreeMap::from([("sha256".to_owned(), "mine".to_owned())]);
+    checkpoint::write_adapters(&path, &adapters, &metadata).unwrap();
+    let whole = fs::read(&path).unwrap();
+    let begin = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&whole[8..begin]).unwrap();
+    let write = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let mut header = header.clone();
+        change(header["__metadata__"].as_object_mut().unwrap());
+        let json = header.to_string();
+        let bytes = [&(json.len() as u64).to_le_bytes(), json.as_bytes(), &whole[begin..]].concat();
+        fs::write(&path, bytes).unwrap();
+        checkpoint::read_adapters(&path, &config(), &ADAPTER).map_err(|error| error.to_string())
+    };
+    assert_eq!(write(&|_| ()).unwrap(), (adapters.clone(), metadata.clone()));
+    assert_eq!(write(&|map| drop(map.remove("marionette_sha256"))).unwrap(), (adapters, metadata));
+    let more = write(&|map| drop(map.insert("more".into(), "text".into()))).unwrap_err();
+    assert!(more.contains("the metadata has \"more\" beside \"marionette\""), "{more}");
+    let alone = write(&|map| drop(map.remove("marionette"))).unwrap_err();
+    assert!(alone.contains("\"marionette_sha256\", but not \"marionette\""), "{alone}");
+}
+
+#[test]
+fn tensors_without_values_are_part_of_the_checksum() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    // In the file the wider type is first, where they are read by name.
+    let raw = BTreeMap::from([
+        ("a".to_owned(), RawTensor::f32(&[0], &[])),
+        ("b".to_owned(), RawTensor::i64(&[0, 3], &[])),
+        ("c".to_owned(), RawTensor::f16(&[2], &[1.0, 2.0])),
+    ]);
+    safetensors_file::write(&path, &raw, FileMetadata::Ours(&BTreeMap::new())).unwrap();
+    assert_eq!(safetensors_file::read(&path).unwrap().0, raw);
+}
+
+#[test]
 fn nan_is_never_saved() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("persona");

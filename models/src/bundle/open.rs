@@ -5,6 +5,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
 use super::manifest::{FileEntry, Manifest};
 use super::{ADAPTERS, FORMAT_VERSION, GRAPHS, MANIFEST, PROBE, SUMS, TOKENIZER, WEIGHTS};
 use super::{audit, weights, writer};
@@ -16,7 +19,26 @@ use crate::probe::Probe;
 use crate::{files, json};
 
 /// A manifest of more than this many bytes is refused: GPT-2 XL's has about 200 kB.
-const MAX_MANIFEST: u64 = 16 << 20;
+const MAX_MANIFEST: u64 = 4 << 20;
+/// A prompt form of more tokens is refused: that of a chat template has some dozens.
+const MAX_PROMPT: usize = 1 << 12;
+/// A recipe of more steps is refused: what it gives a device to do has an end.
+const MAX_STEPS: usize = 1 << 20;
+
+/// What is read of a manifest before anything else is.
+#[derive(Deserialize)]
+struct Version {
+    #[serde(default)]
+    format_version: Option<Number>,
+}
+
+/// A whole number, or whatever else is in its place.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Whole(u64),
+    Other(IgnoredAny),
+}
 
 /// A bundle whose files are those of its manifest, bit for bit.
 #[derive(Debug, Clone)]
@@ -125,8 +147,13 @@ impl Manifest {
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
-    let value: serde_json::Value = json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
-    match value.get("format_version").and_then(serde_json::Value::as_u64) {
+    // Not a whole `Value`: that takes many times the bytes of the text.
+    let version: Version = json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
+    let version = match version.format_version {
+        Some(Number::Whole(version)) => Some(version),
+        Some(Number::Other(_)) | None => None,
+    };
+    match version {
         Some(version) if version == u64::from(FORMAT_VERSION) => {}
         Some(version) if version > u64::from(FORMAT_VERSION) => {
             let problem = format!("is {version}, this program reads up to {FORMAT_VERSION}");
@@ -147,6 +174,13 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
     let wrong = |place: &str, problem: String| Err(FileError::new(path, problem).at(place));
     if let Err(problem) = manifest.adapter.check() {
         return wrong("adapter.bottleneck", problem);
+    }
+    let tokens = manifest.prompt.tokens().count();
+    if tokens > MAX_PROMPT {
+        return wrong("prompt", format!("has {tokens} tokens, expected at most {MAX_PROMPT}"));
+    }
+    if manifest.inner_loop.steps > MAX_STEPS {
+        return wrong("inner_loop.steps", format!("is {}, expected at most {MAX_STEPS}", manifest.inner_loop.steps));
     }
     if manifest.inner_loop.dialogues_per_step == 0 {
         return wrong("inner_loop.dialogues_per_step", "is 0, expected at least 1".into());

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{CONFIG_JSON, MODEL_SAFETENSORS};
 use crate::error::{FileError, Result};
-use crate::safetensors_file::{RawTensor, Reader};
+use crate::safetensors_file::{MAX_ENTRIES, Reader, Unique};
 use crate::{files, json};
 
 /// Says which shard holds which tensor, where there are several.
@@ -18,11 +18,13 @@ const PEFT_CONFIG: &str = "adapter_config.json";
 /// What PyTorch pickled.
 const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// An index of more bytes is refused; a model of 10,000 tensors has one of a megabyte.
-const MOST_INDEX: u64 = 64 << 20;
+const MAX_INDEX: u64 = 16 << 20;
+/// An index of more shards is refused: they are open at once, and the largest models have some 200.
+const MAX_SHARDS: usize = 512;
 
 #[derive(Deserialize)]
 struct Index {
-    weight_map: BTreeMap<String, String>,
+    weight_map: Unique<String>,
 }
 
 /// Refuses a folder that holds something else than a model, and says what it is.
@@ -52,45 +54,51 @@ pub(super) fn file(dir: &Path) -> PathBuf {
     if fs::symlink_metadata(&whole).is_err() && index.exists() { index } else { whole }
 }
 
-/// Hands every tensor of a model to `take`, with the file that it lies in: of `model.safetensors`, or else of the shards that its
+/// The files with a model's weights, opened, of which only the headers were read: `model.safetensors`, or else the shards that its
 /// index names.
 ///
 /// # Errors
-/// A file is missing or wrong, an index names a file outside the folder or a tensor that is not there, two shards hold one tensor,
-/// or what `take` says.
-pub(super) fn each(dir: &Path, mut take: impl FnMut(&Path, String, RawTensor) -> Result<()>) -> Result<()> {
+/// A file is missing or wrong, an index names a file outside the folder or a tensor that is not there, two shards hold one tensor, or
+/// there are too many shards or tensors.
+pub(super) fn open(dir: &Path) -> Result<Vec<(PathBuf, Reader)>> {
     let index = file(dir);
     if !index.ends_with(INDEX) {
-        return Reader::open(&index)?.try_for_each(|entry| entry.and_then(|(name, tensor)| take(&index, name, tensor)));
+        let reader = Reader::open(&index)?;
+        return Ok(vec![(index, reader)]);
     }
-    let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for (shard, expected) in shards(&index)? {
+    let mut readers: Vec<(PathBuf, Reader)> = Vec::new();
+    // The shard of each tensor.
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for (shard, mut missing) in shards(&index)? {
         let path = dir.join(&shard);
         if !path.exists() {
             let problem = format!("is missing, but {INDEX} names it");
             return Err(FileError::new(&path, problem).remedy("copy the folder whole from where the model came from"));
         }
-        let mut missing = expected;
-        for entry in Reader::open(&path)? {
-            let (name, tensor) = entry?;
-            missing.remove(&name);
-            if let Some(other) = seen.insert(name.clone(), path.clone()) {
+        let reader = Reader::open(&path)?;
+        for entry in reader.entries() {
+            missing.remove(&entry.name);
+            if let Some((other, _)) = seen.insert(entry.name.clone(), readers.len()).and_then(|at| readers.get(at)) {
                 let problem = format!("is in {} too", other.display());
-                return Err(FileError::new(&path, problem).at(name));
+                return Err(FileError::new(&path, problem).at(&entry.name));
             }
-            take(&path, name, tensor)?;
         }
         if let Some(name) = missing.into_iter().next() {
             return Err(FileError::new(&path, format!("is missing, but {INDEX} says it is here")).at(name));
         }
+        if seen.len() > MAX_ENTRIES {
+            let problem = format!("names shards of {} tensors and more, expected at most {MAX_ENTRIES}", seen.len());
+            return Err(FileError::new(&index, problem));
+        }
+        readers.push((path, reader));
     }
-    Ok(())
+    Ok(readers)
 }
 
 /// The shards that an index names, with the tensors that each holds.
 fn shards(index: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let bytes = files::read_limited(index, MOST_INDEX)?;
-    let Index { weight_map } = json::from_slice(&bytes)
+    let bytes = files::read_limited(index, MAX_INDEX)?;
+    let Index { weight_map: Unique(weight_map) } = json::from_slice(&bytes)
         .map_err(|error| FileError::new(index, format!("is no index of tensors and files: {error}")))?;
     let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (tensor, shard) in weight_map {
@@ -99,6 +107,9 @@ fn shards(index: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
             return Err(FileError::new(index, problem).at(tensor));
         }
         shards.entry(shard).or_default().insert(tensor);
+    }
+    if shards.len() > MAX_SHARDS {
+        return Err(FileError::new(index, format!("names {} shards, expected at most {MAX_SHARDS}", shards.len())));
     }
     Ok(shards)
 }

@@ -147,7 +147,24 @@ impl State {
         let host = read_parameters(dir, config, model)?;
         let parameters = to_torch(&host, model)?;
         let path = dir.join(OPTIMISER);
-        let (mut raw, _) = safetensors_file::read(&path)?;
+        // Two moments of each tensor that learns, each of its shape; nothing else is read.
+        let shapes: BTreeMap<&str, &[usize]> =
+            model.table().iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
+        let rates_shape = [model.table().len()];
+        let expected = |name: &str| {
+            let name = name.strip_prefix("first.").or_else(|| name.strip_prefix("second."))?;
+            if name == RATES { Some(rates_shape.as_slice()) } else { shapes.get(name).copied() }
+        };
+        let mut raw = safetensors_file::Reader::open(&path)?
+            .tensors(|entry| match expected(&entry.name) {
+                Some(shape) if shape == entry.shape => Ok(true),
+                Some(shape) => {
+                    let problem = format!("has shape {:?}, expected {shape:?}", entry.shape);
+                    Err(FileError::new(&path, problem).at(&entry.name))
+                }
+                None => Err(FileError::new(&path, "does not belong to this run").at(&entry.name)),
+            })?
+            .collect::<std::result::Result<BTreeMap<String, RawTensor>, FileError>>()?;
         let mut take = |moment: &str, name: &str| -> Result<Tensor> {
             let name = format!("{moment}.{name}");
             let tensor = raw.remove(&name).ok_or_else(|| FileError::new(&path, "is missing").at(&name))?;
