@@ -6,10 +6,12 @@
 #   make check   format, lints, licences, documentation
 #   make bench   criterion benches, the exact meta-gradient on GPT-2 small's shapes (beside PyTorch's with PEER, PYTHON and MODEL), and
 #                with MODEL the device's side beside the peers that PYTHON has (PEERS and DIALOGUES: benches/peers/device.py --help)
+#   make fuzz    every parser under libFuzzer, for MINUTES (12) in all; TARGETS names some of them
+#   make faults  each system call of a save, an export and a checkpoint, killed before it and failing (needs strace)
 #   make sanitize   AddressSanitizer and Miri over the runtime's kernels; needs a nightly toolchain, and says how to get it
 #   make tiny    makes models/tiny again (about an hour on two cores)
 
-.PHONY: demo test build check bench sanitize tiny deps
+.PHONY: demo test build check bench sanitize fuzz faults tiny deps
 .DEFAULT_GOAL := build
 
 deps:
@@ -41,6 +43,12 @@ endif
 
 sanitize: deps
 	@scripts/sanitize.sh
+
+fuzz: deps
+	@scripts/fuzz.sh $(or $(MINUTES),12) $(TARGETS)
+
+faults: deps
+	@scripts/faults.sh
 
 tiny: build
 	@models/tiny/make.sh

@@ -149,7 +149,7 @@ impl Running {
 
 /// A program of this build: the test's own executable is in `deps` beside it.
 #[allow(clippy::expect_used)]
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test knows where it is");
     let folder = test.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps");
     folder.join(name).with_extension(std::env::consts::EXE_EXTENSION)

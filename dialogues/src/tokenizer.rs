@@ -51,6 +51,12 @@ impl Tokenizer {
         if !matches!(whole.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
             return Err("its decoder is not ByteLevel".into());
         }
+        // Written again, one of the two would be lost.
+        let mut ids: Vec<u32> = model.get_vocab().into_values().collect();
+        ids.sort_unstable();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("it gives the id {} to two tokens", pair[0]));
+        }
         whole.with_truncation(None).map_err(|error| error.to_string())?;
         whole.with_padding(None);
         let added = whole.get_added_vocabulary().clone();

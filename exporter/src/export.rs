@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use marionette_dialogues::{EncodeError, Encoder, tokenizer_from_bytes};
 use marionette_models::bundle::{
     self, ADAPTERS, BundleWriter, FORMAT_VERSION, Manifest, Operators, PROBE, Precision, TOKENIZER, WEIGHTS,
 };
@@ -67,7 +68,11 @@ pub fn export(
         ADAPTERS,
         safetensors_file::to_bytes(&raw, FileMetadata::Ours(&source.adapters_metadata)).map_err(refuse)?,
     ));
-    contents.push((TOKENIZER, source.tokenizer.to_json()?));
+    let tokenizer = source.tokenizer.to_json()?;
+    // As the device will read it.
+    let read = tokenizer_from_bytes(&tokenizer, &out.join(TOKENIZER)).map_err(EncodeError::from)?;
+    Encoder::new(read, source.prompt.clone(), config.n_positions, config.vocab_size)?;
+    contents.push((TOKENIZER, tokenizer));
     contents.extend(source.probe.as_ref().map(|probe| (PROBE, probe.clone())));
 
     let mut writer = BundleWriter::create(out)?;

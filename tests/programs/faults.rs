@@ -144,3 +144,148 @@ fn names_that_differ_only_in_case_and_begin_at_once_leave_one_persona() {
     }
     adapt(&scratch, &home, saved[0].0, &file).done();
 }
+
+/// Each leaf of a JSON value replaced by what it should not be, and each entry left out; of long lists and maps the first few.
+fn mutated(value: &serde_json::Value) -> Vec<serde_json::Value> {
+    use serde_json::{Value, json};
+    const FEW: usize = 4;
+    let others = || {
+        [
+            Value::Null,
+            json!(0),
+            json!(-1),
+            json!(3),
+            json!(1e300),
+            json!(1_u64 << 40),
+            json!("x"),
+            json!(true),
+            json!([]),
+        ]
+    };
+    let mut all = Vec::new();
+    match value {
+        Value::Object(fields) => {
+            for (key, inner) in fields.iter().take(24) {
+                let mut without = fields.clone();
+                without.remove(key);
+                all.push(Value::Object(without));
+                for changed in mutated(inner).into_iter().chain(others()) {
+                    all.push(Value::Object(
+                        fields
+                            .iter()
+                            .map(|(k, v)| (k.clone(), if k == key { changed.clone() } else { v.clone() }))
+                            .collect(),
+                    ));
+                }
+            }
+        }
+        Value::Array(items) => {
+            for index in 0..items.len().min(FEW) {
+                let mut without = items.clone();
+                without.remove(index);
+                all.push(Value::Array(without));
+                for changed in mutated(&items[index]) {
+                    let mut items = items.clone();
+                    items[index] = changed;
+                    all.push(Value::Array(items));
+                }
+            }
+        }
+        _ => {}
+    }
+    all
+}
+
+/// What the exporter takes, the device takes.
+#[test]
+fn no_changed_model_is_exported_that_the_device_refuses() {
+    use marionette_exporter::{FreshAdapters, Source, export};
+    use marionette_models::bundle::{Bundle, Operators, Precision};
+    use marionette_runtime::Engine;
+    use marionette_runtime::chat::Conversation;
+    use marionette_runtime::generate::Go;
+    use marionette_runtime::sampling::{Sampler, Sampling};
+    use std::sync::atomic::AtomicBool;
+    let scratch = Scratch::new();
+    let model = scratch.path("model");
+    small_model(&model);
+    let (mut exported, mut refused) = (0, 0);
+    for name in ["config.json", "tokenizer.json"] {
+        let path = model.join(name);
+        let whole = fs::read_to_string(&path).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        for changed in [value.clone()].into_iter().chain(mutated(&value)) {
+            fs::write(&path, changed.to_string()).unwrap();
+            let fresh = FreshAdapters { bottleneck: Some(2), seed: None };
+            let out = scratch.path("bundle");
+            let made = Source::read(&model, fresh, None)
+                .and_then(|source| export(&source, Precision::Fp32, Operators::Ort, &out, &AtomicBool::new(false)));
+            if made.is_err() {
+                refused += 1;
+                continue;
+            }
+            exported += 1;
+            let opened = (|| -> Result<(), marionette_runtime::Error> {
+                let bundle = Bundle::open(&out)?;
+                let encoder = marionette_runtime::engine::encoder(&bundle)?;
+                let mut engine = Engine::open(&bundle, marionette_runtime::Options::default())?;
+                let mut sampler = Sampler::new(Sampling::default())?;
+                Conversation::new(&encoder, Vec::new(), 2).say(&mut engine, &mut sampler, "hi", |_| Ok(Go::On))?;
+                Ok(())
+            })();
+            if let Err(error) = opened {
+                let text: String = changed.to_string().chars().take(700).collect();
+                panic!("{name} is exported, but the device says: {error}\n{text}");
+            }
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert!(exported > 20 && refused > 100, "{exported} exported, {refused} refused");
+}
+
+/// A model folder, as small as can be adapted.
+fn small_model(path: &Path) {
+    use marionette_models::checkpoint::{Storage, write_base};
+    use marionette_models::{Gpt2Shape, ModelConfig, init, params};
+    use rand::SeedableRng as _;
+    fs::create_dir(path).unwrap();
+    let shape = Gpt2Shape { vocab_size: 260, n_positions: 16, n_embd: 16, n_layer: 1, n_head: 2 };
+    let config = ModelConfig { n_inner: 16, eos_token_id: 256, ..shape.into() };
+    let tensors = init::initialise(&params::base_table(&config), &mut rand_chacha::ChaCha8Rng::seed_from_u64(1));
+    write_base(path, &config, &tensors, Storage::F32).unwrap();
+    marionette_dialogues::save_tokenizer(
+        &marionette_dialogues::train_bpe(["a"], 257).unwrap(),
+        path.join("tokenizer.json"),
+    )
+    .unwrap();
+}
+
+/// The page says by which tests each fault is held: they are there.
+#[test]
+fn the_tests_that_the_page_names_exist() {
+    fn sources(folder: &Path, into: &mut String) {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                into.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let page = fs::read_to_string(marionette_tests::root().join("docs/reliability.md")).unwrap();
+    let mut all = String::new();
+    for member in ["models", "dialogues", "trainer", "exporter", "runtime", "tests", "fuzz"] {
+        sources(&marionette_tests::root().join(member), &mut all);
+    }
+    let is_name =
+        |text: &str| text.contains('_') && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|text| is_name(text)).collect();
+    assert!(named.len() > 60, "{} names", named.len());
+    for name in named {
+        assert!(all.contains(&format!("fn {name}()")), "{name} is no test");
+    }
+    for number in 1..=44 {
+        assert!(page.contains(&format!("\n| {number} | ")), "fault {number} is not on the page");
+    }
+}

@@ -8,6 +8,10 @@ mod road;
 /// What commands say and keep: data, compare, chat, --check-device, and adapting that goes wrong or is long.
 mod commands;
 
+/// Each system call of a save, broken.
+#[cfg(target_os = "linux")]
+mod everywhere;
+
 /// Hostile and broken files and systems.
 #[cfg(unix)]
 mod faults;

@@ -151,6 +151,7 @@ fn a_wrong_tokenizer_is_an_error_of_one_line() {
         (changed(r#""decoder":{"type":"ByteLevel""#, r#""decoder":{"type":"Fuse""#), "decoder is not ByteLevel"),
         // Read by two programs, such a file is two tokenizers.
         (changed(r#""vocab":{"#, r#""vocab":{"twice":7,"twice":8,"#), "the key \"twice\" is there twice"),
+        (changed(r#""vocab":{"#, r#""vocab":{"twice":1,"#), "gives the id 1 to two tokens"),
         // The parser cuts the prefix off each merge's second token: out of bounds, a panic.
         (changed(r#""continuing_subword_prefix":null"#, r#""continuing_subword_prefix":"long""#), "is not a tokenizer"),
     ];

@@ -305,6 +305,26 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_finds_the_old_or_the_new_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        // Long enough to be written in parts.
+        let content = |letter: u8| vec![letter; 1 << 19];
+        write_atomic(&path, |w| w.write_all(&content(b'a'))).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for round in 0..40 {
+                    write_atomic(&path, |w| w.write_all(&content(b'a' + round % 2))).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                let found = fs::read(&path).unwrap();
+                assert!(found == content(b'a') || found == content(b'b'), "{} bytes", found.len());
+            }
+        });
+    }
+
+    #[test]
     fn a_folder_is_not_exchanged_with_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let [file, inner] = ["file", "folder"].map(|name| folder.path().join(name));

@@ -1,0 +1,306 @@
+//! Each system call of a save, killed before it and failing with EIO and ENOSPC: strace counts them and breaks one a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use marionette_tests::{Scratch, binary, tiny};
+
+use crate::road::{one_persona, road};
+
+/// The system calls by which files are changed, and those that say whether they may be.
+const CALLS: &str = "openat,open,write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,flock,\
+                     ftruncate,fchmod,lseek,fstat,newfstatat,statx,getdents64";
+
+/// How a call goes wrong.
+const FAULTS: [&str; 3] = ["signal=KILL", "error=EIO", "error=ENOSPC"];
+
+/// A program that saves something in a folder, and what is asked of the folder then.
+struct Save<'a> {
+    program: &'a str,
+    /// Its arguments, for a folder.
+    arguments: &'a (dyn Fn(&Path) -> Vec<PathBuf> + Sync),
+    /// Fills a new folder with what was there before.
+    before: &'a (dyn Fn(&Path) + Sync),
+    /// Whether it is one file or folder that is saved: then nothing new is there where it failed.
+    at_once: bool,
+    /// What is in a folder, or what is wrong with it.
+    found: &'a (dyn Fn(&Path) -> Result<Found, String> + Sync),
+}
+
+/// What was saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Old,
+    New,
+}
+
+fn strace(program: &str, options: &[String], arguments: &[PathBuf], folder: &Path) -> Option<i32> {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-s", "400", "-o"]).arg(folder.join("strace.log")).args(options);
+    command.arg("-e").arg(format!("trace={CALLS}")).arg(binary(program)).args(arguments).current_dir(folder);
+    command.env("XDG_DATA_HOME", folder).output().unwrap().status.code()
+}
+
+/// The main thread's calls that name something in `place`, or a file that was opened there: which, and the how manieth of its name.
+fn calls(log: &str, place: &str) -> Vec<(String, usize)> {
+    let main = log.split_whitespace().next().unwrap_or_default().to_owned();
+    let mut counted: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut found, mut open) = (Vec::new(), BTreeSet::new());
+    for line in log.lines().filter(|line| line.split_whitespace().next() == Some(&main)) {
+        let Some((name, rest)) = line[main.len()..].trim_start().split_once('(') else { continue };
+        let number = counted.entry(name.to_owned()).or_default();
+        *number += 1;
+        let names = rest.contains(place);
+        let descriptor = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+        // What is said when all is done is no part of it.
+        let said = name == "write" && ["1", "2"].contains(&descriptor(rest).as_str());
+        if !said && (names || open.contains(&descriptor(rest))) {
+            found.push((name.to_owned(), *number));
+        }
+        if let Some((_, opened)) = rest.rsplit_once(" = ").filter(|_| name == "openat") {
+            match names {
+                true => drop(open.insert(descriptor(opened))),
+                // The number is another file's by now.
+                false => drop(open.remove(&descriptor(opened))),
+            }
+        }
+    }
+    found
+}
+
+/// Breaks each call of a save in each way; afterwards the old or the new is there, whole, and where the program said that it failed
+/// without being killed, the old one and nothing else.
+fn break_each_call(save: &Save<'_>) {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: there is no strace");
+        return;
+    }
+    let prepared = || {
+        let scratch = Scratch::new();
+        (save.before)(&scratch.path(""));
+        scratch
+    };
+    let whole = prepared();
+    let folder = whole.path("");
+    if strace(save.program, &[], &(save.arguments)(&folder), &folder) != Some(0) {
+        eprintln!(
+            "skipped: strace may not trace here: {}",
+            fs::read_to_string(folder.join("strace.log")).unwrap_or_default()
+        );
+        return;
+    }
+    assert_eq!((save.found)(&folder), Ok(Found::New));
+    let log = fs::read_to_string(folder.join("strace.log")).unwrap();
+    let kept = listing(&folder);
+    let all = calls(&log, folder.to_str().unwrap().trim_end_matches('/'));
+    let names: BTreeSet<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(["openat", "write", "fsync"].iter().all(|name| names.contains(name)), "{names:?}");
+    let work: Vec<_> = all.iter().flat_map(|call| FAULTS.iter().map(move |fault| (call, *fault))).collect();
+    eprintln!("{}: {} calls in {} ways", save.program, all.len(), FAULTS.len());
+    let waiting = Mutex::new(work.into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(((name, number), fault)) = {
+                    let mut waiting = waiting.lock().unwrap();
+                    waiting.next()
+                } {
+                    let scratch = prepared();
+                    let folder = scratch.path("");
+                    let inject = format!("inject={name}:{fault}:when={number}");
+                    let code =
+                        strace(save.program, &["-e".into(), inject.clone()], &(save.arguments)(&folder), &folder);
+                    let found = (save.found)(&folder).unwrap_or_else(|error| panic!("{inject}: {error}"));
+                    match code {
+                        Some(0) => assert_eq!(found, Found::New, "{inject}: it said that it is saved"),
+                        // Killed: the one or the other.
+                        None | Some(137) => {}
+                        Some(code) => {
+                            assert_eq!(code, 1, "{inject}");
+                            assert!(found == Found::Old || !save.at_once, "{inject}: it said that it failed");
+                            let left: Vec<_> =
+                                listing(&folder).into_iter().filter(|name| name.contains(".marionette-")).collect();
+                            let removed = name.starts_with("unlink") || name.starts_with("rmdir");
+                            assert!(left.is_empty() || removed, "{inject}: {left:?} is left");
+                        }
+                    }
+                    // The next one saves, and removes what was left.
+                    let again = strace(save.program, &[], &(save.arguments)(&folder), &folder);
+                    assert_eq!((again, (save.found)(&folder)), (Some(0), Ok(Found::New)), "{inject}, again");
+                    assert_eq!(listing(&folder), kept, "{inject}, again");
+                }
+            });
+        }
+    });
+}
+
+/// The paths of all that is in a folder.
+fn listing(folder: &Path) -> Vec<String> {
+    fn walk(folder: &Path, root: &Path, into: &mut Vec<String>) {
+        // Event files have the time in their names.
+        for entry in fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.file_name() != "tensorboard") {
+            into.push(entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned());
+            if entry.file_type().unwrap().is_dir() {
+                walk(&entry.path(), root, into);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    walk(folder, folder, &mut all);
+    all.sort();
+    all
+}
+
+/// Whether a file or a folder's files are the one or the other.
+fn which(found: Option<Vec<u8>>, old: &Option<Vec<u8>>, new: &Option<Vec<u8>>) -> Result<Found, String> {
+    match found {
+        found if found == *new => Ok(Found::New),
+        found if found == *old => Ok(Found::Old),
+        Some(other) => Err(format!("{} bytes that are neither", other.len())),
+        None => Err("nothing is there".into()),
+    }
+}
+
+#[test]
+fn a_persona_survives_every_fault_of_a_save() {
+    let scratch = Scratch::new();
+    let dialogues = one_persona(&scratch);
+    let adapt = |steps: &str| {
+        let steps = steps.to_owned();
+        let dialogues = dialogues.clone();
+        move |home: &Path| -> Vec<PathBuf> {
+            let mut words = vec!["adapt".into(), road().bundle(), "--persona".into(), "ann".into()];
+            words.extend(["--dialogues".into(), dialogues.clone(), "--home".into(), home.to_owned()]);
+            words.extend(["--threads", "1", "--even-if-worse", "--epochs"].map(PathBuf::from));
+            words.push(steps.clone().into());
+            words
+        }
+    };
+    let file = |home: &Path| fs::read(home.join("personas/ann.safetensors")).ok();
+    let made = |steps: &str| {
+        let scratch = Scratch::new();
+        scratch.run("marionette", adapt(steps)(&scratch.path(""))).done();
+        file(&scratch.path(""))
+    };
+    let (old, new) = (made("1"), made("2"));
+    assert!(old != new && old.is_some());
+    // Over an older persona; the first one, into a folder that is not there yet, is among what `make faults` breaks.
+    break_each_call(&Save {
+        program: "marionette",
+        arguments: &adapt("2"),
+        before: &|home| {
+            fs::create_dir_all(home.join("personas")).unwrap();
+            fs::write(home.join("personas/ann.safetensors"), old.as_ref().unwrap()).unwrap();
+        },
+        at_once: true,
+        found: &|home| which(file(home), &old, &new),
+    });
+}
+
+#[test]
+#[ignore = "takes minutes: `make faults`"]
+fn a_first_persona_survives_every_fault_of_a_save() {
+    let scratch = Scratch::new();
+    let dialogues = one_persona(&scratch);
+    let words = |home: &Path| -> Vec<PathBuf> {
+        let mut words = vec!["adapt".into(), road().bundle(), "--persona".into(), "ann".into()];
+        words.extend(["--dialogues".into(), dialogues.clone(), "--home".into(), home.join("new/home")]);
+        words.extend(["--threads", "1", "--even-if-worse"].map(PathBuf::from));
+        words
+    };
+    let file = |home: &Path| fs::read(home.join("new/home/personas/ann.safetensors")).ok();
+    let whole = Scratch::new();
+    scratch.run("marionette", words(&whole.path(""))).done();
+    let new = file(&whole.path(""));
+    break_each_call(&Save {
+        program: "marionette",
+        arguments: &words,
+        before: &|_| {},
+        at_once: true,
+        found: &|home| which(file(home), &None, &new),
+    });
+}
+
+#[test]
+#[ignore = "takes minutes: `make faults`"]
+fn a_bundle_survives_every_fault_of_an_export() {
+    let words = |seed: &'static str| {
+        move |folder: &Path| -> Vec<PathBuf> {
+            vec![tiny(), "--out".into(), folder.join("bundle"), "--seed".into(), seed.into()]
+        }
+    };
+    // The manifest has the digests of all: with its own it is the whole bundle.
+    let manifest = |folder: &Path| {
+        let bundle = folder.join("bundle");
+        if !bundle.exists() {
+            return None;
+        }
+        let opened =
+            marionette_models::bundle::Bundle::open(&bundle).map(|bundle| fs::read(bundle.path("manifest.json")));
+        Some(opened.map_or_else(|error| error.to_string().into_bytes(), Result::unwrap))
+    };
+    let made = |seed| {
+        let scratch = Scratch::new();
+        scratch.run("marionette-export", words(seed)(&scratch.path(""))).done();
+        (manifest(&scratch.path("")), scratch)
+    };
+    let ((old, first), (new, _second)) = (made("1"), made("2"));
+    assert!(old != new && old.is_some());
+    break_each_call(&Save {
+        program: "marionette-export",
+        arguments: &words("2"),
+        before: &|folder| {
+            fs::create_dir(folder.join("bundle")).unwrap();
+            for entry in fs::read_dir(first.path("bundle")).unwrap().flatten() {
+                fs::copy(entry.path(), folder.join("bundle").join(entry.file_name())).unwrap();
+            }
+        },
+        at_once: true,
+        found: &|folder| which(manifest(folder), &old, &new),
+    });
+}
+
+/// What a run's newest whole checkpoint is; the run goes on from it.
+#[test]
+#[ignore = "takes minutes: `make faults`"]
+fn a_run_survives_every_fault_of_a_checkpoint() {
+    let words = |iterations: &'static str| {
+        move |folder: &Path| -> Vec<PathBuf> {
+            let mut words: Vec<PathBuf> = vec!["run".into(), "--base".into(), tiny(), "--data".into()];
+            words.extend([marionette_tests::dialogues("valid"), "--out".into(), folder.join("run")]);
+            let more = "--threads 1 --hold-out 0.1 --validate-every 1 --meta-batch 1 --inner-steps 1 --dialogues-per-step 1 \
+                        --support-dialogues 1 --query-dialogues 1 --bottleneck 2 --keep 1 --validation-personas 1 --resume --iterations";
+            words.extend(more.split_whitespace().map(PathBuf::from));
+            words.push(iterations.into());
+            words
+        }
+    };
+    let made = Scratch::new();
+    made.run("marionette-train", words("1")(&made.path(""))).done();
+    let last = |folder: &Path| {
+        use marionette_models::run::{Which, checkpoint, verify};
+        // Of the newest that is whole.
+        let checkpoints = folder.join("run/checkpoints");
+        let whole = |step: &str| verify(&checkpoints.join(step)).is_ok();
+        match (whole("step-2"), whole("step-1")) {
+            (true, _) if checkpoint(&folder.join("run"), Which::Last).is_ok_and(|path| path.ends_with("step-2")) => {
+                Ok(Found::New)
+            }
+            (true, _) | (_, true) => Ok(Found::Old),
+            (false, false) => Err("there is no whole checkpoint".into()),
+        }
+    };
+    break_each_call(&Save {
+        program: "marionette-train",
+        arguments: &words("2"),
+        before: &|folder| {
+            let status = Command::new("cp").arg("-a").arg(made.path("run")).arg(folder).status().unwrap();
+            assert!(status.success());
+        },
+        at_once: false,
+        found: &last,
+    });
+}
