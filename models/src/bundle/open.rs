@@ -22,8 +22,6 @@ use crate::{files, json};
 const MAX_MANIFEST: u64 = 4 << 20;
 /// A prompt form of more tokens is refused: that of a chat template has some dozens.
 const MAX_PROMPT: usize = 1 << 12;
-/// A recipe of more steps is refused: what it gives a device to do has an end.
-const MAX_STEPS: usize = 1 << 20;
 
 /// What is read of a manifest before anything else is.
 #[derive(Deserialize)]
@@ -178,9 +176,6 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
     let tokens = manifest.prompt.tokens().count();
     if tokens > MAX_PROMPT {
         return wrong("prompt", format!("has {tokens} tokens, expected at most {MAX_PROMPT}"));
-    }
-    if manifest.inner_loop.steps > MAX_STEPS {
-        return wrong("inner_loop.steps", format!("is {}, expected at most {MAX_STEPS}", manifest.inner_loop.steps));
     }
     if manifest.inner_loop.dialogues_per_step == 0 {
         return wrong("inner_loop.dialogues_per_step", "is 0, expected at least 1".into());
