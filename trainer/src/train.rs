@@ -119,6 +119,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             *finished = *iteration >= plan.iterations || *waited >= plan.patience;
             let at_rest = was_finished && *finished;
             checkpoints::point(out, &state)?;
+            checkpoints::prune(out, state.counters.best_iteration, config.outer.plan.keep);
             // Better now than after the training, when the probe is to be made of it.
             checkpoint(out, Which::Best)?;
             if !at_rest {
