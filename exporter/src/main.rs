@@ -58,7 +58,9 @@ struct BundleArgs {
 }
 
 fn bottleneck(text: &str) -> Result<usize, String> {
-    let number = text.parse::<usize>().map_err(|_| "expected a whole number from 1 to 65536")?;
+    let number = text
+        .parse::<usize>()
+        .map_err(|_| format!("expected a whole number from 1 to {}", AdapterConfig::MOST_BOTTLENECK))?;
     AdapterConfig { bottleneck: number }.check()?;
     Ok(number)
 }
@@ -188,13 +190,13 @@ mod tests {
     fn numbers_have_limits_which_are_said() {
         let parse =
             |option: &str, value: &str| Args::try_parse_from(["marionette-export", "x", "--out", "y", option, value]);
-        for value in ["18446744073709551616", "18446744073709551615", "1000000000000", "65537", "0", "-1", "nan"] {
+        for value in ["18446744073709551616", "18446744073709551615", "1000000000000", "32769", "0", "-1", "nan"] {
             let error = parse("--bottleneck", value).map(drop).expect_err(value);
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default();
-            assert!(error.exit_code() == 2 && first.contains("--bottleneck") && first.contains("1 to 65536"), "{text}");
+            assert!(error.exit_code() == 2 && first.contains("--bottleneck") && first.contains("1 to 32768"), "{text}");
         }
-        for (option, value) in [("--bottleneck", "1"), ("--bottleneck", "65536"), ("--seed", "18446744073709551615")] {
+        for (option, value) in [("--bottleneck", "1"), ("--bottleneck", "32768"), ("--seed", "18446744073709551615")] {
             assert!(parse(option, value).is_ok(), "{option} {value}");
         }
         assert_eq!(parse("--seed", "-1").map(drop).expect_err("-1").exit_code(), 2);

@@ -186,20 +186,20 @@ pub struct AdapterConfig {
 }
 
 impl AdapterConfig {
+    /// The widest bottleneck: that of the widest model. Below, no table of tensors is absurd.
+    pub const MOST_BOTTLENECK: usize = 1 << 15;
+
     /// Checks that the values are possible.
     ///
     /// # Errors
     /// What is wrong with the bottleneck.
     pub fn check(&self) -> Result<(), String> {
         match self.bottleneck {
-            1..=MOST_BOTTLENECK => Ok(()),
-            bottleneck => Err(format!("is {bottleneck}, expected 1 to {MOST_BOTTLENECK}")),
+            1..=Self::MOST_BOTTLENECK => Ok(()),
+            bottleneck => Err(format!("is {bottleneck}, expected 1 to {}", Self::MOST_BOTTLENECK)),
         }
     }
 }
-
-/// Far above every sensible width; below, no table of tensors is absurd.
-const MOST_BOTTLENECK: usize = 1 << 15;
 
 impl Default for AdapterConfig {
     fn default() -> Self {

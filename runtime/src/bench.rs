@@ -45,7 +45,7 @@ impl Shape {
         if self.prompt_tokens == 0 || self.new_tokens == 0 || together > context {
             let (prompt, new) = (self.prompt_tokens, self.new_tokens);
             return wrong(format!(
-                "--prompt-tokens {prompt} and --new-tokens {new}: expected at least 1 each and at most {context} together"
+                "--prompt-tokens {prompt} and --new-tokens {new}: expected at least 1 each and at most {context} together, the context"
             ));
         }
         if self.batch == 0 || self.batch > Self::MOST_ROWS || self.length < 2 || self.length > context {

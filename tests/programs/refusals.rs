@@ -135,7 +135,7 @@ fn numbers_beyond_their_limits_are_wrong_usage_before_any_work() {
         ("--iterations", "100000000"),
         ("--inner-steps", "10000"),
         ("--meta-batch", "10000"),
-        ("--bottleneck", "65536"),
+        ("--bottleneck", "32768"),
     ] {
         train(&scratch, &data, &[option, MOST]).refused(2, &[option, limit]);
         train(&scratch, &data, &[option, "-1"]).refused(2, &[option, limit]);
@@ -153,7 +153,7 @@ fn numbers_beyond_their_limits_are_wrong_usage_before_any_work() {
         let words = [needed, &[option, value]].concat();
         marionette(&scratch, command, &bundle, &words).refused(2, &[option, limit]);
     }
-    scratch.run("marionette-export", ["x", "--out", "y", "--bottleneck", MOST]).refused(2, &["--bottleneck", "65536"]);
+    scratch.run("marionette-export", ["x", "--out", "y", "--bottleneck", MOST]).refused(2, &["--bottleneck", "32768"]);
 
     // What fits the option, and not this model or these dialogues.
     marionette(&scratch, "bench", &bundle, &["--prompt-tokens", "1048576"]).refused(1, &["--prompt-tokens", "context"]);
@@ -168,6 +168,7 @@ fn numbers_beyond_their_limits_are_wrong_usage_before_any_work() {
     let place = manifest.find("\"steps\": ").unwrap() + "\"steps\": ".len();
     let end = place + manifest[place..].find(',').unwrap();
     fs::write(copied.join("manifest.json"), format!("{}{MOST}{}", &manifest[..place], &manifest[end..])).unwrap();
+    marionette_models::bundle::seal(&copied).unwrap();
     marionette(&scratch, "inspect", &copied, &[]).refused(1, &["manifest.json", MOST, "1000000"]);
 }
 

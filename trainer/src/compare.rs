@@ -52,7 +52,7 @@ pub struct Options {
     #[arg(long, num_args = 1.., value_name = "METHOD=A,B")]
     pub rates: Vec<Rates>,
     /// The width of the adapters' bottleneck
-    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N", value_parser = whole::<1, { 1 << 16 }>, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N", value_parser = whole::<1, { AdapterConfig::MOST_BOTTLENECK }>, allow_negative_numbers = true)]
     pub bottleneck: usize,
     /// Inner SGD steps, S
     #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]

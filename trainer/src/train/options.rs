@@ -150,7 +150,7 @@ pub struct Settings {
     #[arg(long)]
     pub persona_text: bool,
     /// The width of the adapters' bottleneck
-    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N", value_parser = whole::<1, { 1 << 16 }>, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N", value_parser = whole::<1, { AdapterConfig::MOST_BOTTLENECK }>, allow_negative_numbers = true)]
     pub bottleneck: usize,
     /// Inner SGD steps, S
     #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
@@ -442,7 +442,7 @@ mod tests {
             "--clip -2",
             "--meta-batch 0",
             "--bottleneck 0",
-            "--bottleneck 65537",
+            "--bottleneck 32769",
             "--support-dialogues 0",
             "--query-dialogues 0",
             "--dialogues-per-step 0",
@@ -473,7 +473,7 @@ mod tests {
     #[test]
     fn numbers_have_limits_which_are_said() {
         for (option, least, most) in [
-            ("--bottleneck", 1, 1 << 16),
+            ("--bottleneck", 1, AdapterConfig::MOST_BOTTLENECK),
             ("--inner-steps", 1, MOST_AT_ONCE),
             ("--dialogues-per-step", 1, MOST_AT_ONCE),
             ("--support-dialogues", 1, MOST_AT_ONCE),
