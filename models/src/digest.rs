@@ -1,4 +1,9 @@
 //! SHA-256 of files and of tensors.
+//!
+//! What they protect, all of it against faults and none of it against who may write the files: every file of a bundle by the manifest, the
+//! manifest by `SHA256SUMS` beside it; a persona and every other safetensors file of ours by a checksum in its metadata; the files of a
+//! checkpoint, with the settings that it was made with, by its `SHA256SUMS`; a run's metrics by the checkpoint's state. `config.toml` by
+//! nothing, since it may be edited. A persona and a run name the digest of the base that they belong to.
 
 use std::io::{self, Read, Write};
 
