@@ -32,6 +32,16 @@ pub fn shared(file: &str) -> Option<PathBuf> {
     None
 }
 
+/// Copies the files of a folder.
+#[allow(clippy::expect_used)]
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder can be made");
+    for entry in std::fs::read_dir(from).expect("the folder is there").flatten().filter(|entry| entry.path().is_file())
+    {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a file can be copied");
+    }
+}
+
 /// A directory that goes when it is dropped, in which programs run.
 pub struct Scratch(tempfile::TempDir);
 

@@ -9,6 +9,7 @@ use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, 
 use marionette_models::AdapterConfig;
 use marionette_models::bundle::{Operators, Precision};
 use marionette_models::interrupt::{self, Work};
+use marionette_models::options::whole;
 use marionette_models::terminal;
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
@@ -49,20 +50,12 @@ struct BundleArgs {
     /// Where a run's base model lies by now; the same one as ever
     #[arg(long)]
     base: Option<PathBuf>,
-    #[arg(long, value_parser = bottleneck, allow_negative_numbers = true, help = format!("Width of fresh adapters, for a model folder or a run that learned none [default: {}]",
+    #[arg(long, value_parser = whole::<1, { AdapterConfig::MOST_BOTTLENECK }>, allow_negative_numbers = true, help = format!("Width of fresh adapters, for a model folder or a run that learned none [default: {}]",
         AdapterConfig::default().bottleneck))]
     bottleneck: Option<usize>,
     /// Seed of fresh adapters, for a model folder or a run that learned none [default: 0]
     #[arg(long)]
     seed: Option<u64>,
-}
-
-fn bottleneck(text: &str) -> Result<usize, String> {
-    let number = text
-        .parse::<usize>()
-        .map_err(|_| format!("expected a whole number from 1 to {}", AdapterConfig::MOST_BOTTLENECK))?;
-    AdapterConfig { bottleneck: number }.check()?;
-    Ok(number)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

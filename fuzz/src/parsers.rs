@@ -240,12 +240,16 @@ fn tiny_run() -> PathBuf {
     })
 }
 
-/// Each file after the number that it has in the list.
+/// The files of a run.
 pub fn checkpoint_seeds() -> Vec<Vec<u8>> {
-    let read = |(index, name): (usize, &&str)| {
-        [vec![index as u8], fs::read(tiny_run().join(name)).unwrap_or_default()].concat()
-    };
-    OF_A_RUN.iter().enumerate().map(read).collect()
+    numbered(&tiny_run(), &OF_A_RUN)
+}
+
+/// Each file after the number that it has in the list.
+fn numbered(folder: &Path, names: &[&str]) -> Vec<Vec<u8>> {
+    let read =
+        |(index, name): (usize, &&str)| [vec![index as u8], fs::read(folder.join(name)).unwrap_or_default()].concat();
+    names.iter().enumerate().map(read).collect()
 }
 
 /// A run directory, of which one file is another: the first byte says which.
@@ -310,12 +314,9 @@ const OF_A_MODEL: [&str; 6] = [
     "model.safetensors.index.json",
 ];
 
-/// Each file after the number that it has in the list.
+/// The files of a model.
 pub fn model_seeds() -> Vec<Vec<u8>> {
-    let read = |(index, name): (usize, &&str)| {
-        [vec![index as u8], fs::read(tiny_model().join(name)).unwrap_or_default()].concat()
-    };
-    OF_A_MODEL.iter().enumerate().map(read).collect()
+    numbered(&tiny_model(), &OF_A_MODEL)
 }
 
 /// A model folder, of which one file is another: the first byte says which. What is taken could be exported.

@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod json;
 mod layout;
 pub mod onnx;
+pub mod options;
 pub mod params;
 pub mod probe;
 pub mod prompt_form;

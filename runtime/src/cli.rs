@@ -8,6 +8,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use marionette_dialogues::RankBy;
 use marionette_models::InnerLoop;
+use marionette_models::options::{MOST_TOKENS, whole};
 
 use crate::bench::{Part, Shape};
 use crate::engine::Options;
@@ -156,17 +157,8 @@ fn learning_rate(text: &str) -> Result<f32, String> {
 
 /// The most threads within an operator.
 const MOST_THREADS: usize = 1024;
-/// The most tokens: no model has a longer context.
-const MOST_TOKENS: usize = 1 << 20;
 /// The most of what is counted in files, and of passes over it.
 const MOST: usize = InnerLoop::MOST_STEPS;
-
-fn whole<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(number) if (LEAST..=MOST).contains(&number) => Ok(number),
-        _ => Err(format!("expected a whole number from {LEAST} to {MOST}")),
-    }
-}
 
 fn from_one<const MOST: usize>(text: &str) -> Result<NonZeroUsize, String> {
     let number = whole::<1, MOST>(text)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use marionette_tests::{Scratch, binary, tiny};
+use marionette_tests::{Scratch, binary, copy, tiny};
 
 use crate::road::{one_persona, road};
 
@@ -164,23 +164,24 @@ fn which(found: Option<Vec<u8>>, old: &Option<Vec<u8>>, new: &Option<Vec<u8>>) -
     }
 }
 
+/// Adapts ann in `home`.
+fn adapt(dialogues: &Path, home: PathBuf, more: &[&str]) -> Vec<PathBuf> {
+    let mut words = vec!["adapt".into(), road().bundle(), "--persona".into(), "ann".into()];
+    words.extend(["--dialogues".into(), dialogues.to_owned(), "--home".into(), home]);
+    words.extend(["--threads", "1", "--even-if-worse"].iter().chain(more).map(PathBuf::from));
+    words
+}
+
 #[test]
 fn a_persona_survives_every_fault_of_a_save() {
     let scratch = Scratch::new();
     let dialogues = one_persona(&scratch);
-    let adapt = |steps: &str| {
-        let steps = steps.to_owned();
+    let adapt = |steps: &'static str| {
         let dialogues = dialogues.clone();
-        move |home: &Path| -> Vec<PathBuf> {
-            let mut words = vec!["adapt".into(), road().bundle(), "--persona".into(), "ann".into()];
-            words.extend(["--dialogues".into(), dialogues.clone(), "--home".into(), home.to_owned()]);
-            words.extend(["--threads", "1", "--even-if-worse", "--epochs"].map(PathBuf::from));
-            words.push(steps.clone().into());
-            words
-        }
+        move |home: &Path| adapt(&dialogues, home.to_owned(), &["--epochs", steps])
     };
     let file = |home: &Path| fs::read(home.join("personas/ann.safetensors")).ok();
-    let made = |steps: &str| {
+    let made = |steps: &'static str| {
         let scratch = Scratch::new();
         scratch.run("marionette", adapt(steps)(&scratch.path(""))).done();
         file(&scratch.path(""))
@@ -205,12 +206,7 @@ fn a_persona_survives_every_fault_of_a_save() {
 fn a_first_persona_survives_every_fault_of_a_save() {
     let scratch = Scratch::new();
     let dialogues = one_persona(&scratch);
-    let words = |home: &Path| -> Vec<PathBuf> {
-        let mut words = vec!["adapt".into(), road().bundle(), "--persona".into(), "ann".into()];
-        words.extend(["--dialogues".into(), dialogues.clone(), "--home".into(), home.join("new/home")]);
-        words.extend(["--threads", "1", "--even-if-worse"].map(PathBuf::from));
-        words
-    };
+    let words = |home: &Path| adapt(&dialogues, home.join("new/home"), &[]);
     let file = |home: &Path| fs::read(home.join("new/home/personas/ann.safetensors")).ok();
     let whole = Scratch::new();
     scratch.run("marionette", words(&whole.path(""))).done();
@@ -253,10 +249,7 @@ fn a_bundle_survives_every_fault_of_an_export() {
         program: "marionette-export",
         arguments: &words("2"),
         before: &|folder| {
-            fs::create_dir(folder.join("bundle")).unwrap();
-            for entry in fs::read_dir(first.path("bundle")).unwrap().flatten() {
-                fs::copy(entry.path(), folder.join("bundle").join(entry.file_name())).unwrap();
-            }
+            copy(&first.path("bundle"), &folder.join("bundle"));
         },
         at_once: true,
         found: &|folder| which(manifest(folder), &old, &new),

@@ -4,20 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use marionette_tests::{Scratch, tiny};
+use marionette_tests::{Scratch, copy, tiny};
 
 use crate::road::{one_persona, road};
 
 fn marionette(scratch: &Scratch, words: &[&Path]) -> marionette_tests::Run {
     scratch.run("marionette", words)
-}
-
-/// Copies of a folder's files.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten().filter(|entry| entry.path().is_file()) {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 /// Nobody writes into it: whoever opens it waits.

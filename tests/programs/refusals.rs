@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use marionette_tests::{Run, Scratch, dialogues, tiny};
+use marionette_tests::{Run, Scratch, copy, dialogues, tiny};
 
 use crate::road::{one_persona, road};
 
@@ -25,14 +25,6 @@ fn marionette(scratch: &Scratch, command: &str, bundle: &Path, more: &[&str]) ->
     let mut words = vec![command.into(), bundle.to_owned()];
     words.extend(arguments(more));
     scratch.run("marionette", words)
-}
-
-/// A copy of a folder's files.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten().filter(|entry| entry.path().is_file()) {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 #[test]

@@ -16,10 +16,11 @@ use crate::data;
 use crate::error::{Result, TrainError};
 use crate::evaluate::{self, How};
 use crate::method::{METHODS, Method};
-use crate::train::options::{MOST_AT_ONCE, whole};
+use crate::train::options::MOST_AT_ONCE;
 use crate::train::{self, Config, Data, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
+use marionette_models::options::whole;
 use marionette_models::terminal::say;
 
 /// The outcome of an evaluation, beside the run that it is of.

@@ -18,9 +18,10 @@ use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::tensors::{self, Choices, TokenBatch};
-use crate::train::options::{MOST_COUNTED, MOST_TOKENS, whole};
+use crate::train::options::MOST_COUNTED;
 use crate::trained::Trained;
 use crate::workers::Compute;
+use marionette_models::options::{MOST_TOKENS, whole};
 use marionette_models::terminal::say;
 
 /// What to evaluate.

@@ -16,8 +16,9 @@ use crate::decoder::{Decoder, Parts};
 use crate::error::{Result, TrainError};
 use crate::optimiser::{Adam, AdamState, clip};
 use crate::progress::Progress;
-use crate::train::options::{MOST_COUNTED, MOST_ITERATIONS, whole};
+use crate::train::options::{MOST_COUNTED, MOST_ITERATIONS};
 use crate::{folder, tensors};
+use marionette_models::options::whole;
 
 use self::corpus::Corpus;
 

@@ -119,7 +119,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
             *finished = *iteration >= plan.iterations || *waited >= plan.patience;
             let at_rest = was_finished && *finished;
             checkpoints::point(out, &state)?;
-            checkpoints::prune(out, state.counters.best_iteration, config.outer.plan.keep);
+            checkpoints::tidy(out, state.counters.best_iteration, config.outer.plan.keep);
             // Better now than after the training, when the probe is to be made of it.
             checkpoint(out, Which::Best)?;
             if !at_rest {
@@ -281,13 +281,13 @@ impl Run<'_> {
                 let counters = &mut state.counters;
                 counters.seconds = before + started.elapsed().as_secs_f64();
                 metrics.append(&line(counters, Some(loss), Some(norm), validation))?;
-                (counters.metrics_bytes, counters.metrics_sha256) = metrics.written();
                 let message = {
                     let speed = counters.tokens as f64 / counters.seconds.max(1e-9);
                     format!("loss {loss:.3}, validation {}, {speed:.0} tok/s", describe(counters.newest))
                 };
                 if asked || validation.is_some() || counters.iteration.is_multiple_of(plan.save_every) {
                     metrics.sync()?;
+                    (state.counters.metrics_bytes, state.counters.metrics_sha256) = metrics.written();
                     checkpoints::save(self.out, &state, self.config, &self.model)?;
                 }
                 progress.step(|| message.clone());

@@ -123,7 +123,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
         sealed => sealed,
     };
     // One of another version may have no digest: that is what there is to say of it then.
-    let manifest = parse(&path, &bytes)?;
+    let manifest = Manifest::parse(&path, &bytes)?;
     match sealed {
         Err(Unsealed::Missing(error) | Unsealed::Changed(error)) => Err(unsealed(error)),
         Ok(()) => Ok(manifest),
@@ -140,70 +140,69 @@ impl Manifest {
     /// # Errors
     /// The field that is wrong.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        parse(path, bytes)
-    }
-}
-
-fn parse(path: &Path, bytes: &[u8]) -> Result<Manifest> {
-    // Not a whole `Value`: that takes many times the bytes of the text.
-    let version: Version = json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
-    let version = match version.format_version {
-        Some(Number::Whole(version)) => Some(version),
-        Some(Number::Other(_)) | None => None,
-    };
-    match version {
-        Some(version) if version == u64::from(FORMAT_VERSION) => {}
-        Some(version) if version > u64::from(FORMAT_VERSION) => {
-            let problem = format!("is {version}, this program reads up to {FORMAT_VERSION}");
-            return Err(FileError::new(path, problem).at("format_version").remedy("use a newer marionette"));
+        // Not a whole `Value`: that takes many times the bytes of the text.
+        let version: Version = json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
+        let version = match version.format_version {
+            Some(Number::Whole(version)) => Some(version),
+            Some(Number::Other(_)) | None => None,
+        };
+        match version {
+            Some(version) if version == u64::from(FORMAT_VERSION) => {}
+            Some(version) if version > u64::from(FORMAT_VERSION) => {
+                let problem = format!("is {version}, this program reads up to {FORMAT_VERSION}");
+                return Err(FileError::new(path, problem).at("format_version").remedy("use a newer marionette"));
+            }
+            Some(version) => {
+                let problem = format!("is {version}, this program reads {FORMAT_VERSION}");
+                return Err(FileError::new(path, problem).at("format_version").remedy("export the model again"));
+            }
+            None => return Err(FileError::new(path, format!("expected {FORMAT_VERSION}")).at("format_version")),
         }
-        Some(version) => {
-            let problem = format!("is {version}, this program reads {FORMAT_VERSION}");
-            return Err(FileError::new(path, problem).at("format_version").remedy("export the model again"));
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
+        manifest
+            .model
+            .validate()
+            .map_err(|(field, problem)| FileError::new(path, problem).at(format!("model.{field}")))?;
+        manifest
+            .prompt
+            .validate(manifest.model.vocab_size)
+            .map_err(|(field, problem)| FileError::new(path, problem).at(field))?;
+        let wrong = |place: &str, problem: String| Err(FileError::new(path, problem).at(place));
+        if let Err(problem) = manifest.adapter.check() {
+            return wrong("adapter.bottleneck", problem);
         }
-        None => return Err(FileError::new(path, format!("expected {FORMAT_VERSION}")).at("format_version")),
-    }
-    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
-    manifest.model.validate().map_err(|(field, problem)| FileError::new(path, problem).at(format!("model.{field}")))?;
-    manifest
-        .prompt
-        .validate(manifest.model.vocab_size)
-        .map_err(|(field, problem)| FileError::new(path, problem).at(field))?;
-    let wrong = |place: &str, problem: String| Err(FileError::new(path, problem).at(place));
-    if let Err(problem) = manifest.adapter.check() {
-        return wrong("adapter.bottleneck", problem);
-    }
-    let tokens = manifest.prompt.tokens().count();
-    if tokens > MAX_PROMPT {
-        return wrong("prompt", format!("has {tokens} tokens, expected at most {MAX_PROMPT}"));
-    }
-    if manifest.inner_loop.dialogues_per_step == 0 {
-        return wrong("inner_loop.dialogues_per_step", "is 0, expected at least 1".into());
-    }
-    let tensors = params::adapter_table(&manifest.model, &manifest.adapter).len();
-    if let Err(problem) = manifest.inner_loop.learning_rate.per_tensor(tensors) {
-        return wrong("inner_loop.learning_rate", problem);
-    }
-    for name in manifest.files.keys() {
-        if !files::is_plain_name(name) || [MANIFEST, SUMS].contains(&name.as_str()) {
-            return wrong("files", format!("\"{name}\" is no plain file name"));
+        let tokens = manifest.prompt.tokens().count();
+        if tokens > MAX_PROMPT {
+            return wrong("prompt", format!("has {tokens} tokens, expected at most {MAX_PROMPT}"));
         }
-    }
-    for name in GRAPHS.iter().map(|(_, file)| *file).chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
-        if !manifest.files.contains_key(name) {
-            return wrong("files", format!("{name} is not listed"));
+        if manifest.inner_loop.dialogues_per_step == 0 {
+            return wrong("inner_loop.dialogues_per_step", "is 0, expected at least 1".into());
         }
-    }
-    for (graph, file) in GRAPHS {
-        match manifest.graphs.get(graph) {
-            Some(interface) if interface.file == file => {}
-            _ => return wrong("graphs", format!("\"{graph}\" is missing or does not name {file}")),
+        let tensors = params::adapter_table(&manifest.model, &manifest.adapter).len();
+        if let Err(problem) = manifest.inner_loop.learning_rate.per_tensor(tensors) {
+            return wrong("inner_loop.learning_rate", problem);
         }
+        for name in manifest.files.keys() {
+            if !files::is_plain_name(name) || [MANIFEST, SUMS].contains(&name.as_str()) {
+                return wrong("files", format!("\"{name}\" is no plain file name"));
+            }
+        }
+        for name in GRAPHS.iter().map(|(_, file)| *file).chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
+            if !manifest.files.contains_key(name) {
+                return wrong("files", format!("{name} is not listed"));
+            }
+        }
+        for (graph, file) in GRAPHS {
+            match manifest.graphs.get(graph) {
+                Some(interface) if interface.file == file => {}
+                _ => return wrong("graphs", format!("\"{graph}\" is missing or does not name {file}")),
+            }
+        }
+        if manifest.graphs.len() != GRAPHS.len() {
+            return wrong("graphs", format!("has {} entries, expected {}", manifest.graphs.len(), GRAPHS.len()));
+        }
+        Ok(manifest)
     }
-    if manifest.graphs.len() != GRAPHS.len() {
-        return wrong("graphs", format!("has {} entries, expected {}", manifest.graphs.len(), GRAPHS.len()));
-    }
-    Ok(manifest)
 }
 
 /// Whether a file is one that systems leave in folders that they show or copy: macOS's and Windows's.

@@ -55,10 +55,14 @@ fn iterations(run: &Path) -> Vec<usize> {
     found
 }
 
-/// Removes all checkpoints but the newest `keep` and the best, and what a killed process left of others. One that cannot be removed does
-/// no harm.
-pub fn prune(run: &Path, best: usize, keep: usize) {
+/// Removes what a killed process left: parts of checkpoints, and those that were to be pruned.
+pub fn tidy(run: &Path, best: usize, keep: usize) {
     files::remove_stale_temporaries(&run.join(CHECKPOINTS));
+    prune(run, best, keep);
+}
+
+/// Removes all checkpoints but the newest `keep` and the best. One that cannot be removed does no harm.
+fn prune(run: &Path, best: usize, keep: usize) {
     let found = iterations(run);
     let kept: BTreeSet<usize> = found.iter().copied().take(keep).chain([best]).collect();
     for iteration in found.into_iter().filter(|iteration| !kept.contains(iteration)) {

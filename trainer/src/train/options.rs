@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches};
 use marionette_models::checkpoint::{self, Base};
+use marionette_models::options::whole;
 use marionette_models::run::RunModel;
 use marionette_models::{AdapterConfig, InnerLoop, LearningRate};
 use marionette_models::{FileError, digest};
@@ -120,16 +121,6 @@ pub const MOST_AT_ONCE: usize = 10_000;
 pub const MOST_COUNTED: usize = 1_000_000;
 /// The most meta-iterations, or steps.
 pub const MOST_ITERATIONS: usize = 100_000_000;
-/// The most tokens of a reply: no model has a longer context.
-pub const MOST_TOKENS: usize = 1 << 20;
-
-/// A whole number from `LEAST` to `MOST`, as an option gives it.
-pub(crate) fn whole<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(number) if (LEAST..=MOST).contains(&number) => Ok(number),
-        _ => Err(format!("expected a whole number from {LEAST} to {MOST}")),
-    }
-}
 
 /// The settings of a new run.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
