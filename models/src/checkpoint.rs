@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{AdapterConfig, ModelConfig};
 use crate::error::{FileError, Result};
-use crate::family::Stored;
+use crate::families::Stored;
 use crate::params::{self, HostTensor, TensorSpec, Tensors, names};
 use crate::safetensors_file::{self, FileMetadata, RawTensor, Reader};
 use crate::{files, layout};

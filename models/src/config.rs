@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{FileError, Result};
-use crate::family::{Family, Fields};
+use crate::families::{Family, Fields};
 use crate::{files, json};
 
 /// A decoder (Radford et al. 2019): an embedding, blocks of attention and an MLP with a normalisation before each, a last

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::family::Stored;
+use crate::families::Stored;
 use crate::params::{HostTensor, TensorSpec, Tensors};
 use crate::safetensors_file::RawTensor;
 

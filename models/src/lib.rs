@@ -6,7 +6,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod digest;
 pub mod error;
-pub mod family;
+pub mod families;
 pub mod files;
 pub mod init;
 pub mod inner_loop;
@@ -24,7 +24,7 @@ pub mod terminal;
 
 pub use config::{AdapterConfig, Mlp, ModelConfig, Norm, Positions};
 pub use error::FileError;
-pub use family::{Family, Gpt2Shape};
+pub use families::{Family, Gpt2Shape};
 pub use inner_loop::{InnerLoop, LearningRate};
 pub use params::{HostTensor, Init, TensorSpec, Tensors};
 pub use prompt_form::{PromptForm, Turn};

@@ -129,7 +129,7 @@ impl Plug for Llama {
 #[cfg(test)]
 mod tests {
     use crate::config::Positions;
-    use crate::family::tests::parse;
+    use crate::families::tests::parse;
     use crate::params::base_table;
 
     /// SmolLM2-135M's.

@@ -172,7 +172,7 @@ impl Plug for Gpt2 {
 #[cfg(test)]
 mod tests {
     use crate::config::ModelConfig;
-    use crate::family::tests::parse;
+    use crate::families::tests::parse;
     use crate::params::{TensorSpec, adapter_table, base_table};
 
     const GPT2: &str = r#"{"model_type":"gpt2","vocab_size":50257,"n_positions":1024,"n_ctx":1024,"n_embd":768,"n_layer":12,
