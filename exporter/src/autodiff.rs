@@ -7,37 +7,7 @@ use std::ops::Range;
 use marionette_models::bundle::DataType;
 
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::shape::{Dim, axis};
-
-/// A node as its gradient sees it.
-#[derive(Debug)]
-pub struct Backward<'a> {
-    /// What it took.
-    pub inputs: &'a [Value],
-    /// What it gave.
-    pub outputs: &'a [Value],
-    /// The gradient of the loss with respect to each output; `None` where the loss does not depend on it.
-    pub output_gradients: &'a [Option<Value>],
-    /// Which inputs' gradients are asked for. The others need no nodes.
-    pub wanted: &'a [bool],
-}
-
-impl Backward<'_> {
-    /// The gradient with respect to an output: zeros where the loss does not depend on it.
-    ///
-    /// # Errors
-    /// A dimension is not known.
-    pub fn gradient(&self, graph: &mut Graph, output: usize) -> Result<Value, GraphError> {
-        match self.output_gradients[output] {
-            Some(gradient) => Ok(gradient),
-            None => {
-                let shape = graph.shape(self.outputs[output]).to_vec();
-                graph.zeros(&shape)
-            }
-        }
-    }
-}
+use crate::graph::{Backward, Graph, Value};
 
 /// Adds the nodes that compute ∂ loss / ∂ w for each w of `wrt`, and gives their results, of the same shapes. Only values
 /// on a path from a w to the loss get a gradient: none is computed for a frozen weight, nor for anything below the first w.
@@ -113,7 +83,7 @@ pub fn gradients_from_checkpoints(
         for ((&input, gradient), wanted) in node.inputs.iter().zip(input_gradients).zip(wanted) {
             let Some(gradient) = gradient.filter(|_| wanted) else { continue };
             let sum = match gradients[input.index()] {
-                Some(before) => graph.add_gradients(before, gradient)?,
+                Some(before) => graph.add(before, gradient)?,
                 None => gradient,
             };
             gradients[input.index()] = Some(sum);
@@ -160,24 +130,6 @@ impl Segment {
 }
 
 impl Graph {
-    /// Undoes a broadcast: sums `gradient` over the axes along which a value of `shape` was repeated.
-    ///
-    /// # Errors
-    /// `shape` does not broadcast to the gradient's.
-    pub fn sum_to(&mut self, gradient: Value, shape: &[Dim]) -> Result<Value, GraphError> {
-        let from = self.shape(gradient).to_vec();
-        let missing = from.len().saturating_sub(shape.len());
-        let axes: Vec<i64> = (0..from.len())
-            .filter(|&i| i < missing || (shape[i - missing] == Dim::Fixed(1) && from[i] != Dim::Fixed(1)))
-            .map(|i| i as i64)
-            .collect();
-        if axes.is_empty() {
-            return Ok(gradient);
-        }
-        let sum = self.reduce_sum(gradient, &axes, false)?;
-        if self.shape(sum) == shape { Ok(sum) } else { self.reshape(sum, shape) }
-    }
-
     /// x \[N, D\], for what shall not be computed before `other`, of the same shape: nothing but a shape is taken from that.
     fn once(&mut self, x: Value, other: Value) -> Result<Value, GraphError> {
         let (shape, found) = (self.shape(x).to_vec(), self.shape(other).to_vec());
@@ -188,23 +140,6 @@ impl Graph {
         let rest = self.integers(&[-1]);
         let target = self.concat(&[rows, rest], 0)?;
         self.reshape_to(x, &shape, target)
-    }
-
-    /// x with its last two dimensions exchanged; of a matrix that is a transposed one already, that one.
-    ///
-    /// # Errors
-    /// x has fewer than two.
-    pub fn matrix_transpose(&mut self, x: Value) -> Result<Value, GraphError> {
-        let made_by = self.nodes.iter().rev().find(|node| node.outputs == [x]);
-        if let Some(node) = made_by.filter(|node| node.op.name() == "Transpose" && self.shape(x).len() == 2) {
-            return Ok(node.inputs[0]);
-        }
-        let rank = self.shape(x).len();
-        let mut permutation: Vec<usize> = (0..rank).collect();
-        if let (Ok(row), Ok(column)) = (axis(-2, rank), axis(-1, rank)) {
-            permutation.swap(row, column);
-        }
-        self.transpose(x, &permutation)
     }
 }
 

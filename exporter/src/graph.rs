@@ -6,8 +6,13 @@ use std::rc::Rc;
 use marionette_models::bundle::DataType;
 
 use crate::error::GraphError;
-use crate::ops::Op;
-use crate::shape::{Dim, TensorType, elements};
+use crate::shape::{Dim, TensorType};
+
+mod op;
+mod used;
+
+pub use op::{Attribute, Backward, Domain, Op};
+pub(crate) use used::Used;
 
 /// A handle to a value of the one graph that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,10 +65,10 @@ pub struct Graph {
     /// By the part and the type.
     weights: BTreeMap<(String, String), Value>,
     /// For every symbolic dimension, the first value that has it, and where: what tells its number when the graph runs.
-    dimensions: BTreeMap<Dim, (Value, usize)>,
+    pub(crate) dimensions: BTreeMap<Dim, (Value, usize)>,
     /// The same, read out into an i64 tensor of one element.
-    sizes: BTreeMap<Dim, Value>,
-    shapes: BTreeMap<Vec<Option<Dim>>, Value>,
+    pub(crate) sizes: BTreeMap<Dim, Value>,
+    pub(crate) shapes: BTreeMap<Vec<Option<Dim>>, Value>,
 }
 
 impl Graph {
@@ -160,15 +165,8 @@ impl Graph {
     }
 
     pub(crate) fn apply_shared(&mut self, op: Rc<dyn Op>, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
-        let types: Vec<&TensorType> = inputs.iter().map(|&value| self.tensor(value)).collect();
-        let outputs = op.infer(&types).map_err(|problem| GraphError::Invalid {
-            operator: op.name(),
-            scope: self.scope.clone(),
-            inputs: types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            problem,
-        })?;
-        let separator = if self.scope.is_empty() { "" } else { "/" };
-        let name = format!("{}{separator}{}_{}", self.scope, op.name(), self.nodes.len());
+        let outputs = self.inferred(&*op, &self.scope, inputs)?;
+        let name = node_name(&self.scope, &*op, self.nodes.len());
         let single = outputs.len() == 1;
         let outputs: Vec<Value> = outputs
             .into_iter()
@@ -188,6 +186,36 @@ impl Graph {
     /// As [`Graph::apply`].
     pub fn apply_one(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Result<Value, GraphError> {
         Ok(self.apply(op, inputs)?[0])
+    }
+
+    fn inferred(&self, op: &dyn Op, scope: &str, inputs: &[Value]) -> Result<Vec<TensorType>, GraphError> {
+        let types: Vec<&TensorType> = inputs.iter().map(|&value| self.tensor(value)).collect();
+        op.infer(&types).map_err(|problem| GraphError::Invalid {
+            operator: op.name(),
+            scope: scope.to_owned(),
+            inputs: types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            problem,
+        })
+    }
+
+    /// Puts another operator in the place of a node of one output, which keeps its type. What it takes stands before it.
+    ///
+    /// # Errors
+    /// The inputs do not fit, or give another type.
+    pub(crate) fn replace(&mut self, index: usize, op: impl Op + 'static, inputs: &[Value]) -> Result<(), GraphError> {
+        let node = &self.nodes[index];
+        let (output, scope) = (node.outputs[0], node.scope.clone());
+        let types = self.inferred(&op, &scope, inputs)?;
+        if types != [self.tensor(output).clone()] {
+            let problem = format!("expected a result of {}", self.tensor(output));
+            return Err(GraphError::Invalid { operator: op.name(), scope, inputs: String::new(), problem });
+        }
+        let name = node_name(&scope, &op, index);
+        if !self.outputs.contains(&output) {
+            self.values[output.0].name.clone_from(&name);
+        }
+        self.nodes[index] = Node { op: Rc::new(op), name, scope, inputs: inputs.to_vec(), outputs: vec![output] };
+        Ok(())
     }
 
     fn push(&mut self, name: String, tensor: TensorType, origin: Origin) -> Value {
@@ -223,77 +251,9 @@ impl Graph {
     pub(crate) fn data(&self, value: Value) -> &ValueData {
         &self.values[value.0]
     }
+}
 
-    /// A dimension's number when the graph runs, i64\[1\].
-    ///
-    /// # Errors
-    /// No value has the dimension.
-    pub fn size(&mut self, dim: Dim) -> Result<Value, GraphError> {
-        if let Dim::Fixed(value) = dim {
-            return Ok(self.integers(&[value as i64]));
-        }
-        if let Some(&size) = self.sizes.get(&dim) {
-            return Ok(size);
-        }
-        let &(value, axis) = self.dimensions.get(&dim).ok_or_else(|| GraphError::UnknownDimension(dim.to_string()))?;
-        let size = self.length(value, axis)?;
-        self.sizes.insert(dim, size);
-        Ok(size)
-    }
-
-    /// A shape's numbers when the graph runs, i64\[rank\]; one node a graph for each different shape.
-    ///
-    /// # Errors
-    /// No value has one of the dimensions.
-    pub fn shape_tensor(&mut self, shape: &[Dim]) -> Result<Value, GraphError> {
-        self.shape_with_gap(&shape.iter().copied().map(Some).collect::<Vec<_>>())
-    }
-
-    /// What `Reshape` is told to get from one shape to another of as many elements: the number that is not fixed is left
-    /// to it, so that nothing has to be computed where there is only one.
-    pub(crate) fn reshape_target(&mut self, to: &[Dim]) -> Result<Value, GraphError> {
-        let mut target: Vec<Option<Dim>> = to.iter().copied().map(Some).collect();
-        let gap = |product: bool| {
-            to.iter().rposition(|dim| match dim {
-                Dim::Fixed(_) => false,
-                Dim::Symbol(_) => !product,
-                Dim::Product(..) => product,
-            })
-        };
-        // A product is the harder one to know.
-        if let Some(index) = gap(true).or_else(|| gap(false)) {
-            // Zero elements would leave the gap undetermined.
-            if elements(to).0 > 0 {
-                target[index] = None;
-            }
-        }
-        self.shape_with_gap(&target)
-    }
-
-    fn shape_with_gap(&mut self, shape: &[Option<Dim>]) -> Result<Value, GraphError> {
-        let known: Option<Vec<i64>> = shape
-            .iter()
-            .map(|dim| match dim {
-                None => Some(-1),
-                Some(Dim::Fixed(value)) => Some(*value as i64),
-                Some(_) => None,
-            })
-            .collect();
-        if let Some(values) = known {
-            return Ok(self.integers(&values));
-        }
-        if let Some(&tensor) = self.shapes.get(shape) {
-            return Ok(tensor);
-        }
-        let mut parts = Vec::with_capacity(shape.len());
-        for dim in shape {
-            parts.push(match dim {
-                None => self.integers(&[-1]),
-                Some(dim) => self.size(*dim)?,
-            });
-        }
-        let tensor = if let [only] = parts[..] { only } else { self.concat(&parts, 0)? };
-        self.shapes.insert(shape.to_vec(), tensor);
-        Ok(tensor)
-    }
+fn node_name(scope: &str, op: &dyn Op, index: usize) -> String {
+    let separator = if scope.is_empty() { "" } else { "/" };
+    format!("{scope}{separator}{}_{index}", op.name())
 }

@@ -7,6 +7,7 @@ use marionette_models::{AdapterConfig, ModelConfig};
 use crate::autodiff::{gradients, gradients_from_checkpoints};
 use crate::decoder::{BATCH, CAPACITY, Cached, Decoder, POSITIONS, TOKENS, Within, token_index};
 use crate::error::GraphError;
+use crate::fusion;
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
 use crate::weights::{Rows, Weights};
@@ -156,6 +157,7 @@ fn step(
 
     let adapters: Vec<Value> = model.adapters().iter().map(|(_, value)| *value).collect();
     let gradients = differentiate(graph, loss, &adapters, &blocks)?;
+    fusion::adapter_gradients(graph)?;
     graph.set_scope("gradient_norm");
     let mut squares = Vec::with_capacity(gradients.len());
     for &gradient in &gradients {

@@ -1,7 +1,8 @@
 //! From a frozen decoder and its adapters to the ONNX graphs of a bundle: generation, scoring and adaptation. The
 //! backward pass of adaptation is made of ordinary ONNX operators, so any inference runtime can fine-tune with it.
 //!
-//! - [`graph`], [`ops`], [`autodiff`]: a typed graph builder, its operators, and reverse-mode differentiation over it;
+//! - [`graph`], [`ops`], [`autodiff`], [`fusion`]: a typed graph builder, its operators, reverse-mode differentiation over it, and
+//!   rewrites of what that gives;
 //! - [`decoder`], [`graphs`]: the forward pass, and the graphs made of it;
 //! - [`mod@standard`]: a graph in ONNX's own operators alone;
 //! - [`weights`], [`onnx`]: how the frozen weights are stored, and how a graph becomes a file;
@@ -10,10 +11,12 @@
 //! - [`source`], [`mod@export`]: what is exported, and the bundle;
 //! - [`report`], [`interpreter`]: what the bundle's precision costs, by computing its graphs here.
 
+pub mod array;
 pub mod autodiff;
 pub mod decoder;
 pub mod error;
 pub mod export;
+pub mod fusion;
 pub mod graph;
 pub mod graphs;
 pub mod import;

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 
 use marionette_models::bundle::{DataType, RunMemory};
 
-use crate::graph::{Graph, Origin, Value};
+use crate::graph::{Graph, Origin, Used, Value};
 use crate::graphs::TARGETS;
-use crate::onnx::Used;
 use crate::shape::{Dim, TensorType};
 
 /// A bound of the memory that the values of a run take: the largest number of bytes a token, a pair and so on, each wherever it is

@@ -11,8 +11,8 @@ use marionette_models::onnx::{
 };
 
 use crate::error::GraphError;
-use crate::graph::{Graph, Node, Origin, Value};
-use crate::ops::{Attribute, Domain, OPSET};
+use crate::graph::{Attribute, Domain, Graph, Node, Origin, Used, Value};
+use crate::ops::OPSET;
 use crate::shape::{Dim, TensorType, elements};
 use crate::weights::Weights;
 
@@ -151,53 +151,6 @@ pub fn interface(graph: &Graph, file: &str, memory: Option<RunMemory>) -> GraphI
     }
 }
 
-/// What the outputs need.
-pub(crate) struct Used<'a> {
-    pub nodes: Vec<&'a Node>,
-    /// By the value's index: whether a node or the graph's outputs read it.
-    read: Vec<bool>,
-    /// By the value's index: whether it is in the model at all.
-    present: Vec<bool>,
-    handles: Vec<Value>,
-}
-
-impl<'a> Used<'a> {
-    pub fn of(graph: &'a Graph) -> Self {
-        let mut read = vec![false; graph.values.len()];
-        for output in &graph.outputs {
-            read[output.index()] = true;
-        }
-        let mut nodes = Vec::new();
-        for node in graph.nodes.iter().rev() {
-            if node.outputs.iter().any(|output| read[output.index()]) {
-                for input in &node.inputs {
-                    read[input.index()] = true;
-                }
-                nodes.push(node);
-            }
-        }
-        nodes.reverse();
-        let mut present = read.clone();
-        for node in &nodes {
-            for output in named_outputs(node, &read) {
-                present[output.index()] = true;
-            }
-        }
-        Self { nodes, read, present, handles: graph.handles().collect() }
-    }
-
-    fn values(&self) -> impl Iterator<Item = Value> {
-        self.handles.iter().copied().filter(|value| self.present[value.index()])
-    }
-}
-
-/// A node's outputs without the last ones that nothing reads and that may be left out.
-fn named_outputs<'a>(node: &'a Node, read: &[bool]) -> &'a [Value] {
-    let last_read = node.outputs.iter().rposition(|output| read[output.index()]).map_or(0, |index| index + 1);
-    let count = last_read.max(node.op.required_outputs().min(node.outputs.len()));
-    &node.outputs[..count]
-}
-
 fn node_proto(graph: &Graph, node: &Node, used: &Used<'_>) -> NodeProto {
     let names = |values: &[Value]| values.iter().map(|&value| graph.name(value).to_owned()).collect();
     let mut input: Vec<String> = names(&node.inputs);
@@ -206,7 +159,7 @@ fn node_proto(graph: &Graph, node: &Node, used: &Used<'_>) -> NodeProto {
     }
     NodeProto {
         input,
-        output: names(named_outputs(node, &used.read)),
+        output: names(used.named_outputs(node)),
         name: node.name.clone(),
         op_type: node.op.name().to_owned(),
         attribute: node.op.attributes().into_iter().map(|(name, value)| attribute(name, value)).collect(),
@@ -320,8 +273,8 @@ mod tests {
     use marionette_models::{Gpt2Shape, ModelConfig};
 
     use super::*;
-    use crate::interpreter::Array;
-    use crate::ops::Op;
+    use crate::array::Array;
+    use crate::graph::Op;
 
     /// Adds its input to itself or not, under one name.
     #[derive(Debug)]

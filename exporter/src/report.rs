@@ -12,9 +12,10 @@ use marionette_models::bundle::{Operators, Precision, WEIGHTS};
 use marionette_models::{FileError, HostTensor, Tensors, files};
 use ndarray::{ArrayD, IxDyn, arr0};
 
+use crate::array::{Array, decode};
 use crate::error::{ExportError, GraphError};
 use crate::graphs;
-use crate::interpreter::{Array, Interpreter, decode};
+use crate::interpreter::Interpreter;
 use crate::onnx::bytes;
 use crate::shape::TensorType;
 use crate::source::Source;

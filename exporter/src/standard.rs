@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::error::GraphError;
-use crate::graph::{Graph, Origin, Value};
-use crate::ops::Domain;
+use crate::graph::{Domain, Graph, Origin, Value};
 use crate::shape::Dim;
 
-/// The same graph, with every operator of another domain replaced by its body ([`crate::ops::Op::body`]).
+/// The same graph, with every operator of another domain replaced by its body ([`crate::graph::Op::body`]).
 ///
 /// # Errors
 /// An operator has none.

@@ -8,11 +8,11 @@ use ndarray::IxDyn;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+pub use crate::array::Array;
+use crate::array::decode;
 use crate::autodiff::gradients;
-use crate::graph::{Graph, Origin, Value};
+use crate::graph::{Graph, Op, Origin, Value};
 use crate::interpreter;
-pub use crate::interpreter::Array;
-use crate::ops::Op;
 use crate::shape::TensorType;
 
 pub mod naive;
@@ -83,7 +83,7 @@ pub fn evaluate(graph: &Graph, feeds: &BTreeMap<String, Array>, wanted: &[Value]
         let data = graph.data(value);
         match &data.origin {
             Origin::Input | Origin::Weight(_) => feeds.get(&data.name).cloned().map(Rc::new),
-            Origin::Constant(bytes) => Some(Rc::new(interpreter::decode(&data.tensor, bytes))),
+            Origin::Constant(bytes) => Some(Rc::new(decode(&data.tensor, bytes))),
             Origin::Node => None,
         }
     };

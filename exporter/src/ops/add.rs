@@ -1,9 +1,8 @@
 //! a + b, element by element, with broadcasting. <https://onnx.ai/onnx/operators/onnx__Add.html>
 
 use super::{Op, elementwise};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::TensorType;
 
 /// y = a + b. ∂y/∂a = ∂y/∂b = 1, each summed over the axes that were broadcast.
@@ -36,7 +35,7 @@ impl Op for Add {
         Ok(gradients)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         elementwise::zip(inputs, |a, b| a + b)
     }
 }

@@ -4,15 +4,14 @@ use marionette_models::bundle::DataType;
 use ndarray::Ix2;
 
 use super::{Domain, Op, Transposed};
-use crate::autodiff::Backward;
+use crate::array::Array;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
-use crate::shape::{Dim, TensorType};
+use crate::graph::{Backward, Graph, Value};
+use crate::shape::TensorType;
 
 /// Which one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AddProduct {
+pub(crate) enum AddProduct {
     /// y = A B + b + x + r: A \[M, K\], B \[K, N\], b \[N\], x and r \[M, N\].
     AdapterUp,
     /// y = A Bᵀ + x: A \[M, K\], B \[N, K\], x \[M, N\].
@@ -101,33 +100,11 @@ impl Graph {
     ) -> Result<Value, GraphError> {
         self.apply_one(AddProduct::AdapterUp, &[hidden, weight, bias, x, residual])
     }
-
-    /// The sum of two gradients. Where one is a product that nothing else needs, of the kind that a narrow layer gives back (K < N: an
-    /// adapter's bottleneck), the sum is one operator with it.
-    ///
-    /// # Errors
-    /// The shapes differ.
-    pub(crate) fn add_gradients(&mut self, before: Value, gradient: Value) -> Result<Value, GraphError> {
-        let product = self.nodes.iter().rev().find(|node| node.outputs == [gradient]);
-        let is_narrow = product.filter(|node| {
-            node.op.name() == "Gemm"
-                && node.op.attributes() == Transposed { a: false, b: true }.attributes()
-                && node.inputs.len() == 2
-                && matches!(self.shape(node.inputs[1]), [Dim::Fixed(n), Dim::Fixed(k)] if k < n)
-        });
-        match is_narrow.map(|node| node.inputs.clone()) {
-            Some(inputs) if self.shape(before) == self.shape(gradient) => {
-                self.apply_one(AddProduct::AdapterDownGradient, &[inputs[0], inputs[1], before])
-            }
-            _ => self.add(before, gradient),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{AddProduct, Transposed};
-    use crate::graph::Graph;
+    use super::AddProduct;
     use crate::testing::{check_body, check_gradient, float, refused};
 
     #[test]
@@ -143,20 +120,6 @@ mod tests {
         let inputs = [float(&[3, 2]), float(&[2, 4]), float(&[4]), float(&[3, 4]), float(&[3, 4])];
         check_body(AddProduct::AdapterUp, &inputs, 1e-12);
         check_body(AddProduct::AdapterDownGradient, &[float(&[3, 2]), float(&[4, 2]), float(&[3, 4])], 1e-12);
-    }
-
-    #[test]
-    fn only_what_a_narrow_layer_gives_back_is_one_operator_with_the_sum() {
-        // Queries, keys and values apart give back products as wide as what they are added to.
-        for (inner, expected) in [(2, "AdapterDownGradient"), (4, "Add"), (6, "Add")] {
-            let mut graph = Graph::new();
-            let before = graph.input("before", float(&[3, 4]).tensor_type());
-            let a = graph.input("a", float(&[3, inner]).tensor_type());
-            let b = graph.input("b", float(&[4, inner]).tensor_type());
-            let product = graph.gemm(a, b, None, Transposed { a: false, b: true }).unwrap();
-            graph.add_gradients(before, product).unwrap();
-            assert_eq!(graph.nodes.last().map(|node| node.op.name()), Some(expected), "{inner}");
-        }
     }
 
     #[test]

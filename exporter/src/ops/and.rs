@@ -18,7 +18,7 @@ impl Op for And {
         elementwise::logic(inputs)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         elementwise::zip(inputs, |a, b| a * b)
     }
 }

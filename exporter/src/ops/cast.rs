@@ -29,7 +29,7 @@ impl Op for Cast {
     }
 
     /// f64 has all values of the types that are cast.
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         vec![inputs[0].clone()]
     }
 }

@@ -6,10 +6,9 @@ use ndarray::{Array2, ArrayView2, Axis, Ix3, s};
 
 use super::causal_attention_gradient::CausalAttentionGradient;
 use super::{Attribute, Domain, Op, no_gradient};
-use crate::autodiff::Backward;
+use crate::array::Array;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType};
 
 /// What a masked score becomes: softmax makes exactly 0 of it, and no infinity takes part in any arithmetic.

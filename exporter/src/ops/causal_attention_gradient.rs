@@ -4,9 +4,9 @@ use ndarray::{Axis, Ix3, s};
 
 use super::causal_attention::{Heads, each_head, heads_apart, scale, scores, shares, side_by_side, visible};
 use super::{Attribute, Domain, Op, arity};
+use crate::array::Array;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
 use crate::shape::{Dim, TensorType};
 
 /// With the shares P = exp(q Kᵀ / √dh − l): ∂V = Pᵀ ∂y, ∂S = P ⊙ (∂y Vᵀ − ∂y · y), ∂q = ∂S K / √dh, ∂K = ∂Sᵀ q / √dh (Dao 2023,
@@ -107,7 +107,7 @@ mod tests {
 
     use super::CausalAttentionGradient;
     use crate::graph::Graph;
-    use crate::ops::Op as _;
+    use crate::graph::Op as _;
     use crate::ops::causal_attention::CausalAttention;
     use crate::ops::causal_attention::tests::heads;
     use crate::shape::TensorType;

@@ -43,7 +43,7 @@ impl Op for Concat {
         Ok(vec![first.reshaped(shape)])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let axis = ndarray::Axis(axis(self.axis, inputs[0].ndim()).unwrap());
         let views: Vec<_> = inputs.iter().map(|input| input.view()).collect();
         vec![ndarray::concatenate(axis, &views).unwrap()]

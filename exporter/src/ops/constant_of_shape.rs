@@ -24,8 +24,8 @@ impl Op for ConstantOfShape {
         Ok(vec![TensorType::f32(self.shape.clone())])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
-        vec![crate::interpreter::Array::zeros(crate::interpreter::to_shape(inputs[0]))]
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
+        vec![crate::array::Array::zeros(crate::array::to_shape(inputs[0]))]
     }
 }
 

@@ -38,12 +38,12 @@ impl Op for DequantizeLinear {
         }
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let value = |i: ndarray::IxDyn| {
             let block = [i[0], i[1] / self.block];
             (inputs[0][&i] - inputs[2][block]) * inputs[1][block]
         };
-        vec![crate::interpreter::Array::from_shape_fn(inputs[0].shape(), value)]
+        vec![crate::array::Array::from_shape_fn(inputs[0].shape(), value)]
     }
 }
 

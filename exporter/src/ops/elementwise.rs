@@ -39,11 +39,8 @@ pub(super) fn logic(inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
 }
 
 /// Applies `f` to each pair of elements, broadcasting.
-pub(super) fn zip(
-    inputs: &[&crate::interpreter::Array],
-    f: impl Fn(f64, f64) -> f64,
-) -> Vec<crate::interpreter::Array> {
-    let shape = crate::interpreter::broadcast_shape(inputs);
+pub(super) fn zip(inputs: &[&crate::array::Array], f: impl Fn(f64, f64) -> f64) -> Vec<crate::array::Array> {
+    let shape = crate::array::broadcast_shape(inputs);
     let [a, b] = [0, 1].map(|i| inputs[i].broadcast(shape.clone()).unwrap());
     vec![ndarray::Zip::from(&a).and(&b).map_collect(|&x, &y| f(x, y))]
 }

@@ -24,8 +24,8 @@ impl Op for Expand {
         Ok(vec![x.reshaped(self.shape.clone())])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
-        vec![inputs[0].broadcast(crate::interpreter::to_shape(inputs[1])).unwrap().to_owned()]
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
+        vec![inputs[0].broadcast(crate::array::to_shape(inputs[1])).unwrap().to_owned()]
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::mat_mul_n_bits::MatMulNBits;
 use super::{Attribute, Domain, Op};
+use crate::array::Array;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
 use crate::shape::{Dim, TensorType};
 
 /// As ONNX Runtime's `MatMulNBits` ([`super::mat_mul_n_bits`]), which is its body, whatever the number of rows. How finely x is rounded

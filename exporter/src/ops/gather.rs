@@ -3,9 +3,8 @@
 use marionette_models::bundle::DataType;
 
 use super::{Attribute, Op, arity};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType};
 
 /// y[i…, :] = x[indices[i…], :], x \[N, …\], indices of any shape. ∂y/∂x adds each row of the gradient to the row that it
@@ -41,7 +40,7 @@ impl Op for Gather {
         Ok(vec![Some(graph.scatter_add_rows(zeros, indices, dy)?), None])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let indices: Vec<usize> = inputs[1].iter().map(|&index| index as usize).collect();
         let rows = inputs[0].select(ndarray::Axis(0), &indices);
         let shape = [inputs[1].shape(), &inputs[0].shape()[1..]].concat();

@@ -77,15 +77,15 @@ impl Op for GatherBlockQuantized {
         Ok(vec![graph.reshape(values, &[&rows[..], &[width.into()]].concat())?])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let width = inputs[2].shape()[1] * self.block;
         let value = |row: usize, d: usize| {
             let byte = inputs[0][[row, d * self.bits / 8]];
-            crate::interpreter::quantised(self.bits, byte, d) * inputs[2][[row, d / self.block]]
+            crate::array::quantised(self.bits, byte, d) * inputs[2][[row, d / self.block]]
         };
         let rows = inputs[1].iter().flat_map(|&row| (0..width).map(move |d| value(row as usize, d)));
         let shape = [inputs[1].shape(), &[width]].concat();
-        vec![crate::interpreter::Array::from_shape_vec(shape, rows.collect()).unwrap()]
+        vec![crate::array::Array::from_shape_vec(shape, rows.collect()).unwrap()]
     }
 }
 

@@ -3,9 +3,8 @@
 use marionette_models::bundle::DataType;
 
 use super::{Attribute, Op, arity};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::TensorType;
 
 /// y[n, k] = x[n, indices[n, k]], x \[N, V\], indices \[N, K\]. ∂y/∂x puts the gradient where the elements were.
@@ -36,7 +35,7 @@ impl Op for GatherElements {
         Ok(vec![Some(graph.scatter_add_elements(zeros, node.inputs[1], dy)?), None])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let mut y = inputs[1].clone();
         for (at, value) in y.indexed_iter_mut() {
             *value = inputs[0][[at[0], *value as usize]];

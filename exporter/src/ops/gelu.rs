@@ -1,9 +1,8 @@
 //! The tanh approximation of GELU (Hendrycks & Gimpel 2016, section 2). <https://onnx.ai/onnx/operators/onnx__Gelu.html>
 
 use super::{Attribute, Op, elementwise};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::TensorType;
 
 /// √(2/π)
@@ -32,7 +31,7 @@ impl Op for Gelu {
         Ok(vec![Some(graph.gelu_gradient(dy, node.inputs[0])?)])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         vec![inputs[0].mapv(|x| 0.5 * x * (1.0 + (SCALE * (x + CUBIC * x * x * x)).tanh()))]
     }
 }

@@ -53,7 +53,7 @@ impl Op for GeluGradient {
         Ok(vec![graph.mul(dy, derivative)?])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let derivative = inputs[1].mapv(|x| {
             let tanh = (SCALE * (x + CUBIC * x.powi(3))).tanh();
             0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * SCALE * (1.0 + 3.0 * CUBIC * x * x)

@@ -3,9 +3,8 @@
 use marionette_models::bundle::DataType;
 
 use super::{Attribute, Op};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType, broadcast};
 
 /// Which of the two matrices are read transposed.
@@ -90,7 +89,7 @@ impl Op for Gemm {
         Ok(gradients)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let matrix = |i: usize, transposed: bool| {
             let x = inputs[i].view().into_dimensionality::<ndarray::Ix2>().unwrap();
             if transposed { x.reversed_axes() } else { x }

@@ -121,7 +121,7 @@ impl Op for GroupQueryAttention {
         Ok(vec![output, present[0], present[1]])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let (mut keys, mut values) = (inputs[1].clone(), inputs[2].clone());
         let (batch, tokens) = (inputs[0].shape()[0], inputs[0].shape()[1]);
         let head = inputs[0].shape()[2] / self.heads.all();

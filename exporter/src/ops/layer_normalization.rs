@@ -4,9 +4,8 @@
 use marionette_models::bundle::DataType;
 
 use super::{Attribute, Op, arity, no_gradient};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType};
 
 /// y = x̂ w + b, x̂ = (x − μ) s over the last dimension, with the mean μ and s = 1 / √(variance + ε), which are the second
@@ -70,7 +69,7 @@ impl Op for LayerNormalization {
         Ok(gradients)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let last = ndarray::Axis(inputs[0].ndim() - 1);
         let mean = inputs[0].mean_axis(last).unwrap().insert_axis(last);
         let centred = inputs[0] - &mean;

@@ -54,9 +54,9 @@ impl Op for LayerNormalizationGradient {
         Ok(vec![graph.mul(rest, inverse_deviation)?])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let last = ndarray::Axis(inputs[1].ndim() - 1);
-        let mean = |x: &crate::interpreter::Array| x.mean_axis(last).unwrap().insert_axis(last);
+        let mean = |x: &crate::array::Array| x.mean_axis(last).unwrap().insert_axis(last);
         let normal = (inputs[1] - inputs[3]) * inputs[4];
         let g = inputs[0] * inputs[2];
         vec![(&g - &mean(&g) - &normal * &mean(&(&g * &normal))) * inputs[4]]

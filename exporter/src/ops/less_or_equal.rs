@@ -18,7 +18,7 @@ impl Op for LessOrEqual {
         elementwise::comparison(inputs)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         elementwise::zip(inputs, |a, b| f64::from(a <= b))
     }
 }

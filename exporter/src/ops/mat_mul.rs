@@ -3,9 +3,8 @@
 use marionette_models::bundle::DataType;
 
 use super::{Op, arity};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{TensorType, broadcast};
 
 /// Y\[…, M, N\] = A\[…, M, K\] B\[…, K, N\], broadcast over the dimensions before. ∂A = ∂Y Bᵀ, ∂B = Aᵀ ∂Y, each summed over
@@ -52,12 +51,12 @@ impl Op for MatMul {
         Ok(gradients)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         use ndarray::{Axis, Ix2, Ix3};
         let [a, b] = [inputs[0], inputs[1]];
-        let leading = |x: &crate::interpreter::Array| crate::interpreter::Array::zeros(&x.shape()[..x.ndim() - 2]);
-        let batch = crate::interpreter::broadcast_shape(&[&leading(a), &leading(b)]);
-        let expand = |x: &crate::interpreter::Array| {
+        let leading = |x: &crate::array::Array| crate::array::Array::zeros(&x.shape()[..x.ndim() - 2]);
+        let batch = crate::array::broadcast_shape(&[&leading(a), &leading(b)]);
+        let expand = |x: &crate::array::Array| {
             let matrix = &x.shape()[x.ndim() - 2..];
             let full = x.broadcast([&batch[..], matrix].concat()).unwrap().to_owned();
             let count = batch.iter().product::<usize>();

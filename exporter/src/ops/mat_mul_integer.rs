@@ -32,8 +32,8 @@ impl Op for MatMulInteger {
         }
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
-        let two = |x: crate::interpreter::Array| x.into_dimensionality::<ndarray::Ix2>().unwrap();
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
+        let two = |x: crate::array::Array| x.into_dimensionality::<ndarray::Ix2>().unwrap();
         vec![two(inputs[0] - inputs[2]).dot(&two(inputs[1] - inputs[3])).into_dyn()]
     }
 }

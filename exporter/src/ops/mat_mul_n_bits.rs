@@ -73,11 +73,11 @@ impl Op for MatMulNBits {
         }
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let matrix = ndarray::Array2::from_shape_fn((self.inner, self.columns), |(k, n)| {
             let (block, within) = (k / self.block, k % self.block);
             let byte = inputs[1][[n, block, within * self.bits / 8]];
-            crate::interpreter::quantised(self.bits, byte, within) * inputs[2][[n * (self.inner / self.block) + block]]
+            crate::array::quantised(self.bits, byte, within) * inputs[2][[n * (self.inner / self.block) + block]]
         });
         let mut y = inputs[0].view().into_dimensionality::<ndarray::Ix2>().unwrap().dot(&matrix).into_dyn();
         if let Some(bias) = inputs.get(3) {

@@ -1,9 +1,8 @@
 //! a · b, element by element, with broadcasting. <https://onnx.ai/onnx/operators/onnx__Mul.html>
 
 use super::{Op, elementwise};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::TensorType;
 
 /// y = a * b. ∂y/∂a = b, ∂y/∂b = a, each summed over the axes that were broadcast.
@@ -36,7 +35,7 @@ impl Op for Mul {
         Ok(gradients)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         elementwise::zip(inputs, |a, b| a * b)
     }
 }

@@ -27,10 +27,10 @@ impl Op for NonZero {
         Ok(vec![TensorType::i64([1.into(), Dim::Symbol(self.count)])])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let found: Vec<f64> =
             inputs[0].iter().enumerate().filter(|(_, value)| **value != 0.0).map(|(i, _)| i as f64).collect();
-        vec![crate::interpreter::Array::from_shape_vec(vec![1, found.len()], found).unwrap()]
+        vec![crate::array::Array::from_shape_vec(vec![1, found.len()], found).unwrap()]
     }
 }
 

@@ -26,7 +26,7 @@ impl Op for QuantizeLinear {
         Ok(vec![TensorType { dtype: DataType::U8, shape: x.shape.clone() }])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let (scale, zero) = (inputs[1].sum(), inputs[2].sum());
         vec![inputs[0].mapv(|x| ((x / scale).round_ties_even() + zero).clamp(0.0, 255.0))]
     }
@@ -45,7 +45,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::QuantizeLinear;
-    use crate::ops::Op as _;
+    use crate::graph::Op as _;
 
     #[test]
     fn integers_are_those_of_the_specification() {

@@ -6,10 +6,9 @@ use ndarray::Ix2;
 
 use super::quantized_mat_mul_gradient::QuantizedMatMulGradient;
 use super::{Attribute, Domain, Op, no_gradient};
-use crate::autodiff::Backward;
+use crate::array::Array;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType};
 
 /// The middle of the range of a byte.

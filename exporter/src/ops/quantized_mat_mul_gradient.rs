@@ -5,9 +5,9 @@ use ndarray::Ix2;
 
 use super::quantized_mat_mul::{Matrix, rounded_product};
 use super::{Attribute, Domain, Op};
+use crate::array::Array;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
 use crate::shape::TensorType;
 
 /// ∂x = ∂y W, ∂y \[M, N\], the matrix as the product takes it. Each row of ∂y, times the columns' scales, is rounded to 255 multiples of

@@ -26,7 +26,7 @@ impl Op for Range {
         Ok(vec![TensorType::i64([self.count])])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let [start, limit, step] = [0, 1, 2].map(|i| inputs[i].sum());
         vec![ndarray::Array::range(start, limit, step).into_dyn()]
     }

@@ -23,7 +23,7 @@ impl Op for ReduceMax {
         self.0.infer(inputs)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         vec![self.0.fold(inputs[0], f64::NEG_INFINITY, f64::max)]
     }
 }

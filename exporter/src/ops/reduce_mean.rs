@@ -23,7 +23,7 @@ impl Op for ReduceMean {
         self.0.infer(inputs)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let sum = self.0.fold(inputs[0], 0.0, |a, b| a + b);
         let count = inputs[0].len() as f64 / sum.len() as f64;
         vec![sum / count]

@@ -2,10 +2,9 @@
 
 use super::reduction::Axes;
 use super::{Attribute, Op};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::shape::TensorType;
+use crate::graph::{Backward, Graph, Value};
+use crate::shape::{Dim, TensorType};
 
 /// The sum over some axes.
 #[derive(Debug, Clone)]
@@ -32,7 +31,7 @@ impl Op for ReduceSum {
         Ok(vec![Some(graph.expand(dy, &shape)?), None])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         vec![self.0.fold(inputs[0], 0.0, |a, b| a + b)]
     }
 }
@@ -46,6 +45,24 @@ impl Graph {
         let axes = Axes::new(axes, keep);
         let inputs = axes.inputs(self, x);
         self.apply_one(ReduceSum(axes), &inputs)
+    }
+
+    /// Undoes a broadcast: sums `gradient` over the axes along which a value of `shape` was repeated.
+    ///
+    /// # Errors
+    /// `shape` does not broadcast to the gradient's.
+    pub fn sum_to(&mut self, gradient: Value, shape: &[Dim]) -> Result<Value, GraphError> {
+        let from = self.shape(gradient).to_vec();
+        let missing = from.len().saturating_sub(shape.len());
+        let axes: Vec<i64> = (0..from.len())
+            .filter(|&i| i < missing || (shape[i - missing] == Dim::Fixed(1) && from[i] != Dim::Fixed(1)))
+            .map(|i| i as i64)
+            .collect();
+        if axes.is_empty() {
+            return Ok(gradient);
+        }
+        let sum = self.reduce_sum(gradient, &axes, false)?;
+        if self.shape(sum) == shape { Ok(sum) } else { self.reshape(sum, shape) }
     }
 }
 

@@ -23,7 +23,7 @@ impl Op for ReduceSumSquare {
         self.0.infer(inputs)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         vec![self.0.fold(&inputs[0].mapv(|x| x * x), 0.0, |a, b| a + b)]
     }
 }

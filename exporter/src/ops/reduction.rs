@@ -53,12 +53,7 @@ impl Axes {
     }
 
     /// Folds each group of reduced elements with `f`.
-    pub fn fold(
-        &self,
-        x: &crate::interpreter::Array,
-        initial: f64,
-        f: impl Fn(f64, f64) -> f64,
-    ) -> crate::interpreter::Array {
+    pub fn fold(&self, x: &crate::array::Array, initial: f64, f: impl Fn(f64, f64) -> f64) -> crate::array::Array {
         let mut axes: Vec<usize> = self.axes.iter().map(|&index| axis(index, x.ndim()).unwrap()).collect();
         axes.sort_unstable();
         let mut result = x.clone();

@@ -1,9 +1,8 @@
 //! The same elements in another shape. <https://onnx.ai/onnx/operators/onnx__Reshape.html>
 
 use super::{Op, arity};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, Shape, TensorType, elements};
 
 /// y holds the elements of x in row-major order, in a shape that the second input tells when the graph runs; the gradient
@@ -33,7 +32,7 @@ impl Op for Reshape {
         Ok(vec![Some(graph.reshape(dy, &shape)?), None])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let known: f64 = inputs[1].iter().filter(|&&dim| dim >= 0.0).product();
         let gap = inputs[0].len() as f64 / known;
         let shape: Vec<usize> = inputs[1].iter().map(|&dim| if dim < 0.0 { gap } else { dim } as usize).collect();

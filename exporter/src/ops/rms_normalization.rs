@@ -4,10 +4,9 @@ use marionette_models::bundle::DataType;
 
 use super::rms_normalization_gradient::RmsNormalizationGradient;
 use super::{Attribute, Domain, Op, arity, no_gradient};
-use crate::autodiff::Backward;
+use crate::array::Array;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType};
 
 /// y = x s ⊙ w over the last dimension, x \[…, D\], w \[D\], with s = 1 / √(mean x² + ε), which is the second output, \[…, 1\].

@@ -1,9 +1,9 @@
 //! The gradient of [`super::rms_normalization`] with respect to its input.
 
 use super::{Domain, Op, arity};
+use crate::array::Array;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
 use crate::shape::{Dim, TensorType};
 
 /// ∂x = s (g − x̂ mean(g x̂)), g = ∂y w, x̂ = x s, over the last dimension (Zhang & Sennrich 2019, equation 4, differentiated). Takes

@@ -3,10 +3,9 @@
 use marionette_models::bundle::DataType;
 
 use super::{Attribute, Domain, Op, arity, no_gradient};
-use crate::autodiff::Backward;
+use crate::array::Array;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType};
 
 /// Of each token's heads side by side, x \[B, T, heads · dh\], turns the first `turned`: values i and i + dh / 2 of a head become

@@ -32,7 +32,7 @@ impl Op for ScatterElements {
         Ok(vec![x.clone()])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let mut y = inputs[0].clone();
         for (at, &update) in inputs[2].indexed_iter() {
             let mut to = at.clone();

@@ -28,7 +28,7 @@ impl Op for ScatterNd {
         }
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let mut y = inputs[0].clone();
         let rows = inputs[1].len();
         let updates = inputs[2].to_shape([&[rows], &y.shape()[1..]].concat()).unwrap().to_owned();

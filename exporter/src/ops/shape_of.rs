@@ -28,7 +28,7 @@ impl Op for Shape {
         Ok(vec![TensorType::i64([1.into()])])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         vec![ndarray::arr1(&[inputs[0].shape()[self.axis] as f64]).into_dyn()]
     }
 }

@@ -29,7 +29,7 @@ impl Op for Slice {
         Ok(vec![x.reshaped(shape)])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let [start, end] = [1, 2].map(|i| inputs[i].sum() as usize);
         vec![inputs[0].slice_axis(ndarray::Axis(self.axis), (start..end).into()).to_owned()]
     }

@@ -1,9 +1,8 @@
 //! Softmax over the last dimension. <https://onnx.ai/onnx/operators/onnx__Softmax.html>
 
 use super::{Attribute, Op, elementwise};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::TensorType;
 
 /// yⱼ = exp xⱼ / Σₖ exp xₖ. ∂x = y (∂y − Σₖ ∂yₖ yₖ).
@@ -32,7 +31,7 @@ impl Op for Softmax {
         Ok(vec![Some(graph.mul(y, centred)?)])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let mut y = inputs[0].clone();
         for mut row in y.rows_mut() {
             let most = row.fold(f64::NEG_INFINITY, |a, &b| a.max(b));

@@ -1,9 +1,8 @@
 //! A tensor cut into parts. <https://onnx.ai/onnx/operators/onnx__Split.html>
 
 use super::{Attribute, Op};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType, axis};
 
 /// x cut along `axis` into parts of `sizes`, which the second input tells when the graph runs, or into `parts` of equal size; the
@@ -56,7 +55,7 @@ impl Op for Split {
         Ok(gradients)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         let axis = ndarray::Axis(axis(self.axis, inputs[0].ndim()).unwrap());
         let equal = vec![inputs[0].len_of(axis) / self.parts.max(1); self.parts];
         let mut first = 0;

@@ -18,7 +18,7 @@ impl Op for Sqrt {
         elementwise::unary(inputs)
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         vec![inputs[0].mapv(|x| x.sqrt())]
     }
 }

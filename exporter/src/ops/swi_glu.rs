@@ -4,10 +4,9 @@ use marionette_models::bundle::DataType;
 
 use super::swi_glu_gradient::SwiGluGradient;
 use super::{Domain, Op, arity};
-use crate::autodiff::Backward;
+use crate::array::Array;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::{Dim, TensorType};
 
 /// y = silu(u) ⊙ v with u and v the halves of each row of x \[N, 2 F\], silu(u) = u σ(u). ∂x is [`super::swi_glu_gradient`].

@@ -2,9 +2,9 @@
 
 use super::swi_glu::{dimensions, halves};
 use super::{Domain, Op, arity};
+use crate::array::Array;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
 use crate::shape::TensorType;
 
 /// ∂u = ∂y v σ (1 + u (1 − σ)), ∂v = ∂y u σ, side by side, with σ = σ(u). Takes ∂y \[N, F\] and x = (u, v) \[N, 2 F\].

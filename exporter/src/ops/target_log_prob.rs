@@ -5,10 +5,9 @@ use ndarray::{Axis, Ix2};
 
 use super::target_log_prob_gradient::TargetLogProbGradient;
 use super::{Domain, Op, arity, no_gradient};
-use crate::autodiff::Backward;
+use crate::array::Array;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
+use crate::graph::{Backward, Graph, Value};
 use crate::shape::TensorType;
 
 /// z_t − l with l = log Σ exp z, for rows z of logits \[N, V\] and targets t i64\[N\]: \[N\], and l, \[N\].

@@ -4,9 +4,9 @@ use marionette_models::bundle::DataType;
 use ndarray::{Axis, Ix2};
 
 use super::{Domain, Op, arity};
+use crate::array::Array;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
-use crate::interpreter::Array;
 use crate::shape::TensorType;
 
 /// ∂z = ∂y (e_t − exp(z − l)), e_t the target's unit vector. Takes ∂y \[N\], logits z \[N, V\], targets i64\[N\], and l, the logarithm of

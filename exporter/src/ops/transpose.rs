@@ -1,10 +1,9 @@
 //! Dimensions in another order. <https://onnx.ai/onnx/operators/onnx__Transpose.html>
 
 use super::{Attribute, Op, arity};
-use crate::autodiff::Backward;
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::shape::TensorType;
+use crate::graph::{Backward, Graph, Value};
+use crate::shape::{TensorType, axis};
 
 /// Dimension i of y is dimension `permutation[i]` of x; the gradient goes back by the inverse permutation.
 #[derive(Debug, Clone)]
@@ -40,7 +39,7 @@ impl Op for Transpose {
         Ok(vec![Some(graph.transpose(dy, &inverse)?)])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
         vec![inputs[0].clone().permuted_axes(self.permutation.clone()).as_standard_layout().into_owned()]
     }
 }
@@ -52,6 +51,23 @@ impl Graph {
     /// `permutation` is not one of x's dimensions.
     pub fn transpose(&mut self, x: Value, permutation: &[usize]) -> Result<Value, GraphError> {
         self.apply_one(Transpose { permutation: permutation.to_vec() }, &[x])
+    }
+
+    /// x with its last two dimensions exchanged; of a matrix that is a transposed one already, that one.
+    ///
+    /// # Errors
+    /// x has fewer than two.
+    pub fn matrix_transpose(&mut self, x: Value) -> Result<Value, GraphError> {
+        let made_by = self.nodes.iter().rev().find(|node| node.outputs == [x]);
+        if let Some(node) = made_by.filter(|node| node.op.name() == "Transpose" && self.shape(x).len() == 2) {
+            return Ok(node.inputs[0]);
+        }
+        let rank = self.shape(x).len();
+        let mut permutation: Vec<usize> = (0..rank).collect();
+        if let (Ok(row), Ok(column)) = (axis(-2, rank), axis(-1, rank)) {
+            permutation.swap(row, column);
+        }
+        self.transpose(x, &permutation)
     }
 }
 

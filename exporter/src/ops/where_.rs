@@ -24,8 +24,8 @@ impl Op for Where {
         Ok(vec![a.reshaped(broadcast(&condition.shape, &broadcast(&a.shape, &b.shape)?)?)])
     }
 
-    fn evaluate(&self, inputs: &[&crate::interpreter::Array]) -> Vec<crate::interpreter::Array> {
-        let shape = crate::interpreter::broadcast_shape(inputs);
+    fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
+        let shape = crate::array::broadcast_shape(inputs);
         let [condition, a, b] = [0, 1, 2].map(|i| inputs[i].broadcast(shape.clone()).unwrap());
         vec![ndarray::Zip::from(&condition).and(&a).and(&b).map_collect(|&c, &x, &y| if c != 0.0 { x } else { y })]
     }
