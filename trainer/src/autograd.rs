@@ -2,7 +2,6 @@
 
 use tch::Tensor;
 
-use crate::derivative::{Curved, Derivative};
 use crate::error::Result;
 use crate::model::Model;
 use crate::tensors::TokenBatch;
@@ -33,48 +32,52 @@ fn defined(gradient: Vec<Tensor>, parameters: &[Tensor]) -> Result<Vec<Tensor>> 
     gradient.into_iter().zip(parameters).map(zero).collect()
 }
 
-impl<'a> Derivative<'a> for Autograd<'_> {
-    type Trace = ();
-    type Curved = Graph;
-
-    fn gradient(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>)> {
+impl Autograd<'_> {
+    /// The loss at θ, and its gradient.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn gradient(&self, at: &[Tensor], batch: &TokenBatch) -> Result<(f64, Vec<Tensor>)> {
         let at = leaves(at)?;
         let loss = self.model.at(&at)?.loss(batch)?;
         let gradient = Tensor::f_run_backward(&[&loss], &at, false, false)?;
         Ok((loss.f_double_value(&[])?, defined(gradient, &at)?))
     }
 
-    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch, _: bool) -> Result<(f64, Vec<Tensor>, ())> {
-        let (loss, gradient) = self.gradient(at, batch)?;
-        Ok((loss, gradient, ()))
-    }
-
-    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, _: bool) -> Result<Graph> {
+    /// The same, to be differentiated once more.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn curved(&self, at: &[Tensor], batch: &TokenBatch) -> Result<Graph> {
         let at = leaves(at)?;
         let loss = self.model.at(&at)?.loss(batch)?;
         let gradient = defined(Tensor::f_run_backward(&[&loss], &at, true, true)?, &at)?;
         Ok(Graph { loss: loss.f_double_value(&[])?, at, gradient })
     }
-
-    fn again(&self, at: &[Tensor], batch: &'a TokenBatch, (): ()) -> Result<Graph> {
-        self.curved(at, batch, true)
-    }
-
-    /// The gradient of ∇L · u (Pearlmutter 1994, by double backward).
-    fn times(&self, curved: Graph, u: &[Tensor], _: &'a TokenBatch) -> Result<Vec<Tensor>> {
-        let products = curved.gradient.iter().zip(u).map(|(gradient, u)| Ok(gradient.f_mul(u)?.f_sum(None)?));
-        let dot = Tensor::f_stack(&products.collect::<Result<Vec<_>>>()?, 0)?.f_sum(None)?;
-        // Undefined where the gradient does not depend on the tensor.
-        defined(Tensor::f_run_backward(&[&dot], &curved.at, false, false)?, &curved.at)
-    }
 }
 
-impl Curved for Graph {
-    fn loss(&self) -> f64 {
+impl Graph {
+    /// The loss.
+    pub(crate) fn loss(&self) -> f64 {
         self.loss
     }
 
-    fn gradient(&self) -> Result<Vec<Tensor>> {
+    /// Its gradient.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn gradient(&self) -> Result<Vec<Tensor>> {
         self.gradient.iter().map(|gradient| Ok(gradient.f_detach()?)).collect()
+    }
+
+    /// H u: the gradient of ∇L · u (Pearlmutter 1994, by double backward).
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn times(self, u: &[Tensor]) -> Result<Vec<Tensor>> {
+        let products = self.gradient.iter().zip(u).map(|(gradient, u)| Ok(gradient.f_mul(u)?.f_sum(None)?));
+        let dot = Tensor::f_stack(&products.collect::<Result<Vec<_>>>()?, 0)?.f_sum(None)?;
+        // Undefined where the gradient does not depend on the tensor.
+        defined(Tensor::f_run_backward(&[&dot], &self.at, false, false)?, &self.at)
     }
 }

@@ -4,7 +4,7 @@ use marionette_dialogues::Example;
 use marionette_models::InnerLoop;
 use tch::{Device, Tensor, no_grad};
 
-use crate::derivative::{self, Derivative, With};
+use crate::derivative::Derivative;
 use crate::error::{Result, TrainError};
 use crate::model::Model;
 use crate::tensors::{self, TokenBatch};
@@ -66,20 +66,7 @@ pub struct Adapted {
 /// # Errors
 /// What libtorch says.
 pub fn loss_and_gradient(model: &Model, parameters: &[Tensor], batch: &TokenBatch) -> Result<(f64, Vec<Tensor>)> {
-    derivative::with(model, std::iter::once(batch), LossAndGradient { parameters, batch })
-}
-
-struct LossAndGradient<'a> {
-    parameters: &'a [Tensor],
-    batch: &'a TokenBatch,
-}
-
-impl<'a> With<'a> for LossAndGradient<'a> {
-    type Output = (f64, Vec<Tensor>);
-
-    fn with(self, derivative: &impl Derivative<'a>) -> Result<Self::Output> {
-        derivative.gradient(self.parameters, self.batch)
-    }
+    Derivative::of(model, std::iter::once(batch))?.gradient(parameters, batch)
 }
 
 /// θ − α ⊙ g, with one α a tensor. The tensors lie together in one block of memory: a state that outlives its step would
@@ -108,29 +95,16 @@ pub(crate) fn finite(loss: f64, step: usize) -> Result<()> {
 /// # Errors
 /// A loss is not finite; what libtorch says.
 pub fn adapt(model: &Model, start: &[Tensor], support: &Support, rates: &[f32]) -> Result<Adapted> {
-    derivative::with(model, support.steps(), Adapt { start, support, rates })
-}
-
-struct Adapt<'a> {
-    start: &'a [Tensor],
-    support: &'a Support,
-    rates: &'a [f32],
-}
-
-impl<'a> With<'a> for Adapt<'a> {
-    type Output = Adapted;
-
-    fn with(self, derivative: &impl Derivative<'a>) -> Result<Adapted> {
-        let mut parameters = self.start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?;
-        let mut losses = Vec::new();
-        for (step, batch) in self.support.steps().enumerate() {
-            let (loss, gradient) = derivative.gradient(&parameters, batch)?;
-            finite(loss, step)?;
-            losses.push(loss);
-            parameters = descend(&parameters, &gradient, self.rates)?;
-        }
-        Ok(Adapted { parameters, losses })
+    let derivative = Derivative::of(model, support.steps())?;
+    let mut parameters = start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?;
+    let mut losses = Vec::new();
+    for (step, batch) in support.steps().enumerate() {
+        let (loss, gradient) = derivative.gradient(&parameters, batch)?;
+        finite(loss, step)?;
+        losses.push(loss);
+        parameters = descend(&parameters, &gradient, rates)?;
     }
+    Ok(Adapted { parameters, losses })
 }
 
 /// The language model's mean loss on a batch, without a gradient.

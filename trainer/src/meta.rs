@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::derivative::{self, Curved, Derivative, With};
+use crate::derivative::{Curved, Derivative, Trace};
 use crate::error::{Result, TrainError};
 use crate::inner::{self, Support};
 use crate::model::Model;
@@ -41,99 +41,79 @@ pub fn meta_gradient(
     exact: bool,
     learn_rates: bool,
 ) -> Result<MetaGradient> {
-    let batches = support.steps().chain([query]);
-    derivative::with(model, batches, Outer { start, support, query, rates, exact, learn_rates })
-}
+    let derivative = Derivative::of(model, support.steps().chain([query]))?;
+    let count = support.steps().len();
+    let mut state = start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?;
+    let mut steps = Vec::new();
+    for (step, batch) in support.steps().enumerate() {
+        let loss;
+        if !exact {
+            let (found, gradient) = derivative.gradient(&state, batch)?;
+            loss = found;
+            state = inner::descend(&state, &gradient, rates)?;
+            if learn_rates {
+                steps.push(Step::Gradient(gradient));
+            }
+        } else if step + 1 < count {
+            let (found, gradient, trace) = derivative.traced(&state, batch, step + 2 == count && count <= TRACED)?;
+            loss = found;
+            let next = inner::descend(&state, &gradient, rates)?;
+            steps.push(Step::Again(std::mem::replace(&mut state, next), trace));
+        } else {
+            let curved = derivative.curved(&state, batch, count == 1)?;
+            loss = curved.loss();
+            state = inner::descend(&state, &curved.gradient()?, rates)?;
+            steps.push(Step::Kept(curved));
+        }
+        inner::finite(loss, step)?;
+    }
 
-/// The arguments of [`meta_gradient`].
-struct Outer<'a> {
-    start: &'a [Tensor],
-    support: &'a Support,
-    query: &'a TokenBatch,
-    rates: &'a [f32],
-    exact: bool,
-    learn_rates: bool,
+    let (loss, mut v) = derivative.gradient(&state, query)?;
+    drop(state);
+    if !loss.is_finite() {
+        let what = "the loss on the query dialogues";
+        let place = "the end of the inner loop".to_owned();
+        return Err(TrainError::NotFinite { what, value: loss, place, remedy: "--inner-lr" });
+    }
+
+    let mut by_rate = learn_rates.then(|| vec![0.0; rates.len()]);
+    let batches: Vec<&TokenBatch> = support.steps().collect();
+    for (step, batch) in steps.into_iter().zip(batches).rev() {
+        let curved = match step {
+            Step::Gradient(gradient) => {
+                if let Some(sums) = &mut by_rate {
+                    add_products(sums, &v, &gradient)?;
+                }
+                continue;
+            }
+            Step::Again(state, trace) => trace.again(&state, batch)?,
+            Step::Kept(curved) => curved,
+        };
+        if let Some(sums) = &mut by_rate {
+            add_products(sums, &v, &curved.gradient()?)?;
+        }
+        let scaled: Vec<Tensor> =
+            v.iter().zip(rates).map(|(v, &rate)| Ok(v.f_mul_scalar(f64::from(rate))?)).collect::<Result<_>>()?;
+        for (v, product) in v.iter_mut().zip(&curved.times(&scaled, batch)?) {
+            let _ = v.f_sub_(product)?;
+        }
+    }
+    let by_rate = by_rate.map(|sums| {
+        let scaled: Vec<f32> = sums.iter().zip(rates).map(|(sum, &rate)| (-sum * f64::from(rate)) as f32).collect();
+        let device = v.first().map_or(tch::Device::Cpu, Tensor::device);
+        Ok::<_, TrainError>(Tensor::f_from_slice(&scaled)?.f_to_device(device)?)
+    });
+    Ok(MetaGradient { gradient: v, rates: by_rate.transpose()?, loss })
 }
 
 /// What the walk back needs of an inner step.
-enum Step<T, C> {
+enum Step<'d, 'a> {
     /// Its gradient, where only the derivative by α needs it.
     Gradient(Vec<Tensor>),
     /// θ_s, and what makes it cheaper to do the step again.
-    Again(Vec<Tensor>, T),
+    Again(Vec<Tensor>, Trace<'d, 'a>),
     /// Everything, of the last step.
-    Kept(C),
-}
-
-impl<'a> With<'a> for Outer<'a> {
-    type Output = MetaGradient;
-
-    fn with(self, derivative: &impl Derivative<'a>) -> Result<MetaGradient> {
-        let Self { start, support, query, rates, exact, learn_rates } = self;
-        let count = support.steps().len();
-        let mut state = start.iter().map(|tensor| Ok(tensor.f_detach()?)).collect::<Result<Vec<_>>>()?;
-        let mut steps = Vec::new();
-        for (step, batch) in support.steps().enumerate() {
-            let loss;
-            if !exact {
-                let (found, gradient) = derivative.gradient(&state, batch)?;
-                loss = found;
-                state = inner::descend(&state, &gradient, rates)?;
-                if learn_rates {
-                    steps.push(Step::Gradient(gradient));
-                }
-            } else if step + 1 < count {
-                let (found, gradient, trace) =
-                    derivative.traced(&state, batch, step + 2 == count && count <= TRACED)?;
-                loss = found;
-                let next = inner::descend(&state, &gradient, rates)?;
-                steps.push(Step::Again(std::mem::replace(&mut state, next), trace));
-            } else {
-                let curved = derivative.curved(&state, batch, count == 1)?;
-                loss = curved.loss();
-                state = inner::descend(&state, &curved.gradient()?, rates)?;
-                steps.push(Step::Kept(curved));
-            }
-            inner::finite(loss, step)?;
-        }
-
-        let (loss, mut v) = derivative.gradient(&state, query)?;
-        drop(state);
-        if !loss.is_finite() {
-            let what = "the loss on the query dialogues";
-            let place = "the end of the inner loop".to_owned();
-            return Err(TrainError::NotFinite { what, value: loss, place, remedy: "--inner-lr" });
-        }
-
-        let mut by_rate = learn_rates.then(|| vec![0.0; rates.len()]);
-        let batches: Vec<&TokenBatch> = support.steps().collect();
-        for (step, batch) in steps.into_iter().zip(batches).rev() {
-            let curved = match step {
-                Step::Gradient(gradient) => {
-                    if let Some(sums) = &mut by_rate {
-                        add_products(sums, &v, &gradient)?;
-                    }
-                    continue;
-                }
-                Step::Again(state, trace) => derivative.again(&state, batch, trace)?,
-                Step::Kept(curved) => curved,
-            };
-            if let Some(sums) = &mut by_rate {
-                add_products(sums, &v, &curved.gradient()?)?;
-            }
-            let scaled: Vec<Tensor> =
-                v.iter().zip(rates).map(|(v, &rate)| Ok(v.f_mul_scalar(f64::from(rate))?)).collect::<Result<_>>()?;
-            for (v, product) in v.iter_mut().zip(&derivative.times(curved, &scaled, batch)?) {
-                let _ = v.f_sub_(product)?;
-            }
-        }
-        let by_rate = by_rate.map(|sums| {
-            let scaled: Vec<f32> = sums.iter().zip(rates).map(|(sum, &rate)| (-sum * f64::from(rate)) as f32).collect();
-            let device = v.first().map_or(tch::Device::Cpu, Tensor::device);
-            Ok::<_, TrainError>(Tensor::f_from_slice(&scaled)?.f_to_device(device)?)
-        });
-        Ok(MetaGradient { gradient: v, rates: by_rate.transpose()?, loss })
-    }
+    Kept(Curved<'d, 'a>),
 }
 
 /// Adds ⟨v, g⟩ of each tensor to its sum.

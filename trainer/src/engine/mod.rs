@@ -36,7 +36,6 @@ pub(crate) use self::head::ROWS;
 use self::block::{Adjoint, Block, Tangent, Tape};
 use self::head::Head;
 use self::stem::Stem;
-use crate::derivative::{Curved, Derivative};
 use crate::error::Result;
 use crate::model::Model;
 use crate::tensors::{self, TokenBatch};
@@ -191,11 +190,13 @@ impl<'a> Engine<'a> {
     }
 }
 
-impl<'a> Derivative<'a> for Engine<'a> {
-    type Trace = Trace;
-    type Curved = Recorded;
-
-    fn gradient(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>)> {
+/// What [`crate::derivative`] asks for.
+impl<'a> Engine<'a> {
+    /// The loss at Φ, and its gradient.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn gradient(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<(f64, Vec<Tensor>)> {
         no_grad(|| {
             let (loss, gradient, _) = self.first_order(at, batch, false)?;
             // The query's outlives its step.
@@ -203,7 +204,16 @@ impl<'a> Derivative<'a> for Engine<'a> {
         })
     }
 
-    fn traced(&self, at: &[Tensor], batch: &'a TokenBatch, detailed: bool) -> Result<(f64, Vec<Tensor>, Trace)> {
+    /// The same with a trace, which is small unless it is to be `detailed`.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn traced(
+        &self,
+        at: &[Tensor],
+        batch: &'a TokenBatch,
+        detailed: bool,
+    ) -> Result<(f64, Vec<Tensor>, Trace)> {
         no_grad(|| {
             let (loss, gradient, mut trace) = self.first_order(at, batch, detailed)?;
             trace.settle()?;
@@ -211,18 +221,29 @@ impl<'a> Derivative<'a> for Engine<'a> {
         })
     }
 
-    fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, alone: bool) -> Result<Recorded> {
+    /// Walks 1 and 2. Where the step is not `alone`, it leaves as much memory as a detailed trace needs.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn curved(&self, at: &[Tensor], batch: &'a TokenBatch, alone: bool) -> Result<Recorded> {
         no_grad(|| self.record(at, batch, None, alone))
     }
 
-    fn again(&self, at: &[Tensor], batch: &'a TokenBatch, trace: Trace) -> Result<Recorded> {
+    /// The same of a step that left a trace; the loss is not a number then.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn again(&self, at: &[Tensor], batch: &'a TokenBatch, trace: Trace) -> Result<Recorded> {
         no_grad(|| self.record(at, batch, Some(trace), false))
     }
 
-    /// Walk 3.
-    fn times(&self, curved: Recorded, u: &[Tensor], batch: &'a TokenBatch) -> Result<Vec<Tensor>> {
+    /// Walk 3: H u, with H the Hessian of the loss where `recorded` is.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn times(&self, recorded: Recorded, u: &[Tensor], batch: &'a TokenBatch) -> Result<Vec<Tensor>> {
         no_grad(|| {
-            let Recorded { stem, at, head, mut blocks, .. } = curved;
+            let Recorded { stem, at, head, mut blocks, .. } = recorded;
             let learned = || at.chunks_exact(LEARNED).zip(u.chunks_exact(LEARNED));
             let mut tangents: Vec<Tangent> = Vec::with_capacity(blocks.len());
             // Nothing below the first adapter depends on Φ.
@@ -252,12 +273,17 @@ impl<'a> Derivative<'a> for Engine<'a> {
     }
 }
 
-impl Curved for Recorded {
-    fn loss(&self) -> f64 {
+impl Recorded {
+    /// The loss.
+    pub(crate) fn loss(&self) -> f64 {
         self.loss
     }
 
-    fn gradient(&self) -> Result<Vec<Tensor>> {
+    /// Its gradient.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn gradient(&self) -> Result<Vec<Tensor>> {
         let mut gradient = Vec::with_capacity(self.at.len());
         for (tape, adjoint) in &self.blocks {
             gradient.extend(no_grad(|| adjoint.gradient(tape))?);
