@@ -11,7 +11,7 @@ use marionette_models::bundle::operators::{FUNCTIONS, OPERATORS};
 use marionette_models::bundle::{Bundle, GRAPHS, Operators, Precision};
 use marionette_models::checkpoint::{Storage, write_base};
 use marionette_models::onnx::{ModelProto, NodeProto};
-use marionette_models::{Family, Gpt2Shape, Mlp, ModelConfig, Norm, Positions, init, params};
+use marionette_models::{Gpt2Shape, LlamaShape, ModelConfig, init, params};
 use prost::Message as _;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -20,18 +20,17 @@ use rand_chacha::ChaCha8Rng;
 fn models() -> [ModelConfig; 2] {
     let shape = Gpt2Shape { vocab_size: 300, n_positions: 16, n_embd: 16, n_layer: 2, n_head: 2 };
     let gpt2 = ModelConfig { n_inner: 32, eos_token_id: 256, ..shape.into() };
-    let llama = ModelConfig {
-        family: Family::Llama,
-        n_head: 4,
+    let shape = LlamaShape {
+        vocab_size: 300,
+        n_positions: 16,
+        n_embd: 16,
+        n_layer: 2,
+        n_head: 6,
         n_kv_head: 2,
         head_dim: 8,
-        norm: Norm::Rms,
-        mlp: Mlp::SwiGlu,
-        positions: Positions::Rotary { base: 100.0 },
-        bias: false,
-        tied: false,
-        ..gpt2.clone()
+        n_inner: 32,
     };
+    let llama = ModelConfig { eos_token_id: 256, ..shape.into() };
     [gpt2, llama]
 }
 

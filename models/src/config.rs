@@ -120,6 +120,7 @@ impl ModelConfig {
 
     fn from_hugging_face(value: &Value) -> Result<Self, (&'static str, String)> {
         let plug = Family::of(value)?.plug();
+        Fields(value).expect_plain()?;
         let config = plug.read(&Fields(value))?;
         config.validate().map_err(|(field, problem)| (plug.field(field), problem))?;
         Ok(config)

@@ -5,6 +5,7 @@ mod gpt2;
 mod llama;
 
 pub use gpt2::Shape as Gpt2Shape;
+pub use llama::{BASE as LLAMA_BASE, Shape as LlamaShape};
 
 use std::fmt;
 
@@ -53,16 +54,15 @@ impl Family {
         self.plug().model_type()
     }
 
-    /// The family that a `config.json` names. One without a `model_type` is GPT-2's, of before there were others.
+    /// The family that a `config.json` names.
     pub(crate) fn of(value: &Value) -> Result<Self, Problem> {
-        let name = match value.get("model_type").filter(|value| !value.is_null()) {
-            None => return Ok(Self::Gpt2),
-            Some(name) => name.as_str().unwrap_or("no text"),
+        let known: Vec<String> = Self::ALL.iter().map(|family| format!("\"{}\"", family.model_type())).collect();
+        let expected = format!("expected {}", known.join(" or "));
+        let Some(name) = value.get("model_type").filter(|value| !value.is_null()) else {
+            return Err(("model_type", format!("is missing, {expected}")));
         };
-        Self::ALL.into_iter().find(|family| family.model_type() == name).ok_or_else(|| {
-            let known: Vec<String> = Self::ALL.iter().map(|family| format!("\"{}\"", family.model_type())).collect();
-            ("model_type", format!("is {name}, expected {}", known.join(" or ")))
-        })
+        let family = Self::ALL.into_iter().find(|family| *name == family.model_type());
+        family.ok_or_else(|| ("model_type", format!("is {name}, {expected}")))
     }
 }
 
@@ -191,6 +191,42 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Refuses what changes the arithmetic in any family, each field with the values that change nothing.
+    pub(crate) fn expect_plain(&self) -> Result<(), Problem> {
+        let full =
+            |value: &Value| value.as_array().is_some_and(|types| types.iter().all(|kind| *kind == "full_attention"));
+        let is_off = |value: &Value| *value == false || value.as_f64() == Some(0.0);
+        let is_one = |value: &Value| value.as_f64() == Some(1.0);
+        let never = |_: &Value| false;
+        let window_is_off = self.get("use_sliding_window").is_some_and(is_off);
+        type Test<'t> = &'t dyn Fn(&Value) -> bool;
+        let plain: [(&'static str, Test); 17] = [
+            ("quantization_config", &never),
+            ("sliding_window", &|_| window_is_off),
+            ("layer_types", &full),
+            ("partial_rotary_factor", &is_one),
+            ("rope_interleaved", &is_off),
+            ("qk_layernorm", &is_off),
+            ("use_qk_norm", &is_off),
+            ("attn_logit_softcapping", &never),
+            ("final_logit_softcapping", &never),
+            ("embedding_multiplier", &is_one),
+            ("residual_multiplier", &is_one),
+            ("attention_multiplier", &never),
+            ("logits_scaling", &is_one),
+            ("logit_scale", &is_one),
+            ("num_experts", &is_off),
+            ("num_local_experts", &is_off),
+            ("n_routed_experts", &is_off),
+        ];
+        for (name, changes_nothing) in plain {
+            if let Some(value) = self.get(name).filter(|value| !changes_nothing(value)) {
+                return Err((name, format!("is {value}: this variant is not supported")));
+            }
+        }
+        Ok(())
+    }
+
     /// The token that ends a text; the first where there are several.
     fn end_of_text(&self, missing: u32) -> Result<u32, Problem> {
         let name = "eos_token_id";
@@ -199,6 +235,11 @@ impl<'a> Fields<'a> {
         let id = first.as_u64().and_then(|n| u32::try_from(n).ok());
         id.ok_or_else(|| (name, format!("is {value}, expected a token id")))
     }
+}
+
+/// The id of the last token, which ends a text where nothing else is said.
+fn last_token(vocab_size: usize) -> u32 {
+    u32::try_from(vocab_size.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
 /// The shortest decimal of an f32, not the f64 nearest to it.
@@ -215,5 +256,43 @@ mod tests {
         let path = folder.path().join("config.json");
         std::fs::write(&path, json).unwrap();
         ModelConfig::from_file(&path)
+    }
+
+    #[test]
+    fn what_changes_the_arithmetic_is_refused_by_name_in_each_family() {
+        let files = [
+            r#"{"model_type":"gpt2","vocab_size":9,"n_positions":8,"n_embd":8,"n_layer":1,"n_head":2"#,
+            r#"{"model_type":"llama","vocab_size":9,"max_position_embeddings":8,"hidden_size":8,"num_hidden_layers":1,
+                "num_attention_heads":2,"intermediate_size":8"#,
+        ];
+        for file in files {
+            for (more, field) in [
+                (r#""quantization_config":{"bits":4}"#, "quantization_config"),
+                (r#""sliding_window":4096"#, "sliding_window"),
+                (r#""layer_types":["full_attention","sliding_attention"]"#, "layer_types"),
+                (r#""partial_rotary_factor":0.5"#, "partial_rotary_factor"),
+                (r#""rope_interleaved":true"#, "rope_interleaved"),
+                (r#""final_logit_softcapping":30.0"#, "final_logit_softcapping"),
+                (r#""attention_multiplier":0.0625"#, "attention_multiplier"),
+                (r#""logits_scaling":8"#, "logits_scaling"),
+                (r#""num_local_experts":8"#, "num_local_experts"),
+            ] {
+                let error = parse(&format!("{file},{more}}}")).unwrap_err();
+                assert_eq!(error.place.as_deref(), Some(field), "{error}");
+            }
+            for more in [
+                r#""quantization_config":null"#,
+                r#""sliding_window":null"#,
+                r#""sliding_window":4096,"use_sliding_window":false"#,
+                r#""layer_types":["full_attention"]"#,
+                r#""partial_rotary_factor":1"#,
+                r#""rope_interleaved":false"#,
+                r#""logits_scaling":1.0"#,
+                r#""num_local_experts":0"#,
+                r#""torch_dtype":"bfloat16","use_cache":true,"pretraining_tp":1,"transformers.js_config":{"x":1}"#,
+            ] {
+                assert!(parse(&format!("{file},{more}}}")).is_ok(), "{more}");
+            }
+        }
     }
 }

@@ -24,7 +24,7 @@ pub mod terminal;
 
 pub use config::{AdapterConfig, Mlp, ModelConfig, Norm, Positions};
 pub use error::FileError;
-pub use families::{Family, Gpt2Shape};
+pub use families::{Family, Gpt2Shape, LLAMA_BASE, LlamaShape};
 pub use inner_loop::{InnerLoop, LearningRate};
 pub use params::{HostTensor, Init, TensorSpec, Tensors};
 pub use prompt_form::{PromptForm, Turn};

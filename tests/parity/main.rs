@@ -16,7 +16,7 @@ use marionette_models::bundle::{Bundle, Operators, Precision};
 use marionette_models::checkpoint::{self, Storage};
 use marionette_models::params::{self, Init, TensorSpec};
 use marionette_models::{
-    Family, HostTensor, InnerLoop, LearningRate, Mlp, ModelConfig, Norm, Positions, Tensors, init,
+    Family, HostTensor, InnerLoop, LearningRate, LlamaShape, ModelConfig, Positions, Tensors, init,
 };
 use marionette_runtime::adapt::Recipe;
 use marionette_runtime::engine::{Activations, Scored};
@@ -121,21 +121,17 @@ fn llama(scratch: &Scratch) -> PathBuf {
                     {% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}";
     std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
     let tiny = checkpoint::read_base(&tiny()).unwrap().config;
-    let config = ModelConfig {
-        family: Family::Llama,
+    let shape = LlamaShape {
+        vocab_size: tiny.vocab_size,
+        n_positions: tiny.n_positions,
         n_embd: 64,
         n_layer: 3,
         n_head: 6,
         n_kv_head: 2,
         head_dim: 16,
         n_inner: 96,
-        norm: Norm::Rms,
-        mlp: Mlp::SwiGlu,
-        positions: Positions::Rotary { base: 1000.0 },
-        bias: false,
-        tied: false,
-        ..tiny
     };
+    let config = ModelConfig { positions: Positions::Rotary { base: 1000.0 }, ..shape.into() };
     let spread = |spec: TensorSpec| match spec.shape.len() {
         2 => TensorSpec { init: Init::Normal { std: 0.12 }, ..spec },
         _ => spec,

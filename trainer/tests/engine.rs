@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // Clippy knows tests, but not their helpers.
 
 use marionette_models::params::{self, Init, TensorSpec};
-use marionette_models::{AdapterConfig, Family, Gpt2Shape, Mlp, ModelConfig, Norm, Positions, init};
+use marionette_models::{AdapterConfig, Family, Gpt2Shape, LlamaShape, ModelConfig, Positions, init};
 use marionette_trainer::decoder::Parts;
 use marionette_trainer::inner::{self, Support};
 use marionette_trainer::meta::meta_gradient;
@@ -18,23 +18,24 @@ use tch::{Device, Kind, Tensor};
 const ROUNDING: f64 = 1e-10;
 
 fn config(family: Family, layers: usize) -> ModelConfig {
-    let gpt2 = ModelConfig {
-        n_inner: 40,
-        ..Gpt2Shape { vocab_size: 50, n_positions: 32, n_embd: 16, n_layer: layers, n_head: 4 }.into()
-    };
     match family {
-        Family::Gpt2 => gpt2,
-        Family::Llama => ModelConfig {
-            family,
-            n_kv_head: 2,
-            head_dim: 6,
-            norm: Norm::Rms,
-            mlp: Mlp::SwiGlu,
-            positions: Positions::Rotary { base: 100.0 },
-            bias: false,
-            tied: false,
-            ..gpt2
+        Family::Gpt2 => ModelConfig {
+            n_inner: 40,
+            ..Gpt2Shape { vocab_size: 50, n_positions: 32, n_embd: 16, n_layer: layers, n_head: 4 }.into()
         },
+        Family::Llama => {
+            let shape = LlamaShape {
+                vocab_size: 50,
+                n_positions: 32,
+                n_embd: 16,
+                n_layer: layers,
+                n_head: 6,
+                n_kv_head: 2,
+                head_dim: 6,
+                n_inner: 40,
+            };
+            ModelConfig { positions: Positions::Rotary { base: 100.0 }, ..shape.into() }
+        }
     }
 }
 
@@ -158,7 +159,8 @@ fn the_exact_meta_gradient_is_libtorchs(family: Family) {
         assert!((found.loss / loss - 1.0).abs() < ROUNDING);
         // It is curved enough to tell it from first order.
         let first = meta_gradient(&task.model, &task.start, &support, &query, &task.rates, false, false).unwrap();
-        assert!(relative(&first.gradient, &expected) > 0.05);
+        let curvature = relative(&first.gradient, &expected);
+        assert!(curvature > 0.02, "{curvature}");
     }
 }
 

@@ -6,13 +6,13 @@
 mod support;
 
 use marionette_dialogues::{Example, Sequence};
-use marionette_models::{InnerLoop, LearningRate, digest};
+use marionette_models::{InnerLoop, LearningRate, ModelConfig, digest};
 use marionette_trainer::inner::{self, Support};
 use marionette_trainer::meta::{self, MetaGradient, meta_gradient};
 use marionette_trainer::method::Method;
 use marionette_trainer::model::Model;
 use marionette_trainer::tensors::{self, TokenBatch};
-use support::{learner, small_config, small_tensors};
+use support::{learner_of, small_config, small_configs, small_tensors};
 use tch::{Device, Kind, Tensor};
 
 /// The adapters; every tensor of the base; both.
@@ -35,8 +35,13 @@ fn example(seed: u32, length: u32) -> Example {
     Example { sequence, choices: Vec::new() }
 }
 
+/// GPT-2's, where what is tested does not depend on the family.
 fn task(method: Method, steps: usize) -> Task {
-    let (model, start) = learner(method, Kind::Double, Kind::Double);
+    task_of(&small_config(), method, steps)
+}
+
+fn task_of(config: &ModelConfig, method: Method, steps: usize) -> Task {
+    let (model, start) = learner_of(config, method, Kind::Double, Kind::Double);
     // A whole model is more curved than its adapters.
     let scale = if method == Method::ExtraPlace { 0.01 } else { 0.002 };
     let rates: Vec<f32> = (0..start.len()).map(|index| scale * (2 + index % 5) as f32).collect();
@@ -121,42 +126,48 @@ fn rates_of(found: &MetaGradient) -> Vec<f64> {
 
 #[test]
 fn one_step_at_a_time_is_the_one_graph() {
-    let (mut worst, mut worst_rate) = (0.0_f64, 0.0_f64);
-    for method in LEARNERS {
-        for steps in [1, 2, 3] {
-            let task = task(method, steps);
-            let (found, expected) = (task.meta(true), task.one_graph(true));
-            let error = relative(&found.gradient, &expected.gradient);
-            let rate_error = relative_numbers(&rates_of(&found), &expected.rates);
-            assert!(error < 1e-10, "{} S = {steps}: {error}", method.name());
-            assert!(rate_error < 1e-6, "{} S = {steps}, log α: {rate_error}", method.name());
-            (worst, worst_rate) = (worst.max(error), worst_rate.max(rate_error));
+    for config in small_configs() {
+        let (family, mut worst, mut worst_rate) = (config.family, 0.0_f64, 0.0_f64);
+        for method in LEARNERS {
+            for steps in [1, 2, 3] {
+                let task = task_of(&config, method, steps);
+                let (found, expected) = (task.meta(true), task.one_graph(true));
+                let error = relative(&found.gradient, &expected.gradient);
+                let rate_error = relative_numbers(&rates_of(&found), &expected.rates);
+                assert!(error < 1e-10, "{family} {} S = {steps}: {error}", method.name());
+                assert!(rate_error < 1e-6, "{family} {} S = {steps}, log α: {rate_error}", method.name());
+                (worst, worst_rate) = (worst.max(error), worst_rate.max(rate_error));
+            }
         }
+        println!(
+            "{family}: worst relative error of the meta-gradient against one graph: {worst:.2e}, by log α {worst_rate:.2e}"
+        );
     }
-    println!("worst relative error of the meta-gradient against one graph: {worst:.2e}, by log α {worst_rate:.2e}");
 }
 
 #[test]
 fn it_is_the_slope_that_central_differences_measure() {
-    let mut worst = 0.0_f64;
-    for method in LEARNERS {
-        for steps in [1, 2, 3] {
-            let task = task(method, steps);
-            let found = task.meta(true).gradient;
-            for (index, gradient) in found.iter().enumerate() {
-                // A direction in which every value takes part.
-                let direction =
-                    (Tensor::arange(gradient.numel() as i64, (Kind::Double, Device::Cpu)) + index as f64).cos();
-                let direction = direction.reshape(gradient.size());
-                let expected = task.slope(index, &direction);
-                let length = gradient.norm().double_value(&[]) * direction.norm().double_value(&[]);
-                let error = ((gradient * &direction).sum(Kind::Double).double_value(&[]) - expected).abs() / length;
-                assert!(error < 1e-7, "{} S = {steps}, {}: {error}", method.name(), task.model.table()[index].name);
-                worst = worst.max(error);
+    for config in small_configs() {
+        let (family, mut worst) = (config.family, 0.0_f64);
+        for method in LEARNERS {
+            for steps in [1, 2, 3] {
+                let task = task_of(&config, method, steps);
+                let found = task.meta(true).gradient;
+                for (gradient, (spec, index)) in found.iter().zip(task.model.table().iter().zip(0..)) {
+                    // A direction in which every value takes part.
+                    let direction =
+                        (Tensor::arange(gradient.numel() as i64, (Kind::Double, Device::Cpu)) + index as f64).cos();
+                    let direction = direction.reshape(gradient.size());
+                    let expected = task.slope(index, &direction);
+                    let length = gradient.norm().double_value(&[]) * direction.norm().double_value(&[]);
+                    let error = ((gradient * &direction).sum(Kind::Double).double_value(&[]) - expected).abs() / length;
+                    assert!(error < 1e-7, "{family} {} S = {steps}, {}: {error}", method.name(), spec.name);
+                    worst = worst.max(error);
+                }
             }
         }
+        println!("{family}: worst relative error of the meta-gradient against central differences: {worst:.2e}");
     }
-    println!("worst relative error of the meta-gradient against central differences: {worst:.2e}");
 }
 
 #[test]

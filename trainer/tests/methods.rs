@@ -10,11 +10,11 @@ use std::path::Path;
 
 use marionette_models::checkpoint::{read_adapters, read_base, read_table};
 use marionette_models::run::{ADAPTERS, CLASSIFIER, OPTIMISER, RunModel, Which, checkpoint, inner_loop};
-use marionette_models::{LearningRate, Tensors, digest, params, safetensors_file};
+use marionette_models::{LearningRate, ModelConfig, Tensors, digest, params, safetensors_file};
 use marionette_trainer::method::{METHODS, Method};
 use marionette_trainer::train::read_metrics;
 use support::program::{train, works};
-use support::{ADAPTER, result, small_config, workplace};
+use support::{ADAPTER, result, small_config, small_configs, workplace, workplace_of};
 
 /// Which tensors learn: of the base, of the adapters, of the classifier.
 fn counts(method: Method) -> (usize, usize, usize) {
@@ -72,8 +72,8 @@ fn learned(run: &Path, method: Method, step: usize) -> Tensors {
 }
 
 /// A run, the same again, what it says, and an evaluation.
-fn runs(method: Method) {
-    let (_keep, folder) = workplace();
+fn runs(method: Method, config: ModelConfig) {
+    let (_keep, folder) = workplace_of(config);
     let name = method.name();
     let base = read_base(&folder.join("base")).unwrap();
     let said = works(&train(&folder, &format!("{RUN} --method {name} --out one")));
@@ -138,40 +138,27 @@ fn runs(method: Method) {
     assert_eq!(json["rank_by"], if method.classifies() { "classifier" } else { "mean" });
 }
 
-#[test]
-fn reinit_runs() {
-    runs(Method::Reinit);
+/// A test of each method for each family.
+macro_rules! each_method_runs {
+    ($($test:ident: $method:ident),* $(,)?) => {
+        mod gpt2 {
+            $(#[test] fn $test() { super::runs(super::Method::$method, super::small_configs()[0].clone()); })*
+        }
+        mod llama {
+            $(#[test] fn $test() { super::runs(super::Method::$method, super::small_configs()[1].clone()); })*
+        }
+    };
 }
 
-#[test]
-fn transfer_runs() {
-    runs(Method::Transfer);
-}
-
-#[test]
-fn reinit_maml_runs() {
-    runs(Method::ReinitMaml);
-}
-
-#[test]
-fn in_place_runs() {
-    runs(Method::InPlace);
-}
-
-#[test]
-fn extra_place_unfixed_runs() {
-    runs(Method::ExtraPlaceUnfixed);
-}
-
-#[test]
-fn extra_place_runs() {
-    runs(Method::ExtraPlace);
-}
-
-#[test]
-fn transfertransfo_runs() {
-    runs(Method::Transfertransfo);
-}
+each_method_runs!(
+    reinit_runs: Reinit,
+    transfer_runs: Transfer,
+    reinit_maml_runs: ReinitMaml,
+    in_place_runs: InPlace,
+    extra_place_unfixed_runs: ExtraPlaceUnfixed,
+    extra_place_runs: ExtraPlace,
+    transfertransfo_runs: Transfertransfo,
+);
 
 #[test]
 fn adapters_begin_as_the_bare_base_and_random_starts_are_shared() {

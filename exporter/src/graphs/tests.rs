@@ -325,8 +325,8 @@ fn rounded(
                 let [columns, inner] = if columns_apart { [1, 0] } else { [0, 1] }.map(|axis| spec.shape[axis]);
                 let u4 = crate::shape::TensorType { dtype: DataType::U4, shape: vec![columns.into(), inner.into()] };
                 let integers = graph.weight(&format!("{}.integers", spec.name), u4);
-                // A column of the test's model is one block or two.
-                let block = inner.min(64);
+                // The largest power of two, up to 128, that divides a column.
+                let block = 1 << inner.trailing_zeros().min(7);
                 let scales = graph.weight(
                     &format!("{}.scales", spec.name),
                     crate::shape::TensorType::f32([columns.into(), (inner / block).into()]),

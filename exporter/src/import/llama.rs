@@ -1,6 +1,6 @@
 //! What a GGUF file calls the tensors of a Llama, and how it stores them.
 
-use marionette_models::{Family, FileError, HostTensor, Mlp, ModelConfig, Norm, Positions};
+use marionette_models::{FileError, HostTensor, LLAMA_BASE, LlamaShape, ModelConfig, Positions};
 
 use super::fields::Fields;
 
@@ -22,10 +22,8 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<ModelConfig, FileError> {
             return Err(fields.refuse(key, &format!("is not the width of a head, {head_dim}, which is not supported")));
         }
     }
-    let vocab_size = fields.rows("token_embd.weight")?;
-    Ok(ModelConfig {
-        family: Family::Llama,
-        vocab_size,
+    let config = ModelConfig::from(LlamaShape {
+        vocab_size: fields.rows("token_embd.weight")?,
         n_positions: fields.count("llama.context_length")?,
         n_embd,
         n_layer: fields.count("llama.block_count")?,
@@ -33,13 +31,13 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<ModelConfig, FileError> {
         n_kv_head: fields.count_or("llama.attention.head_count_kv", n_head)?,
         head_dim,
         n_inner: fields.count("llama.feed_forward_length")?,
-        norm: Norm::Rms,
+    });
+    Ok(ModelConfig {
         norm_epsilon: fields.number("llama.attention.layer_norm_rms_epsilon")?,
-        mlp: Mlp::SwiGlu,
-        positions: Positions::Rotary { base: fields.number_or("llama.rope.freq_base", 10_000.0)? },
-        bias: false,
+        positions: Positions::Rotary { base: fields.number_or("llama.rope.freq_base", LLAMA_BASE)? },
         tied: !fields.has_tensor("output.weight"),
         eos_token_id: u32::try_from(fields.count("tokenizer.ggml.eos_token_id")?).unwrap_or(u32::MAX),
+        ..config
     })
 }
 

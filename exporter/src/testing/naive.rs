@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_models::{AdapterConfig, Family, Gpt2Shape, Mlp, ModelConfig, Norm, Positions, params};
+use marionette_models::{AdapterConfig, Gpt2Shape, LlamaShape, Mlp, ModelConfig, Norm, Positions, params};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -24,19 +24,18 @@ impl Case {
 
     /// With everything that Llama has and GPT-2 has not, heads whose widths do not add up to the model's, and a head of its own.
     pub fn llama() -> Self {
-        let Self { config, adapter } = Self::gpt2();
-        let config = ModelConfig {
-            family: Family::Llama,
-            n_head: 4,
+        let adapter = Self::gpt2().adapter;
+        let shape = LlamaShape {
+            vocab_size: 11,
+            n_positions: 12,
+            n_embd: 16,
+            n_layer: 2,
+            n_head: 6,
             n_kv_head: 2,
             head_dim: 8,
-            norm: Norm::Rms,
-            mlp: Mlp::SwiGlu,
-            positions: Positions::Rotary { base: 100.0 },
-            bias: false,
-            tied: false,
-            ..config
+            n_inner: 32,
         };
+        let config = ModelConfig { positions: Positions::Rotary { base: 100.0 }, ..shape.into() };
         Self { config, adapter }
     }
 

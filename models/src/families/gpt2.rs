@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Family, Fields, Plug, Problem, Stored, decimal};
+use super::{Family, Fields, Plug, Problem, Stored, decimal, last_token};
 use crate::config::{Mlp, ModelConfig, Norm, Positions};
 use crate::params;
 
@@ -45,7 +45,7 @@ impl From<Shape> for ModelConfig {
             positions: Positions::Learned,
             bias: true,
             tied: true,
-            eos_token_id: u32::try_from(vocab_size.saturating_sub(1)).unwrap_or(u32::MAX),
+            eos_token_id: last_token(vocab_size),
         }
     }
 }
@@ -215,6 +215,7 @@ mod tests {
             ("\"gelu_new\"", "\"relu\"", "activation_function"),
             ("50256", "50257", "eos_token_id"),
             ("\"model_type\":\"gpt2\"", "\"model_type\":\"bloom\"", "model_type"),
+            ("\"model_type\":\"gpt2\",", "", "model_type"),
             ("\"n_inner\":null", "\"tie_word_embeddings\":0", "tie_word_embeddings"),
         ] {
             assert!(GPT2.contains(from));

@@ -3,13 +3,59 @@
 
 use serde_json::{Value, json};
 
-use super::{Family, Fields, Plug, Problem, Stored, decimal};
+use super::{Family, Fields, Plug, Problem, Stored, decimal, last_token};
 use crate::config::{Mlp, ModelConfig, Norm, Positions};
 
 pub(super) struct Llama;
 
-/// Llama's base where `config.json` names none.
-const ROPE_THETA: f32 = 10_000.0;
+/// The base of rotary positions where a file names none.
+pub const BASE: f32 = 10_000.0;
+
+/// The sizes of a Llama.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// V.
+    pub vocab_size: usize,
+    /// P.
+    pub n_positions: usize,
+    /// D.
+    pub n_embd: usize,
+    /// L.
+    pub n_layer: usize,
+    /// H.
+    pub n_head: usize,
+    /// G, which divides H.
+    pub n_kv_head: usize,
+    /// dh, an even number.
+    pub head_dim: usize,
+    /// F.
+    pub n_inner: usize,
+}
+
+impl From<Shape> for ModelConfig {
+    /// A Llama of these sizes with the head and the positions that most have, whose last token ends a text.
+    fn from(shape: Shape) -> Self {
+        let Shape { vocab_size, n_positions, n_embd, n_layer, n_head, n_kv_head, head_dim, n_inner } = shape;
+        Self {
+            family: Family::Llama,
+            vocab_size,
+            n_positions,
+            n_embd,
+            n_layer,
+            n_head,
+            n_kv_head,
+            head_dim,
+            n_inner,
+            norm: Norm::Rms,
+            norm_epsilon: 1e-6,
+            mlp: Mlp::SwiGlu,
+            positions: Positions::Rotary { base: BASE },
+            bias: false,
+            tied: false,
+            eos_token_id: last_token(vocab_size),
+        }
+    }
+}
 
 impl Plug for Llama {
     fn model_type(&self) -> &'static str {
@@ -23,21 +69,23 @@ impl Plug for Llama {
         fields.expect("hidden_act", &"silu".into())?;
         // Newer files say in one object what older ones say in two fields.
         let rope = fields.get("rope_parameters").map_or(*fields, Fields);
-        let scaling = if rope.get("rope_type").is_some() { Some(rope) } else { fields.get("rope_scaling").map(Fields) };
-        if let Some(scaling) = scaling {
-            let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
-            if kind.is_some_and(|kind| *kind != "default") {
-                let kind = kind.and_then(Value::as_str).unwrap_or("no text");
-                return Err(("rope_scaling", format!("is of the type {kind}, which is not supported, expected none")));
+        for (name, scaling) in
+            [("rope_parameters", Some(rope)), ("rope_scaling", fields.get("rope_scaling").map(Fields))]
+        {
+            let Some(scaling) = scaling else { continue };
+            match scaling.get("rope_type").or_else(|| scaling.get("type")) {
+                Some(kind) if *kind != "default" => {
+                    return Err((name, format!("is of the type {kind}, which is not supported, expected none")));
+                }
+                None if name == "rope_scaling" => {
+                    return Err((name, format!("is {}, which is not supported, expected none", scaling.0)));
+                }
+                _ => {}
             }
         }
-        let n_embd = fields.count("hidden_size")?;
-        let n_head = fields.count("num_attention_heads")?;
-        let vocab_size = fields.count("vocab_size")?;
-        let last = u32::try_from(vocab_size.saturating_sub(1)).unwrap_or(u32::MAX);
-        Ok(ModelConfig {
-            family: Family::Llama,
-            vocab_size,
+        let (n_embd, n_head) = (fields.count("hidden_size")?, fields.count("num_attention_heads")?);
+        let config = ModelConfig::from(Shape {
+            vocab_size: fields.count("vocab_size")?,
             n_positions: fields.count("max_position_embeddings")?,
             n_embd,
             n_layer: fields.count("num_hidden_layers")?,
@@ -45,13 +93,13 @@ impl Plug for Llama {
             n_kv_head: fields.count_or("num_key_value_heads", n_head)?,
             head_dim: fields.count_or("head_dim", n_embd / n_head.max(1))?,
             n_inner: fields.count("intermediate_size")?,
-            norm: Norm::Rms,
-            norm_epsilon: fields.number_or("rms_norm_eps", 1e-6)?,
-            mlp: Mlp::SwiGlu,
-            positions: Positions::Rotary { base: rope.number_or("rope_theta", ROPE_THETA)? },
-            bias: false,
-            tied: fields.truth_or("tie_word_embeddings", false)?,
-            eos_token_id: fields.end_of_text(last.min(2))?,
+        });
+        Ok(ModelConfig {
+            norm_epsilon: fields.number_or("rms_norm_eps", config.norm_epsilon)?,
+            positions: Positions::Rotary { base: rope.number_or("rope_theta", BASE)? },
+            tied: fields.truth_or("tie_word_embeddings", config.tied)?,
+            eos_token_id: fields.end_of_text(config.eos_token_id.min(2))?,
+            ..config
         })
     }
 
@@ -178,6 +226,15 @@ mod tests {
             ("\"hidden_act\":\"silu\"", "\"hidden_act\":\"gelu\"", "hidden_act"),
             ("\"attention_bias\":false", "\"attention_bias\":true", "attention_bias"),
             ("\"rope_scaling\":null", "\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":32.0}", "rope_scaling"),
+            ("\"rope_scaling\":null", "\"rope_scaling\":{\"factor\":8.0}", "rope_scaling"),
+            ("\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"linear\",\"factor\":8.0}", "rope_scaling"),
+            (
+                "\"rope_scaling\":null",
+                "\"rope_parameters\":{\"rope_type\":\"yarn\",\"rope_theta\":10000.0,\"factor\":4.0}",
+                "rope_parameters",
+            ),
+            ("\"attention_bias\":false", "\"mlp_bias\":true", "mlp_bias"),
+            ("\"attention_bias\":false", "\"sliding_window\":4096", "sliding_window"),
             ("\"rope_theta\":100000", "\"rope_theta\":-1", "rope_theta"),
             ("\"rms_norm_eps\":1e-05", "\"rms_norm_eps\":0", "rms_norm_eps"),
         ] {

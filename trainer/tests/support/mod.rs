@@ -12,7 +12,7 @@ use marionette_dialogues::{save_tokenizer, train_bpe};
 use marionette_models::checkpoint::{Storage, write_base};
 use marionette_models::init;
 use marionette_models::params::{self, Init, TensorSpec};
-use marionette_models::{AdapterConfig, Family, Gpt2Shape, Mlp, ModelConfig, Norm, Positions, Tensors};
+use marionette_models::{AdapterConfig, Gpt2Shape, LlamaShape, ModelConfig, Positions, Tensors};
 use marionette_trainer::decoder::{Decoder, Parts};
 use marionette_trainer::method::Method;
 use marionette_trainer::model::Model;
@@ -29,21 +29,20 @@ pub fn small_config() -> ModelConfig {
     }
 }
 
-/// The same sizes in each family; Llama's with heads whose widths do not add up to the model's, and a head of its own.
+/// One of each family; Llama's with three query heads on each head of keys and values, whose widths do not add up to the model's, and a
+/// head of its own.
 pub fn small_configs() -> [ModelConfig; 2] {
-    let config = small_config();
-    let llama = ModelConfig {
-        family: Family::Llama,
+    let shape = LlamaShape {
+        vocab_size: 50,
+        n_positions: 96,
+        n_embd: 16,
+        n_layer: 2,
+        n_head: 6,
         n_kv_head: 2,
         head_dim: 6,
-        norm: Norm::Rms,
-        mlp: Mlp::SwiGlu,
-        positions: Positions::Rotary { base: 100.0 },
-        bias: false,
-        tied: false,
-        ..config.clone()
+        n_inner: 32,
     };
-    [config, llama]
+    [small_config(), ModelConfig { positions: Positions::Rotary { base: 100.0 }, ..shape.into() }]
 }
 
 pub const ADAPTER: AdapterConfig = AdapterConfig { bottleneck: 6 };
@@ -81,13 +80,18 @@ pub fn decoder(config: &ModelConfig, host: &Tensors, parts: Parts, kind: Kind) -
 
 /// The small model as a method learns it, and θ_0; its tensors in `kind`, its products in `products`.
 pub fn learner(method: Method, kind: Kind, products: Kind) -> (Model, Vec<Tensor>) {
+    learner_of(&small_config(), method, kind, products)
+}
+
+/// The same of another model.
+pub fn learner_of(config: &ModelConfig, method: Method, kind: Kind, products: Kind) -> (Model, Vec<Tensor>) {
     tch::set_num_threads(1);
-    let (config, all) = (small_config(), small_tensors());
-    let table = method.table(&config, &ADAPTER);
+    let all = tensors_of(config);
+    let table = method.table(config, &ADAPTER);
     let start = table.iter().map(|spec| tensors::to_torch(&all[&spec.name], kind, Device::Cpu).unwrap()).collect();
     let mut frozen = tensors::all_to_torch(all, kind, Device::Cpu).unwrap();
     frozen.retain(|name, _| table.iter().all(|spec| &spec.name != name));
-    (Model::new(&config, method.parts(), frozen, table, products, Device::Cpu).unwrap(), start)
+    (Model::new(config, method.parts(), frozen, table, products, Device::Cpu).unwrap(), start)
 }
 
 /// The largest difference of two tensors.
@@ -118,6 +122,11 @@ pub fn dialogues(personas: usize, each: usize) -> String {
 
 /// A folder with `train.txt`, `valid.txt` and `base/`, a random model with a tokenizer for these dialogues.
 pub fn workplace() -> (tempfile::TempDir, PathBuf) {
+    workplace_of(small_config())
+}
+
+/// The same with a base of another family.
+pub fn workplace_of(config: ModelConfig) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
     std::fs::write(path.join("train.txt"), dialogues(5, 4)).unwrap();
@@ -131,7 +140,7 @@ pub fn workplace() -> (tempfile::TempDir, PathBuf) {
         vocab_size: tokenizer.largest_id() as usize + 1,
         eos_token_id: tokenizer.end_of_text_id().unwrap(),
         n_positions: 128,
-        ..small_config()
+        ..config
     };
     write_base(&base, &config, &random(&params::base_table(&config), 0.1, 5), Storage::F32).unwrap();
     (folder, path)
