@@ -1,6 +1,7 @@
 //! The bundle: what the exporter ships and the runtime opens. A folder of exactly the files its manifest lists.
 
 mod audit;
+mod format_1;
 mod manifest;
 mod open;
 pub mod operators;
@@ -12,11 +13,12 @@ pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators
 pub use open::Bundle;
 pub use writer::{BundleWriter, seal};
 
-/// The format version that this code writes and reads.
+/// The format version that this code writes; it reads format 1 too.
 pub const FORMAT_VERSION: u32 = 2;
 /// The manifest.
 pub const MANIFEST: &str = "manifest.json";
-/// The digest of the manifest, as `sha256sum` prints and checks it: the manifest has those of all other files.
+/// The digest of the manifest, as `sha256sum` prints and checks it: the manifest has those of all other files. Bundles of format 1 were
+/// written without.
 pub const SUMS: &str = "SHA256SUMS";
 /// Generation: logits of the last position, KV cache.
 pub const GENERATE: &str = "generate.onnx";

@@ -174,9 +174,10 @@ fn what_systems_leave_in_folders_is_passed_over() {
 #[test]
 fn wrong_manifests_are_refused_by_field() {
     for (from, to, expected) in [
-        ("\"format_version\": 2", "\"format_version\": 3", "format_version: is 3, this program reads up to 2"),
-        ("\"format_version\": 2", "\"format_version\": \"x\"", "format_version: expected 2"),
-        ("\"format_version\": 2", "\"format_version\": 1", "format_version: is 1, this program reads 2 (export"),
+        ("\"format_version\": 2", "\"format_version\": 3", "format_version: is 3, this program reads 1 and 2 (use"),
+        ("\"format_version\": 2", "\"format_version\": 0", "format_version: is 0, this program reads 1 and 2 (export"),
+        ("\"format_version\": 2", "\"format_version\": \"x\"", "format_version: expected 1 or 2"),
+        ("\"format_version\": 2", "\"format_version\": 1", "unknown field `family`"),
         ("\"producer\"", "\"format_version\": 2, \"producer\"", "is there twice"),
         ("\"producer\"", "\"surprise\": 1, \"producer\"", "surprise"),
         ("\"n_head\": 2", "\"n_head\": 3", "model.n_kv_head"),

@@ -12,6 +12,9 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod everywhere;
 
+/// What former versions wrote.
+mod former;
+
 /// Hostile and broken files and systems.
 #[cfg(unix)]
 mod faults;

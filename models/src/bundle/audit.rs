@@ -9,9 +9,9 @@ use std::path::Path;
 
 use prost::Message as _;
 
-use super::WEIGHTS;
 use super::manifest::{Dim, GraphInterface, Manifest, Operators, ValueInfo};
 use super::operators::{self, MARIONETTE, MICROSOFT, ONNX, Operator};
+use super::{WEIGHTS, format_1};
 use crate::config::ModelConfig;
 use crate::error::FileError;
 use crate::files;
@@ -83,7 +83,10 @@ pub(super) fn graph(
     weights: u64,
 ) -> crate::error::Result<Vec<Floats>> {
     let bytes = files::read_limited(path, Limits::of(&manifest.model).bytes)?;
-    floats_of(path, &bytes, interface, manifest, weights)
+    floats_of(path, &bytes, interface, manifest, weights).map_err(|error| match manifest.format_version {
+        format_1::VERSION => error.remedy(format_1::REMEDY),
+        _ => error,
+    })
 }
 
 /// What opening a bundle checks of a graph, for those who have its bytes: `weights` is the length of `weights.bin`, `path` what errors
@@ -116,7 +119,7 @@ fn floats_of(
     if model.encode_to_vec() != bytes {
         return Err(whole("holds a field that no graph of a bundle has".into()));
     }
-    check(&model, interface, manifest.operators, limits, weights)
+    check(&model, interface, manifest, limits, weights)
         .map_err(|(place, problem)| FileError::new(path, problem).at(place))
 }
 
@@ -125,7 +128,7 @@ type Refusal = (String, String);
 fn check(
     model: &ModelProto,
     interface: &GraphInterface,
-    operators: Operators,
+    manifest: &Manifest,
     limits: Limits,
     weights: u64,
 ) -> Result<Vec<Floats>, Refusal> {
@@ -137,7 +140,7 @@ fn check(
         return Err(("ir_version".into(), format!("is {}, expected up to {MAX_IR}", model.ir_version)));
     }
     let domains = check_sets(&model.opset_import).map_err(at("opset_import"))?;
-    if let Some(domain) = domains.iter().find(|domain| operators == Operators::Standard && **domain != ONNX) {
+    if let Some(domain) = domains.iter().find(|domain| manifest.operators == Operators::Standard && **domain != ONNX) {
         return Err(("opset_import".into(), format!("imports \"{domain}\", but the manifest says standard operators")));
     }
     if !model.training_info.is_empty() {
@@ -149,10 +152,10 @@ fn check(
         if !names.insert(function.name.as_str()) {
             return Err((place, "is there twice".into()));
         }
-        check_function(function, limits).map_err(at(&place))?;
+        check_function(function, manifest.format_version, limits).map_err(at(&place))?;
     }
     let Some(graph) = &model.graph else { return Err(("graph".into(), "is missing".into())) };
-    let floats = check_graph(graph, &domains, limits, weights)?;
+    let floats = check_graph(graph, &domains, manifest.format_version, limits, weights)?;
     check_values(&graph.input, &interface.inputs).map_err(at("inputs"))?;
     check_values(&graph.output, &interface.outputs).map_err(at("outputs"))?;
     Ok(floats)
@@ -161,6 +164,7 @@ fn check(
 fn check_graph(
     graph: &GraphProto,
     domains: &BTreeSet<&str>,
+    format: u32,
     limits: Limits,
     weights: u64,
 ) -> Result<Vec<Floats>, Refusal> {
@@ -198,7 +202,7 @@ fn check_graph(
         return Err(("initializers".into(), format!("name {bytes} bytes of {WEIGHTS}, which has {weights}")));
     }
     for node in &graph.node {
-        check_node(node, domains, &[]).map_err(|problem| (place(node), problem))?;
+        check_node(node, format, domains, &[]).map_err(|problem| (place(node), problem))?;
         for output in &node.output {
             once(output, &|| place(node))?;
         }
@@ -232,11 +236,11 @@ fn check_sets(sets: &[OperatorSetIdProto]) -> Result<BTreeSet<&str>, String> {
 }
 
 /// A function is one of ours, and made of others' operators, so that none calls itself.
-fn check_function(function: &FunctionProto, limits: Limits) -> Result<(), String> {
+fn check_function(function: &FunctionProto, format: u32, limits: Limits) -> Result<(), String> {
     if function.domain != MARIONETTE {
         return Err(format!("is of the domain \"{}\", expected \"{MARIONETTE}\"", function.domain));
     }
-    let ours = operators::function(&function.name).ok_or("is none of ours")?;
+    let ours = operators::function(format, &function.name).ok_or("is none of ours")?;
     let attributes: Vec<&str> = function.attribute.iter().map(String::as_str).collect();
     let same = function.input.len() == ours.inputs
         && function.output.len() == ours.outputs
@@ -252,18 +256,18 @@ fn check_function(function: &FunctionProto, limits: Limits) -> Result<(), String
         return Err(format!("has {} nodes", function.node.len()));
     }
     for node in &function.node {
-        check_node(node, &domains, &attributes).map_err(|problem| format!("{}: {problem}", place(node)))?;
+        check_node(node, format, &domains, &attributes).map_err(|problem| format!("{}: {problem}", place(node)))?;
     }
     literals::check(std::iter::empty(), &function.node, limits.elements)
         .map_err(|(node, problem)| format!("{}: {problem}", place(node)))
 }
 
 /// A node's operator and attributes are known; in a function, an attribute may be one of the function's.
-fn check_node(node: &NodeProto, domains: &BTreeSet<&str>, of_function: &[&str]) -> Result<(), String> {
+fn check_node(node: &NodeProto, format: u32, domains: &BTreeSet<&str>, of_function: &[&str]) -> Result<(), String> {
     if !domains.contains(node.domain.as_str()) {
         return Err(format!("is of the domain \"{}\", which is not imported", node.domain));
     }
-    let known = operators::operator(&node.domain, &node.op_type).ok_or("is an operator that no bundle has")?;
+    let known = operators::operator(format, &node.domain, &node.op_type).ok_or("is an operator that no bundle has")?;
     let mut names = BTreeSet::new();
     for attribute in &node.attribute {
         if !names.insert(attribute.name.as_str()) {

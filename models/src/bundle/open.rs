@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use serde::de::IgnoredAny;
 
 use super::manifest::{FileEntry, Manifest};
 use super::{ADAPTERS, FORMAT_VERSION, GRAPHS, MANIFEST, PROBE, SUMS, TOKENIZER, WEIGHTS};
-use super::{audit, weights, writer};
+use super::{audit, format_1, weights, writer};
 use crate::checkpoint;
 use crate::digest;
 use crate::error::{FileError, Result};
@@ -46,8 +47,8 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens and verifies a bundle: the manifest by its digest, the list of files (no extra file but what systems leave in folders), every
-    /// length and SHA-256, that the graphs take and give what the manifest says, hold nothing but the operators of a bundle, no more of
+    /// Opens and verifies a bundle: the manifest by its digest (which one of format 1 need not have), the list of files (no extra file but
+    /// what systems leave in folders), every length and SHA-256, that the graphs take and give what the manifest says, hold nothing but the operators of a bundle, no more of
     /// them than such a model needs, and no external data but `weights.bin`, and that the weights are finite. Links are followed, as in a backup or a hub's cache: what counts is what they lead to. (Only the weights must be beside
     /// the graphs, in the end: ONNX Runtime follows them no further.)
     ///
@@ -125,6 +126,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
     // One of another version may have no digest: that is what there is to say of it then.
     let manifest = Manifest::parse(&path, &bytes)?;
     match sealed {
+        Err(Unsealed::Missing(_)) if manifest.format_version == format_1::VERSION => Ok(manifest),
         Err(Unsealed::Missing(error) | Unsealed::Changed(error)) => Err(unsealed(error)),
         Ok(()) => Ok(manifest),
     }
@@ -135,73 +137,86 @@ fn unsealed(error: FileError) -> FileError {
 }
 
 impl Manifest {
-    /// A manifest from the contents of a `manifest.json`, of this format's version and with possible values; `path` is what errors name.
+    /// A manifest from the contents of a `manifest.json`, of a format that is read and with possible values; `path` is what errors name.
     ///
     /// # Errors
     /// The field that is wrong.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         // Not a whole `Value`: that takes many times the bytes of the text.
         let version: Version = json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
-        let version = match version.format_version {
-            Some(Number::Whole(version)) => Some(version),
-            Some(Number::Other(_)) | None => None,
+        let found = match version.format_version {
+            Some(Number::Whole(version)) => version,
+            Some(Number::Other(_)) | None => {
+                let problem = format!("expected {} or {FORMAT_VERSION}", format_1::VERSION);
+                return Err(FileError::new(path, problem).at("format_version"));
+            }
         };
-        match version {
-            Some(version) if version == u64::from(FORMAT_VERSION) => {}
-            Some(version) if version > u64::from(FORMAT_VERSION) => {
-                let problem = format!("is {version}, this program reads up to {FORMAT_VERSION}");
-                return Err(FileError::new(path, problem).at("format_version").remedy("use a newer marionette"));
+        let read = match u32::try_from(found) {
+            Ok(FORMAT_VERSION) => serde_json::from_slice(bytes),
+            Ok(format_1::VERSION) => serde_json::from_slice::<format_1::Former>(bytes).map(Self::from),
+            _ => {
+                let problem = format!("is {found}, this program reads {} and {FORMAT_VERSION}", format_1::VERSION);
+                let newer = found > u64::from(FORMAT_VERSION);
+                let remedy = if newer { "use a newer marionette" } else { format_1::REMEDY };
+                return Err(FileError::new(path, problem).at("format_version").remedy(remedy));
             }
-            Some(version) => {
-                let problem = format!("is {version}, this program reads {FORMAT_VERSION}");
-                return Err(FileError::new(path, problem).at("format_version").remedy("export the model again"));
-            }
-            None => return Err(FileError::new(path, format!("expected {FORMAT_VERSION}")).at("format_version")),
-        }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| FileError::new(path, error))?;
-        manifest
-            .model
-            .validate()
-            .map_err(|(field, problem)| FileError::new(path, problem).at(format!("model.{field}")))?;
-        manifest
-            .prompt
-            .validate(manifest.model.vocab_size)
+        };
+        let manifest = read.map_err(|error| FileError::new(path, error)).and_then(|manifest: Self| {
+            manifest.check(path)?;
+            Ok(manifest)
+        });
+        manifest.map_err(|error| match found == u64::from(format_1::VERSION) {
+            true => error.remedy(format_1::REMEDY),
+            false => error,
+        })
+    }
+
+    /// Checks that its values are possible.
+    fn check(&self, path: &Path) -> Result<()> {
+        self.model.validate().map_err(|(field, problem)| {
+            // Former manifests name fields as the family's own files do.
+            let former = self.format_version == format_1::VERSION;
+            let field = if former { self.model.family.plug().field(field) } else { field };
+            FileError::new(path, problem).at(format!("model.{field}"))
+        })?;
+        self.prompt
+            .validate(self.model.vocab_size)
             .map_err(|(field, problem)| FileError::new(path, problem).at(field))?;
         let wrong = |place: &str, problem: String| Err(FileError::new(path, problem).at(place));
-        if let Err(problem) = manifest.adapter.check() {
+        if let Err(problem) = self.adapter.check() {
             return wrong("adapter.bottleneck", problem);
         }
-        let tokens = manifest.prompt.tokens().count();
+        let tokens = self.prompt.tokens().count();
         if tokens > MAX_PROMPT {
             return wrong("prompt", format!("has {tokens} tokens, expected at most {MAX_PROMPT}"));
         }
-        if manifest.inner_loop.dialogues_per_step == 0 {
+        if self.inner_loop.dialogues_per_step == 0 {
             return wrong("inner_loop.dialogues_per_step", "is 0, expected at least 1".into());
         }
-        let tensors = params::adapter_table(&manifest.model, &manifest.adapter).len();
-        if let Err(problem) = manifest.inner_loop.learning_rate.per_tensor(tensors) {
+        let tensors = params::adapter_table(&self.model, &self.adapter).len();
+        if let Err(problem) = self.inner_loop.learning_rate.per_tensor(tensors) {
             return wrong("inner_loop.learning_rate", problem);
         }
-        for name in manifest.files.keys() {
+        for name in self.files.keys() {
             if !files::is_plain_name(name) || [MANIFEST, SUMS].contains(&name.as_str()) {
                 return wrong("files", format!("\"{name}\" is no plain file name"));
             }
         }
         for name in GRAPHS.iter().map(|(_, file)| *file).chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
-            if !manifest.files.contains_key(name) {
+            if !self.files.contains_key(name) {
                 return wrong("files", format!("{name} is not listed"));
             }
         }
         for (graph, file) in GRAPHS {
-            match manifest.graphs.get(graph) {
+            match self.graphs.get(graph) {
                 Some(interface) if interface.file == file => {}
                 _ => return wrong("graphs", format!("\"{graph}\" is missing or does not name {file}")),
             }
         }
-        if manifest.graphs.len() != GRAPHS.len() {
-            return wrong("graphs", format!("has {} entries, expected {}", manifest.graphs.len(), GRAPHS.len()));
+        if self.graphs.len() != GRAPHS.len() {
+            return wrong("graphs", format!("has {} entries, expected {}", self.graphs.len(), GRAPHS.len()));
         }
-        Ok(manifest)
+        Ok(())
     }
 }
 
@@ -290,7 +305,7 @@ enum Unsealed {
 /// Checks the manifest against its digest.
 fn verify_manifest(dir: &Path, manifest: &[u8]) -> Result<(), Unsealed> {
     let path = dir.join(SUMS);
-    if fs::symlink_metadata(&path).is_err() {
+    if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
         return Err(Unsealed::Missing(FileError::new(
             &path,
             "is missing: it says whether the manifest is what was written",

@@ -1,6 +1,7 @@
 //! What the graphs of a bundle are made of: every operator, with its attributes, that the exporter writes. Opening a bundle refuses
 //! all others; the exporter's tests hold both sides together.
 
+use super::format_1;
 use crate::onnx::attribute_type::{FLOAT, INT, INTS, STRING, TENSOR};
 
 /// An operator that a graph of ours may hold.
@@ -51,6 +52,7 @@ const fn ours(
 const AXIS: (&str, i32) = ("axis", INT);
 const KEEP: &[(&str, i32)] = &[("keepdims", INT)];
 const HEADS: &[(&str, i32)] = &[("num_heads", INT), ("kv_num_heads", INT)];
+const QUERY_HEADS: &[(&str, i32)] = &[("num_heads", INT)];
 const BLOCK: &[(&str, i32)] = &[("block_size", INT)];
 const FEW_ROWS: &[(&str, i32)] = &[("K", INT), ("N", INT), ("bits", INT), ("block_size", INT)];
 
@@ -133,13 +135,23 @@ pub const FUNCTIONS: [Function; 22] = [
     ours("TargetLogProbGradient", [4, 1], &[]),
 ];
 
-/// The operator of this name, where it is one of these.
-pub fn operator(domain: &str, name: &str) -> Option<Operator> {
-    let all = OPERATORS.into_iter().chain(FUNCTIONS.into_iter().map(|function| function.operator));
-    all.into_iter().find(|operator| operator.domain == domain && operator.name == name)
+/// Those of format 1 that were others: heads of keys and values were as many as those of queries.
+const FORMER: [Function; 3] = [
+    ours("BranchedAttention", [2, 2], QUERY_HEADS),
+    ours("CausalAttention", [1, 2], QUERY_HEADS),
+    ours("CausalAttentionGradient", [4, 1], QUERY_HEADS),
+];
+
+/// The operator of this name in a bundle of this format, where it is one of these.
+pub fn operator(format: u32, domain: &str, name: &str) -> Option<Operator> {
+    match domain == MARIONETTE {
+        true => function(format, name).map(|function| function.operator),
+        false => OPERATORS.into_iter().find(|operator| operator.domain == domain && operator.name == name),
+    }
 }
 
-/// The function of this name, where it is one of ours.
-pub fn function(name: &str) -> Option<Function> {
-    FUNCTIONS.into_iter().find(|function| function.operator.name == name)
+/// The function of this name in a bundle of this format, where it is one of ours.
+pub fn function(format: u32, name: &str) -> Option<Function> {
+    let former = FORMER.into_iter().filter(|_| format == format_1::VERSION);
+    former.chain(FUNCTIONS).find(|function| function.operator.name == name)
 }

@@ -46,10 +46,9 @@ impl Operator for Attention {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {
-        let number = |name: &str| {
-            context.get::<i64>(name).ok_or_else(|| ort::Error::new(format!("the attribute {name} is missing")))
-        };
-        let counts = HeadCounts::new(number("num_heads")?, number("kv_num_heads")?)?;
+        let queries = context.get("num_heads").ok_or_else(|| ort::Error::new("the attribute num_heads is missing"))?;
+        // Bundles of format 1 had one number for all.
+        let counts = HeadCounts::new(queries, context.get("kv_num_heads").unwrap_or(queries))?;
         Ok(AttentionKernel { operator: *self, counts })
     }
 }
