@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use marionette_dialogues::Ranking;
 use marionette_models::ModelConfig;
 use marionette_models::checkpoint::read_base;
+use marionette_models::safetensors_file::FileMetadata;
 use marionette_models::{params, safetensors_file};
 use marionette_trainer::decoder::{Cache, Decoder, Layout, Parts};
 use marionette_trainer::inner;
@@ -47,6 +49,37 @@ fn logits_are_those_of_transformers() {
         let error = worst(&logits.reshape([2, 40, 96]), &expected);
         println!("{family}: worst absolute error of the logits against transformers {error:.2e}");
         assert!(error <= 1e-4, "{family}: {error}");
+        if family != "gpt2" {
+            assert_eq!(base.config.n_head, 3 * base.config.n_kv_head);
+        }
+    }
+}
+
+#[test]
+fn a_llama_in_shards_is_the_same_tensors() {
+    for family in ["llama", "llama-untied"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(family);
+        let apart = tempfile::tempdir().unwrap();
+        std::fs::copy(folder.join("config.json"), apart.path().join("config.json")).unwrap();
+        let (raw, _) = safetensors_file::read(&folder.join("model.safetensors")).unwrap();
+        // Every second tensor, so that those that are stored apart and used as one, a layer's queries, keys and values and its gate and
+        // up-projection, come out of both.
+        let mut shards = [BTreeMap::new(), BTreeMap::new()];
+        let mut map = serde_json::Map::new();
+        let name = |shard: usize| format!("model-0000{}-of-00002.safetensors", shard + 1);
+        for (index, (tensor, values)) in raw.into_iter().enumerate() {
+            map.insert(tensor.clone(), name(index % 2).into());
+            shards[index % 2].insert(tensor, values);
+        }
+        let of = |part: &str| &map[&format!("model.layers.0.{part}.weight")];
+        assert_ne!(of("self_attn.k_proj"), of("self_attn.v_proj"));
+        assert_ne!(of("mlp.gate_proj"), of("mlp.up_proj"));
+        for (shard, tensors) in shards.iter().enumerate() {
+            safetensors_file::write(&apart.path().join(name(shard)), tensors, FileMetadata::HuggingFace).unwrap();
+        }
+        let index = serde_json::json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+        std::fs::write(apart.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+        assert!(read_base(apart.path()).unwrap() == read_base(&folder).unwrap(), "{family}");
     }
 }
 

@@ -292,10 +292,10 @@ mod tests {
         for (name, expected) in expected {
             let (found, expected) = (file.read(&name).unwrap(), expected.to_f32().unwrap());
             assert_eq!(found.shape, expected.shape, "{name}");
-            // Products of a scale and an integer, rounded once or twice.
-            let worst = found.values.iter().zip(&expected.values).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
-            let largest = expected.values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-            assert!(worst <= 1e-6 * largest, "{name}: {worst}, largest {largest}");
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            let differ = found.values.iter().zip(&expected.values).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            println!("{name}: {differ} of {} values differ", expected.values.len());
+            assert_eq!(bits(&found.values), bits(&expected.values), "{name}");
         }
     }
 
