@@ -27,12 +27,17 @@ pub struct Imported {
 }
 
 /// Writes the folder `out`, which must be new: all of it, or nothing. Values become f32, which holds each of them exactly as the file's
-/// blocks give it.
+/// blocks give it. The model's context is the file's, or a shorter one.
 ///
 /// # Errors
-/// The file is no GGUF file, is cut or says what cannot be; its architecture or tokenizer is not supported; `out` exists; writing fails
+/// The file is no GGUF file, is cut or says what cannot be; its context is shorter than `context`; its architecture or tokenizer is not supported; `out` exists; writing fails
 /// or is interrupted.
-pub fn import(gguf: &Path, out: &Path, interrupted: &AtomicBool) -> Result<Imported, ExportError> {
+pub fn import(
+    gguf: &Path,
+    out: &Path,
+    context: Option<usize>,
+    interrupted: &AtomicBool,
+) -> Result<Imported, ExportError> {
     if out.exists() {
         return Err(FileError::new(out, "is there already")
             .remedy("give --out another folder, or remove this one")
@@ -45,7 +50,15 @@ pub fn import(gguf: &Path, out: &Path, interrupted: &AtomicBool) -> Result<Impor
         let problem = format!("is {architecture}, expected llama: others are not supported");
         return Err(fields.refuse("general.architecture", &problem).into());
     }
-    let config = llama::config(&fields)?;
+    let mut config = llama::config(&fields)?;
+    if let Some(context) = context {
+        if context > config.n_positions {
+            let problem =
+                format!("--context is {context}, expected 1 to {}, the model's own context", config.n_positions);
+            return Err(ExportError::Usage(problem));
+        }
+        config.n_positions = context;
+    }
     config.validate().map_err(|(field, problem)| fields.refuse(field, &problem))?;
     let [tokenizer, tokenizer_config] = tokenizer::files(&fields)?;
     let mut found = Tensors::new();

@@ -9,7 +9,7 @@ use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, 
 use marionette_models::AdapterConfig;
 use marionette_models::bundle::{Operators, Precision};
 use marionette_models::interrupt::{self, Work};
-use marionette_models::options::whole;
+use marionette_models::options::{MOST_TOKENS, whole};
 use marionette_models::terminal;
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
@@ -31,6 +31,9 @@ enum Command {
         /// The folder to make
         #[arg(long)]
         out: PathBuf,
+        /// Shorten the model's context to so many tokens [default: the file's own]
+        #[arg(long, value_name = "TOKENS", value_parser = whole::<1, MOST_TOKENS>, allow_negative_numbers = true)]
+        context: Option<usize>,
     },
 }
 
@@ -50,6 +53,9 @@ struct BundleArgs {
     /// Where a run's base model lies by now; the same one as ever
     #[arg(long)]
     base: Option<PathBuf>,
+    /// Shorten the model's context to so many tokens: the cache of keys and values takes as much less [default: the model's own]
+    #[arg(long, value_name = "TOKENS", value_parser = whole::<1, MOST_TOKENS>, allow_negative_numbers = true)]
+    context: Option<usize>,
     #[arg(long, value_parser = whole::<1, { AdapterConfig::MOST_BOTTLENECK }>, allow_negative_numbers = true, help = format!("Width of fresh adapters, for a model folder or a run that learned none [default: {}]",
         AdapterConfig::default().bottleneck))]
     bottleneck: Option<usize>,
@@ -116,8 +122,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
     interrupt::take_over(None).context("SIGINT cannot be handled")?;
     let _work = Work::begin();
     match (&args.command, &args.bundle) {
-        (Some(Command::Import { gguf, out }), _) => {
-            let imported = import(gguf, out, interrupt::flag())?;
+        (Some(Command::Import { gguf, out, context }), _) => {
+            let imported = import(gguf, out, *context, interrupt::flag())?;
             let line = format!("{}: {}, {} parameters", out.display(), imported.config.family, imported.parameters);
             printed(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{line}\n")))
         }
@@ -129,7 +135,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
     let fresh = FreshAdapters { bottleneck: args.bottleneck, seed: args.seed };
-    let source = Source::read(&args.source, fresh, args.base.as_deref())?;
+    let mut source = Source::read(&args.source, fresh, args.base.as_deref())?;
+    if let Some(context) = args.context {
+        source = source.with_context(context)?;
+    }
     for note in source.base.notes.iter().chain(&source.hint) {
         say(format_args!("{note}"));
     }

@@ -50,6 +50,8 @@ pub struct Source {
     pub prompt: PromptForm,
     /// What the trainer computed on a small batch: the file, checked to fit the model.
     pub probe: Option<Vec<u8>>,
+    /// The tokens of its rows.
+    probe_length: Option<usize>,
     /// The personas that the run was validated on, or why there are none.
     pub validation: Result<Vec<Task>, String>,
     /// What whoever exports it should know.
@@ -128,14 +130,34 @@ impl Source {
             .per_tensor(tensors)
             .map_err(|problem| FileError::new(&checkpoint.join(run::INNER_LOOP), problem).at("learning_rate"))?;
         let recorded = path.join(run::PROBE);
-        let probe = match recorded.exists() {
+        let (probe, probe_length) = match recorded.exists() {
             true => {
-                Probe::read(&recorded, config, &model.adapter)?;
-                Some(files::read_limited(&recorded, MOST_PROBE)?)
+                let length = Probe::read(&recorded, config, &model.adapter)?.length;
+                (Some(files::read_limited(&recorded, MOST_PROBE)?), Some(length))
             }
-            false => None,
+            false => (None, None),
         };
-        Ok(Self { adapter: model.adapter, adapters, adapters_metadata, inner_loop, probe, ..self })
+        Ok(Self { adapter: model.adapter, adapters, adapters_metadata, inner_loop, probe, probe_length, ..self })
+    }
+
+    /// The same with a context of so many tokens, for a device with little room for the cache of keys and values. Its base keeps its
+    /// digest, and personas fit it as before.
+    ///
+    /// # Errors
+    /// The model's own context is shorter; what the run recorded, or what stands around two utterances, is longer.
+    pub fn with_context(mut self, context: usize) -> Result<Self, ExportError> {
+        self.base =
+            self.base.with_context(context).map_err(|problem| ExportError::Usage(format!("--context {problem}")))?;
+        let (config, refuse) =
+            (&self.base.config, |problem: String| ExportError::Usage(format!("--context is {context}, {problem}")));
+        if let Some(length) = self.probe_length.filter(|&length| length > context) {
+            return Err(refuse(format!(
+                "but the run recorded what it computed of {length} tokens: give as many at least"
+            )));
+        }
+        Encoder::new(self.tokenizer.clone(), self.prompt.clone(), config.n_positions, config.vocab_size)
+            .map_err(|error| refuse(format!("which is too little: {error}")))?;
+        Ok(self)
     }
 
     fn of_model(path: &Path, fresh: FreshAdapters) -> Result<Self, ExportError> {
@@ -167,6 +189,7 @@ impl Source {
             tokenizer: encoder.tokenizer().clone(),
             prompt: encoder.form().clone(),
             probe: None,
+            probe_length: None,
             validation: Err("a model folder names no validation dialogues".into()),
             hint: None,
         })

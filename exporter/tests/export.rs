@@ -134,6 +134,26 @@ fn a_model_folder_becomes_a_bundle_with_fresh_adapters() {
 }
 
 #[test]
+fn the_context_can_be_shortened() {
+    let scratch = Scratch::new();
+    succeeds(&scratch.export("model", "whole", &["--bottleneck", "4"]));
+    succeeds(&scratch.export("model", "short", &["--bottleneck", "4", "--context", "10"]));
+    let [whole, short] = ["whole", "short"].map(|name| Bundle::open(&scratch.path(name)).unwrap());
+    assert_eq!((whole.manifest().model.n_positions, short.manifest().model.n_positions), (16, 10));
+    // Personas of one are personas of the other.
+    assert_eq!(whole.manifest().base_sha256, short.manifest().base_sha256);
+    // The positions from the eleventh on are gone, and nothing else.
+    let mut expected = filled(params::base_table(&config()));
+    let positions = expected.get_mut(params::names::WPE).unwrap();
+    *positions = HostTensor { shape: vec![10, 16], values: positions.values[..160].to_vec() };
+    weights_are(&scratch.path("short"), &expected);
+    for (context, part) in [("17", "--context is 17, expected 1 to 16"), ("1", "--context is 1, which is too little")] {
+        let error = scratch.refused("model", &["--context", context], 2);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn a_run_becomes_a_bundle_with_its_best_adapters_and_inner_loop() {
     let scratch = Scratch::new();
     succeeds(&scratch.export("run", "bundle", &[]));

@@ -299,7 +299,7 @@ pub fn gguf_seeds() -> Vec<Vec<u8>> {
 /// A GGUF file, imported.
 pub fn gguf(data: &[u8]) {
     let out = folder().join(format!("{:?}-imported", std::thread::current().id()));
-    if refused(import(&file("model.gguf", data), &out, &AtomicBool::new(false))).is_some() {
+    if refused(import(&file("model.gguf", data), &out, None, &AtomicBool::new(false))).is_some() {
         fs::remove_dir_all(out).expect("it was just made");
     }
 }

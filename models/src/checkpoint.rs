@@ -31,6 +31,28 @@ pub struct Base {
     pub notes: Vec<String>,
 }
 
+impl Base {
+    /// The same model with a shorter context: it computes the same for sequences that fit. Learned positions beyond it are gone.
+    ///
+    /// # Errors
+    /// The model's context is shorter than that.
+    pub fn with_context(mut self, context: usize) -> Result<Self, String> {
+        let whole = self.config.n_positions;
+        if !(1..=whole).contains(&context) {
+            return Err(format!("is {context}, expected 1 to {whole}, the model's own context"));
+        }
+        self.config.n_positions = context;
+        for spec in params::base_table(&self.config) {
+            if let Some(tensor) = self.tensors.get_mut(&spec.name).filter(|tensor| tensor.shape != spec.shape) {
+                // The embedding of positions, a row each.
+                tensor.values.truncate(spec.len());
+                tensor.shape = spec.shape;
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// The type in which a model's weights are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
