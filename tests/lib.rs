@@ -32,6 +32,16 @@ pub fn shared(file: &str) -> Option<PathBuf> {
     None
 }
 
+/// The GGUF file of SmolLM2-135M-Instruct; a test that wants it is skipped, with a message, where it was not fetched, in CI too.
+pub fn smollm2() -> Option<PathBuf> {
+    let path = root().join(".deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is missing: scripts/smollm2.sh fetches it", path.display());
+    None
+}
+
 /// Copies the files of a folder.
 #[allow(clippy::expect_used)]
 pub fn copy(from: &Path, to: &Path) {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // What fails here fails a test.
 
 mod precision;
+mod smollm2;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
