@@ -80,7 +80,7 @@ impl Imported {
             return Some(imported);
         }
         let imported = Arc::new(Self(Scratch::new()));
-        import(&gguf, &imported.folder(), &AtomicBool::new(false)).unwrap();
+        import(&gguf, &imported.folder(), None, &AtomicBool::new(false)).unwrap();
         *shared = Arc::downgrade(&imported);
         Some(imported)
     }
