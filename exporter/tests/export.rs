@@ -166,6 +166,26 @@ fn a_run_becomes_a_bundle_with_its_best_adapters_and_inner_loop() {
     assert!(bundle.probe().unwrap().is_none());
 }
 
+/// Those of before `state.json` said what a checkpoint was made with: `config.toml` has it all.
+#[test]
+fn a_run_of_a_former_version_is_exported() {
+    let scratch = Scratch::new();
+    let more = "[data]\ntrain = [\"train.txt\"]\nvalid = []\nhold_out = 0.2\ntest_part = 0.0\nsha256 = [\"00\"]\n\
+                support_dialogues = 2\n[outer]\ngradient = \"maml\"\nlearning_rate = 0.001\ninner_rate = \"fixed\"\n";
+    let path = scratch.path("run/config.toml");
+    let config = fs::read_to_string(&path).unwrap();
+    fs::write(&path, config + more).unwrap();
+    let state = r#"{"iteration": 30, "tokens": 9, "seconds": 1.5, "waited": 0, "best_iteration": 30, "metrics_bytes": 7,
+        "finished": true, "optimiser_steps": 30, "rates": [0.07]}"#;
+    fs::write(scratch.path("run/checkpoints/step-30/state.json"), state).unwrap();
+    succeeds(&scratch.export("run", "bundle", &[]));
+    let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
+    let expected = filled(params::adapter_table(&self::config(), &AdapterConfig { bottleneck: 4 }));
+    assert_eq!(bundle.adapters().unwrap(), expected);
+    assert_eq!(bundle.manifest().inner_loop.learning_rate, LearningRate::Shared(0.07));
+    assert!(bundle.manifest().persona_text);
+}
+
 #[test]
 fn a_run_that_learned_the_base_is_exported_with_it_and_fresh_adapters() {
     let scratch = Scratch::new();
