@@ -1,6 +1,7 @@
 # Set-up happens by itself: each target fetches and builds what it misses, a second run fetches nothing.
 #
-#   make demo    meta-train, export, adapt to a persona, chat     (build/, then at most 4 minutes)
+#   make demo    meta-train, export, adapt to a persona, chat (after the build at most 4 minutes; with MODEL=smollm2, a model that
+#                speaks English, at most 10)
 #   make test    every test
 #   make build   the three binaries in target/release
 #   make check   format, lints, licences, documentation
@@ -22,7 +23,7 @@ build: deps
 	cargo build --release --locked --workspace --bins
 
 demo: build
-	@scripts/demo.sh
+	@scripts/demo.sh $(MODEL)
 
 test: deps
 	cargo build --locked --workspace --bins

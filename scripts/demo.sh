@@ -1,36 +1,67 @@
 #!/usr/bin/env bash
 # The main job, from dialogues to a persona that answers: meta-train, export, check, adapt, measure, talk.
+#
+#   scripts/demo.sh [tiny]      the bundled GPT-2, and invented personas of few words
+#   scripts/demo.sh smollm2     SmolLM2-135M-Instruct, which speaks English, and a person
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=target/release
-data=models/tiny/dialogues
-out=demo
-shots=5
+model=${1:-tiny}
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-# dialogues FIRST LAST: so many dialogues of the test file, which is in the order of its personas.
-dialogues() { awk -v first="$1" -v last="$2" '/^1 / { n++ } n >= first && n <= last' "$data/test.txt"; }
+# dialogues FILE FIRST LAST: so many dialogues of a file in ConvAI2's format.
+dialogues() { awk -v first="$2" -v last="$3" '/^1 / { n++ } n >= first && n <= last' "$1"; }
 
+out=demo base=models/tiny train=models/tiny/dialogues/train.txt shots=5
+training=(--valid models/tiny/dialogues/valid.txt --iterations 60 --validate-every 10 --meta-batch 4 --support-dialogues "$shots")
+adapting=()
+who=models/tiny/dialogues/test.txt
+case $model in
+tiny) ;;
+smollm2)
+    out=demo-smollm2 base=demo-smollm2/model
+    # First order, a few minutes: what 135 million parameters allow on two cores.
+    training=(--meta fomaml --inner-lr 0.06 --outer-lr 0.0005 --iterations 12 --validate-every 6 --validation-personas 3
+        --meta-batch 4 --support-dialogues 3 --query-dialogues 1)
+    adapting=(--epochs 4)
+    who=models/people/maud.txt
+    ;;
+*)
+    printf 'demo: there is no demo of %s: tiny, smollm2\n' "$model" >&2
+    exit 2
+    ;;
+esac
 rm -rf "$out"
 mkdir -p "$out"
 start=$SECONDS
 
-step "1. Meta-training: 80 personas teach the adapters how to learn one from a few dialogues"
-"$bin/marionette-train" run --base models/tiny --data "$data/train.txt" --valid "$data/valid.txt" --out "$out/run" \
-    --iterations 60 --validate-every 10 --meta-batch 4 --support-dialogues "$shots"
+if [ "$model" = smollm2 ]; then
+    step "0. SmolLM2-135M-Instruct, out of a GGUF file"
+    scripts/smollm2.sh
+    "$bin/marionette-export" import .deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --context 2048 --out "$base"
+    real=../shared/data/convai2/dialogues.txt
+    if [ -e "$real" ]; then
+        # Real people: who is held out is not trained on.
+        cargo run --quiet --release --locked -p marionette-dialogues --example split -- --data "$real" --hold-out 0.1 --out "$out/data"
+        train=$out/data/rest.txt who=$out/data/held-out/1.txt
+    fi
+fi
+
+step "1. Meta-training: many personas teach the adapters how to learn one from a few dialogues"
+"$bin/marionette-train" run --base "$base" --data "$train" --out "$out/run" "${training[@]}"
 
 step "2. Export to ONNX, and the parity check: does ONNX Runtime compute here what libtorch did?"
 "$bin/marionette-export" "$out/run" --out "$out/bundle"
 "$bin/marionette" inspect "$out/bundle" --check
 
 step "3. Adapting to a persona that no training saw, with $shots of its dialogues"
-dialogues 1 "$shots" >"$out/persona.txt"
-dialogues $((shots + 1)) 8 >"$out/persona-other.txt"
+dialogues "$who" 1 "$shots" >"$out/persona.txt"
+dialogues "$who" $((shots + 1)) 8 >"$out/persona-other.txt"
 head -n 40 "$out/persona.txt" | sed -n 's/^[0-9]* your persona: /   who it is: /p' | sort -u
 printf '   (these sentences are for you: it only sees the dialogues)\n'
-"$bin/marionette" adapt "$out/bundle" --home "$out/home" --persona demo --dialogues "$out/persona.txt"
+"$bin/marionette" adapt "$out/bundle" --home "$out/home" --persona demo --dialogues "$out/persona.txt" "${adapting[@]}"
 
-step "4. Its $((8 - shots)) other dialogues, before and after"
+step "4. Its $(grep -c '^1 ' "$out/persona-other.txt") other dialogues, before and after"
 printf 'before\n'
 "$bin/marionette" evaluate "$out/bundle" --dialogues "$out/persona-other.txt" --shots 0 2>/dev/null
 printf 'after\n'
