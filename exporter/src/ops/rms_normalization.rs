@@ -83,7 +83,14 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::RmsNormalization;
-    use crate::testing::{check_body, float, refused};
+    use crate::testing::{check_body, check_gradient_by, float, refused};
+
+    #[test]
+    fn gradient_is_that_of_central_differences() {
+        for shape in [&[6][..], &[3, 6]] {
+            check_gradient_by(RmsNormalization { epsilon: 1e-5 }, &[float(shape), float(&[6])], &[0], 1);
+        }
+    }
 
     #[test]
     fn the_body_is_what_the_operator_is() {

@@ -122,16 +122,8 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use rand::SeedableRng as _;
-    use rand_chacha::ChaCha8Rng;
-
     use super::Rotary;
-    use crate::autodiff::gradients;
-    use crate::graph::Graph;
-    use crate::shape::TensorType;
-    use crate::testing::{TOLERANCE, check_body, evaluate, float, random, refused, worst_error};
+    use crate::testing::{check_body, check_gradient_by, float, refused};
 
     #[test]
     fn the_body_is_what_the_operator_is() {
@@ -143,27 +135,9 @@ mod tests {
 
     #[test]
     fn gradient_is_that_of_central_differences() {
-        let (graph, mut rng) = (&mut Graph::new(), ChaCha8Rng::seed_from_u64(2));
-        let start = random(&[2, 3, 12], &mut rng);
-        let mut feeds =
-            BTreeMap::from([("x".to_owned(), start.clone()), ("w".to_owned(), random(&[2, 3, 12], &mut rng))]);
-        let whole = TensorType::f32([2.into(), 3.into(), 12.into()]);
-        let (x, w) = (graph.input("x", whole.clone()), graph.input("w", whole));
-        let angles = ["cos", "sin"].map(|name| {
-            feeds.insert(name.to_owned(), random(&[3, 2], &mut rng));
-            graph.weight(name, TensorType::f32([3.into(), 2.into()]))
-        });
-        let y = graph.rotary(x, 2, angles).unwrap();
-        let product = graph.mul(y, w).unwrap();
-        let loss = graph.reduce_sum(product, &[0, 1, 2], false).unwrap();
-        let gradient = gradients(graph, loss, &[x]).unwrap();
-        let found = evaluate(graph, &feeds, &gradient).remove(0);
-        let worst = worst_error(&start, &found, |at| {
-            let mut feeds = feeds.clone();
-            feeds.insert("x".to_owned(), at.clone());
-            evaluate(graph, &feeds, &[loss])[0].sum()
-        });
-        assert!(worst <= TOLERANCE, "{worst:e}");
+        for angles in [&[3, 2][..], &[2, 3, 2]] {
+            check_gradient_by(Rotary { turned: 2 }, &[float(&[2, 3, 12]), float(angles), float(angles)], &[0], 1);
+        }
     }
 
     #[test]
