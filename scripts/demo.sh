@@ -21,7 +21,7 @@ tiny) ;;
 smollm2)
     out=demo-smollm2 base=demo-smollm2/model
     # First order, a few minutes: what 135 million parameters allow on two cores.
-    training=(--meta fomaml --inner-lr 0.06 --outer-lr 0.0005 --iterations 12 --validate-every 6 --validation-personas 3
+    training=(--meta fomaml --inner-lr 0.03 --outer-lr 0.0005 --iterations 6 --validate-every 6 --validation-personas 2
         --meta-batch 4 --support-dialogues 3 --query-dialogues 1)
     adapting=(--epochs 4)
     who=models/people/maud.txt
