@@ -13,12 +13,14 @@ use crate::engine::{Engine, Scored};
 use crate::error::{Error, Result};
 use crate::generate::LanguageModel;
 
-/// The most that a value may differ from libtorch's in f32. What rounding the weights does to a model is no fault of the device; it
+/// The most that a value may differ from libtorch's in f32. Both sides round, and five steps through 30 blocks add up to more than one
+/// pass: the adapters of SmolLM2 were off by 1.7e-4 of a tensor's largest value, those of six blocks by 1.9e-6. What rounding the weights does to a model is no fault of the device; it
 /// still shows a broken one, whose errors are of the order of the values: relative ones of 1, and logits off by 10. With the bundled
 /// model adapters are off by 0.14 and 0.16 of their largest value (int8, int4), logits and log-probabilities by up to 0.34 and 1.3.
 pub fn tolerance(precision: Precision, relative: bool) -> f64 {
     match (precision, relative) {
-        (Precision::Fp32, _) => 1e-4,
+        (Precision::Fp32, false) => 1e-4,
+        (Precision::Fp32, true) => 1e-3,
         (Precision::Fp16, _) => 1e-2,
         (Precision::Int8, true) => 0.3,
         (Precision::Int4, true) => 0.5,
