@@ -14,7 +14,7 @@ dialogues() { awk -v first="$2" -v last="$3" '/^1 / { n++ } n >= first && n <= l
 
 out=demo base=models/tiny train=models/tiny/dialogues/train.txt shots=5
 training=(--valid models/tiny/dialogues/valid.txt --iterations 60 --validate-every 10 --meta-batch 4 --support-dialogues "$shots")
-adapting=()
+adapting=() talking=()
 who=models/tiny/dialogues/test.txt
 case $model in
 tiny) ;;
@@ -23,7 +23,8 @@ smollm2)
     # First order, a few minutes: what 135 million parameters allow on two cores.
     training=(--meta fomaml --inner-lr 0.03 --outer-lr 0.0005 --iterations 6 --validate-every 6 --validation-personas 2
         --meta-batch 4 --support-dialogues 3 --query-dialogues 1)
-    adapting=(--epochs 4)
+    # So small a model repeats itself, greedy or not, unless it is told.
+    adapting=(--epochs 2) talking=(--repetition-penalty 1.2 --max-tokens 48)
     who=models/people/maud.txt
     ;;
 *)
@@ -70,11 +71,11 @@ printf 'after\n'
 step "5. Three replies side by side: the second question of each of these dialogues"
 prompts=$(awk -F '\t' '/^1 / { exchange = 0 } NF > 1 && ++exchange == 2 { sub(/^[0-9]+ /, "", $1); print $1 "\t" $2 }' \
     "$out/persona-other.txt" | head -n 3)
-reply() { "$bin/marionette" generate "$out/bundle" --home "$out/home" --temperature 0 --prompt "$@" 2>/dev/null; }
+reply() { "$bin/marionette" generate "$out/bundle" --home "$out/home" --temperature 0 "${talking[@]}" --prompt "$@" 2>/dev/null; }
 while IFS=$'\t' read -r question own; do
     printf '\n   they say   %s\n   before     %s\n   after      %s\n   its own    %s\n' "$question" \
         "$(reply "$question")" "$(reply "$question" --persona demo)" "$own"
 done <<<"$prompts"
 
 step "Done in $((SECONDS - start)) s. To talk with it:"
-printf '   %s chat %s --home %s --persona demo\n' "$bin/marionette" "$out/bundle" "$out/home"
+printf '   %s\n' "$bin/marionette chat $out/bundle --home $out/home --persona demo ${talking[*]}"
