@@ -52,12 +52,7 @@ pub fn import(
     }
     let mut config = llama::config(&fields)?;
     if let Some(context) = context {
-        if context > config.n_positions {
-            let problem =
-                format!("--context is {context}, expected 1 to {}, the model's own context", config.n_positions);
-            return Err(ExportError::Usage(problem));
-        }
-        config.n_positions = context;
+        config.shorten(context).map_err(|problem| ExportError::Usage(format!("--context {problem}")))?;
     }
     config.validate().map_err(|(field, problem)| fields.refuse(field, &problem))?;
     let [tokenizer, tokenizer_config] = tokenizer::files(&fields)?;

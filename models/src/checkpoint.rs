@@ -37,11 +37,7 @@ impl Base {
     /// # Errors
     /// The model's context is shorter than that.
     pub fn with_context(mut self, context: usize) -> Result<Self, String> {
-        let whole = self.config.n_positions;
-        if !(1..=whole).contains(&context) {
-            return Err(format!("is {context}, expected 1 to {whole}, the model's own context"));
-        }
-        self.config.n_positions = context;
+        self.config.shorten(context)?;
         for spec in params::base_table(&self.config) {
             if let Some(tensor) = self.tensors.get_mut(&spec.name).filter(|tensor| tensor.shape != spec.shape) {
                 // The embedding of positions, a row each.

@@ -104,6 +104,19 @@ impl ModelConfig {
         (self.n_head + 2 * self.n_kv_head) * self.head_dim
     }
 
+    /// Shortens the context to so many tokens.
+    ///
+    /// # Errors
+    /// It is shorter already.
+    pub fn shorten(&mut self, context: usize) -> Result<(), String> {
+        let whole = self.n_positions;
+        if !(1..=whole).contains(&context) {
+            return Err(format!("is {context}, expected 1 to {whole}, the model's own context"));
+        }
+        self.n_positions = context;
+        Ok(())
+    }
+
     /// Reads the `config.json` of a Hugging Face model folder.
     ///
     /// # Errors
