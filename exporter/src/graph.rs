@@ -134,6 +134,11 @@ impl Graph {
         self.constant(DataType::F32, &[], value.to_le_bytes().to_vec())
     }
 
+    /// Numbers of f32, as many as the shape has.
+    pub fn floats(&mut self, shape: &[usize], values: &[f32]) -> Value {
+        self.constant(DataType::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
     /// A scalar of i64.
     pub fn integer(&mut self, value: i64) -> Value {
         self.constant(DataType::I64, &[], value.to_le_bytes().to_vec())

@@ -148,6 +148,12 @@ fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
         let (precision, operators) = (exported.manifest.precision, exported.manifest.operators);
         let report = report::measure(&source, precision, operators, &args.out, interrupt::flag())?;
         printed(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{report}")))?;
+        if report.gradient.is_low() {
+            say(format_args!(
+                "warning: the adapters' gradient is far from fp32's, so that adapting may not teach this bundle a persona: \
+                 choose a higher --precision"
+            ));
+        }
     }
     Ok(())
 }

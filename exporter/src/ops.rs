@@ -12,6 +12,7 @@ mod elementwise;
 mod reduction;
 mod sizes;
 
+mod abs;
 mod add;
 mod add_product;
 mod and;
@@ -42,6 +43,7 @@ mod log;
 mod mat_mul;
 mod mat_mul_integer;
 mod mat_mul_n_bits;
+mod max_pool;
 mod mul;
 mod non_zero;
 mod or;

@@ -14,6 +14,7 @@ use ndarray::{ArrayD, IxDyn, arr0};
 
 use crate::array::{Array, decode};
 use crate::error::{ExportError, GraphError};
+use crate::graph::Graph;
 use crate::graphs;
 use crate::interpreter::Interpreter;
 use crate::onnx::bytes;
@@ -28,6 +29,8 @@ const STEPS: usize = 10;
 const MOST_MULTIPLICATIONS: usize = 30_000_000_000;
 /// The most tokens of dialogues.
 const MOST_TOKENS: usize = 4096;
+/// At this cosine a step's part across the way is half of that along it.
+const LEAST_COSINE: f64 = 0.9;
 /// As many tokens as are read where there are no dialogues.
 const TOKENS_WITHOUT_DIALOGUES: usize = 64;
 
@@ -38,6 +41,8 @@ pub struct Report {
     pub precision: Precision,
     /// Over all tokens before a target of the validation dialogues read, or over a fixed row of tokens.
     pub logits: Logits,
+    /// The adapters' gradient after a first step, on the shortest of the same dialogues or on the row.
+    pub gradient: Cosines,
     /// What takes dialogues, or why it was not measured.
     pub dialogues: Result<OnDialogues, String>,
 }
@@ -68,11 +73,32 @@ pub struct OnDialogues {
     pub loss_after: [f64; 2],
 }
 
+/// Cosines of the angles between gradients of all adapters at the same place: in this precision, and in f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cosines {
+    /// f32 with the model's own weights.
+    pub own: f64,
+    /// f32 with the same rounded weights: what rounding the other side of each product costs.
+    pub same_weights: f64,
+}
+
+impl Cosines {
+    /// Whether adaptation cannot be relied on: steps lose more of their way than they keep of it.
+    pub fn is_low(self) -> bool {
+        !(self.own >= LEAST_COSINE && self.same_weights >= LEAST_COSINE)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Logits { worst, largest, rows } = self.logits;
         writeln!(f, "what {} costs, beside fp32:", self.precision)?;
         writeln!(f, "  worst logit difference {worst:.3} of logits up to {largest:.1}, after {rows} tokens")?;
+        let Cosines { own, same_weights } = self.gradient;
+        writeln!(
+            f,
+            "  gradient of the adapters: cosine {own:.4} to fp32's, {same_weights:.4} to fp32's of the same rounded weights"
+        )?;
         match &self.dialogues {
             Err(reason) => writeln!(f, "  perplexity and adaptation are not measured: {reason}"),
             Ok(on) => {
@@ -105,34 +131,64 @@ pub fn measure(
         Ok(sequences) => sequences.clone(),
         Err(_) => vec![fixed(source)],
     };
-    let shortest = rows.iter().min_by_key(|sequence| sequence.ids.len()).filter(|_| encoded.is_ok());
-    let exact = Weights::new(&source.base.config, Precision::Fp32, operators)?;
-    let expected = Measured::of(source, &exact, &rows, shortest, interrupted, |part, _| exact_values(source, part))?;
-    let stored = Weights::new(&source.base.config, precision, operators)?;
+    let (config, adapter) = (&source.base.config, &source.adapter);
+    let exact = Weights::new(config, Precision::Fp32, operators)?;
+    let mut exact_values = |part: &str, _: &TensorType| exact_values(source, part);
+    let stored = Weights::new(config, precision, operators)?;
     let path = bundle.join(WEIGHTS);
     let mut file = files::open_regular(&path)?;
-    let found = Measured::of(source, &stored, &rows, shortest, interrupted, |part, tensor| {
+    let mut stored_values = |part: &str, tensor: &TensorType| {
         let entry = stored.entry(part)?;
         let mut read = vec![0; bytes(tensor).unwrap_or(0) as usize];
         let result = file.seek(SeekFrom::Start(entry.offset)).and_then(|_| file.read_exact(&mut read));
         result.map_err(|error| FileError::new(&path, format!("cannot be read: {error}")))?;
         Ok(decode(tensor, &read))
-    })?;
+    };
+    // In standard operators the rounding of activations is a node of its own.
+    let graph = |weights| standard(&graphs::logits(config, adapter, weights)?);
+    let expected = Forward::of(source, &graph(&exact)?, &rows, interrupted, &mut exact_values)?;
+    let found = Forward::of(source, &graph(&stored)?, &rows, interrupted, &mut stored_values)?;
     let difference = |(a, b): (&f64, &f64)| (a - b).abs();
     let logits = Logits {
         worst: expected.logits.iter().zip(&found.logits).map(difference).fold(0.0, f64::max),
         largest: expected.logits.iter().fold(0.0, |largest, logit| largest.max(logit.abs())),
         rows: rows.iter().map(Sequence::targets).sum(),
     };
-    let targets = logits.rows;
-    let dialogues = encoded.map(|sequences| OnDialogues {
-        dialogues: sequences.len(),
-        targets,
-        perplexity: [&expected, &found].map(|measured| (measured.loss / targets as f64).exp()),
-        loss_before: expected.steps.first().copied().unwrap_or(f64::NAN),
-        loss_after: [&expected, &found].map(|measured| measured.steps.last().copied().unwrap_or(f64::NAN)),
-    });
-    Ok(Report { precision, logits, dialogues })
+    let start: Values = source.adapters.iter().map(|(name, tensor)| (name.clone(), array(tensor))).collect();
+    let shortest = rows.iter().min_by_key(|sequence| sequence.ids.len()).unwrap_or(&rows[0]);
+    let steps = if encoded.is_ok() { STEPS } else { 1 };
+    let graph = standard(&graphs::adapt(config, adapter, &exact)?)?;
+    let step = Step::new(source, &graph, shortest, interrupted, &mut exact_values)?;
+    let (losses_of_fp32, [first, second]) = step.walk(&start, steps)?;
+    let own = step.gradient(&first, &second);
+    drop(step);
+    // Here products are exact.
+    let graph = graphs::adapt(config, adapter, &stored)?;
+    let step = Step::new(source, &graph, shortest, interrupted, &mut stored_values)?;
+    let same_weights = step.gradient(&first, &step.take(&first)?.1);
+    drop(step);
+    let graph = standard(&graph)?;
+    let step = Step::new(source, &graph, shortest, interrupted, &mut stored_values)?;
+    let gradient = step.gradient(&first, &step.take(&first)?.1);
+    let gradient = Cosines { own: cosine(&gradient, &own), same_weights: cosine(&gradient, &same_weights) };
+    let dialogues = match encoded {
+        Err(reason) => Err(reason),
+        Ok(sequences) => Ok(OnDialogues {
+            dialogues: sequences.len(),
+            targets: logits.rows,
+            perplexity: [&expected, &found].map(|forward| (forward.loss / logits.rows as f64).exp()),
+            loss_before: losses_of_fp32[0],
+            loss_after: [losses_of_fp32[STEPS], step.walk(&start, STEPS)?.0[STEPS]],
+        }),
+    };
+    Ok(Report { precision, logits, gradient, dialogues })
+}
+
+/// Of nothing and nothing it is 1.
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let sizes = (dot(a, a) * dot(b, b)).sqrt();
+    if sizes > 0.0 || a.iter().chain(b).any(|value| *value != 0.0) { dot(a, b) / sizes } else { 1.0 }
 }
 
 /// The validation dialogues that are read.
@@ -168,71 +224,114 @@ fn fixed(source: &Source) -> Sequence {
     }
 }
 
-/// One side of the comparison.
-struct Measured {
+/// Logits and loss of some rows.
+struct Forward {
     /// Of all rows, one after the other.
     logits: Vec<f64>,
     /// The summed negative log-likelihood of all targets.
     loss: f64,
-    /// The loss before each step, and after the last.
-    steps: Vec<f64>,
 }
 
-impl Measured {
+impl Forward {
     fn of(
         source: &Source,
-        weights: &Weights,
+        graph: &Graph,
         rows: &[Sequence],
-        adapted: Option<&Sequence>,
         interrupted: &AtomicBool,
-        mut values: impl FnMut(&str, &TensorType) -> Result<Array, ExportError>,
+        values: impl FnMut(&str, &TensorType) -> Result<Array, ExportError>,
     ) -> Result<Self, ExportError> {
-        let (config, adapter) = (&source.base.config, &source.adapter);
-        let go_on = || if interrupted.load(Ordering::SeqCst) { Err(ExportError::Unmeasured) } else { Ok(()) };
-        let mut inputs: BTreeMap<String, Array> =
-            source.adapters.iter().map(|(name, tensor)| (name.clone(), array(tensor))).collect();
-        let mut measured = Self { logits: Vec::new(), loss: 0.0, steps: Vec::new() };
-        // In standard operators the rounding of activations is a node of its own.
-        let graph = standard(&graphs::logits(config, adapter, weights)?)?;
-        let forward = Interpreter::new(&graph, &mut values)?;
+        let mut inputs: Values = source.adapters.iter().map(|(name, tensor)| (name.clone(), array(tensor))).collect();
+        let mut result = Self { logits: Vec::new(), loss: 0.0 };
+        let interpreter = Interpreter::new(graph, values)?;
         for sequence in rows {
-            go_on()?;
+            go_on(interrupted)?;
             inputs.insert("input_ids".into(), row(&sequence.ids));
             inputs.insert("rows".into(), list(sequence.predictions().map(|(row, _)| row as f64)));
-            let logits = forward.run(&inputs).remove("logits").unwrap_or_default();
+            let logits = interpreter.run(&inputs).remove("logits").unwrap_or_default();
             for (row, (_, target)) in logits.rows().into_iter().zip(sequence.predictions()) {
                 let largest = row.fold(f64::NEG_INFINITY, |a, &b| a.max(b));
                 let total: f64 = row.iter().map(|logit| (logit - largest).exp()).sum();
-                measured.loss += largest + total.ln() - row[target as usize];
-                measured.logits.extend(row);
+                result.loss += largest + total.ln() - row[target as usize];
+                result.logits.extend(row);
             }
         }
-        drop(forward);
-        let Some(sequence) = adapted else { return Ok(measured) };
-        let graph = standard(&graphs::adapt(config, adapter, weights)?)?;
-        let step = Interpreter::new(&graph, &mut values)?;
-        let tensors = source.adapters.len();
-        let rates = source.inner_loop.learning_rate.per_tensor(tensors).map_err(ExportError::Usage)?;
-        inputs.insert("input_ids".into(), row(&sequence.ids));
-        let mask = sequence.target.iter().map(|&target| f64::from(u8::from(target))).collect();
-        inputs.insert("loss_mask".into(), shaped(&[1, sequence.ids.len()], mask));
-        inputs.insert("learning_rate".into(), list(rates.iter().map(|&rate| f64::from(rate))));
-        for _ in 0..=STEPS {
-            go_on()?;
-            for name in source.adapters.keys() {
-                let start = inputs.get(name).cloned().unwrap_or_default();
-                inputs.insert(format!("start.{name}"), start);
-            }
-            for (name, value) in step.run(&inputs) {
-                match name.strip_prefix("updated.") {
-                    Some(adapter) => drop(inputs.insert(adapter.to_owned(), value)),
-                    None if name == "loss" => measured.steps.push(value.sum()),
-                    None => {}
-                }
-            }
-        }
-        Ok(measured)
+        Ok(result)
     }
+}
+
+/// Arrays by name.
+type Values = BTreeMap<String, Array>;
+
+/// Steps of adaptation on one dialogue.
+struct Step<'a> {
+    interpreter: Interpreter<'a>,
+    /// All but the adapters.
+    inputs: Values,
+    /// One a tensor of the adapters, in their order.
+    rates: Vec<f32>,
+    interrupted: &'a AtomicBool,
+}
+
+impl<'a> Step<'a> {
+    fn new(
+        source: &Source,
+        graph: &'a Graph,
+        sequence: &Sequence,
+        interrupted: &'a AtomicBool,
+        values: impl FnMut(&str, &TensorType) -> Result<Array, ExportError>,
+    ) -> Result<Self, ExportError> {
+        let rates = source.inner_loop.learning_rate.per_tensor(source.adapters.len()).map_err(ExportError::Usage)?;
+        let mask = sequence.target.iter().map(|&target| f64::from(u8::from(target))).collect();
+        let inputs = BTreeMap::from([
+            ("input_ids".to_owned(), row(&sequence.ids)),
+            ("loss_mask".to_owned(), shaped(&[1, sequence.ids.len()], mask)),
+            ("learning_rate".to_owned(), list(rates.iter().map(|&rate| f64::from(rate)))),
+        ]);
+        Ok(Self { interpreter: Interpreter::new(graph, values)?, inputs, rates, interrupted })
+    }
+
+    /// The loss with these adapters, and the adapters after a step.
+    fn take(&self, adapters: &Values) -> Result<(f64, Values), ExportError> {
+        go_on(self.interrupted)?;
+        let mut inputs = self.inputs.clone();
+        for (name, value) in adapters {
+            inputs.insert(name.clone(), value.clone());
+            inputs.insert(format!("start.{name}"), value.clone());
+        }
+        let (mut loss, mut after) = (f64::NAN, Values::new());
+        for (name, value) in self.interpreter.run(&inputs) {
+            match name.strip_prefix("updated.") {
+                Some(adapter) => drop(after.insert(adapter.to_owned(), value)),
+                None if name == "loss" => loss = value.sum(),
+                None => {}
+            }
+        }
+        Ok((loss, after))
+    }
+
+    /// The loss before each of some steps and after the last, and the adapters after the first and after the second.
+    fn walk(&self, start: &Values, steps: usize) -> Result<(Vec<f64>, [Values; 2]), ExportError> {
+        let (loss, first) = self.take(start)?;
+        let (next, second) = self.take(&first)?;
+        let mut losses = vec![loss, next];
+        let mut adapters = second.clone();
+        for _ in 1..steps {
+            let (loss, after) = self.take(&adapters)?;
+            losses.push(loss);
+            adapters = after;
+        }
+        Ok((losses, [first, second]))
+    }
+
+    /// The gradient with which a step led from one place to another.
+    fn gradient(&self, before: &Values, after: &Values) -> Vec<f64> {
+        let steps = before.values().zip(after.values()).zip(&self.rates).filter(|(_, rate)| **rate != 0.0);
+        steps.flat_map(|((before, after), rate)| ((before - after) / f64::from(*rate)).into_iter()).collect()
+    }
+}
+
+fn go_on(interrupted: &AtomicBool) -> Result<(), ExportError> {
+    if interrupted.load(Ordering::SeqCst) { Err(ExportError::Unmeasured) } else { Ok(()) }
 }
 
 fn exact_values(source: &Source, part: &str) -> Result<Array, ExportError> {

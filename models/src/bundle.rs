@@ -37,6 +37,11 @@ pub const TOKENIZER: &str = "tokenizer.json";
 /// What the trainer computed on a small batch; absent where no run made the bundle.
 pub const PROBE: &str = "probe.safetensors";
 
+/// How many values after one another of a row share a scale where it is rounded to 8 bits for a product of integers; the last ones may
+/// be fewer. Of what a real model computes a few values are tens of times larger than the rest, and with one scale a row their step
+/// would leave little of the others (Dettmers et al. 2022, "LLM.int8()", section 4).
+pub const GROUP: usize = 64;
+
 /// The graphs of a bundle, by the names that the manifest gives them.
 pub const GRAPHS: [(&str, &str); 4] =
     [("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT), ("adapt-recomputed", ADAPT_RECOMPUTED)];

@@ -16,9 +16,10 @@ const LINEAR: f32 = (2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::
 /// 0.044715 times that.
 const CUBIC: f32 = (0.08943 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2) as f32;
 
-/// The most bytes that each value of a product's rows takes beside it while it is rounded for a product of integers: in our kernels. Where
+/// The most bytes that each value of a product's rows takes beside it while it is rounded for a product of integers, its share of a group's
+/// scale among them: in our kernels. Where
 /// there are none, the bodies' copies of a row are not counted.
-pub const BYTES_TO_ROUND: u64 = 2;
+pub const BYTES_TO_ROUND: u64 = 3;
 
 /// eˣ to about 2e-7 relative, between e^−87 and e^88, which x is cut to: x = n ln 2 + r, eʳ by the polynomial of Cephes'
 /// `expf` (S. Moshier), 2ⁿ by the exponent's bits. Without a branch, so that compilers make vectors of it.

@@ -7,7 +7,7 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::TensorType;
 
-/// y = (a − z) (b − z): a u8\[M, K\], b u8\[K, N\], z u8\[\], which is given for each, y i32\[M, N\].
+/// y = (a − z) (b − z): a u8\[M, D, K\], b u8\[K, N\], z u8\[\], which is given for each, y i32\[M, D, N\].
 ///
 /// Both without a sign: of bytes with a sign, ONNX Runtime's sums of pairs overflow 16 bits, and stop there, on processors with AVX2 or
 /// AVX-512 alone (`vpmaddubsw`).
@@ -25,16 +25,19 @@ impl Op for MatMulInteger {
             return Err("expected u8 and zero points u8[]".into());
         }
         match (&a.shape[..], &b.shape[..]) {
-            ([rows, inner], [same, columns]) if inner == same => {
-                Ok(vec![TensorType { dtype: DataType::I32, shape: vec![*rows, *columns] }])
+            ([rows, digits, inner], [same, columns]) if inner == same => {
+                Ok(vec![TensorType { dtype: DataType::I32, shape: vec![*rows, *digits, *columns] }])
             }
             _ => Err("the shapes do not fit".into()),
         }
     }
 
     fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
-        let two = |x: crate::array::Array| x.into_dimensionality::<ndarray::Ix2>().unwrap();
-        vec![two(inputs[0] - inputs[2]).dot(&two(inputs[1] - inputs[3])).into_dyn()]
+        let [a, b] = [inputs[0] - inputs[2], inputs[1] - inputs[3]];
+        let ([rows, digits, inner], columns) = ([0, 1, 2].map(|axis| a.shape()[axis]), b.shape()[1]);
+        let a = a.to_shape([rows * digits, inner]).unwrap().to_owned();
+        let y = a.dot(&b.into_dimensionality::<ndarray::Ix2>().unwrap());
+        vec![y.into_shape_with_order(vec![rows, digits, columns]).unwrap()]
     }
 }
 

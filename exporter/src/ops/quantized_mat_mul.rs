@@ -1,7 +1,8 @@
-//! A product with a frozen matrix of 8- or 4-bit integers, the other side rounded to 8 bits on the way, each row with a scale of its
-//! own (Yao et al. 2022, "ZeroQuant", section 4.1): the operator for many rows.
+//! A product with a frozen matrix of 8- or 4-bit integers, the other side rounded to 8 bits on the way, each few values of a row with a
+//! scale of their own (Yao et al. 2022, "ZeroQuant", section 4.1, has groups of a weight's rows and whole rows of activations): the
+//! operator for many rows.
 
-use marionette_models::bundle::DataType;
+use marionette_models::bundle::{DataType, GROUP};
 use ndarray::Ix2;
 
 use super::quantized_mat_mul_gradient::QuantizedMatMulGradient;
@@ -13,9 +14,11 @@ use crate::shape::{Dim, TensorType};
 
 /// The middle of the range of a byte.
 const MIDDLE: u8 = 128;
+/// Of digits from −127 to 127.
+const BASE: f32 = 254.0;
 
-/// y = x Wᵀ + b, x \[M, K\], b \[N\] where there is one. Each row of x is rounded to 255 multiples of 1/127 of its largest value, so that
-/// the product is one of integers. ∂x = ∂y W, a product of the same kind; the rounding counts as the identity (the straight-through
+/// y = x Wᵀ + b, x \[M, K\], b \[N\] where there is one. Each [`GROUP`] of a row of x is rounded to 255 multiples of 1/127 of its
+/// largest value, so that the products are those of integers. ∂x = ∂y W, a product of the same kind; the rounding counts as the identity (the straight-through
 /// estimator, Bengio et al. 2013).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuantizedMatMul {
@@ -122,21 +125,68 @@ impl Matrix {
     }
 }
 
-/// x \[M, K\] with its rows rounded, times a matrix u8\[K, N\], each byte 128 more than its integer: the product, and what it is to be multiplied with, \[M, 1\].
-pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value) -> Result<[Value; 2], GraphError> {
-    let squares = graph.mul(x, x)?;
-    let largest = graph.reduce_max(squares, &[1], true)?;
-    let largest = graph.sqrt(largest)?;
-    let share = graph.scalar(1.0 / 127.0);
-    let scale = graph.mul(largest, share)?;
-    // So small that it makes a difference to nothing but a row of zeros, which it divides.
-    let least = graph.scalar(1e-30);
-    let scale = graph.add(scale, least)?;
-    let steps = graph.div(x, scale)?;
-    let (one, middle) = (graph.scalar(1.0), graph.byte(MIDDLE));
+/// x \[M, K\] with its rows rounded, each [`GROUP`] of values with a scale of its own, times a matrix u8\[K, N\], each byte 128 more
+/// than its integer: \[M, N\].
+///
+/// A kernel adds up integers over a group, and groups in f32. With standard operators each group's product would be a tensor of its
+/// own. So a rounded row is written as integers once more: two digits to base 254, in units of 1/127 of the row's largest value,
+/// which is 15 bits.
+pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value) -> Result<Value, GraphError> {
+    let (one, middle, share) = (graph.scalar(1.0), graph.byte(MIDDLE), graph.scalar(1.0 / 127.0));
+    let integer = |graph: &mut Graph, bytes: Value| {
+        let values = graph.cast(bytes, DataType::F32)?;
+        let middle = graph.scalar(f32::from(MIDDLE));
+        graph.sub(values, middle)
+    };
+    let (rows, width) = (graph.shape(x)[0], graph.shape(x)[1]);
+    // Sizes are asked for when the graph runs: a function's body fits rows of all lengths.
+    let length = graph.length(x, 1)?;
+    let (any, single) = (graph.integers(&[-1]), graph.integers(&[1]));
+    let target = graph.concat(&[any, single, length], 0)?;
+    let x = graph.reshape_to(x, &[rows, 1.into(), width], target)?;
+    let sizes = graph.abs(x)?;
+    let largest = graph.max_pool(sizes, GROUP)?;
+
+    let groups = graph.shape(largest)[2];
+    let number = graph.length(largest, 2)?;
+    let target = graph.concat(&[any, number, single], 0)?;
+    let column = graph.reshape_to(largest, &[rows, groups, 1.into()], target)?;
+    let column = graph.mul(column, share)?;
+    // So small that it makes a difference to nothing but a group of zeros, which it divides.
+    let least = graph.floats(&[GROUP], &[1e-30; GROUP]);
+    let scales = graph.add(column, least)?;
+    let group = graph.integers(&[GROUP as i64]);
+    let padded = graph.mul(number, group)?;
+    let target = graph.concat(&[any, single, padded], 0)?;
+    let all = Dim::Fixed(if let Dim::Fixed(groups) = groups { groups * GROUP } else { 0 });
+    let scales = graph.reshape_to(scales, &[rows, 1.into(), all], target)?;
+    let scales = graph.first(scales, 2, length, width)?;
+    let steps = graph.div(x, scales)?;
     let bytes = graph.quantize_linear(steps, one, middle)?;
-    let product = graph.mat_mul_integer(bytes, matrix, middle)?;
-    Ok([graph.cast(product, DataType::F32)?, scale])
+    let integers = integer(graph, bytes)?;
+    let rounded = graph.mul(integers, scales)?;
+
+    let row = graph.reduce_max(largest, &[2], false)?;
+    let row = graph.mul(row, share)?;
+    let least = graph.scalar(1e-30);
+    let row = graph.add(row, least)?;
+    let target = graph.integers(&[-1, 1, 1]);
+    let unit = graph.reshape_to(row, &[rows, 1.into(), 1.into()], target)?;
+    let steps = graph.div(rounded, unit)?;
+    let high = graph.quantize_linear(steps, one, middle)?;
+    let whole = integer(graph, high)?;
+    let rest = graph.sub(steps, whole)?;
+    let base = graph.scalar(BASE);
+    let rest = graph.mul(rest, base)?;
+    let low = graph.quantize_linear(rest, one, middle)?;
+    let digits = graph.concat(&[high, low], 1)?;
+
+    let products = graph.mat_mul_integer(digits, matrix, middle)?;
+    let products = graph.cast(products, DataType::F32)?;
+    let worth = graph.floats(&[2, 1], &[1.0, 1.0 / BASE]);
+    let products = graph.mul(products, worth)?;
+    let product = graph.reduce_sum(products, &[1], false)?;
+    graph.mul(product, row)
 }
 
 impl Op for QuantizedMatMul {
@@ -179,10 +229,8 @@ impl Op for QuantizedMatMul {
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let [bytes, scales] = self.matrix.bytes(graph, &inputs[1..])?;
         let turned = graph.matrix_transpose(bytes)?;
-        let [product, scale] = rounded_product(graph, inputs[0], turned)?;
-        // One after the other: of the product of both, ONNX Runtime's MatMulIntegerToFloat would take one number for all rows.
-        let y = graph.mul(product, scale)?;
-        let y = graph.mul(y, scales)?;
+        let product = rounded_product(graph, inputs[0], turned)?;
+        let y = graph.mul(product, scales)?;
         Ok(vec![match inputs.get(1 + self.matrix.inputs()) {
             Some(&bias) => graph.add(y, bias)?,
             None => y,
@@ -238,7 +286,7 @@ pub(super) mod tests {
 
     use super::{Matrix, QuantizedMatMul};
     use crate::autodiff::gradients;
-    use crate::graph::Graph;
+    use crate::graph::{Graph, Op as _};
     use crate::shape::TensorType;
     use crate::testing::{
         Sample, TOLERANCE, check_body, evaluate, float, integers, random, refused, values, worst_error,
@@ -270,6 +318,44 @@ pub(super) mod tests {
             let x = float(&[3, inner]);
             check_body(QuantizedMatMul { matrix, bias: false }, &with(x.clone(), samples.clone(), None), 0.1);
             check_body(QuantizedMatMul { matrix, bias: true }, &with(x, samples, Some(float(&[columns]))), 0.1);
+        }
+    }
+
+    #[test]
+    fn each_group_of_a_row_is_rounded_to_steps_of_its_own() {
+        // Rows with outliers: of 64, 64 and 2 values, of which one is 1,000 times the others; all 0; the first 64 tiny.
+        let x = ndarray::Array2::from_shape_fn((3, 130), |(m, k)| {
+            let value = ((k * 37 + m * 11) % 101) as f64 / 50.0 - 1.0;
+            value * [if k == 70 { 1000.0 } else { 1.0 }, 0.0, if k < 64 { 1e-3 } else { 1.0 }][m]
+        });
+        let bytes = ndarray::Array2::from_shape_fn((2, 130), |(n, k)| ((k * 53 + n * 17) % 256) as f64);
+        let rounded = ndarray::Array2::from_shape_fn((3, 130), |(m, k)| {
+            let group = x.slice(ndarray::s![m, k / 64 * 64..(k / 64 * 64 + 64).min(130)]);
+            let step = group.fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
+            if step > 0.0 { (x[[m, k]] / step).round_ties_even() * step } else { 0.0 }
+        });
+        let expected = rounded.dot(&bytes.mapv(|byte| (byte - 128.0) * 0.01).t());
+        let (x, samples) = (
+            Sample::Given(DataType::F32, x.into_dyn()),
+            vec![Sample::Given(DataType::U8, bytes.into_dyn()), values(&[0.01, 0.01])],
+        );
+        let mut graph = Graph::new();
+        let mut feeds = BTreeMap::new();
+        let inputs: Vec<_> = with(x, samples, None)
+            .iter()
+            .enumerate()
+            .map(|(i, sample)| {
+                let Sample::Given(_, array) = sample else { panic!() };
+                feeds.insert(format!("input{i}"), array.clone());
+                graph.input(&format!("input{i}"), sample.tensor_type())
+            })
+            .collect();
+        let y = QuantizedMatMul { matrix: Matrix::Bytes, bias: false }.body(&mut graph, &inputs).unwrap();
+        let found = &evaluate(&graph, &feeds, &y)[0];
+        for ((row, found), expected) in found.indexed_iter().zip(&expected) {
+            // Half a unit of a row's second digit, times the sum of a column.
+            let largest = [1000.0, 0.0, 1.0][row[0]];
+            assert!((found - expected).abs() <= largest / 127.0 / 254.0 * 40.0, "{row:?}: {found} {expected}");
         }
     }
 

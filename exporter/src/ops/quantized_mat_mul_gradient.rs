@@ -10,8 +10,8 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::TensorType;
 
-/// ∂x = ∂y W, ∂y \[M, N\], the matrix as the product takes it. Each row of ∂y, times the columns' scales, is rounded to 255 multiples of
-/// 1/127 of its largest value, so that the product is one of integers: those that the product reads, the other way.
+/// ∂x = ∂y W, ∂y \[M, N\], the matrix as the product takes it. Each row of ∂y, times the columns' scales, is rounded as the product
+/// rounds x, so that the products are those of integers: those that the product reads, the other way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuantizedMatMulGradient {
     pub matrix: Matrix,
@@ -45,8 +45,7 @@ impl Op for QuantizedMatMulGradient {
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let [bytes, scales] = self.matrix.bytes(graph, &inputs[1..])?;
         let scaled = graph.mul(inputs[0], scales)?;
-        let [product, scale] = rounded_product(graph, scaled, bytes)?;
-        Ok(vec![graph.mul(product, scale)?])
+        Ok(vec![rounded_product(graph, scaled, bytes)?])
     }
 
     fn evaluate(&self, inputs: &[&Array]) -> Vec<Array> {

@@ -57,7 +57,8 @@ const BLOCK: &[(&str, i32)] = &[("block_size", INT)];
 const FEW_ROWS: &[(&str, i32)] = &[("K", INT), ("N", INT), ("bits", INT), ("block_size", INT)];
 
 /// The operators of others.
-pub const OPERATORS: [Operator; 46] = [
+pub const OPERATORS: [Operator; 48] = [
+    onnx("Abs", &[]),
     onnx("Add", &[]),
     onnx("And", &[]),
     onnx("BitShift", &[("direction", STRING)]),
@@ -80,6 +81,7 @@ pub const OPERATORS: [Operator; 46] = [
     onnx("Log", &[]),
     onnx("MatMul", &[]),
     onnx("MatMulInteger", &[]),
+    onnx("MaxPool", &[("ceil_mode", INT), ("kernel_shape", INTS), ("strides", INTS)]),
     onnx("Mul", &[]),
     onnx("NonZero", &[]),
     onnx("Or", &[]),

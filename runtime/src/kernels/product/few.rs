@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::{Instructions, Matrix, Rounded, STRIP, column_scales};
+use super::{GROUP, Instructions, Matrix, Rounded, STRIP, column_scales};
 
 mod avx2;
 mod vnni;
@@ -27,8 +27,8 @@ impl<'a> Blocks<'a> {
         let block = inner.checked_div(number)?;
         let fits = number * columns == scales.len()
             && block * number == inner
-            && block > 0
-            && block.is_multiple_of(16)
+            && block.is_power_of_two()
+            && block >= 16
             && integers.len() == columns * inner / if halves { 2 } else { 1 }
             && (!halves || block <= 2 * STRIP);
         fits.then_some(Self { integers, scales, columns, inner, halves })
@@ -59,19 +59,20 @@ pub fn multiply_few<E>(
 ) -> Result<bool, E> {
     let Blocks { columns, inner, .. } = blocks;
     let fits = rows.width == inner.next_multiple_of(64).max(64)
-        && y.len() == rows.scales.len() * columns
+        && y.len() == rows.number() * columns
         && bias.is_none_or(|bias| bias.len() == columns);
     if !fits {
         return Ok(false);
     }
     let block = inner * columns / blocks.scales.len();
-    for ((row, &scale), y) in (0..).zip(&rows.scales).zip(y.chunks_mut(columns.max(1))) {
+    for (row, y) in y.chunks_mut(columns.max(1)).enumerate() {
+        let scales = &rows.scales[row * (rows.width / GROUP)..][..rows.width / GROUP];
         let row = row * rows.width..row * rows.width + inner;
         // SAFETY: there are rows, so the processor has their instructions.
         let line = unsafe {
             match rows.instructions {
-                Instructions::Vnni => Line::Vnni(vnni::Spread::new(&rows.bytes[row], block, blocks.halves)),
-                Instructions::Avx2 => Line::Avx2(avx2::Spread::new(&rows.words[row], block, blocks.halves)),
+                Instructions::Vnni => Line::Vnni(vnni::Spread::new(&rows.bytes[row], scales, block, blocks.halves)),
+                Instructions::Avx2 => Line::Avx2(avx2::Spread::new(&rows.words[row], scales, block, blocks.halves)),
             }
         };
         let parts: Vec<Mutex<&mut [f32]>> = y.chunks_mut(STRIP).map(Mutex::new).collect();
@@ -85,8 +86,8 @@ pub fn multiply_few<E>(
                         Line::Avx2(line) => blocks.columns_avx2(first, line, &mut part),
                     }
                 }
-                for (i, y) in part.iter_mut().enumerate() {
-                    *y = *y * scale + bias.map_or(0.0, |bias| bias[first + i]);
+                if let Some(bias) = bias {
+                    part.iter_mut().zip(&bias[first..]).for_each(|(y, bias)| *y += bias);
                 }
             }
         })?;

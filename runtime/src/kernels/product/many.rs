@@ -18,9 +18,9 @@ struct Output {
 unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
-/// y = x W + b or y = x Wᵀ, row-major: `rows` are those of x, and for the latter those of x times the columns' scales. `in_parallel`
-/// gets a number and calls a function with each index below it, on any threads. False where the shapes do not fit, and nothing is
-/// computed.
+/// y = x W + b or y = x Wᵀ, row-major: `rows` are those of x, and for the latter those of x times the columns' scales. Sums over a
+/// group are those of integers; each is multiplied with its group's scale, and all are added up in f32. `in_parallel` gets a number
+/// and calls a function with each index below it, on any threads. False where the shapes do not fit, and nothing is computed.
 pub fn multiply<E>(
     matrix: Matrix<'_>,
     direction: Direction,
@@ -31,7 +31,7 @@ pub fn multiply<E>(
 ) -> Result<bool, E> {
     let width = matrix.outputs(direction);
     let fits = rows.width == matrix.depth(direction).next_multiple_of(64).max(64)
-        && y.len() == rows.scales.len() * width
+        && y.len() == rows.number() * width
         && bias.is_none_or(|bias| bias.len() == width);
     if !fits {
         return Ok(false);
@@ -75,7 +75,6 @@ struct Columns {
 /// A part of the inner dimension.
 struct Part {
     index: usize,
-    parts: usize,
     range: Range<usize>,
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::collections::TryReserveError;
 
 use super::vectors::load_f32s;
-use super::{DEPTH, Instructions};
+use super::{GROUP, Instructions};
 
 /// Rows rounded to 8 bits, as some instructions want them.
 #[derive(Debug)]
@@ -15,9 +15,9 @@ pub struct Rounded {
     /// The same for AVX2.
     pub(super) words: Vec<i16>,
     pub(super) width: usize,
-    /// What a row's bytes are multiplied with, \[M\].
+    /// What each [`GROUP`] of a row is multiplied with, \[M, width / GROUP\].
     pub(super) scales: Vec<f32>,
-    /// −128 times the sums of each row's parts of [`DEPTH`] bytes, \[M, parts\]: for VNNI.
+    /// −128 times the sum of each group, \[M, width / GROUP\]: for VNNI.
     pub(super) corrections: Vec<i32>,
 }
 
@@ -41,35 +41,40 @@ impl Rounded {
             room.try_reserve(length.saturating_sub(room.len()))
         }
         let width = length.checked_next_multiple_of(64).unwrap_or(usize::MAX).max(64);
-        let all = rows.saturating_mul(width);
-        to(&mut self.scales, rows)?;
+        let (all, groups) = (rows.saturating_mul(width), rows.saturating_mul(width / GROUP));
+        to(&mut self.scales, groups)?;
         match self.instructions {
             Instructions::Vnni => {
-                to(&mut self.corrections, rows.saturating_mul(width.div_ceil(DEPTH)))?;
+                to(&mut self.corrections, groups)?;
                 to(&mut self.bytes, all)
             }
             Instructions::Avx2 => to(&mut self.words, all),
         }
     }
 
-    /// Room for `rows` rows of `length` values, to be filled by [`RowToRound::round`]: each row by itself.
+    /// How many rows there are.
+    pub(super) fn number(&self) -> usize {
+        (self.scales.len() * GROUP).checked_div(self.width).unwrap_or(0)
+    }
+
+    /// Room for `rows` rows of `length` values, to be filled by [`RowToRound::round`], each row by itself.
     pub fn rows(&mut self, rows: usize, length: usize) -> Vec<RowToRound<'_>> {
         self.width = length.next_multiple_of(64).max(64);
-        self.scales.resize(rows, 0.0);
+        let groups = self.width / GROUP;
+        self.scales.resize(rows * groups, 0.0);
+        let scales = self.scales.chunks_mut(groups);
         match self.instructions {
             Instructions::Vnni => {
-                let parts = self.width.div_ceil(DEPTH);
                 self.bytes.resize(rows * self.width, 0);
-                self.corrections.resize(rows * parts, 0);
-                let bytes = self.bytes.chunks_mut(self.width);
-                let places = bytes.zip(self.corrections.chunks_mut(parts));
+                self.corrections.resize(rows * groups, 0);
+                let places = self.bytes.chunks_mut(self.width).zip(self.corrections.chunks_mut(groups));
                 let places = places.map(|(bytes, corrections)| Place::Vnni { bytes, corrections });
-                places.zip(&mut self.scales).map(|(place, scale)| RowToRound { place, scale }).collect()
+                places.zip(scales).map(|(place, scales)| RowToRound { place, scales }).collect()
             }
             Instructions::Avx2 => {
                 self.words.resize(rows * self.width, 0);
                 let places = self.words.chunks_mut(self.width).map(|words| Place::Avx2 { words });
-                places.zip(&mut self.scales).map(|(place, scale)| RowToRound { place, scale }).collect()
+                places.zip(scales).map(|(place, scales)| RowToRound { place, scales }).collect()
             }
         }
     }
@@ -88,7 +93,7 @@ impl Rounded {
 #[derive(Debug)]
 pub struct RowToRound<'a> {
     place: Place<'a>,
-    scale: &'a mut f32,
+    scales: &'a mut [f32],
 }
 
 #[derive(Debug)]
@@ -98,22 +103,41 @@ enum Place<'a> {
 }
 
 impl RowToRound<'_> {
-    /// Rounds a row: x ⊙ `factors` where there are some, to the nearest multiples of 1/127 of its largest value. A row with
-    /// a value that is not finite gives a scale that is none.
+    /// Rounds a row: x ⊙ `factors` where there are some, each group to the nearest multiples of 1/127 of its largest value. A group
+    /// with a value that is not finite gives a scale that is none.
     pub fn round(&mut self, x: &[f32], factors: Option<&[f32]>) {
+        let scales = self.scales.iter_mut();
+        let parts = (0..).step_by(GROUP).map(|at| (group(x, at), factors.map(|all| group(all, at))));
         // SAFETY: the processor has the instructions.
-        *self.scale = unsafe {
+        unsafe {
             match &mut self.place {
-                Place::Vnni { bytes, corrections } => round_vnni(x, factors, bytes, corrections),
-                Place::Avx2 { words } => round_avx2(x, factors, words),
+                Place::Vnni { bytes, corrections } => {
+                    let groups = bytes.chunks_mut(GROUP).zip(corrections.iter_mut()).zip(scales);
+                    for ((x, factors), ((bytes, correction), scale)) in parts.zip(groups) {
+                        (*scale, *correction) = round_vnni(x, factors, bytes);
+                    }
+                }
+                Place::Avx2 { words } => {
+                    for ((x, factors), (words, scale)) in parts.zip(words.chunks_mut(GROUP).zip(scales)) {
+                        *scale = round_avx2(x, factors, words);
+                    }
+                }
             }
-        };
+        }
     }
 }
 
-/// Fills in a row's bytes and corrections, and gives its scale.
+/// The values of a group that begins at a place: none beyond the last.
+#[inline]
+fn group(values: &[f32], start: usize) -> &[f32] {
+    let values = values.get(start..).unwrap_or_default();
+    values.get(..GROUP).unwrap_or(values)
+}
+
+/// Fills in a group's bytes, and gives its scale and correction.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn round_vnni(x: &[f32], factors: Option<&[f32]>, bytes: &mut [i8], corrections: &mut [i32]) -> f32 {
+fn round_vnni(x: &[f32], factors: Option<&[f32]>, bytes: &mut [i8]) -> (f32, i32) {
     let value = |at: usize| {
         let value = load_f32s(x.get(at..).unwrap_or_default());
         match factors {
@@ -128,20 +152,18 @@ fn round_vnni(x: &[f32], factors: Option<&[f32]>, bytes: &mut [i8], corrections:
     }
     let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
     let inverse = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-    for (start, (part, correction)) in (0..).step_by(DEPTH).zip(bytes.chunks_mut(DEPTH).zip(corrections)) {
-        let mut sum = _mm512_setzero_si512();
-        for (at, bytes) in (start..).step_by(16).zip(part.as_chunks_mut::<16>().0) {
-            let integers = _mm512_cvtps_epi32(_mm512_mul_ps(value(at), inverse));
-            sum = _mm512_add_epi32(sum, integers);
-            // SAFETY: 16 bytes.
-            unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(integers)) };
-        }
-        *correction = _mm512_reduce_add_epi32(sum).wrapping_mul(-128);
+    let mut sum = _mm512_setzero_si512();
+    for (at, bytes) in (0..).step_by(16).zip(bytes.as_chunks_mut::<16>().0) {
+        let integers = _mm512_cvtps_epi32(_mm512_mul_ps(value(at), inverse));
+        sum = _mm512_add_epi32(sum, integers);
+        // SAFETY: 16 bytes.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(integers)) };
     }
-    largest / 127.0
+    (largest / 127.0, _mm512_reduce_add_epi32(sum).wrapping_mul(-128))
 }
 
-/// Fills in a row's words, and gives its scale.
+/// Fills in a group's words, and gives its scale.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
 fn round_avx2(x: &[f32], factors: Option<&[f32]>, words: &mut [i16]) -> f32 {
     let load = |values: &[f32], at: usize| {

@@ -8,6 +8,23 @@ fn floats(len: usize, seed: usize) -> Vec<f32> {
     numbers(len, seed).map(|number| (number as f32 / 1013.0 - 1.0).powi(3)).collect()
 }
 
+/// The same with outliers, as models have them: a column of 40 times the others' values, and a row of 30 times.
+fn with_outliers(rows: usize, width: usize, seed: usize) -> Vec<f32> {
+    let times = |index: usize| match (index / width % 5, index % width % 97) {
+        (2, 13) => 1200.0,
+        (2, _) => 30.0,
+        (_, 13) => 40.0,
+        _ => 1.0,
+    };
+    floats(rows * width, seed).iter().enumerate().map(|(index, value)| value * times(index)).collect()
+}
+
+/// The sizes of the steps that a row's values are rounded to: 1/127 of the largest of each 64.
+fn steps(x: &[f64]) -> Vec<f64> {
+    let step = |group: &[f64]| group.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
+    x.chunks(64).flat_map(|group| vec![step(group); group.len()]).collect()
+}
+
 /// Room for rows, once for all instructions that this processor has.
 fn rounded() -> impl Iterator<Item = Rounded> {
     let supported = Instructions::ALL.into_iter().filter(|instructions| {
@@ -29,32 +46,39 @@ fn check_in(mut rounded: Rounded, matrix: Matrix<'_>, value: &dyn Fn(usize, usiz
     let columns = matrix.scales.len();
     for direction in [Direction::Forward, Direction::Back] {
         let (depth, width) = (matrix.depth(direction), matrix.outputs(direction));
-        let (x, bias) = (floats(rows * depth, 5), floats(width, 6));
-        let factors = (direction == Direction::Back).then_some(matrix.scales);
-        rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth)).for_each(|(row, x)| row.round(x, factors));
-        let mut y = vec![f32::NAN; rows * width];
-        let done = multiply::<()>(matrix, direction, &rounded, Some(&bias), &mut y, |number, compute| {
-            // Twice, as nobody should.
-            (0..number).chain([0]).for_each(compute);
-            Ok(())
-        });
-        assert_eq!(done, Ok(true));
-        for row in 0..rows {
-            let x: Vec<f64> = (0..depth)
-                .map(|i| f64::from(x[row * depth + i]) * factors.map_or(1.0, |factors| f64::from(factors[i])))
-                .collect();
-            let step = x.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
-            for output in 0..width {
-                let terms = |i: usize| match direction {
-                    Direction::Forward => value(output, i) * f64::from(matrix.scales[output]),
-                    Direction::Back => value(i, output),
-                };
-                let exact: f64 = (0..depth).map(|i| (x[i] / step).round() * step * terms(i)).sum();
-                let size: f64 = (0..depth).map(|i| (x[i] * terms(i)).abs()).sum();
-                let (found, exact) = (f64::from(y[row * width + output]), exact + f64::from(bias[output]));
-                // A value at a half may be rounded either way.
-                let most = 1e-5 * (1.0 + size) + step * terms(0).abs().max(127.0 * f64::from(matrix.scales[0]));
-                assert!((found - exact).abs() < most, "{direction:?} {columns} {row} {output}: {found}, {exact}");
+        let bias = floats(width, 6);
+        for x in [floats(rows * depth, 5), with_outliers(rows, depth, 5)] {
+            let factors = (direction == Direction::Back).then_some(matrix.scales);
+            rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth)).for_each(|(row, x)| row.round(x, factors));
+            let mut y = vec![f32::NAN; rows * width];
+            let done = multiply::<()>(matrix, direction, &rounded, Some(&bias), &mut y, |number, compute| {
+                // Twice, as nobody should.
+                (0..number).chain([0]).for_each(compute);
+                Ok(())
+            });
+            assert_eq!(done, Ok(true));
+            for row in 0..rows {
+                let x: Vec<f64> = (0..depth)
+                    .map(|i| f64::from(x[row * depth + i]) * factors.map_or(1.0, |factors| f64::from(factors[i])))
+                    .collect();
+                let steps = steps(&x);
+                for output in 0..width {
+                    let terms = |i: usize| match direction {
+                        Direction::Forward => value(output, i) * f64::from(matrix.scales[output]),
+                        Direction::Back => value(i, output),
+                    };
+                    let exact: f64 =
+                        (0..depth).map(|i| (x[i] / steps[i].max(1e-30)).round() * steps[i] * terms(i)).sum();
+                    let size: f64 = (0..depth).map(|i| (x[i] * terms(i)).abs()).sum();
+                    let (found, exact) = (f64::from(y[row * width + output]), exact + f64::from(bias[output]));
+                    // A value at a half may be rounded either way.
+                    let half = (0..depth)
+                        .filter(|&i| ((x[i] / steps[i].max(1e-30)).fract().abs() - 0.5).abs() < 1e-4)
+                        .map(|i| (steps[i] * terms(i)).abs())
+                        .sum::<f64>();
+                    let most = 1e-5 * (1.0 + size) + half;
+                    assert!((found - exact).abs() < most, "{direction:?} {columns} {row} {output}: {found}, {exact}");
+                }
             }
         }
     }
@@ -161,7 +185,7 @@ fn products_with_halves_of_bytes_are_the_definition() {
 
 #[test]
 fn products_of_few_rows_are_the_definition() {
-    let shapes = || [[64, 256, 128], [70, 96, 32], [5, 80, 16], [3, 320, 64]].into_iter();
+    let shapes = || [[64, 256, 128], [70, 96, 32], [5, 80, 16], [3, 320, 64], [2, 1024, 128]].into_iter();
     let cases = || [true, false].into_iter().flat_map(|halves| shapes().map(move |shape| (halves, shape)));
     for (mut rounded, (halves, [columns, inner, block])) in Instructions::ALL
         .into_iter()
@@ -171,10 +195,10 @@ fn products_of_few_rows_are_the_definition() {
         let integers: Vec<u8> =
             numbers(columns * inner / if halves { 2 } else { 1 }, 1).map(|number| (number % 256) as u8).collect();
         let scales = floats(columns * inner / block, 2);
-        let (x, bias) = (floats(2 * inner, 5), floats(columns, 6));
-        rounded.rows(2, inner).iter_mut().zip(x.chunks(inner)).for_each(|(row, x)| row.round(x, None));
+        let (x, bias) = (with_outliers(3, inner, 5), floats(columns, 6));
+        rounded.rows(3, inner).iter_mut().zip(x.chunks(inner)).for_each(|(row, x)| row.round(x, None));
         let blocks = Blocks::new(&integers, &scales, [columns, inner], halves).unwrap();
-        let mut y = vec![f32::NAN; 2 * columns];
+        let mut y = vec![f32::NAN; 3 * columns];
         let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
             (0..number).for_each(compute);
             Ok::<_, ()>(())
@@ -182,14 +206,17 @@ fn products_of_few_rows_are_the_definition() {
         assert_eq!(multiply_few(blocks, &rounded, Some(&bias), &mut y, run), Ok(true));
         for (index, found) in y.iter().enumerate() {
             let (row, n) = (index / columns, index % columns);
+            let x: Vec<f64> = x[row * inner..][..inner].iter().map(|&x| f64::from(x)).collect();
+            let steps = steps(&x);
             let terms = |k: usize| {
                 let q = match (halves, k % 2) {
                     (false, _) => f64::from(integers[n * inner + k]) - 128.0,
                     (true, 0) => f64::from(integers[(n * inner + k) / 2] & 15) - 8.0,
                     (true, _) => f64::from(integers[(n * inner + k) / 2] >> 4) - 8.0,
                 };
-                let x = f64::from(rounded.value(row, k)) * f64::from(rounded.scales[row]);
-                x * q * f64::from(scales[n * (inner / block) + k / block])
+                let rounded = f64::from(rounded.value(row, k));
+                assert!((rounded - x[k] / steps[k]).abs() < 0.501, "{row} {k}: {rounded}");
+                rounded * steps[k] * q * f64::from(scales[n * (inner / block) + k / block])
             };
             let exact = (0..inner).map(terms).sum::<f64>() + f64::from(bias[n]);
             let size: f64 = (0..inner).map(|k| terms(k).abs()).sum();

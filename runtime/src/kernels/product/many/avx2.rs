@@ -6,14 +6,14 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Output, Part, Strip};
-use crate::kernels::product::{AHEAD, Direction, Matrix, STRIP};
+use crate::kernels::product::{AHEAD, Direction, GROUP, Matrix, STRIP};
 
 /// How much of the inner dimension is in a strip at a time: 512 KiB, which second-level caches hold. (With 256 to 1,024, where
 /// a tile fits the first-level cache, it is slower by 5 to 15 %.)
 const DEPTH: usize = 4096;
 /// Outputs of a tile.
 const OUTPUTS: usize = 16;
-/// Rows of a tile: 12 sums, and what is left of 16 registers for the factors.
+/// Rows of a tile: 12 sums of integers, and what is left of 16 registers for the factors; sums of f32 are in memory.
 const ROWS: usize = 6;
 
 /// Two integers after one another of each of 16 outputs.
@@ -54,13 +54,13 @@ impl Strip<'_> {
                 }
                 Direction::Back => self.matrix.lay_rows(self.first, range.clone(), panel),
             }
-            let place = Part { index: part, parts, range };
+            let place = Part { index: part, range };
             for (tile, panel) in panel.chunks_exact(pairs).enumerate() {
-                let mut row = 0;
-                while row < self.rows.scales.len() && tile * OUTPUTS < self.columns.width {
+                let (mut row, rows) = (0, self.rows.number());
+                while row < rows && tile * OUTPUTS < self.columns.width {
                     // SAFETY: as the caller grants.
                     row += unsafe {
-                        match self.rows.scales.len() - row {
+                        match rows - row {
                             1 => self.tile_avx2::<1>(row, tile, panel, &place, output),
                             2 => self.tile_avx2::<2>(row, tile, panel, &place, output),
                             3 => self.tile_avx2::<3>(row, tile, panel, &place, output),
@@ -85,25 +85,37 @@ impl Strip<'_> {
         part: &Part,
         output: &Output,
     ) -> usize {
+        let (groups, start) = (self.rows.width / GROUP, part.range.start);
         let mut lines: [&[[i16; 2]]; R] = [&[]; R];
-        for (r, line) in lines.iter_mut().enumerate() {
-            let words = &self.rows.words[(first + r) * self.rows.width..][part.range.start..];
-            *line = &words.as_chunks::<2>().0[..panel.len()];
+        let mut scales: [&[f32]; R] = [&[]; R];
+        for r in 0..R {
+            let words = &self.rows.words[(first + r) * self.rows.width..][start..];
+            lines[r] = &words.as_chunks::<2>().0[..panel.len()];
+            scales[r] = &self.rows.scales[(first + r) * groups + start / GROUP..][..panel.len().div_ceil(GROUP / 2)];
         }
-        let mut sums = [[_mm256_setzero_si256(); 2]; R];
-        for (index, pair) in panel.iter().enumerate() {
+        let mut totals = [[_mm256_setzero_ps(); 2]; R];
+        for (group, pairs) in panel.chunks(GROUP / 2).enumerate() {
+            let mut sums = [[_mm256_setzero_si256(); 2]; R];
+            for (index, pair) in (group * (GROUP / 2)..).zip(pairs) {
+                for r in 0..R {
+                    // SAFETY: the lines are as long as the panel, and their pairs 4 bytes.
+                    let two = unsafe { lines[r].as_ptr().add(index).cast::<i32>().read_unaligned() };
+                    let two = _mm256_set1_epi32(two);
+                    for v in 0..2 {
+                        sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(pair[v], two));
+                    }
+                }
+            }
             for r in 0..R {
-                // SAFETY: the lines are as long as the panel, and their pairs 4 bytes.
-                let two = unsafe { lines[r].as_ptr().add(index).cast::<i32>().read_unaligned() };
-                let two = _mm256_set1_epi32(two);
+                // SAFETY: there are as many as groups.
+                let scale = _mm256_set1_ps(unsafe { *scales[r].get_unchecked(group) });
                 for v in 0..2 {
-                    sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(pair[v], two));
+                    totals[r][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][v]), scale, totals[r][v]);
                 }
             }
         }
         let width = (self.columns.width - tile * OUTPUTS).min(OUTPUTS);
-        for (r, sums) in sums.iter().enumerate() {
-            let scale = _mm256_set1_ps(self.rows.scales[first + r]);
+        for (r, totals) in totals.iter().enumerate() {
             let mut y = [0.0; OUTPUTS];
             // SAFETY: the columns are there in each row and ours alone.
             let at = unsafe {
@@ -114,16 +126,12 @@ impl Strip<'_> {
                 0 => y.copy_from_slice(&self.columns.bias[tile * OUTPUTS..][..OUTPUTS]),
                 _ => y[..width].copy_from_slice(at),
             }
-            for (v, &sum) in sums.iter().enumerate() {
+            for (v, &total) in totals.iter().enumerate() {
                 // SAFETY: 8 numbers from each place.
                 unsafe {
                     let factors = _mm256_loadu_ps(self.columns.scales[tile * OUTPUTS + 8 * v..][..8].as_ptr());
                     let place = y[8 * v..][..8].as_mut_ptr();
-                    let sum = _mm256_cvtepi32_ps(sum);
-                    _mm256_storeu_ps(
-                        place,
-                        _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, factors), _mm256_loadu_ps(place)),
-                    );
+                    _mm256_storeu_ps(place, _mm256_fmadd_ps(total, factors, _mm256_loadu_ps(place)));
                 }
             }
             at.copy_from_slice(&y[..width]);

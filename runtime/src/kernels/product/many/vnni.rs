@@ -6,11 +6,13 @@ use std::ops::Range;
 
 use super::{Output, Part, Strip};
 use crate::kernels::product::vectors::load;
-use crate::kernels::product::{AHEAD, DEPTH, Direction, Matrix, STRIP};
+use crate::kernels::product::{AHEAD, DEPTH, Direction, GROUP, Matrix, STRIP};
 
 /// Vectors of a strip.
 const VECTORS: usize = STRIP / 16;
-/// Rows of a tile: 24 sums, and what is left of 32 registers for the factors.
+/// Vectors of a tile.
+const WIDE: usize = 2;
+/// Rows of a tile: 12 sums of integers, as many of f32, and what is left of 32 registers for the factors.
 const ROWS: usize = 6;
 
 /// Four integers after one another of each of 64 outputs.
@@ -43,12 +45,12 @@ impl Strip<'_> {
                 Direction::Forward => self.lay_columns(range.clone(), panel),
                 Direction::Back => self.lay_rows(range.clone(), panel),
             }
-            let place = Part { index: part, parts, range };
-            let mut row = 0;
-            while row < self.rows.scales.len() {
+            let place = Part { index: part, range };
+            let (mut row, rows) = (0, self.rows.number());
+            while row < rows {
                 // SAFETY: as the caller grants.
                 row += unsafe {
-                    match self.rows.scales.len() - row {
+                    match rows - row {
                         1 => self.tile_vnni::<1>(row, panel, &place, output),
                         2 => self.tile_vnni::<2>(row, panel, &place, output),
                         3 => self.tile_vnni::<3>(row, panel, &place, output),
@@ -110,38 +112,58 @@ impl Strip<'_> {
     /// As [`Strip::compute_vnni`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn tile_vnni<const R: usize>(&self, first: usize, panel: &[Quad], part: &Part, output: &Output) -> usize {
+        let (groups, start) = (self.rows.width / GROUP, part.range.start);
         let mut lines: [&[[i8; 4]]; R] = [&[]; R];
-        let mut sums = [[_mm512_setzero_si512(); VECTORS]; R];
+        let (mut scales, mut corrections): ([&[f32]; R], [&[i32]; R]) = ([&[]; R], [&[]; R]);
+        let number = panel.len().div_ceil(GROUP / 4);
         for r in 0..R {
-            let line = &self.rows.bytes[(first + r) * self.rows.width..][part.range.start..];
+            let line = &self.rows.bytes[(first + r) * self.rows.width..][start..];
             lines[r] = &line.as_chunks::<4>().0[..panel.len()];
-            sums[r] = [_mm512_set1_epi32(self.rows.corrections[(first + r) * part.parts + part.index]); VECTORS];
+            let group = (first + r) * groups + start / GROUP;
+            scales[r] = &self.rows.scales[group..][..number];
+            corrections[r] = &self.rows.corrections[group..][..number];
         }
-        for (index, quad) in panel.iter().enumerate() {
-            for r in 0..R {
-                // SAFETY: the lines are as long as the panel.
-                let four = unsafe { *lines[r].get_unchecked(index) }.map(|byte| byte as u8);
-                let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
-                for v in 0..VECTORS {
-                    sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[v], four);
+        for tile in 0..self.columns.width.div_ceil(16 * WIDE) {
+            let mut totals = [[_mm512_setzero_ps(); WIDE]; R];
+            for (group, quads) in panel.chunks(GROUP / 4).enumerate() {
+                let mut sums = [[_mm512_setzero_si512(); WIDE]; R];
+                for r in 0..R {
+                    // SAFETY: there are as many as groups.
+                    sums[r] = [_mm512_set1_epi32(unsafe { *corrections[r].get_unchecked(group) }); WIDE];
+                }
+                for (index, quad) in (group * (GROUP / 4)..).zip(quads) {
+                    for r in 0..R {
+                        // SAFETY: the lines are as long as the panel.
+                        let four = unsafe { *lines[r].get_unchecked(index) }.map(|byte| byte as u8);
+                        let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
+                        for v in 0..WIDE {
+                            sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[tile * WIDE + v], four);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    // SAFETY: there are as many as groups.
+                    let scale = _mm512_set1_ps(unsafe { *scales[r].get_unchecked(group) });
+                    for v in 0..WIDE {
+                        totals[r][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), scale, totals[r][v]);
+                    }
                 }
             }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            let scale = _mm512_set1_ps(self.rows.scales[first + r]);
-            for (v, &sum) in sums.iter().enumerate() {
-                let width = self.columns.width.saturating_sub(16 * v).min(16);
-                let mask = ((1_u32 << width) - 1) as __mmask16;
-                // Beyond the columns it may point beyond the output: a place that is computed, and never read or written.
-                let at = output.first.wrapping_add((first + r) * output.width + self.first + 16 * v);
-                // SAFETY: the mask leaves out what is beyond the columns, which are there in each row and ours alone.
-                unsafe {
-                    let before = match part.index {
-                        0 => _mm512_loadu_ps(self.columns.bias.as_ptr().add(16 * v)),
-                        _ => _mm512_maskz_loadu_ps(mask, at),
-                    };
-                    let factor = _mm512_mul_ps(scale, _mm512_loadu_ps(self.columns.scales.as_ptr().add(16 * v)));
-                    _mm512_mask_storeu_ps(at, mask, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, before));
+            for (r, totals) in totals.iter().enumerate() {
+                for (v, &total) in (tile * WIDE..).zip(totals) {
+                    let width = self.columns.width.saturating_sub(16 * v).min(16);
+                    let mask = ((1_u32 << width) - 1) as __mmask16;
+                    // Beyond the columns it may point beyond the output: a place that is computed, and never read or written.
+                    let at = output.first.wrapping_add((first + r) * output.width + self.first + 16 * v);
+                    // SAFETY: the mask leaves out what is beyond the columns, which are there in each row and ours alone.
+                    unsafe {
+                        let before = match part.index {
+                            0 => _mm512_loadu_ps(self.columns.bias.as_ptr().add(16 * v)),
+                            _ => _mm512_maskz_loadu_ps(mask, at),
+                        };
+                        let factor = _mm512_loadu_ps(self.columns.scales.as_ptr().add(16 * v));
+                        _mm512_mask_storeu_ps(at, mask, _mm512_fmadd_ps(total, factor, before));
+                    }
                 }
             }
         }
