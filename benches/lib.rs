@@ -1,6 +1,8 @@
 //! Benches of the inner parts; `marionette bench` measures a bundle of your own. Here is what the bench and the program for one
 //! meta-gradient share: the task of the PyTorch program that they are measured beside.
 
+pub mod precisions;
+
 use std::path::Path;
 
 use marionette_models::checkpoint::{self, Base};

@@ -22,6 +22,30 @@ pub struct Quantised {
     pub scales: Vec<f32>,
 }
 
+impl Quantised {
+    /// The values that are stored, of a matrix of `columns` columns as they lie in memory: of 8 bits, or of 4.
+    pub fn values(&self, order: Order, columns: usize, bits: usize) -> Vec<f32> {
+        let inner = self.integers.len() * 8 / bits / columns;
+        let block = inner * columns / self.scales.len();
+        let value = |n: usize, k: usize| {
+            let at = n * inner + k;
+            let integer = match bits {
+                8 => f32::from(self.integers[at]) - 128.0,
+                _ => f32::from(self.integers[at / 2] >> (4 * (at % 2)) & 15) - 8.0,
+            };
+            integer * self.scales[at / block]
+        };
+        match order {
+            Order::ColumnsTogether => {
+                (0..columns).flat_map(|n| (0..inner).map(move |k| (n, k))).map(|(n, k)| value(n, k)).collect()
+            }
+            Order::ColumnsApart => {
+                (0..inner).flat_map(|k| (0..columns).map(move |n| (n, k))).map(|(n, k)| value(n, k)).collect()
+            }
+        }
+    }
+}
+
 /// Reads column `n` of a matrix with `columns` columns into `column` \[K\].
 fn read(values: &[f32], order: Order, columns: usize, n: usize, column: &mut [f32]) {
     let inner = column.len();

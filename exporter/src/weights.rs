@@ -274,6 +274,39 @@ impl Weights {
         Ok(())
     }
 
+    /// How many bits a value of a matrix takes, with its share of what its integers are multiplied with.
+    pub fn bits(&self) -> f64 {
+        let matrices = |(_, name, content): &&(String, String, Content)| {
+            !matches!(content, Content::Angles(_) | Content::ZeroPoints)
+                && self.shapes.get(name).is_some_and(|shape| Matrix::of(name, shape).is_some())
+        };
+        let bytes: u64 = self.order.iter().filter(matrices).map(|(part, ..)| self.entries[part].length).sum();
+        let shapes = self.shapes.iter().filter(|(name, shape)| Matrix::of(name, shape).is_some());
+        let values: usize = shapes.map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        8.0 * bytes as f64 / values as f64
+    }
+
+    /// The weights as a bundle of this precision holds them, in f32.
+    pub fn rounded(&self, mut base: Tensors) -> Tensors {
+        for (_, name, content) in &self.order {
+            let Some(tensor) = base.get_mut(name) else { continue };
+            match content {
+                Content::F16 => {
+                    tensor.values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
+                }
+                Content::Integers(matrix) => {
+                    tensor.values = self.quantise(*matrix, &tensor.values).values(
+                        matrix.order,
+                        matrix.columns,
+                        self.blocks(*matrix).0,
+                    );
+                }
+                Content::F32 | Content::Angles(_) | Content::Scales | Content::ZeroPoints => {}
+            }
+        }
+        base
+    }
+
     fn quantise(&self, matrix: Matrix, values: &[f32]) -> Quantised {
         match self.blocks(matrix) {
             (8, _) => quantise::to_int8(values, matrix.order, matrix.columns),

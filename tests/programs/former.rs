@@ -93,18 +93,21 @@ fn learned(scratch: &Scratch, name: &str) -> (Vec<f32>, Vec<f32>) {
     (values, serde_json::from_str(&metadata["losses"]).unwrap())
 }
 
+/// What the same arithmetic in another order differs by.
+const ROUNDING: f32 = 1e-5;
+
 #[track_caller]
-fn near(found: &[f32], expected: &[f32]) {
+fn near(found: &[f32], expected: &[f32], most: f32) {
     assert_eq!(found.len(), expected.len());
     let worst = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max);
-    assert!(worst <= 1e-5, "{worst}");
+    assert!(worst <= most, "{worst}");
 }
 
 #[track_caller]
-fn learned_alike(scratch: &Scratch, name: &str, other: &str) {
+fn learned_alike(scratch: &Scratch, name: &str, other: &str, most: f32) {
     let ((values, losses), (expected, expected_losses)) = (learned(scratch, name), learned(scratch, other));
-    near(&values, &expected);
-    near(&losses, &expected_losses);
+    near(&values, &expected, most);
+    near(&losses, &expected_losses, most);
     assert!(losses.last() < losses.first());
 }
 
@@ -128,10 +131,10 @@ fn works_as_today(name: &str) {
 
     let bare = replies(&scratch, &former, &[]);
     assert_eq!(bare, replies(&scratch, &today, &[]));
-    near(&perplexities(&scratch, &former), &perplexities(&scratch, &today));
+    near(&perplexities(&scratch, &former), &perplexities(&scratch, &today), ROUNDING);
     adapt(&scratch, &former, "former");
     adapt(&scratch, &today, "today");
-    learned_alike(&scratch, "former", "today");
+    learned_alike(&scratch, "former", "today", ROUNDING);
     // A persona of the one is one of the other: they have the same base.
     let adapted = replies(&scratch, &former, &["--persona", "former"]);
     assert_ne!(adapted, bare);
@@ -153,14 +156,15 @@ fn a_bundle_of_format_1_with_integers_works_as_an_export_of_today() {
 /// The personas of the fixtures were adapted by the program of then, on the bundles of then.
 #[test]
 fn a_persona_of_a_bundle_of_format_1_is_one_of_todays() {
-    for name in ["fp32-ort", "int8-ort"] {
+    // The program of then rounded a row of the 300 gradients of logits with one scale.
+    for (name, most) in [("fp32-ort", ROUNDING), ("int8-ort", 5e-3)] {
         let scratch = Scratch::new();
         let today = export(&scratch, name);
         fs::create_dir_all(personas(&scratch)).unwrap();
         let file = format!("{name}.safetensors");
         fs::copy(fixture("personas").join(&file), personas(&scratch).join(&file)).unwrap();
         adapt(&scratch, &today, "again");
-        learned_alike(&scratch, name, "again");
+        learned_alike(&scratch, name, "again", most);
         for bundle in [&today, &fixture(name)] {
             let [former, again] = [name, "again"].map(|name| replies(&scratch, bundle, &["--persona", name]));
             assert_eq!(former, again);
