@@ -10,6 +10,8 @@ use marionette_benches::precisions::{STEPS, Subject};
 use marionette_models::bundle::Precision;
 
 fn main() {
+    // SAFETY: the first statement of the program; no thread runs yet.
+    unsafe { marionette_runtime::session::disable_telemetry() };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, data] = [0, 1].map(|index| Path::new(arguments.get(index).map_or("", String::as_str)));
     let numbers: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
