@@ -97,7 +97,7 @@ impl Subject {
 
     /// An engine of this precision, or of f32 with the weights that this precision has rounded.
     fn open(&mut self, precision: Precision, exact: bool) -> Result<(Engine, Encoder)> {
-        let path = self.folder.path().join("bundle");
+        let path = self.folder.path().join(format!("{precision}{}", if exact { " in fp32" } else { "" }));
         let (stop, ops) = (AtomicBool::new(false), Operators::Ort);
         if exact {
             let own = self.source.base.tensors.clone();
@@ -110,10 +110,7 @@ impl Subject {
             export(&self.source, precision, ops, &path, &stop)?;
         }
         let bundle = Bundle::open(&path)?;
-        let opened = (Engine::open(&bundle, Options::default())?, engine::encoder(&bundle)?);
-        // What is open stays so.
-        std::fs::remove_dir_all(&path)?;
-        Ok(opened)
+        Ok((Engine::open(&bundle, Options::default())?, engine::encoder(&bundle)?))
     }
 
     /// Measures a precision; each that is measured is compared to f32 with its own weights.

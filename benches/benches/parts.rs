@@ -26,50 +26,92 @@ fn floats(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 7919 % 2027) as f32 / 1013.0 - 1.0).collect()
 }
 
-/// Throughput is in operations: two for each number of the matrix and row, so that "elem/s" are FLOP/s or their like.
+/// Rows as real models have them: a few columns 40 times the others, and each 50th row 30 times.
+fn with_outliers(values: &[f32], width: usize) -> Vec<f32> {
+    let column = |at: usize| if at % width % 97 == 13 { 40.0 } else { 1.0 };
+    let row = |at: usize| if at / width % 50 == 7 { 30.0 } else { 1.0 };
+    values.iter().enumerate().map(|(at, value)| value * column(at) * row(at)).collect()
+}
+
+/// Throughput is in operations: two for each number of the matrix and row, so that "elem/s" are FLOP/s or their like. Weights and rows
+/// have outliers; what the rounding of rows costs there, and without, is printed.
 #[cfg(target_arch = "x86_64")]
 fn products(criterion: &mut Criterion) {
-    use marionette_runtime::kernels::product::{self, Blocks, Direction, Instructions, Matrix, Rounded};
+    use half::f16;
+    use marionette_runtime::kernels::product::{self, Affine, Bytes, Direction, Few, Instructions, Matrix, Rounded};
     let here = |number: usize, compute: &(dyn Fn(usize) + Send + Sync)| {
         (0..number).for_each(compute);
         Ok::<_, ()>(())
     };
     let mut group = criterion.benchmark_group("products");
-    let integers: Vec<u8> = (0..INNER * WIDTH).map(|i| (i * 7919 % 255) as u8).collect();
-    let halves = &integers[..INNER * WIDTH / 2];
-    let blocks = vec![0.01; INNER * WIDTH / 128];
-    let columns = product::column_scales(&blocks, WIDTH / 128);
-    let matrices = [
-        ("8 bits", Matrix::of_bytes(&integers, &columns).unwrap()),
-        ("4 bits", Matrix::of_halves(halves, &blocks, &columns).unwrap()),
-    ];
-    let x = floats(TOKENS * INNER);
-    for instructions in Instructions::ALL.into_iter().filter(|instructions| instructions.are_supported()) {
-        group.throughput(Throughput::Elements((2 * TOKENS * WIDTH * INNER) as u64));
-        for (name, matrix) in matrices {
-            for (direction, depth, width) in [(Direction::Forward, WIDTH, INNER), (Direction::Back, INNER, WIDTH)] {
-                let (mut rounded, mut y) = (Rounded::new(instructions), vec![0.0; TOKENS * width]);
-                rounded.rows(TOKENS, depth).iter_mut().zip(x.chunks(depth)).for_each(|(row, x)| row.round(x, None));
-                group.bench_function(format!("{instructions:?}, 512 rows, {name}, {direction:?}"), |b| {
-                    b.iter(|| product::multiply(matrix, direction, &rounded, None, &mut y, here).unwrap());
+    let plain = [floats(INNER * WIDTH), floats(TOKENS * INNER)];
+    let outliers = [with_outliers(&plain[0], WIDTH), with_outliers(&plain[1], WIDTH)];
+    for (kind, [weights, x]) in [("plain", plain), ("with outliers", outliers)] {
+        let eight = quantise::to_int8(&weights, Order::ColumnsTogether, INNER);
+        let four = quantise::to_int4(&weights, Order::ColumnsTogether, INNER, 32);
+        let halves: [&[f16]; 2] = [&four.scales, &four.minima];
+        let affine = Affine::new(&four.integers, halves, [INNER, WIDTH]).unwrap();
+        let stored = [eight.values(Order::ColumnsTogether), four.values(Order::ColumnsTogether, INNER)];
+        for instructions in Instructions::ALL.into_iter().filter(|instructions| instructions.are_supported()) {
+            let columns = affine.column_scales(instructions);
+            let matrices = [
+                ("8 bits", Matrix::of_bytes(&eight.integers, &eight.scales).unwrap()),
+                ("4 bits", Matrix::of_affine(affine, &columns).unwrap()),
+            ];
+            for ((name, matrix), values) in matrices.into_iter().zip(&stored) {
+                for (direction, depth, width) in [(Direction::Forward, WIDTH, INNER), (Direction::Back, INNER, WIDTH)] {
+                    let (mut rounded, mut y) = (Rounded::new(instructions), vec![0.0; TOKENS * width]);
+                    let factors = (direction == Direction::Back).then(|| matrix.scales());
+                    let places = rounded.rows(TOKENS, depth);
+                    places.into_iter().zip(x.chunks(depth)).for_each(|(mut row, x)| row.round(x, factors));
+                    product::multiply(matrix, direction, &rounded, None, &mut y, here).unwrap();
+                    let exact = |row: usize, output: usize| -> f64 {
+                        let term = |i: usize| match direction {
+                            Direction::Forward => values[output * WIDTH + i],
+                            Direction::Back => values[i * WIDTH + output],
+                        };
+                        (0..depth).map(|i| f64::from(x[row * depth + i]) * f64::from(term(i))).sum()
+                    };
+                    let all = (0..16).flat_map(|row| (0..64).map(move |output| (row, output)));
+                    let (error, size) = all.fold((0.0, 0.0), |(error, size), (row, output)| {
+                        let exact = exact(row, output);
+                        (error + (f64::from(y[row * width + output]) - exact).powi(2), size + exact * exact)
+                    });
+                    println!(
+                        "{instructions:?}, {kind}, {name}, {direction:?}: relative error {:.4}",
+                        f64::sqrt(error / size)
+                    );
+                    if kind == "plain" {
+                        continue;
+                    }
+                    group.throughput(Throughput::Elements((2 * TOKENS * WIDTH * INNER) as u64));
+                    group.bench_function(format!("{instructions:?}, 512 rows, {name}, {direction:?}"), |b| {
+                        b.iter(|| product::multiply(matrix, direction, &rounded, None, &mut y, here).unwrap());
+                    });
+                }
+            }
+            if kind == "plain" {
+                continue;
+            }
+            let (mut rounded, mut y) = (Rounded::new(instructions), vec![0.0; INNER]);
+            rounded.rows(1, WIDTH).iter_mut().zip(x.chunks(WIDTH)).for_each(|(row, x)| row.round(x, None));
+            let few = [
+                ("8 bits", Few::Bytes(Bytes::new(&eight.integers, &eight.scales, [INNER, WIDTH]).unwrap()), 8),
+                ("4 bits", Few::Affine(affine), 5),
+            ];
+            for (name, few, bits) in few {
+                group.throughput(Throughput::Bytes((INNER * WIDTH * bits / 8) as u64));
+                group.bench_function(format!("{instructions:?}, 1 row, {name}"), |b| {
+                    b.iter(|| product::multiply_few(few, &rounded, None, &mut y, here).unwrap());
                 });
             }
-        }
-        let (mut rounded, mut y) = (Rounded::new(instructions), vec![0.0; INNER]);
-        rounded.rows(1, WIDTH).iter_mut().zip(x.chunks(WIDTH)).for_each(|(row, x)| row.round(x, None));
-        for (name, bytes, is_halves) in [("8 bits", &integers[..], false), ("4 bits", halves, true)] {
-            let blocks = Blocks::new(bytes, &blocks, [INNER, WIDTH], is_halves).unwrap();
-            group.throughput(Throughput::Bytes(bytes.len() as u64));
-            group.bench_function(format!("{instructions:?}, 1 row, {name}"), |b| {
-                b.iter(|| product::multiply_few(blocks, &rounded, None, &mut y, here).unwrap());
+            group.throughput(Throughput::Elements((TOKENS * INNER) as u64));
+            group.bench_function(format!("{instructions:?}, rounding 512 rows of 3,072"), |b| {
+                b.iter(|| {
+                    rounded.rows(TOKENS, INNER).iter_mut().zip(x.chunks(INNER)).for_each(|(row, x)| row.round(x, None))
+                });
             });
         }
-        group.throughput(Throughput::Elements((TOKENS * INNER) as u64));
-        group.bench_function(format!("{instructions:?}, rounding 512 rows of 3,072"), |b| {
-            b.iter(|| {
-                rounded.rows(TOKENS, INNER).iter_mut().zip(x.chunks(INNER)).for_each(|(row, x)| row.round(x, None))
-            });
-        });
     }
     group.finish();
 }
@@ -185,7 +227,7 @@ fn rounding(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(values.len() as u64));
     group.bench_function("a matrix to 8 bits", |b| b.iter(|| quantise::to_int8(&values, Order::ColumnsApart, INNER)));
     group.bench_function("a matrix to 4 bits", |b| {
-        b.iter(|| quantise::to_int4(&values, Order::ColumnsApart, INNER, 128))
+        b.iter(|| quantise::to_int4(&values, Order::ColumnsApart, INNER, 32))
     });
     group.finish();
 }

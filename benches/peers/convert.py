@@ -1,9 +1,13 @@
-"""A Hugging Face GPT-2's weights as the peers want them, for device.py --peers.
+"""A model's weights as the peers want them, for device.py --peers.
 
     convert.py MODEL FOLDER
 
-writes `f32.gguf`, `q8_0.gguf` and `q4_0.gguf` for llama.cpp (with the package gguf) and `ct2-float32` and `ct2-int8` for CTranslate2 (with
-ctranslate2 and transformers), as far as these packages are installed. The tokens' texts are made up: what is measured takes and gives ids.
+writes, of a Hugging Face GPT-2, `f32.gguf`, `q8_0.gguf` and `q4_0.gguf` for llama.cpp (with the package gguf) and `ct2-float32` and `ct2-int8`
+for CTranslate2 (with ctranslate2 and transformers), as far as these packages are installed. The tokens' texts are made up: what is
+measured takes and gives ids.
+
+Of a GGUF file it writes the same three for llama.cpp, with all matrices in that type and everything else as it was, and `own.gguf`, which
+is the file.
 """
 
 import json
@@ -75,6 +79,30 @@ def write_gguf(path, config, weights, kind):
     writer.close()
 
 
+def rewrite_gguf(path, reader, kind):
+    """The file again with its matrices in another type; None stands for f32. Vectors are f32, as ever."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind is None else f"MOSTLY_{kind.name}"])
+    for name, field in reader.fields.items():
+        # The writer's own, or given above.
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), field.types[0], sub_type=element)
+    for tensor in reader.tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32, copy=False)
+        if kind is None or values.ndim < 2:
+            writer.add_tensor(tensor.name, values)
+        else:
+            writer.add_tensor(tensor.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_ctranslate2(model, folder, size, kind):
     from ctranslate2.converters import TransformersConverter
     from tokenizers import Tokenizer, models
@@ -93,16 +121,28 @@ def main():
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     model, folder = map(pathlib.Path, sys.argv[1:])
-    config = json.loads((model / "config.json").read_text(encoding="utf8"))
+    is_gguf = model.suffix == ".gguf"
+    config = {} if is_gguf else json.loads((model / "config.json").read_text(encoding="utf8"))
+    if not is_gguf and config["model_type"] != "gpt2":
+        sys.exit(f"{model} is a {config['model_type']}; of these, give the GGUF file")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        from gguf import GGMLQuantizationType as Kind
+        import gguf
 
-        weights = tensors(model)
-        for name, kind in (("f32", None), ("q8_0", Kind.Q8_0), ("q4_0", Kind.Q4_0)):
-            write_gguf(folder / f"{name}.gguf", config, weights, kind)
+        kinds = {"f32": None, "q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}
+        source = gguf.GGUFReader(model) if is_gguf else tensors(model)
+        for name, kind in kinds.items():
+            if is_gguf:
+                rewrite_gguf(folder / f"{name}.gguf", source, kind)
+            else:
+                write_gguf(folder / f"{name}.gguf", config, source, kind)
     except ModuleNotFoundError as missing:
         print(f"no files for llama.cpp: {missing}", file=sys.stderr)
+    if is_gguf:
+        own = folder / "own.gguf"
+        own.unlink(missing_ok=True)
+        own.symlink_to(model.resolve())
+        return
     try:
         for kind in ("float32", "int8"):
             write_ctranslate2(model, folder / f"ct2-{kind}", config["vocab_size"], kind)

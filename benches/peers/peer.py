@@ -1,20 +1,31 @@
-"""One peer, one job, one JSON object in the keys of `marionette bench --json`. Two threads; random weights of GPT-2 small's shapes do.
+"""One peer, one job, one JSON object in the keys of `marionette bench --json`. Two threads; MODEL is a folder of a GPT-2 or a Llama.
 
     peer.py torch MODEL            prefill, decode
     peer.py torch-adapt MODEL      a step of adaptation: Houlsby adapters, SGD
-    peer.py torch-ten MODEL DIALOGUES TOKENIZER    ten dialogues, one epoch: an example a reply, its history read again, batches of 4
-    peer.py ct2 FOLDER TYPE        CTranslate2, TYPE float32 or int8
+    peer.py torch-lora MODEL       the same with PEFT's LoRA, rank 8 on all linear layers
+    peer.py torch-ten MODEL DIALOGUES BUNDLE    ten dialogues, one epoch: an example a reply, its history read again, batches of 4
+    peer.py ct2 FOLDER TYPE        CTranslate2 with GPT-2 small, TYPE float32 or int8
     peer.py llama FILE             llama.cpp
+    peer.py llama-start FILE BUNDLE TEXT        from loading the file to the first token that answers TEXT
+    peer.py gguf-type FILE         the type of most of its matrices
+
+BUNDLE is the model's for the device: of it come the tokenizer and what stands around the turns of a dialogue.
 """
 
+import collections
 import json
+import pathlib
 import resource
 import statistics
 import sys
 import time
 
 PROMPT, NEW, BATCH, LENGTH, REPETITIONS, THREADS = 64, 128, 4, 128, 5, 2
-IDS = [index * 7919 % 50000 for index in range(PROMPT)]
+
+
+def prompt(vocabulary):
+    """Token ids as `marionette bench` takes them."""
+    return [index * 7919 % vocabulary for index in range(PROMPT)]
 
 
 def timed(work):
@@ -30,12 +41,21 @@ def generation(run):
     return {"prefill_tokens_per_s": PROMPT / prefill, "decode_tokens_per_s": NEW / decode}
 
 
-def torch_generate(folder):
+def loaded(folder):
+    """A model of either family in f32, frozen and without dropout."""
     import torch
-    from transformers import GPT2LMHeadModel
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(THREADS)
-    model = GPT2LMHeadModel.from_pretrained(folder).eval()
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def torch_generate(folder):
+    import torch
+
+    model = loaded(folder)
+    ids = torch.tensor([prompt(model.config.vocab_size)])
 
     def decode(out):
         for _ in range(NEW):
@@ -44,22 +64,17 @@ def torch_generate(folder):
 
     def run():
         with torch.inference_mode():
-            prefill, out = timed(lambda: model(torch.tensor([IDS]), use_cache=True, logits_to_keep=1))
+            prefill, out = timed(lambda: model(ids, use_cache=True, logits_to_keep=1))
             return prefill, timed(lambda: decode(out))[0]
 
     return generation(run)
 
 
 def with_adapters(folder):
-    import torch
+    """A Houlsby adapter after the attention's output and one after the MLP's, in each block, before what is added to the stream."""
     from torch import nn
-    from transformers import GPT2LMHeadModel
 
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel.from_pretrained(folder)
-    model.requires_grad_(False)
-    model.eval()  # no dropout
+    model = loaded(folder)
 
     class Adapter(nn.Module):
         def __init__(self, width, bottleneck=64):
@@ -71,18 +86,37 @@ def with_adapters(folder):
         def forward(self, x):
             return x + self.up(nn.functional.gelu(self.down(x), approximate="tanh"))
 
-    for block in model.transformer.h:
-        for part in (block.attn, block.mlp):
-            part.c_proj = nn.Sequential(part.c_proj, Adapter(model.config.n_embd))
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return model, torch.optim.SGD(learning, lr=0.01)
+    if model.config.model_type == "gpt2":
+        ends = [(part, "c_proj") for block in model.transformer.h for part in (block.attn, block.mlp)]
+    else:
+        ends = [end for block in model.model.layers for end in ((block.self_attn, "o_proj"), (block.mlp, "down_proj"))]
+    for part, name in ends:
+        setattr(part, name, nn.Sequential(getattr(part, name), Adapter(model.config.hidden_size)))
+    return model
 
 
-def torch_adapt(folder):
+def with_lora(folder):
+    from peft import LoraConfig, get_peft_model
+
+    model = loaded(folder)
+    transposed = model.config.model_type == "gpt2"
+    llama = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    parts = ["c_attn", "c_proj", "c_fc"] if transposed else llama
+    return get_peft_model(model, LoraConfig(r=8, target_modules=parts, fan_in_fan_out=transposed)).eval()
+
+
+def descent(model):
     import torch
 
-    model, optimiser = with_adapters(folder)
-    ids = torch.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) * 7919 % 50000
+    return torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.01)
+
+
+def torch_adapt(folder, changed=with_adapters):
+    import torch
+
+    model = changed(folder)
+    optimiser = descent(model)
+    ids = torch.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) * 7919 % model.config.vocab_size
     labels = ids.clone()
     labels[:, : LENGTH - LENGTH // 4] = -100
 
@@ -94,6 +128,28 @@ def torch_adapt(folder):
     step()
     time_ = statistics.median(timed(step)[0] for _ in range(REPETITIONS))
     return {"adapt_tokens_per_s": BATCH * LENGTH / time_, "adapt_step_ms": time_ * 1e3}
+
+
+def torch_lora(folder):
+    return torch_adapt(folder, with_lora)
+
+
+def manifest(bundle):
+    return json.loads((pathlib.Path(bundle) / "manifest.json").read_text(encoding="utf8"))
+
+
+def turns(bundle):
+    """The tokens in front of a dialogue, and what makes a turn's: those before the words, the words' and those after."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(pathlib.Path(bundle) / "tokenizer.json"))
+    around = manifest(bundle)["prompt"]
+
+    def turn(whose, words):
+        sides = around[whose]
+        return sides.get("before", []), tokenizer.encode(words, add_special_tokens=False).ids, sides.get("after", [])
+
+    return around.get("begin", []), turn
 
 
 def ten_dialogues(path):
@@ -109,21 +165,23 @@ def ten_dialogues(path):
     return dialogues
 
 
-def torch_ten(folder, path, tokenizer):
+def torch_ten(folder, path, bundle):
     import torch
-    from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(tokenizer)
-    model, optimiser = with_adapters(folder)
+    begin, turn = turns(bundle)
+    per_step = manifest(bundle)["inner_loop"]["dialogues_per_step"]
+    model = with_adapters(folder)
+    optimiser = descent(model)
     end = model.config.eos_token_id
-    encode = lambda text: tokenizer.encode(text).ids + [end]
     examples = []
     for dialogue in ten_dialogues(path):
-        history = []
+        history = begin
         for words, reply in dialogue:
-            history += encode(words)
-            examples.append((history + encode(reply), len(history)))
-            history = history + encode(reply)
+            before, own, after = turn("reply", reply)
+            history = history + sum(turn("partner", words), []) + before
+            # A reply's targets are its words and the token that ends it.
+            examples.append((history + own + after[:1], len(history)))
+            history = history + own + after
 
     def epoch():
         for first in range(0, len(examples), 4):
@@ -139,9 +197,9 @@ def torch_ten(folder, path, tokenizer):
             optimiser.step()
 
     def loss():
-        """Of the first five dialogues' replies, as marionette says it of its first step's."""
+        """Of the replies in the dialogues of marionette's first step, as it says it."""
         total = count = 0
-        for tokens, start in examples[: sum(len(dialogue) for dialogue in ten_dialogues(path)[:5])]:
+        for tokens, start in examples[: sum(map(len, ten_dialogues(path)[:per_step]))]:
             labels = torch.tensor([[-100] * start + tokens[start:]])
             with torch.no_grad():
                 found = model(input_ids=torch.tensor([tokens]), labels=labels, use_cache=False).loss.item()
@@ -158,7 +216,7 @@ def ct2(folder, kind):
     import ctranslate2
 
     model = ctranslate2.Generator(folder, device="cpu", compute_type=kind, intra_threads=THREADS, inter_threads=1)
-    tokens = [f"t{id}" for id in IDS]
+    tokens = [f"t{id}" for id in prompt(50257)]
     options = {"sampling_topk": 1, "include_prompt_in_result": False, "end_token": "t50256"}
 
     def run():
@@ -170,10 +228,15 @@ def ct2(folder, kind):
     return generation(run)
 
 
-def llama(path):
+def llama_loaded(path):
     from llama_cpp import Llama
 
-    model = Llama(path, n_ctx=512, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
+    return Llama(path, n_ctx=512, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
+
+
+def llama(path):
+    model = llama_loaded(path)
+    ids = prompt(model.n_vocab())
 
     def decode():
         for token in range(5, NEW + 5):
@@ -181,9 +244,31 @@ def llama(path):
 
     def run():
         model.reset()
-        return timed(lambda: model.eval(IDS))[0], timed(decode)[0]
+        return timed(lambda: model.eval(ids))[0], timed(decode)[0]
 
     return generation(run)
+
+
+def llama_start(path, bundle, text):
+    import llama_cpp  # its import is no part of loading
+
+    begin, turn = turns(bundle)
+    ids = begin + sum(turn("partner", text), []) + turn("reply", "")[0]
+
+    def first():
+        model = llama_loaded(path)
+        model.eval(ids)
+        return model.sample(temp=0.0)
+
+    return {"first_token_s": timed(first)[0]}
+
+
+def gguf_type(path):
+    import gguf
+
+    matrices = [tensor for tensor in gguf.GGUFReader(path).tensors if len(tensor.shape) > 1]
+    (kind, _), *_ = collections.Counter(tensor.tensor_type.name.lower() for tensor in matrices).most_common(1)
+    return {"type": kind}
 
 
 def torch_limits():
@@ -198,7 +283,17 @@ def torch_limits():
     return {"gflop_per_s": 2e-9 * 1536**3 / product, "gb_per_s": 1e-9 * 4 * len(large) / reading}
 
 
-JOBS = {"limits": torch_limits, "torch": torch_generate, "torch-adapt": torch_adapt, "torch-ten": torch_ten, "ct2": ct2, "llama": llama}
+JOBS = {
+    "limits": torch_limits,
+    "torch": torch_generate,
+    "torch-adapt": torch_adapt,
+    "torch-lora": torch_lora,
+    "torch-ten": torch_ten,
+    "ct2": ct2,
+    "llama": llama,
+    "llama-start": llama_start,
+    "gguf-type": gguf_type,
+}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in JOBS:

@@ -69,8 +69,10 @@ pub enum GraphError {
         width: usize,
     },
     /// A weight that is too large for 16 bits.
-    #[error("fp16 holds values up to 65,504, and \"{tensor}\" has {value}; take fp32")]
+    #[error("{precision} holds values up to 65,504, and \"{tensor}\" has {value}; take fp32 or int8")]
     Range {
+        /// What was asked for.
+        precision: Precision,
         /// The tensor.
         tensor: String,
         /// Its value, in words.

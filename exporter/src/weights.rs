@@ -6,7 +6,7 @@
 //! | fp32 | f32 | `Gemm` | `Gemm` |
 //! | fp16 | f16 | `Gemm` in f32 after a `Cast`, which is done when the graph is opened | the same |
 //! | int8 | u8, a scale a column | `FewRowsMatMul` | `QuantizedMatMul`, both ways |
-//! | int4 | 4 bits, a scale a block | `FewRowsMatMul` | `BlockQuantizedMatMul`, both ways, of bytes made of the stored integers |
+//! | int4 | 4 bits, in blocks of 32 a scale and a minimum of f16: 5 bits a value | `FewRowsAffineMatMul` | `AffineMatMul`, both ways, of bytes made of the stored integers |
 //!
 //! With standard operators alone all products of integers are those with many rows.
 //!
@@ -24,20 +24,18 @@ use marionette_models::{HostTensor, ModelConfig, Positions, Tensors, params};
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::ops::{self, Transposed};
-use crate::quantise::{self, Order, Quantised};
+use crate::quantise::{self, Order};
 use crate::shape::TensorType;
 
 /// Every part begins at a multiple of this many bytes, so that the file can be mapped into memory (`onnx.proto`,
 /// `TensorProto.external_data`).
 const ALIGNMENT: u64 = 4096;
-/// The zero points of 4-bit integers, as many as the largest matrix has.
-pub(crate) const ZERO_POINTS: &str = "zero_points";
 /// The cosines and sines of each position's angles, \[P, dh / 2\], where positions are rotary (Su et al. 2021).
 pub(crate) const ANGLES: [&str; 2] = ["rotary.cos", "rotary.sin"];
-/// The longest blocks. Of 8 bits a whole column has one scale, and the block is only how it is read; of 4 bits shorter blocks are
-/// more exact, larger and slower to read: 0.25 bits a value with 128.
+/// The longest blocks. Of 8 bits a whole column has one scale, and the block is only how it is read; of 4 bits those of GGUF's Q4_0 and
+/// Q4_1, whose files are held as they are.
 const BLOCK_INT8: usize = 256;
-const BLOCK_INT4: usize = 128;
+const BLOCK_INT4: usize = 32;
 /// The shortest that ONNX Runtime takes.
 const SHORTEST_BLOCK: usize = 16;
 
@@ -65,11 +63,10 @@ enum Content {
     F32,
     Angles(Angles),
     F16,
-    /// A matrix's integers, and right after them their scales.
+    /// A matrix's integers, and right after them what they are multiplied with, and of 4 bits what is added.
     Integers(Matrix),
     Scales,
-    /// Twice 8 in each byte.
-    ZeroPoints,
+    Minima,
 }
 
 /// The values of one of [`ANGLES`], where the model has them.
@@ -138,6 +135,8 @@ pub struct Weights {
     head: &'static str,
     precision: Precision,
     operators: Operators,
+    /// How many 4-bit integers have one scale: the same for all matrices, since a function of a graph has one body.
+    block: usize,
     /// In the order of the file: the part, and the tensor that it is made of.
     order: Vec<(String, String, Content)>,
     entries: BTreeMap<String, Entry>,
@@ -152,6 +151,10 @@ fn scales(name: &str) -> String {
     format!("{name}.scales")
 }
 
+fn minima(name: &str) -> String {
+    format!("{name}.minima")
+}
+
 impl Weights {
     /// Plans the file for a model.
     ///
@@ -161,26 +164,30 @@ impl Weights {
         let shapes = params::base_table(config).into_iter().map(|spec| (spec.name, spec.shape)).collect();
         let head = if config.tied { names::WTE } else { names::HEAD };
         let (order, entries) = (Vec::new(), BTreeMap::new());
-        let mut plan = Self { bias: config.bias, head, precision, operators, order, entries, shapes };
-        let mut zero_points = 0;
+        let matrices = params::base_table(config);
+        let matrices = matrices.iter().filter_map(|spec| Matrix::of(&spec.name, &spec.shape));
+        let block = matrices.map(|matrix| matrix.block(BLOCK_INT4)).min().unwrap_or(BLOCK_INT4);
+        let mut plan = Self { bias: config.bias, head, precision, operators, block, order, entries, shapes };
         for spec in params::base_table(config) {
-            let len = spec.len();
-            let Some(matrix) = Matrix::of(&spec.name, &spec.shape) else {
-                plan.push(spec.name.clone(), &spec.name, Content::F32, 4 * len);
+            let (name, len) = (&spec.name, spec.len());
+            let Some(matrix) = Matrix::of(name, &spec.shape) else {
+                plan.push(name.clone(), name, Content::F32, 4 * len);
                 continue;
             };
+            if precision.is_integer() && matrix.block(SHORTEST_BLOCK) < SHORTEST_BLOCK {
+                return Err(GraphError::Width { precision, tensor: spec.name, width: matrix.inner });
+            }
             match precision {
-                Precision::Fp32 => plan.push(spec.name.clone(), &spec.name, Content::F32, 4 * len),
-                Precision::Fp16 => plan.push(spec.name.clone(), &spec.name, Content::F16, 2 * len),
-                Precision::Int8 | Precision::Int4 => {
-                    let (bits, block) = plan.blocks(matrix);
-                    if block < SHORTEST_BLOCK {
-                        return Err(GraphError::Width { precision, tensor: spec.name, width: matrix.inner });
-                    }
-                    let scaled = if bits == 8 { matrix.columns } else { len / block };
-                    zero_points = zero_points.max(if bits == 8 { 0 } else { scaled });
-                    plan.push(integers(&spec.name), &spec.name, Content::Integers(matrix), len * bits / 8);
-                    plan.push(scales(&spec.name), &spec.name, Content::Scales, 4 * scaled);
+                Precision::Fp32 => plan.push(name.clone(), name, Content::F32, 4 * len),
+                Precision::Fp16 => plan.push(name.clone(), name, Content::F16, 2 * len),
+                Precision::Int8 => {
+                    plan.push(integers(name), name, Content::Integers(matrix), len);
+                    plan.push(scales(name), name, Content::Scales, 4 * matrix.columns);
+                }
+                Precision::Int4 => {
+                    plan.push(integers(name), name, Content::Integers(matrix), len / 2);
+                    plan.push(scales(name), name, Content::Scales, 2 * len / block);
+                    plan.push(minima(name), name, Content::Minima, 2 * len / block);
                 }
             }
         }
@@ -188,9 +195,6 @@ impl Weights {
             let shape = vec![config.n_positions, config.head_dim / 2];
             plan.push(name.to_owned(), "", Content::Angles(angles), 4 * shape.iter().product::<usize>());
             plan.shapes.insert(name.to_owned(), shape);
-        }
-        if zero_points > 0 {
-            plan.push(ZERO_POINTS.to_owned(), "", Content::ZeroPoints, zero_points.div_ceil(2));
         }
         Ok(plan)
     }
@@ -200,14 +204,6 @@ impl Weights {
         let entry = Entry { offset: end.next_multiple_of(ALIGNMENT), length: length as u64 };
         self.entries.insert(part.clone(), entry);
         self.order.push((part, tensor.to_owned(), content));
-    }
-
-    /// Bits and block of a quantised matrix.
-    fn blocks(&self, matrix: Matrix) -> (usize, usize) {
-        match self.precision {
-            Precision::Int4 => (4, matrix.block(BLOCK_INT4)),
-            _ => (8, matrix.block(BLOCK_INT8)),
-        }
     }
 
     /// Where a part lies.
@@ -233,9 +229,15 @@ impl Weights {
     /// [`GraphError::Range`].
     pub fn check(&self, base: &Tensors) -> Result<(), GraphError> {
         for (_, name, content) in &self.order {
-            let Some(tensor) = base.get(name).filter(|_| matches!(content, Content::F16)) else { continue };
+            let halves = match content {
+                Content::F16 => true,
+                Content::Integers(_) => self.precision == Precision::Int4,
+                Content::F32 | Content::Angles(_) | Content::Scales | Content::Minima => false,
+            };
+            let Some(tensor) = base.get(name).filter(|_| halves) else { continue };
             if let Some(&value) = tensor.values.iter().find(|value| f16::from_f32(**value).is_infinite()) {
-                return Err(GraphError::Range { tensor: name.clone(), value: value.to_string() });
+                let (precision, tensor) = (self.precision, name.clone());
+                return Err(GraphError::Range { precision, tensor, value: value.to_string() });
             }
         }
         Ok(())
@@ -247,7 +249,8 @@ impl Weights {
     /// A tensor is missing from `base`, or writing fails.
     pub fn write(&self, base: &Tensors, writer: &mut dyn Write) -> io::Result<()> {
         let mut end = 0;
-        let mut scales = HostTensor::default();
+        let (mut scales, mut minima) = (Vec::new(), Vec::new());
+        let halves = |values: &[f16]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         for (part, name, content) in &self.order {
             let entry = &self.entries[part];
             let tensor = || base.get(name).ok_or_else(|| io::Error::other(format!("tensor {name} is missing")));
@@ -256,18 +259,21 @@ impl Weights {
                 Content::F32 => tensor()?.write_le(writer)?,
                 Content::Angles(angles) => angles.values().write_le(writer)?,
                 Content::F16 => {
-                    let halves = tensor()?.values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes());
-                    writer.write_all(&halves.collect::<Vec<u8>>())?;
+                    let values: Vec<f16> = tensor()?.values.iter().map(|&value| f16::from_f32(value)).collect();
+                    writer.write_all(&halves(&values))?;
                 }
-                Content::Integers(matrix) => {
-                    let quantised = self.quantise(*matrix, &tensor()?.values);
+                Content::Integers(Matrix { columns, order, .. }) if self.precision == Precision::Int8 => {
+                    let quantised = quantise::to_int8(&tensor()?.values, *order, *columns);
                     writer.write_all(&quantised.integers)?;
-                    scales.values = quantised.scales;
+                    scales = quantised.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
                 }
-                Content::Scales => scales.write_le(writer)?,
-                Content::ZeroPoints => {
-                    io::copy(&mut io::Read::take(io::repeat(0x88), entry.length), writer)?;
+                Content::Integers(Matrix { columns, order, .. }) => {
+                    let quantised = quantise::to_int4(&tensor()?.values, *order, *columns, self.block);
+                    writer.write_all(&quantised.integers)?;
+                    (scales, minima) = (halves(&quantised.scales), halves(&quantised.minima));
                 }
+                Content::Scales => writer.write_all(&scales)?,
+                Content::Minima => writer.write_all(&minima)?,
             }
             end = entry.offset + entry.length;
         }
@@ -277,7 +283,7 @@ impl Weights {
     /// How many bits a value of a matrix takes, with its share of what its integers are multiplied with.
     pub fn bits(&self) -> f64 {
         let matrices = |(_, name, content): &&(String, String, Content)| {
-            !matches!(content, Content::Angles(_) | Content::ZeroPoints)
+            !matches!(content, Content::Angles(_))
                 && self.shapes.get(name).is_some_and(|shape| Matrix::of(name, shape).is_some())
         };
         let bytes: u64 = self.order.iter().filter(matrices).map(|(part, ..)| self.entries[part].length).sum();
@@ -294,24 +300,18 @@ impl Weights {
                 Content::F16 => {
                     tensor.values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
                 }
-                Content::Integers(matrix) => {
-                    tensor.values = self.quantise(*matrix, &tensor.values).values(
-                        matrix.order,
-                        matrix.columns,
-                        self.blocks(*matrix).0,
-                    );
+                Content::Integers(Matrix { columns, order, .. }) => {
+                    tensor.values = match self.precision {
+                        Precision::Int4 => {
+                            quantise::to_int4(&tensor.values, *order, *columns, self.block).values(*order, *columns)
+                        }
+                        _ => quantise::to_int8(&tensor.values, *order, *columns).values(*order),
+                    };
                 }
-                Content::F32 | Content::Angles(_) | Content::Scales | Content::ZeroPoints => {}
+                Content::F32 | Content::Angles(_) | Content::Scales | Content::Minima => {}
             }
         }
         base
-    }
-
-    fn quantise(&self, matrix: Matrix, values: &[f32]) -> Quantised {
-        match self.blocks(matrix) {
-            (8, _) => quantise::to_int8(values, matrix.order, matrix.columns),
-            (_, block) => quantise::to_int4(values, matrix.order, matrix.columns, block),
-        }
     }
 
     /// A tensor that is not one of integers, in f32.
@@ -337,13 +337,17 @@ impl Weights {
             let table = self.tensor(graph, names::WTE)?;
             return graph.gather(table, ids);
         };
-        let (bits, block) = self.blocks(matrix);
-        let packed = u8s(&[matrix.columns, matrix.inner * bits / 8]);
-        let integers = graph.weight(&integers(names::WTE), packed);
-        let blocks = matrix.inner / block;
-        let scales = self.block_scales(graph, names::WTE, matrix)?;
-        let scales = graph.reshape(scales, &[matrix.columns.into(), blocks.into()])?;
-        graph.gather_block_quantized([integers, scales], ids, bits, block)
+        let Matrix { columns, inner, .. } = matrix;
+        if self.precision == Precision::Int4 {
+            let integers = graph.weight(&integers(names::WTE), typed(DataType::U8, &[columns, inner / 2]));
+            let [scales, minima] = self.halves(graph, names::WTE, matrix);
+            return graph.gather_affine([integers, scales, minima], ids);
+        }
+        let block = matrix.block(BLOCK_INT8);
+        let integers = graph.weight(&integers(names::WTE), typed(DataType::U8, &[columns, inner]));
+        let scales = repeated(graph, names::WTE, matrix)?;
+        let scales = graph.reshape(scales, &[columns.into(), (inner / block).into()])?;
+        graph.gather_block_quantized([integers, scales], ids, block)
     }
 
     /// A linear layer, x W, and + b where the model has biases: x \[N, in\], W \[in, out\]. Its gradient reads the same W transposed.
@@ -380,17 +384,10 @@ impl Weights {
         Ok(matrix.filter(|_| self.precision.is_integer()))
     }
 
-    /// One scale for each block, \[N · K / block\].
-    fn block_scales(&self, graph: &mut Graph, name: &str, matrix: Matrix) -> Result<Value, GraphError> {
-        let (bits, block) = self.blocks(matrix);
-        let blocks = matrix.inner / block;
-        let all = matrix.columns * blocks;
-        if bits == 4 {
-            return Ok(graph.weight(&scales(name), TensorType::f32([all.into()])));
-        }
-        let column = graph.weight(&scales(name), TensorType::f32([matrix.columns.into(), 1.into()]));
-        let repeated = graph.expand(column, &[matrix.columns.into(), blocks.into()])?;
-        graph.reshape(repeated, &[all.into()])
+    /// Scales and minima of 4-bit integers, \[N, K / block\].
+    fn halves(&self, graph: &mut Graph, name: &str, matrix: Matrix) -> [Value; 2] {
+        let shape = [matrix.columns, matrix.inner / self.block];
+        [scales(name), minima(name)].map(|part| graph.weight(&part, typed(DataType::F16, &shape)))
     }
 
     fn product(
@@ -402,28 +399,40 @@ impl Weights {
         rows: Rows,
     ) -> Result<Value, GraphError> {
         let Matrix { columns, inner, .. } = matrix;
-        let (bits, block) = self.blocks(matrix);
         // No standard operator reads integers in small pieces.
-        if rows == Rows::Many || self.operators == Operators::Standard {
-            return if bits == 8 {
-                let stored = graph.weight(&integers(name), u8s(&[columns, inner]));
-                let scales = graph.weight(&scales(name), TensorType::f32([columns.into()]));
-                graph.quantized_mat_mul(x, ops::Matrix::Bytes, &[stored, scales], bias)
+        let many = rows == Rows::Many || self.operators == Operators::Standard;
+        let part = integers(name);
+        if self.precision == Precision::Int4 {
+            let [scales, minima] = self.halves(graph, name, matrix);
+            let block = self.block;
+            return if many {
+                let stored = graph.weight(&part, typed(DataType::U4, &[columns, inner]));
+                graph.quantized_mat_mul(x, ops::Matrix::Affine { block }, &[stored, scales, minima], bias)
             } else {
-                let four_bits =
-                    |width: usize| TensorType { dtype: DataType::U4, shape: vec![columns.into(), width.into()] };
-                let stored = graph.weight(&integers(name), four_bits(inner));
-                let zeros = graph.weight(ZERO_POINTS, four_bits(inner / block));
-                let scales = graph.weight(&scales(name), TensorType::f32([columns.into(), (inner / block).into()]));
-                graph.quantized_mat_mul(x, ops::Matrix::Blocks { block }, &[stored, scales, zeros], bias)
+                let stored = graph.weight(&part, typed(DataType::U8, &[columns, inner / block, block / 2]));
+                graph.few_rows_affine_mat_mul(x, [stored, scales, minima], bias)
             };
         }
-        let stored = graph.weight(&integers(name), u8s(&[columns, inner / block, block * bits / 8]));
-        let scales = self.block_scales(graph, name, matrix)?;
-        graph.few_rows_mat_mul(x, [stored, scales], bias, bits, block)
+        if many {
+            let stored = graph.weight(&part, typed(DataType::U8, &[columns, inner]));
+            let scales = graph.weight(&scales(name), TensorType::f32([columns.into()]));
+            return graph.quantized_mat_mul(x, ops::Matrix::Bytes, &[stored, scales], bias);
+        }
+        let block = matrix.block(BLOCK_INT8);
+        let stored = graph.weight(&part, typed(DataType::U8, &[columns, inner / block, block]));
+        let scales = repeated(graph, name, matrix)?;
+        graph.few_rows_mat_mul(x, [stored, scales], bias)
     }
 }
 
-fn u8s(shape: &[usize]) -> TensorType {
-    TensorType { dtype: DataType::U8, shape: shape.iter().map(|&dim| dim.into()).collect() }
+/// The scales of 8-bit integers' columns, one for each block in which they are read, \[N · K / block\].
+fn repeated(graph: &mut Graph, name: &str, matrix: Matrix) -> Result<Value, GraphError> {
+    let blocks = matrix.inner / matrix.block(BLOCK_INT8);
+    let column = graph.weight(&scales(name), TensorType::f32([matrix.columns.into(), 1.into()]));
+    let repeated = graph.expand(column, &[matrix.columns.into(), blocks.into()])?;
+    graph.reshape(repeated, &[(matrix.columns * blocks).into()])
+}
+
+fn typed(dtype: DataType, shape: &[usize]) -> TensorType {
+    TensorType { dtype, shape: shape.iter().map(|&dim| dim.into()).collect() }
 }

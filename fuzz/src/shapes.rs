@@ -39,7 +39,7 @@ pub fn shapes(data: &[u8]) {
         11 => drop(shapes::target_log_prob(&all)),
         12 => drop(shapes::target_log_prob_gradient(&all)),
         _ => {
-            let form = [Form::Bytes, Form::Halves, Form::Blocks][first.rem_euclid(3) as usize];
+            let form = [Form::Bytes, Form::Affine, Form::FewBytes, Form::FewAffine][first.rem_euclid(4) as usize];
             let direction = if second % 2 == 0 { Direction::Forward } else { Direction::Back };
             drop(shapes::integer_product(form, direction, second % 3 == 0, &all));
         }

@@ -307,8 +307,13 @@ fn rounded(
     let config = &case.config;
     let mut all = feeds.clone();
     let is_matrix = |spec: &params::TensorSpec| spec.shape.len() == 2 && spec.name != params::names::WPE;
-    for spec in params::base_table(config).into_iter().filter(is_matrix) {
-        let columns_apart = ![params::names::WTE, params::names::HEAD].contains(&spec.name.as_str());
+    let apart = |spec: &params::TensorSpec| ![params::names::WTE, params::names::HEAD].contains(&spec.name.as_str());
+    let matrices = || params::base_table(config).into_iter().filter(is_matrix);
+    // The largest power of two, up to 32, that divides all columns.
+    let block =
+        matrices().map(|spec| 1_usize << spec.shape[usize::from(!apart(&spec))].trailing_zeros().min(5)).min().unwrap();
+    for spec in matrices() {
+        let columns_apart = apart(&spec);
         let tensor = all.get_mut(&spec.name).unwrap();
         match precision {
             Precision::Fp32 => {}
@@ -323,20 +328,19 @@ fn rounded(
             Precision::Int4 => {
                 let mut graph = Graph::new();
                 let [columns, inner] = if columns_apart { [1, 0] } else { [0, 1] }.map(|axis| spec.shape[axis]);
-                let u4 = crate::shape::TensorType { dtype: DataType::U4, shape: vec![columns.into(), inner.into()] };
-                let integers = graph.weight(&format!("{}.integers", spec.name), u4);
-                // The largest power of two, up to 128, that divides a column.
-                let block = 1 << inner.trailing_zeros().min(7);
-                let scales = graph.weight(
-                    &format!("{}.scales", spec.name),
-                    crate::shape::TensorType::f32([columns.into(), (inner / block).into()]),
-                );
+                let typed =
+                    |dtype, width: usize| crate::shape::TensorType { dtype, shape: vec![columns.into(), width.into()] };
+                let mut part = |name: &str, tensor| graph.weight(&format!("{}.{name}", spec.name), tensor);
+                let integers = part("integers", typed(DataType::U4, inner));
+                let [scales, minima] = ["scales", "minima"].map(|name| part(name, typed(DataType::F16, inner / block)));
                 let read = stored(case, &graph, weights, feeds);
-                let (q, s) = (&read[graph.name(integers)], &read[graph.name(scales)]);
+                let [q, s, m] = [integers, scales, minima].map(|value| &read[graph.name(value)]);
                 tensor.indexed_iter_mut().for_each(|(at, value)| {
                     let (n, k) = if columns_apart { (at[1], at[0]) } else { (at[0], at[1]) };
-                    let dequantised = (q[[n, k]] - 8.0) * s[[n, k / block]];
-                    assert!((dequantised - *value).abs() <= 2.0 * s[[n, k / block]].abs());
+                    let (s, m) = (s[[n, k / block]], m[[n, k / block]]);
+                    let dequantised = q[[n, k]] * s + m;
+                    // Half a step, but for values beyond ends that were moved inwards.
+                    assert!((dequantised - *value).abs() <= 1.5 * s.abs(), "{dequantised} {value} {s}");
                     *value = dequantised;
                 });
             }

@@ -7,7 +7,7 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::{Dim, TensorType};
 
-/// y = (q − z) s: q \[N, K\] of 4 bits, s and z \[N, K / block\], one for each block of a row; y is of s's type.
+/// y = q s: q \[N, K\] of 4 bits, s \[N, K / block\], one for each block of a row; y is of s's type.
 #[derive(Debug, Clone, Copy)]
 struct DequantizeLinear {
     block: usize,
@@ -23,14 +23,14 @@ impl Op for DequantizeLinear {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let [integers, scales, zeros] = arity(inputs)?;
+        let [integers, scales] = arity(inputs)?;
         let is_float = matches!(scales.dtype, DataType::F32 | DataType::F16);
-        if integers.dtype != DataType::U4 || zeros.dtype != DataType::U4 || !is_float {
-            return Err("expected integers and zero points of u4 and scales of f32 or f16".into());
+        if integers.dtype != DataType::U4 || !is_float {
+            return Err("expected integers of u4 and scales of f32 or f16".into());
         }
         match (&integers.shape[..], &scales.shape[..]) {
             ([rows, Dim::Fixed(width)], [same, Dim::Fixed(blocks)])
-                if rows == same && blocks * self.block == *width && zeros.shape == scales.shape =>
+                if rows == same && blocks * self.block == *width =>
             {
                 Ok(vec![TensorType { dtype: scales.dtype, shape: integers.shape.clone() }])
             }
@@ -39,25 +39,17 @@ impl Op for DequantizeLinear {
     }
 
     fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
-        let value = |i: ndarray::IxDyn| {
-            let block = [i[0], i[1] / self.block];
-            (inputs[0][&i] - inputs[2][block]) * inputs[1][block]
-        };
+        let value = |i: ndarray::IxDyn| inputs[0][&i] * inputs[1][[i[0], i[1] / self.block]];
         vec![crate::array::Array::from_shape_fn(inputs[0].shape(), value)]
     }
 }
 
 impl Graph {
-    /// A matrix \[N, K\] of 4-bit integers in floating point; `scales` and `zeros` \[N, K / block\].
+    /// A matrix \[N, K\] of 4-bit integers in floating point; `scales` \[N, K / block\].
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn dequantize_linear(
-        &mut self,
-        integers: Value,
-        [scales, zeros]: [Value; 2],
-        block: usize,
-    ) -> Result<Value, GraphError> {
-        self.apply_one(DequantizeLinear { block }, &[integers, scales, zeros])
+    pub fn dequantize_linear(&mut self, integers: Value, scales: Value, block: usize) -> Result<Value, GraphError> {
+        self.apply_one(DequantizeLinear { block }, &[integers, scales])
     }
 }

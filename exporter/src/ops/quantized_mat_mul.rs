@@ -31,10 +31,10 @@ pub(super) struct QuantizedMatMul {
 pub enum Matrix {
     /// w = (q − 128) s: q u8\[N, K\], s \[N\].
     Bytes,
-    /// q u4\[N, K\], s \[N, K / block\], and 8 as often as s, u4: w = r c of the nearest integer r to (q − 8) s / c, where a column's
-    /// scale c is 8/127 of its largest s: these integers reach to −8, bytes to 127.
-    Blocks {
-        /// How many values of a column have one scale.
+    /// w = q s + m: q u4\[N, K\], s and m f16\[N, K / block\]. With many rows what is multiplied are bytes of a scale a column, 1/127 of
+    /// what the column's blocks can hold at most.
+    Affine {
+        /// How many values of a column have one scale and one minimum.
         block: usize,
     },
 }
@@ -44,14 +44,14 @@ impl Matrix {
     pub(super) fn inputs(self) -> usize {
         match self {
             Self::Bytes => 2,
-            Self::Blocks { .. } => 3,
+            Self::Affine { .. } => 3,
         }
     }
 
     pub(super) fn attributes(self) -> Vec<(&'static str, Attribute)> {
         match self {
             Self::Bytes => Vec::new(),
-            Self::Blocks { block } => vec![("block_size", Attribute::Int(block as i64))],
+            Self::Affine { block } => vec![("block_size", Attribute::Int(block as i64))],
         }
     }
 
@@ -65,16 +65,16 @@ impl Matrix {
                 }
                 _ => Err("expected integers u8[N, K] and scales f32[N]".into()),
             },
-            (Self::Blocks { block }, [integers, scales, zeros]) => match integers.shape[..] {
+            (Self::Affine { block }, [integers, scales, minima]) => match integers.shape[..] {
                 [columns, Dim::Fixed(inner)]
                     if integers.dtype == DataType::U4
                         && inner % block == 0
-                        && is(scales, DataType::F32, &[columns, Dim::Fixed(inner / block)])
-                        && is(zeros, DataType::U4, &scales.shape) =>
+                        && is(scales, DataType::F16, &[columns, Dim::Fixed(inner / block)])
+                        && is(minima, DataType::F16, &scales.shape) =>
                 {
                     Ok([columns, Dim::Fixed(inner)])
                 }
-                _ => Err("expected integers u4[N, K], scales and zero points [N, K / block]".into()),
+                _ => Err("expected integers u4[N, K], scales and minima f16[N, K / block]".into()),
             },
             _ => Err(format!("a matrix of {} values, expected {}", inputs.len(), self.inputs())),
         }
@@ -84,25 +84,39 @@ impl Matrix {
     /// when the graph is opened.
     pub(super) fn bytes(self, graph: &mut Graph, inputs: &[Value]) -> Result<[Value; 2], GraphError> {
         let [integers, scales] = [inputs[0], inputs[1]];
-        let Self::Blocks { block } = self else {
+        let Self::Affine { block } = self else {
             return Ok([integers, scales]);
         };
-        let squares = graph.mul(scales, scales)?;
-        let largest = graph.reduce_max(squares, &[1], true)?;
-        let largest = graph.sqrt(largest)?;
-        let share = graph.scalar(8.0 / 127.0);
+        let [scales, minima] = [graph.cast(scales, DataType::F32)?, graph.cast(inputs[2], DataType::F32)?];
+        let most = graph.scalar(15.0);
+        let last = graph.mul(scales, most)?;
+        let last = graph.add(last, minima)?;
+        let ends = graph.concat(&[minima, last], 1)?;
+        let ends = graph.abs(ends)?;
+        let largest = graph.reduce_max(ends, &[1], true)?;
+        let (share, least) = (graph.scalar(1.0 / 127.0), graph.scalar(1e-30));
         let column = graph.mul(largest, share)?;
+        let column = graph.add(column, least)?;
         // In units of the column's scale 16 bits are exact enough, and take half the memory.
-        let relative = graph.div(scales, column)?;
-        let relative = graph.cast(relative, DataType::F16)?;
-        let values = graph.dequantize_linear(integers, [relative, inputs[2]], block)?;
+        let [scales, minima] = [graph.div(scales, column)?, graph.div(minima, column)?];
+        let [scales, minima] = [graph.cast(scales, DataType::F16)?, graph.cast(minima, DataType::F16)?];
+        let values = graph.dequantize_linear(integers, scales, block)?;
+        // A function's body fits matrices of all shapes.
+        let (columns, blocks, inner) = (graph.shape(minima)[0], graph.shape(minima)[1], graph.shape(values)[1]);
+        let [any, single, each] = [-1, 1, block as i64].map(|size| graph.integers(&[size]));
+        let number = graph.length(minima, 1)?;
+        let apart = graph.concat(&[any, number, each], 0)?;
+        let values = graph.reshape_to(values, &[columns, blocks, block.into()], apart)?;
+        let target = graph.concat(&[any, number, single], 0)?;
+        let minima = graph.reshape_to(minima, &[columns, blocks, 1.into()], target)?;
+        let values = graph.add(values, minima)?;
+        let width = graph.mul(number, each)?;
+        let together = graph.concat(&[any, width], 0)?;
+        let values = graph.reshape_to(values, &[columns, inner], together)?;
         let one = graph.scalar(1.0);
         let one = graph.cast(one, DataType::F16)?;
         let middle = graph.byte(MIDDLE);
-        let columns = graph.shape(integers)[0];
-        // A function's body fits matrices of all shapes.
-        let flat = graph.integers(&[-1]);
-        Ok([graph.quantize_linear(values, one, middle)?, graph.reshape_to(column, &[columns], flat)?])
+        Ok([graph.quantize_linear(values, one, middle)?, graph.reshape_to(column, &[columns], any)?])
     }
 
     /// W \[N, K\].
@@ -112,13 +126,9 @@ impl Matrix {
             Self::Bytes => ndarray::Array2::from_shape_fn((integers.shape()[0], integers.shape()[1]), |(n, k)| {
                 (integers[[n, k]] - f64::from(MIDDLE)) * scales[[n]]
             }),
-            Self::Blocks { block } => {
-                let scales = scales.into_dimensionality::<Ix2>().unwrap();
-                let largest = scales.map_axis(ndarray::Axis(1), |row| row.fold(0.0_f64, |most, s| most.max(s.abs())));
+            Self::Affine { block } => {
                 ndarray::Array2::from_shape_fn((integers.shape()[0], integers.shape()[1]), |(n, k)| {
-                    let column = largest[n] * 8.0 / 127.0;
-                    let integer = (integers[[n, k]] - 8.0) * scales[[n, k / block]] / column;
-                    integer.round_ties_even() * column
+                    integers[[n, k]] * scales[[n, k / block]] + inputs[2][[n, k / block]]
                 })
             }
         }
@@ -195,8 +205,8 @@ impl Op for QuantizedMatMul {
         match (self.matrix, self.bias) {
             (Matrix::Bytes, false) => "QuantizedMatMul",
             (Matrix::Bytes, true) => "QuantizedLinear",
-            (Matrix::Blocks { .. }, false) => "BlockQuantizedMatMul",
-            (Matrix::Blocks { .. }, true) => "BlockQuantizedLinear",
+            (Matrix::Affine { .. }, false) => "AffineMatMul",
+            (Matrix::Affine { .. }, true) => "AffineLinear",
         }
     }
 
@@ -297,14 +307,16 @@ pub(super) mod tests {
         let bytes =
             Sample::Given(DataType::U8, integers(&[3, 4], &[131, 126, 129, 128, 1, 255, 130, 127, 100, 150, 200, 10]));
         let scales = values(&[0.01, 0.02, 0.005]);
-        let halves: Vec<i64> = (0..64).map(|i| i * 7 % 16).collect();
-        let blocks = ndarray::arr2(&[[0.1, -0.2], [0.05, 0.03]]).into_dyn();
+        let nibbles: Vec<i64> = (0..64).map(|i| i * 7 % 16).collect();
+        let halves = |values: &[[f64; 2]; 2]| {
+            Sample::Given(DataType::F16, ndarray::arr2(values).mapv(|v| half::f16::from_f64(v).to_f64()).into_dyn())
+        };
         let four_bits = vec![
-            Sample::Given(DataType::U4, integers(&[2, 32], &halves)),
-            Sample::Given(DataType::F32, blocks),
-            Sample::Given(DataType::U4, integers(&[2, 2], &[8; 4])),
+            Sample::Given(DataType::U4, integers(&[2, 32], &nibbles)),
+            halves(&[[0.1, -0.2], [0.05, 0.03]]),
+            halves(&[[-0.7, 1.1], [0.0, -0.2]]),
         ];
-        [(Matrix::Bytes, vec![bytes, scales], [3, 4]), (Matrix::Blocks { block: 16 }, four_bits, [2, 32])]
+        [(Matrix::Bytes, vec![bytes, scales], [3, 4]), (Matrix::Affine { block: 16 }, four_bits, [2, 32])]
     }
 
     fn with(x: Sample, matrix: Vec<Sample>, bias: Option<Sample>) -> Vec<Sample> {

@@ -21,7 +21,7 @@ impl Op for QuantizedMatMulGradient {
     fn name(&self) -> &'static str {
         match self.matrix {
             Matrix::Bytes => "QuantizedMatMulGradient",
-            Matrix::Blocks { .. } => "BlockQuantizedMatMulGradient",
+            Matrix::Affine { .. } => "AffineMatMulGradient",
         }
     }
 

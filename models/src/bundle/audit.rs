@@ -240,7 +240,8 @@ fn check_function(function: &FunctionProto, format: u32, limits: Limits) -> Resu
     if function.domain != MARIONETTE {
         return Err(format!("is of the domain \"{}\", expected \"{MARIONETTE}\"", function.domain));
     }
-    let ours = operators::function(format, &function.name).ok_or("is none of ours")?;
+    let ours =
+        operators::function(format, &function.name).ok_or("is none of ours (export the model, or the run, again)")?;
     let attributes: Vec<&str> = function.attribute.iter().map(String::as_str).collect();
     let same = function.input.len() == ours.inputs
         && function.output.len() == ours.outputs

@@ -112,15 +112,17 @@ pub const OPERATORS: [Operator; 48] = [
 ];
 
 /// Ours.
-pub const FUNCTIONS: [Function; 22] = [
+pub const FUNCTIONS: [Function; 24] = [
     ours("AdapterDownGradient", [3, 1], &[]),
     ours("AdapterUp", [5, 1], &[]),
-    ours("BlockQuantizedLinear", [5, 1], BLOCK),
-    ours("BlockQuantizedMatMul", [4, 1], BLOCK),
-    ours("BlockQuantizedMatMulGradient", [4, 1], BLOCK),
+    ours("AffineLinear", [5, 1], BLOCK),
+    ours("AffineMatMul", [4, 1], BLOCK),
+    ours("AffineMatMulGradient", [4, 1], BLOCK),
     ours("BranchedAttention", [2, 2], HEADS),
     ours("CausalAttention", [1, 2], HEADS),
     ours("CausalAttentionGradient", [4, 1], HEADS),
+    ours("FewRowsAffineLinear", [5, 1], FEW_ROWS),
+    ours("FewRowsAffineMatMul", [4, 1], FEW_ROWS),
     ours("FewRowsLinear", [4, 1], FEW_ROWS),
     ours("FewRowsMatMul", [3, 1], FEW_ROWS),
     ours("GeluGradient", [2, 1], &[]),

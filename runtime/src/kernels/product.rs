@@ -8,12 +8,14 @@
 
 use marionette_models::bundle::GROUP;
 
+mod affine;
 mod few;
 mod many;
 mod rounded;
 mod vectors;
 
-pub use few::{Blocks, multiply_few};
+pub use affine::Affine;
+pub use few::{Bytes, Few, multiply_few};
 pub use many::multiply;
 pub use rounded::{Rounded, RowToRound};
 
@@ -30,7 +32,7 @@ const FAR: usize = 2048;
 pub enum Instructions {
     /// AVX-512 with dot products of four bytes.
     Vnni,
-    /// AVX2, with products of 16 bits.
+    /// AVX2 with numbers of 16 bits (FMA, F16C), with products of 16 bits.
     Avx2,
 }
 
@@ -52,7 +54,9 @@ impl Instructions {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
         }
     }
 }
@@ -63,8 +67,8 @@ pub struct Matrix<'a> {
     integers: &'a [u8],
     /// \[N\].
     scales: &'a [f32],
-    /// Of 4 bits, \[N, blocks\].
-    blocks: Option<&'a [f32]>,
+    /// What those of 4 bits are.
+    affine: Option<Affine<'a>>,
     inner: usize,
 }
 
@@ -81,20 +85,14 @@ impl<'a> Matrix<'a> {
     /// Of bytes \[N, K\], each 128 more than its integer, and a scale a column.
     pub fn of_bytes(integers: &'a [u8], scales: &'a [f32]) -> Option<Self> {
         let inner = integers.len().checked_div(scales.len())?;
-        (inner * scales.len() == integers.len()).then_some(Self { integers, scales, blocks: None, inner })
+        (inner * scales.len() == integers.len()).then_some(Self { integers, scales, affine: None, inner })
     }
 
-    /// Of pairs of 4 bits \[N, K / 2\], each 8 more than its integer, the first one lower, and a scale a block \[N, blocks\]. What is
-    /// multiplied are bytes: the integer times its block's scale over the column's, rounded. `columns` gets the columns' scales,
-    /// \[N\], as [`column_scales`] gives them.
-    pub fn of_halves(integers: &'a [u8], blocks: &'a [f32], columns: &'a [f32]) -> Option<Self> {
-        let inner = (2 * integers.len()).checked_div(columns.len())?;
-        let number = blocks.len().checked_div(columns.len())?;
-        let fits = inner * columns.len() == 2 * integers.len()
-            && number * columns.len() == blocks.len()
-            && number > 0
-            && inner % (16 * number) == 0;
-        fits.then_some(Self { integers, scales: columns, blocks: Some(blocks), inner })
+    /// Of 4 bits. What is multiplied are bytes: a value over its column's scale, rounded. `columns` are those scales, \[N\], as
+    /// [`Affine::column_scales`] gives them.
+    pub fn of_affine(affine: Affine<'a>, columns: &'a [f32]) -> Option<Self> {
+        let Affine { integers, inner, .. } = affine;
+        (columns.len() == affine.columns).then_some(Self { integers, scales: columns, affine: Some(affine), inner })
     }
 
     /// N and K.
@@ -120,12 +118,6 @@ impl<'a> Matrix<'a> {
             Direction::Back => self.scales.len(),
         }
     }
-}
-
-/// The scale of each column of 4-bit integers in blocks: that of its largest block, as its integers reach to −8 and bytes to 127.
-pub fn column_scales(blocks: &[f32], number: usize) -> Vec<f32> {
-    let largest = |blocks: &[f32]| blocks.iter().fold(0.0_f32, |most, scale| most.max(scale.abs()));
-    blocks.chunks(number.max(1)).map(|blocks| largest(blocks) * (8.0 / 127.0)).collect()
 }
 
 #[cfg(test)]

@@ -2,45 +2,66 @@
 
 use std::sync::Mutex;
 
-use super::{GROUP, Instructions, Matrix, Rounded, STRIP, column_scales};
+use super::{Affine, GROUP, Instructions, Matrix, Rounded, STRIP};
 
 mod avx2;
 mod vnni;
 
-/// Columns of integers in blocks of one scale each, for few rows at a time: what counts then is how fast the integers are read.
+/// Columns of integers in blocks, for few rows at a time: what counts then is how fast the integers are read.
 #[derive(Debug, Clone, Copy)]
-pub struct Blocks<'a> {
-    /// \[N, K bits / 8\], as of [`Matrix`].
+pub enum Few<'a> {
+    /// Of 8 bits.
+    Bytes(Bytes<'a>),
+    /// Of 4.
+    Affine(Affine<'a>),
+}
+
+impl<'a> Few<'a> {
+    fn shape(self) -> [usize; 2] {
+        match self {
+            Self::Bytes(Bytes { columns, inner, .. }) | Self::Affine(Affine { columns, inner, .. }) => [columns, inner],
+        }
+    }
+
+    /// With a scale a column, for many rows; `columns` is room for the scales.
+    pub fn many(self, instructions: Instructions, columns: &'a mut Vec<f32>) -> Option<Matrix<'a>> {
+        match self {
+            Self::Bytes(bytes) => bytes.many(columns),
+            Self::Affine(affine) => {
+                *columns = affine.column_scales(instructions);
+                Matrix::of_affine(affine, columns)
+            }
+        }
+    }
+}
+
+/// N columns of K integers of 8 bits, in blocks of one scale each.
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes<'a> {
+    /// \[N, K\], 128 more than the integers.
     integers: &'a [u8],
     /// \[N, blocks\].
     scales: &'a [f32],
     columns: usize,
     inner: usize,
-    /// Of 4 bits, and not of 8.
-    halves: bool,
 }
 
-impl<'a> Blocks<'a> {
-    /// N columns of K integers of 8 bits, or of 4.
-    pub fn new(integers: &'a [u8], scales: &'a [f32], [columns, inner]: [usize; 2], halves: bool) -> Option<Self> {
+impl<'a> Bytes<'a> {
+    /// Of bytes \[N, K\], each 128 more than its integer, and scales \[N, blocks\].
+    pub fn new(integers: &'a [u8], scales: &'a [f32], [columns, inner]: [usize; 2]) -> Option<Self> {
         let number = scales.len().checked_div(columns)?;
         let block = inner.checked_div(number)?;
         let fits = number * columns == scales.len()
             && block * number == inner
             && block.is_power_of_two()
             && block >= 16
-            && integers.len() == columns * inner / if halves { 2 } else { 1 }
-            && (!halves || block <= 2 * STRIP);
-        fits.then_some(Self { integers, scales, columns, inner, halves })
+            && integers.len() == columns * inner;
+        fits.then_some(Self { integers, scales, columns, inner })
     }
 
-    /// As bytes with a scale a column, for many rows; `columns` is room for the scales.
-    pub fn many(self, columns: &'a mut Vec<f32>) -> Option<Matrix<'a>> {
+    /// Where all blocks of a column have the same scale.
+    fn many(self, columns: &'a mut Vec<f32>) -> Option<Matrix<'a>> {
         let number = self.scales.len() / self.columns.max(1);
-        if self.halves {
-            *columns = column_scales(self.scales, number);
-            return Matrix::of_halves(self.integers, self.scales, columns);
-        }
         columns.clear();
         columns.extend(self.scales.iter().step_by(number.max(1)));
         let same =
@@ -51,28 +72,31 @@ impl<'a> Blocks<'a> {
 
 /// y = x W + b as [`super::multiply`], for each row by itself and with each block's own scale.
 pub fn multiply_few<E>(
-    blocks: Blocks<'_>,
+    weights: Few<'_>,
     rows: &Rounded,
     bias: Option<&[f32]>,
     y: &mut [f32],
     in_parallel: impl Fn(usize, &(dyn Fn(usize) + Send + Sync)) -> Result<(), E>,
 ) -> Result<bool, E> {
-    let Blocks { columns, inner, .. } = blocks;
+    let [columns, inner] = weights.shape();
     let fits = rows.width == inner.next_multiple_of(64).max(64)
         && y.len() == rows.number() * columns
         && bias.is_none_or(|bias| bias.len() == columns);
     if !fits {
         return Ok(false);
     }
-    let block = inner * columns / blocks.scales.len();
     for (row, y) in y.chunks_mut(columns.max(1)).enumerate() {
-        let scales = &rows.scales[row * (rows.width / GROUP)..][..rows.width / GROUP];
-        let row = row * rows.width..row * rows.width + inner;
         // SAFETY: there are rows, so the processor has their instructions.
         let line = unsafe {
-            match rows.instructions {
-                Instructions::Vnni => Line::Vnni(vnni::Spread::new(&rows.bytes[row], scales, block, blocks.halves)),
-                Instructions::Avx2 => Line::Avx2(avx2::Spread::new(&rows.words[row], scales, block, blocks.halves)),
+            match (weights, rows.instructions) {
+                (Few::Bytes(bytes), Instructions::Vnni) => Line::Vnni(bytes, vnni::Spread::new(rows, row, &bytes)),
+                (Few::Bytes(bytes), Instructions::Avx2) => Line::Avx2(bytes, avx2::Spread::new(rows, row, &bytes)),
+                (Few::Affine(affine), Instructions::Vnni) => {
+                    Line::AffineVnni(affine, vnni::AffineSpread::new(rows, row, &affine))
+                }
+                (Few::Affine(affine), Instructions::Avx2) => {
+                    Line::AffineAvx2(affine, avx2::AffineSpread::new(rows, row, &affine))
+                }
             }
         };
         let parts: Vec<Mutex<&mut [f32]>> = y.chunks_mut(STRIP).map(Mutex::new).collect();
@@ -82,8 +106,10 @@ pub fn multiply_few<E>(
                 // SAFETY: as before.
                 unsafe {
                     match &line {
-                        Line::Vnni(line) => blocks.columns_vnni(first, line, &mut part),
-                        Line::Avx2(line) => blocks.columns_avx2(first, line, &mut part),
+                        Line::Vnni(bytes, spread) => bytes.columns_vnni(first, spread, &mut part),
+                        Line::Avx2(bytes, spread) => bytes.columns_avx2(first, spread, &mut part),
+                        Line::AffineVnni(affine, spread) => affine.columns_vnni(first, spread, &mut part),
+                        Line::AffineAvx2(affine, spread) => affine.columns_avx2(first, spread, &mut part),
                     }
                 }
                 if let Some(bias) = bias {
@@ -96,7 +122,16 @@ pub fn multiply_few<E>(
 }
 
 /// A row as columns in blocks meet it.
-enum Line {
-    Vnni(vnni::Spread),
-    Avx2(avx2::Spread),
+enum Line<'a> {
+    Vnni(Bytes<'a>, vnni::Spread),
+    Avx2(Bytes<'a>, avx2::Spread),
+    AffineVnni(Affine<'a>, vnni::AffineSpread),
+    AffineAvx2(Affine<'a>, avx2::AffineSpread),
+}
+
+/// The sum of each block of a row, as it is rounded.
+fn block_sums(row: impl Fn(usize) -> f32, scales: &[f32], inner: usize, block: usize) -> Vec<f32> {
+    // A block of more than one group has a scale for each.
+    let values = (0..inner).map(|at| row(at) * scales[at / GROUP]).collect::<Vec<f32>>();
+    values.chunks(block).map(|values| values.iter().sum()).collect()
 }

@@ -79,6 +79,12 @@ impl Rounded {
         }
     }
 
+    /// A row's integers, of `all` as the instructions want them, and its groups' scales.
+    pub(super) fn row<'a, T>(&'a self, row: usize, all: &'a [T]) -> (&'a [T], &'a [f32]) {
+        let groups = self.width / GROUP;
+        (&all[row * self.width..][..self.width], &self.scales[row * groups..][..groups])
+    }
+
     /// A value, as an integer.
     #[cfg(test)]
     pub(super) fn value(&self, row: usize, at: usize) -> i16 {

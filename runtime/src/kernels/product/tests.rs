@@ -1,3 +1,5 @@
+use half::f16;
+
 use super::*;
 
 fn numbers(len: usize, seed: usize) -> impl Iterator<Item = usize> {
@@ -166,67 +168,104 @@ fn nothing_beyond_the_last_row_is_touched() {
     }
 }
 
+/// 4-bit integers in blocks: pairs, scales of either sign and minima.
+fn affine(columns: usize, inner: usize, block: usize) -> (Vec<u8>, Vec<f16>, Vec<f16>) {
+    let halves = |seed| floats(columns * inner / block, seed).into_iter().map(f16::from_f32).collect::<Vec<f16>>();
+    let integers = numbers(columns * inner / 2, 1).map(|number| (number % 256) as u8).collect();
+    (integers, halves(2), halves(3))
+}
+
+fn nibble(integers: &[u8], at: usize) -> f32 {
+    f32::from(integers[at / 2] >> (4 * (at % 2)) & 15)
+}
+
 #[test]
 fn products_with_halves_of_bytes_are_the_definition() {
-    for [columns, inner, block] in [[64, 128, 128], [70, 96, 32], [5, 80, 16], [33, 320, 64], [4100, 16, 16]] {
-        let integers: Vec<u8> = numbers(columns * inner / 2, 1).map(|number| (number % 256) as u8).collect();
-        let blocks: Vec<f32> = floats(columns * inner / block, 2).iter().map(|scale| scale + 0.001).collect();
-        let scales = column_scales(&blocks, inner / block);
-        let matrix = Matrix::of_halves(&integers, &blocks, &scales).unwrap();
-        let value = |n: usize, k: usize| {
-            let byte = integers[(n * inner + k) / 2];
-            let q = f32::from(if k.is_multiple_of(2) { byte & 15 } else { byte >> 4 }) - 8.0;
-            // Half-way where there is one block: the same rounding in f32.
-            f64::from((q * (blocks[n * (inner / block) + k / block] * scales[n].recip())).round_ties_even())
+    let shapes = [[64, 128, 128], [70, 96, 32], [5, 80, 16], [33, 320, 64], [4100, 16, 16], [3, 576, 32]];
+    for ([columns, inner, block], instructions) in
+        shapes.into_iter().flat_map(|shape| Instructions::ALL.map(|instructions| (shape, instructions)))
+    {
+        if !instructions.are_supported() {
+            continue;
+        }
+        let (integers, scales, minima) = affine(columns, inner, block);
+        let affine = Affine::new(&integers, [&scales, &minima], [columns, inner]).unwrap();
+        let of_columns = affine.column_scales(instructions);
+        let values = |n: usize, k: usize| {
+            let at = n * (inner / block) + k / block;
+            (scales[at].to_f32(), minima[at].to_f32(), nibble(&integers, n * inner + k))
         };
-        check(matrix, &value, 7);
+        for (n, found) in of_columns.iter().enumerate() {
+            let most = (0..inner)
+                .map(|k| values(n, k))
+                .fold(0.0_f32, |most, (s, m, _)| most.max(m.abs()).max((15.0 * s + m).abs()));
+            assert!((found * 127.0 / most - 1.0).abs() < 1e-6);
+        }
+        let matrix = Matrix::of_affine(affine, &of_columns).unwrap();
+        let value = |n: usize, k: usize| {
+            let ((s, m, q), inverse) = (values(n, k), of_columns[n].recip());
+            // Half-way here and there: the same rounding in f32.
+            f64::from(q.mul_add(s * inverse, m * inverse).round_ties_even())
+        };
+        check_in(Rounded::new(instructions), matrix, &value, 7);
     }
 }
 
 #[test]
 fn products_of_few_rows_are_the_definition() {
-    let shapes = || [[64, 256, 128], [70, 96, 32], [5, 80, 16], [3, 320, 64], [2, 1024, 128]].into_iter();
+    let shapes = || [[64, 256, 128], [70, 96, 32], [5, 80, 16], [3, 320, 64], [2, 1024, 128], [4, 576, 32]].into_iter();
     let cases = || [true, false].into_iter().flat_map(|halves| shapes().map(move |shape| (halves, shape)));
     for (mut rounded, (halves, [columns, inner, block])) in Instructions::ALL
         .into_iter()
         .filter(|i| i.are_supported())
         .flat_map(|i| cases().map(move |case| (Rounded::new(i), case)))
     {
-        let integers: Vec<u8> =
-            numbers(columns * inner / if halves { 2 } else { 1 }, 1).map(|number| (number % 256) as u8).collect();
+        let (nibbles, halves_of_scales, minima) = affine(columns, inner, block);
+        let bytes: Vec<u8> = numbers(columns * inner, 1).map(|number| (number % 256) as u8).collect();
         let scales = floats(columns * inner / block, 2);
+        let size = [columns, inner];
+        let few = match halves {
+            true => Few::Affine(Affine::new(&nibbles, [&halves_of_scales, &minima], size).unwrap()),
+            false => Few::Bytes(Bytes::new(&bytes, &scales, size).unwrap()),
+        };
         let (x, bias) = (with_outliers(3, inner, 5), floats(columns, 6));
         rounded.rows(3, inner).iter_mut().zip(x.chunks(inner)).for_each(|(row, x)| row.round(x, None));
-        let blocks = Blocks::new(&integers, &scales, [columns, inner], halves).unwrap();
         let mut y = vec![f32::NAN; 3 * columns];
         let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
             (0..number).for_each(compute);
             Ok::<_, ()>(())
         };
-        assert_eq!(multiply_few(blocks, &rounded, Some(&bias), &mut y, run), Ok(true));
+        assert_eq!(multiply_few(few, &rounded, Some(&bias), &mut y, run), Ok(true));
         for (index, found) in y.iter().enumerate() {
             let (row, n) = (index / columns, index % columns);
             let x: Vec<f64> = x[row * inner..][..inner].iter().map(|&x| f64::from(x)).collect();
             let steps = steps(&x);
-            let terms = |k: usize| {
-                let q = match (halves, k % 2) {
-                    (false, _) => f64::from(integers[n * inner + k]) - 128.0,
-                    (true, 0) => f64::from(integers[(n * inner + k) / 2] & 15) - 8.0,
-                    (true, _) => f64::from(integers[(n * inner + k) / 2] >> 4) - 8.0,
-                };
+            let rounded = |k: usize| {
                 let rounded = f64::from(rounded.value(row, k));
                 assert!((rounded - x[k] / steps[k]).abs() < 0.501, "{row} {k}: {rounded}");
-                rounded * steps[k] * q * f64::from(scales[n * (inner / block) + k / block])
+                rounded * steps[k]
             };
-            let exact = (0..inner).map(terms).sum::<f64>() + f64::from(bias[n]);
-            let size: f64 = (0..inner).map(|k| terms(k).abs()).sum();
+            let value = |k: usize| {
+                let at = n * (inner / block) + k / block;
+                match halves {
+                    true => [
+                        halves_of_scales[at].to_f64() * f64::from(nibble(&nibbles, n * inner + k)),
+                        minima[at].to_f64(),
+                    ],
+                    false => [(f64::from(bytes[n * inner + k]) - 128.0) * f64::from(scales[at]), 0.0],
+                }
+            };
+            let exact = (0..inner).map(|k| rounded(k) * (value(k)[0] + value(k)[1])).sum::<f64>() + f64::from(bias[n]);
+            let size: f64 =
+                (0..inner).map(|k| (rounded(k) * value(k)[0]).abs() + (rounded(k) * value(k)[1]).abs()).sum();
             assert!((f64::from(*found) - exact).abs() < 1e-5 * (1.0 + size), "{halves} {index}: {found}, {exact}");
         }
         // The same with many rows, where bytes have one scale a column.
         let mut room = Vec::new();
-        assert_eq!(blocks.many(&mut room).is_some(), halves);
+        let instructions = rounded.instructions;
+        assert_eq!(few.many(instructions, &mut room).is_some(), halves);
         let repeated = vec![0.5; scales.len()];
-        assert!(Blocks::new(&integers, &repeated, [columns, inner], halves).unwrap().many(&mut room).is_some());
+        assert!(Few::Bytes(Bytes::new(&bytes, &repeated, size).unwrap()).many(instructions, &mut room).is_some());
     }
 }
 
@@ -245,7 +284,13 @@ fn what_is_not_finite_stays_so_and_nothing_stays_nothing() {
         assert!(y[0].is_nan() && y[1].is_nan() && y[2..4] == [0.0; 2] && !y[4].is_finite() && y[6].is_finite());
         assert_eq!(multiply(matrix, Direction::Back, &rounded, None, &mut y, run), Ok(false));
     }
-    assert!(
-        Matrix::of_bytes(&[0; 7], &[1.0; 2]).is_none() && Matrix::of_halves(&[0; 8], &[1.0; 4], &[1.0; 2]).is_none()
-    );
+    assert!(Matrix::of_bytes(&[0; 7], &[1.0; 2]).is_none());
+    // Blocks of 8; of 24; as many minima as scales, and pairs of integers.
+    let halves = [f16::ONE; 8];
+    for (scales, minima, pairs, size) in
+        [(4, 4, 8, [2, 8]), (2, 2, 24, [2, 24]), (2, 1, 32, [2, 32]), (2, 2, 31, [2, 32])]
+    {
+        assert!(Affine::new(&[0; 64][..pairs], [&halves[..scales], &halves[..minima]], size).is_none());
+    }
+    assert!(Affine::new(&[0; 32], [&halves[..2]; 2], [2, 32]).is_some());
 }

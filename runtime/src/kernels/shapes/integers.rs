@@ -8,10 +8,19 @@ use crate::kernels::product::Direction;
 pub enum Form {
     /// Bytes \[N, K\], scales \[N\].
     Bytes,
-    /// 4-bit integers \[N, K\], scales \[N, blocks\], zero points as many, which are 8.
-    Halves,
-    /// Either as bytes \[N, blocks, K bits / 8 / blocks\], scales \[N · blocks\].
-    Blocks,
+    /// 4-bit integers \[N, K\], scales and minima \[N, blocks\].
+    Affine,
+    /// Bytes \[N, blocks, K / blocks\], scales \[N · blocks\]: for few rows.
+    FewBytes,
+    /// 4-bit integers as bytes \[N, blocks, K / 2 / blocks\], scales and minima \[N, blocks\]: for few rows.
+    FewAffine,
+}
+
+impl Form {
+    /// Whether the integers have 4 bits, two in a byte.
+    pub fn is_affine(self) -> bool {
+        matches!(self, Self::Affine | Self::FewAffine)
+    }
 }
 
 /// Rows of f32 times a matrix of integers.
@@ -29,8 +38,6 @@ pub struct IntegerProduct {
     pub inner: usize,
     /// Scales of a column.
     pub blocks: usize,
-    /// Whether the integers have 4 bits, two in a byte.
-    pub halves: bool,
 }
 
 impl IntegerProduct {
@@ -43,16 +50,10 @@ impl IntegerProduct {
     pub fn output(&self) -> Vec<i64> {
         vec![self.rows as i64, self.width as i64]
     }
-
-    /// The bytes in which the integers lie.
-    pub fn bytes(&self) -> usize {
-        let all = self.columns.saturating_mul(self.inner);
-        if self.halves { all.div_ceil(2) } else { all }
-    }
 }
 
-/// The products with integers, from x \[M, K\] or back from dy \[M, N\], the matrix, its scales, where the matrix is of
-/// [`Form::Halves`] zero points, and where there is one a bias \[N\].
+/// The products with integers, from x \[M, K\] or back from dy \[M, N\], the matrix, its scales, of 4 bits its minima, and where there is
+/// one a bias \[N\].
 ///
 /// # Errors
 /// The shapes do not fit.
@@ -62,16 +63,16 @@ pub fn integer_product(
     bias: bool,
     shapes: &[&[i64]],
 ) -> Result<IntegerProduct, Misfit> {
-    let expected = 3 + usize::from(form == Form::Halves) + usize::from(bias);
+    let expected = 3 + usize::from(form.is_affine()) + usize::from(bias);
     let (Some(matrix), true) = (shapes.get(..3), shapes.len() == expected) else {
         return Err(Misfit::Number { found: shapes.len(), expected });
     };
     let [x, integers, scales] = inputs(["x", "integers", "scales"], matrix)?;
     let [rows, depth] = x.matrix()?;
     let [columns, inner] = match (form, &integers.dims[..]) {
-        (Form::Blocks, [columns, _, _]) => [*columns, depth],
-        (Form::Blocks, _) => return Err(integers.misfit("[N, blocks, bytes of a block]")),
-        _ => integers.matrix()?,
+        (Form::FewBytes | Form::FewAffine, [columns, _, _]) => [*columns, depth],
+        (Form::FewBytes | Form::FewAffine, _) => return Err(integers.misfit("[N, blocks, bytes of a block]")),
+        (Form::Bytes | Form::Affine, _) => integers.matrix()?,
     };
     let (found, width) = match direction {
         Direction::Forward => (inner, columns),
@@ -81,20 +82,18 @@ pub fn integer_product(
         return Err(x.misfit(format_args!("rows of {found} values")));
     }
     let all = product(&[columns, inner]);
-    let halves = match form {
-        Form::Bytes => false,
-        Form::Halves => true,
-        Form::Blocks => integers.elements.checked_mul(2) == all && all != Some(0),
-    };
-    if form == Form::Blocks && !halves {
-        integers.holds(all)?;
+    match form {
+        Form::Bytes | Form::Affine => {}
+        Form::FewBytes => integers.holds(all)?,
+        // An odd number of integers is of no pairs.
+        Form::FewAffine => integers.holds(all.filter(|all| all.is_multiple_of(2)).map(|all| all / 2))?,
     }
     let blocks = scales.elements.checked_div(columns).unwrap_or(0);
-    let product = IntegerProduct { rows, depth, width, columns, inner, blocks, halves };
-    if form == Form::Halves
+    let product = IntegerProduct { rows, depth, width, columns, inner, blocks };
+    if form.is_affine()
         && let Some(shape) = shapes.get(3)
     {
-        Input::new("zero points", shape)?.holds(scales.elements)?;
+        Input::new("minima", shape)?.holds(scales.elements)?;
     }
     if bias && let Some(shape) = shapes.last() {
         Input::new("bias", shape)?.holds(columns)?;
@@ -108,7 +107,7 @@ pub fn integer_product(
         return Err(x.misfit(format_args!("rows of one value or more, whose product with {width} columns can be")));
     }
     scales.holds(columns.checked_mul(if form == Form::Bytes { 1 } else { blocks }))?;
-    if form == Form::Blocks && integers.dims[1] != blocks {
+    if matches!(form, Form::FewBytes | Form::FewAffine) && integers.dims[1] != blocks {
         return Err(integers.misfit(format_args!("[{columns}, {blocks}, bytes of a block]")));
     }
     let in_blocks = blocks.checked_mul(16).is_some_and(|least| inner.checked_rem(least) == Some(0));

@@ -81,20 +81,26 @@ fn operators() -> Vec<Operator> {
             of("QuantizedMatMulGradient", &[&[3, 5], &[5, 64], &[5]], |s| {
                 Ok(product(integer_product(Form::Bytes, Back, false, s)?))
             }),
-            of("BlockQuantizedMatMul", &[&[3, 64], &[5, 64], &[5, 2], &[5, 2]], |s| {
-                Ok(product(integer_product(Form::Halves, Forward, false, s)?))
+            of("AffineMatMul", &[&[3, 64], &[5, 64], &[5, 2], &[5, 2]], |s| {
+                Ok(product(integer_product(Form::Affine, Forward, false, s)?))
             }),
-            of("BlockQuantizedLinear", &[&[3, 64], &[5, 64], &[5, 2], &[5, 2], &[5]], |s| {
-                Ok(product(integer_product(Form::Halves, Forward, true, s)?))
+            of("AffineLinear", &[&[3, 64], &[5, 64], &[5, 2], &[5, 2], &[5]], |s| {
+                Ok(product(integer_product(Form::Affine, Forward, true, s)?))
             }),
-            of("BlockQuantizedMatMulGradient", &[&[3, 5], &[5, 64], &[5, 2], &[5, 2]], |s| {
-                Ok(product(integer_product(Form::Halves, Back, false, s)?))
+            of("AffineMatMulGradient", &[&[3, 5], &[5, 64], &[5, 2], &[5, 2]], |s| {
+                Ok(product(integer_product(Form::Affine, Back, false, s)?))
             }),
-            of("FewRowsMatMul", &[&[3, 64], &[5, 2, 16], &[10]], |s| {
-                Ok(product(integer_product(Form::Blocks, Forward, false, s)?))
+            of("FewRowsMatMul", &[&[3, 64], &[5, 2, 32], &[10]], |s| {
+                Ok(product(integer_product(Form::FewBytes, Forward, false, s)?))
             }),
             of("FewRowsLinear", &[&[3, 64], &[5, 2, 32], &[10], &[5]], |s| {
-                Ok(product(integer_product(Form::Blocks, Forward, true, s)?))
+                Ok(product(integer_product(Form::FewBytes, Forward, true, s)?))
+            }),
+            of("FewRowsAffineMatMul", &[&[3, 64], &[5, 2, 16], &[5, 2], &[5, 2]], |s| {
+                Ok(product(integer_product(Form::FewAffine, Forward, false, s)?))
+            }),
+            of("FewRowsAffineLinear", &[&[3, 64], &[5, 2, 16], &[5, 2], &[5, 2], &[5]], |s| {
+                Ok(product(integer_product(Form::FewAffine, Forward, true, s)?))
             }),
         ]);
     }
@@ -141,8 +147,10 @@ fn free(operator: &str) -> &'static [(usize, usize)] {
         "BranchedAttention" => &[(0, 2)],
         "TargetLogProb" => &[(0, 1)],
         "TargetLogProbGradient" => &[(1, 1)],
-        "QuantizedMatMulGradient" | "BlockQuantizedMatMulGradient" => &[(0, 0), (1, 1)],
-        product if product.contains("Quantized") || product.starts_with("FewRows") => &[(0, 0)],
+        "QuantizedMatMulGradient" | "AffineMatMulGradient" => &[(0, 0), (1, 1)],
+        product if product.contains("Quantized") || product.contains("Affine") || product.starts_with("FewRows") => {
+            &[(0, 0)]
+        }
         _ => &[],
     }
 }
@@ -225,13 +233,14 @@ fn empty_inputs_make_empty_outputs_or_are_refused() {
     assert!(adapter_up(&[&[2, 0], &[0, 8], &[8], &[2, 8], &[2, 8]]).is_err(), "a sum of nothing");
     assert!(adapter_up(&[&[0, 4], &[4, 8], &[8], &[0, 8], &[0, 8]]).unwrap().is_empty());
     #[cfg(target_arch = "x86_64")]
-    for form in [Form::Bytes, Form::Halves, Form::Blocks] {
+    for form in [Form::Bytes, Form::Affine, Form::FewBytes, Form::FewAffine] {
         use crate::kernels::product::Direction::{Back, Forward};
+        let few = matches!(form, Form::FewBytes | Form::FewAffine);
         let of = |direction, x: &[i64], w: &[i64], scales: &[i64]| {
-            let in_blocks = [w[0], 1, w[1]];
-            let w = if form == Form::Blocks { &in_blocks[..] } else { w };
+            let in_blocks = [w[0], 1, w[1] / if form.is_affine() { 2 } else { 1 }];
+            let w = if few { &in_blocks[..] } else { w };
             let mut shapes = vec![x, w, scales];
-            shapes.extend((form == Form::Halves).then_some(scales));
+            shapes.extend(form.is_affine().then_some(scales));
             integer_product(form, direction, false, &shapes)
         };
         for columns in [1, 5, 1 << 40] {
@@ -239,7 +248,7 @@ fn empty_inputs_make_empty_outputs_or_are_refused() {
             assert!(of(Forward, &[0, 0], &[columns, 0], &[columns]).unwrap().is_empty(), "{form:?}");
         }
         assert!(of(Forward, &[2, 16], &[0, 16], &[0]).unwrap().is_empty(), "{form:?}");
-        if form != Form::Blocks {
+        if !few {
             assert!(of(Back, &[2, 0], &[0, 16], &[0]).is_err() && of(Back, &[2, 5], &[5, 0], &[5]).unwrap().is_empty());
         }
     }

@@ -6,7 +6,7 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::TensorElementType;
 
 use super::{Inputs, in_parallel, output, par_for, reserved};
-use crate::kernels::product::{self, Blocks, Direction, Instructions, Matrix, Rounded};
+use crate::kernels::product::{self, Affine, Bytes, Direction, Few, Instructions, Matrix, Rounded};
 use crate::kernels::shapes::{self, Form};
 
 /// Enough elements for a thread to be worth waking.
@@ -31,18 +31,20 @@ pub(super) struct Product {
 }
 
 /// All of them, computed with these instructions.
-pub(super) fn all(instructions: Instructions) -> [Product; 8] {
+pub(super) fn all(instructions: Instructions) -> [Product; 10] {
     use Direction::{Back, Forward};
     let of = |name, form, direction, bias| Product { name, form, direction, bias, instructions };
     [
         of("QuantizedMatMul", Form::Bytes, Forward, false),
         of("QuantizedLinear", Form::Bytes, Forward, true),
         of("QuantizedMatMulGradient", Form::Bytes, Back, false),
-        of("BlockQuantizedMatMul", Form::Halves, Forward, false),
-        of("BlockQuantizedLinear", Form::Halves, Forward, true),
-        of("BlockQuantizedMatMulGradient", Form::Halves, Back, false),
-        of("FewRowsMatMul", Form::Blocks, Forward, false),
-        of("FewRowsLinear", Form::Blocks, Forward, true),
+        of("AffineMatMul", Form::Affine, Forward, false),
+        of("AffineLinear", Form::Affine, Forward, true),
+        of("AffineMatMulGradient", Form::Affine, Back, false),
+        of("FewRowsMatMul", Form::FewBytes, Forward, false),
+        of("FewRowsLinear", Form::FewBytes, Forward, true),
+        of("FewRowsAffineMatMul", Form::FewAffine, Forward, false),
+        of("FewRowsAffineLinear", Form::FewAffine, Forward, true),
     ]
 }
 
@@ -54,10 +56,11 @@ impl Operator for Product {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        use TensorElementType::{Float32, Uint4, Uint8};
+        use TensorElementType::{Float16, Float32, Uint4, Uint8};
         let matrix: &[TensorElementType] = match self.form {
-            Form::Halves => &[Uint4, Float32, Uint4],
-            Form::Bytes | Form::Blocks => &[Uint8, Float32],
+            Form::Bytes | Form::FewBytes => &[Uint8, Float32],
+            Form::Affine => &[Uint4, Float16, Float16],
+            Form::FewAffine => &[Uint8, Float16, Float16],
         };
         let bias = self.bias.then_some(Float32);
         [Float32].into_iter().chain(matrix.iter().copied()).chain(bias).map(OperatorInput::required)
@@ -81,36 +84,42 @@ impl Kernel for Product {
             return Ok(());
         }
         let (rows, depth) = (shape.rows, shape.depth);
-        let (x, scales) = (inputs.values::<f32>(0)?, inputs.values::<f32>(2)?);
+        let x = inputs.values::<f32>(0)?;
         let bias = match self.bias {
-            true => Some(inputs.values::<f32>(if self.form == Form::Halves { 4 } else { 3 })?),
+            true => Some(inputs.values::<f32>(if self.form.is_affine() { 4 } else { 3 })?),
             false => None,
         };
-        let integers = if self.form == Form::Halves { inputs.halves(1)? } else { inputs.values::<u8>(1)? };
+        let integers = if self.form == Form::Affine { inputs.halves(1)? } else { inputs.values::<u8>(1)? };
+        let size = [shape.columns, shape.inner];
+        let affine = || -> ort::Result<Affine<'_>> {
+            Affine::new(integers, [inputs.values(2)?, inputs.values(3)?], size).ok_or_else(misfit)
+        };
         let (_, y) = output.try_extract_tensor_mut::<f32>()?;
         let strips = |number: usize, compute: &(dyn Fn(usize) + Send + Sync)| par_for(context, number, compute);
         let mut columns = Vec::new();
-        let weights = match self.form {
-            Form::Bytes => Matrix::of_bytes(integers, scales),
-            Form::Halves => {
-                columns = product::column_scales(scales, shape.blocks);
-                Matrix::of_halves(integers, scales, &columns)
+        let few = match self.form {
+            Form::FewBytes => Some(Few::Bytes(Bytes::new(integers, inputs.values(2)?, size).ok_or_else(misfit)?)),
+            Form::FewAffine => Some(Few::Affine(affine()?)),
+            Form::Bytes | Form::Affine => None,
+        };
+        let weights = match (few, self.form) {
+            (Some(few), _) if rows <= FEW => {
+                return ROUNDED.with_borrow_mut(|room| {
+                    let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
+                    reserved(rounded.try_reserve(rows, depth))?;
+                    for (place, x) in rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth)) {
+                        place.round(x, None);
+                    }
+                    fitting(product::multiply_few(few, rounded, bias, y, strips)?)
+                });
             }
-            Form::Blocks => {
-                let blocks = Blocks::new(integers, scales, [shape.columns, shape.inner], shape.halves);
-                let blocks = blocks.ok_or_else(misfit)?;
-                if rows <= FEW {
-                    return ROUNDED.with_borrow_mut(|room| {
-                        let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
-                        reserved(rounded.try_reserve(rows, depth))?;
-                        for (place, x) in rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth)) {
-                            place.round(x, None);
-                        }
-                        fitting(product::multiply_few(blocks, rounded, bias, y, strips)?)
-                    });
-                }
-                blocks.many(&mut columns)
+            (Some(few), _) => few.many(self.instructions, &mut columns),
+            (None, Form::Affine) => {
+                let affine = affine()?;
+                columns = affine.column_scales(self.instructions);
+                Matrix::of_affine(affine, &columns)
             }
+            (None, _) => Matrix::of_bytes(integers, inputs.values(2)?),
         };
         let weights = weights.filter(|weights| weights.shape() == [shape.columns, shape.inner]).ok_or_else(misfit)?;
         let factors = (self.direction == Direction::Back).then(|| weights.scales());

@@ -17,6 +17,7 @@ const F: i32 = data_type::FLOAT;
 const I: i32 = data_type::INT64;
 const B: i32 = data_type::UINT8;
 const H: i32 = data_type::UINT4;
+const D: i32 = data_type::FLOAT16;
 
 /// A model of one node, whose inputs are constants.
 fn model(operator: &str, inputs: &[Given<'_>], attributes: &[(&str, i64)], outputs: usize) -> ModelProto {
@@ -150,21 +151,18 @@ fn fitting() -> Vec<Fitting> {
             ("QuantizedMatMul", vec![(F, &[6, 64][..]), (B, &[5, 64][..]), (F, &[5][..])], &[][..], vec![30]),
             ("QuantizedLinear", vec![(F, &[6, 64]), (B, &[5, 64]), (F, &[5]), (F, &[5])], &[], vec![30]),
             ("QuantizedMatMulGradient", vec![(F, &[6, 5]), (B, &[5, 64]), (F, &[5])], &[], vec![384]),
-            ("BlockQuantizedMatMul", vec![(F, &[6, 64]), (H, &[5, 64]), (F, &[5, 2]), (H, &[5, 2])], &[], vec![30]),
+            ("AffineMatMul", vec![(F, &[6, 64]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![30]),
+            ("AffineLinear", vec![(F, &[6, 64]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2]), (F, &[5])], &[], vec![30]),
+            ("AffineMatMulGradient", vec![(F, &[6, 5]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![384]),
+            ("FewRowsMatMul", vec![(F, &[3, 64]), (B, &[5, 2, 32]), (F, &[10])], &[], vec![15]),
+            ("FewRowsMatMul", vec![(F, &[9, 64]), (B, &[5, 2, 32]), (F, &[10])], &[], vec![45]),
+            ("FewRowsAffineMatMul", vec![(F, &[3, 64]), (B, &[5, 2, 16]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![15]),
             (
-                "BlockQuantizedLinear",
-                vec![(F, &[6, 64]), (H, &[5, 64]), (F, &[5, 2]), (H, &[5, 2]), (F, &[5])],
+                "FewRowsAffineLinear",
+                vec![(F, &[9, 64]), (B, &[5, 2, 16]), (D, &[5, 2]), (D, &[5, 2]), (F, &[5])],
                 &[],
-                vec![30],
+                vec![45],
             ),
-            (
-                "BlockQuantizedMatMulGradient",
-                vec![(F, &[6, 5]), (H, &[5, 64]), (F, &[5, 2]), (H, &[5, 2])],
-                &[],
-                vec![384],
-            ),
-            ("FewRowsMatMul", vec![(F, &[3, 64]), (B, &[5, 2, 16]), (F, &[10])], &[], vec![15]),
-            ("FewRowsMatMul", vec![(F, &[9, 64]), (B, &[5, 2, 16]), (F, &[10])], &[], vec![45]),
             ("FewRowsLinear", vec![(F, &[3, 64]), (B, &[5, 2, 32]), (F, &[10]), (F, &[5])], &[], vec![15]),
         ]);
     }
@@ -216,12 +214,12 @@ fn graphs_that_ended_the_process_are_errors_or_give_nothing() {
         assert!(error.contains(part), "{operator} {inputs:?}: {error}");
     };
     for columns in [1, 5, 64, 1 << 40] {
-        let matrix: [Given<'_>; 3] = [(H, &[columns, 0]), (F, &[columns, 0]), (H, &[columns, 0])];
+        let matrix: [Given<'_>; 3] = [(H, &[columns, 0]), (D, &[columns, 0]), (D, &[columns, 0])];
         let forward = [&[(F, &[2, 0][..])][..], &matrix].concat();
-        refused("BlockQuantizedMatMul", &forward, &[], "rows of one value or more");
+        refused("AffineMatMul", &forward, &[], "rows of one value or more");
     }
-    let back: [Given<'_>; 4] = [(F, &[2, 5]), (H, &[5, 0]), (F, &[5, 0]), (H, &[5, 0])];
-    assert_eq!(run(runtime, &model("BlockQuantizedMatMulGradient", &back, &[], 1)), Ok(vec![0]));
+    let back: [Given<'_>; 4] = [(F, &[2, 5]), (H, &[5, 0]), (D, &[5, 0]), (D, &[5, 0])];
+    assert_eq!(run(runtime, &model("AffineMatMulGradient", &back, &[], 1)), Ok(vec![0]));
     let heads = [("num_heads", 1), ("kv_num_heads", 1)];
     for shape in [&[1 << 40, 0, 576][..], &[1 << 40, 0, 3], &[0, 1 << 40, 576], &[0, i64::MAX, 3], &[i64::MAX, 0, 3]] {
         let found = run(runtime, &model("CausalAttention", &[(F, shape)], &heads, 1));

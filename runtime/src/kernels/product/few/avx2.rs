@@ -2,89 +2,72 @@
 
 use std::arch::x86_64::*;
 
-use super::Blocks;
-use crate::kernels::product::{FAR, GROUP};
+use half::f16;
 
-/// A row as columns in blocks meet it.
-#[derive(Debug, Default)]
+use super::{Affine, Bytes, block_sums};
+use crate::kernels::product::affine::eight;
+use crate::kernels::product::{FAR, GROUP, Rounded};
+
+/// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
+#[derive(Debug)]
 pub(super) struct Spread {
-    /// Of 8 bits, 16 values each.
     words: Vec<[i16; 16]>,
-    /// Of 4 bits, for each group, or each block where it is shorter, and zeros: those that meet lower halves, and the others.
-    bytes: Vec<[[i8; 32]; 2]>,
-    /// What each group, or each block where it is shorter, is multiplied with.
+    /// Each piece's group's scale.
     scales: Vec<f32>,
-    /// What to begin each block's sum with, since its integers are stored as more than they are.
+    /// What to begin each block's sum with, since its integers are stored as 128 more than they are.
     starts: Vec<f32>,
 }
 
 impl Spread {
-    pub(super) fn new(row: &[i16], scales: &[f32], block: usize, halves: bool) -> Self {
-        let mut spread = Self::default();
-        let piece = block.min(GROUP);
-        for (index, block) in row.chunks(block).enumerate() {
-            let mut start = 0.0;
-            for (at, part) in (index * block.len()..).step_by(piece).zip(block.chunks(piece)) {
-                let sum: i32 = part.iter().map(|&value| i32::from(value)).sum();
-                let scale = scales[at / GROUP];
-                start += (sum * if halves { -8 } else { -128 }) as f32 * scale;
-                spread.scales.push(scale);
-                if halves {
-                    let mut lines = [[0; 32]; 2];
-                    let [low, high] = &mut lines;
-                    for ((low, high), pair) in low.iter_mut().zip(high).zip(part.as_chunks::<2>().0) {
-                        [*low, *high] = pair.map(|value| value as i8);
-                    }
-                    spread.bytes.push(lines);
-                } else {
-                    spread.words.extend(part.as_chunks::<16>().0);
-                }
-            }
-            spread.starts.push(start);
-        }
+    pub(super) fn new(rows: &Rounded, row: usize, matrix: &Bytes<'_>) -> Self {
+        let block = matrix.inner * matrix.columns / matrix.scales.len();
+        let length = block.min(GROUP);
+        let (words, scales) = rows.row(row, &rows.words);
+        let words = &words[..matrix.inner];
+        let scales = (0..matrix.inner).step_by(length).map(|at| scales[at / GROUP]).collect();
+        let mut spread = Self { words: words.as_chunks().0.to_vec(), scales, starts: Vec::new() };
+        let pieces: Vec<f32> = words
+            .chunks(length)
+            .zip(&spread.scales)
+            .map(|(piece, scale)| (-128 * piece.iter().map(|&value| i32::from(value)).sum::<i32>()) as f32 * scale)
+            .collect();
+        spread.starts = pieces.chunks(block / length).map(|pieces| pieces.iter().sum()).collect();
         spread
     }
 }
 
-impl Blocks<'_> {
+impl Bytes<'_> {
     /// Some columns' products with a row.
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn columns_avx2(&self, first: usize, row: &Spread, y: &mut [f32]) {
         let (number, pieces) = (row.starts.len(), row.scales.len());
-        let width = if self.halves { self.inner / 2 } else { self.inner };
-        let (piece, words) = (width / pieces, row.words.len() / pieces);
+        let piece = self.inner / pieces;
         for (column, y) in (first..).zip(y) {
-            let integers = &self.integers[column * width..][..width];
+            let integers = &self.integers[column * self.inner..][..self.inner];
             let scales = &self.scales[column * number..][..number];
-            for line in (0..width).step_by(64) {
+            for line in (0..self.inner).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(integers.as_ptr().wrapping_add(line + FAR).cast());
             }
             let mut sum = _mm256_setzero_ps();
-            let mut parts = (0..pieces).zip(integers.chunks_exact(piece)).zip(&row.scales);
+            let mut parts = integers.chunks_exact(piece).zip(row.words.chunks_exact(piece / 16)).zip(&row.scales);
             for &scale in scales {
                 let mut block = _mm256_setzero_ps();
-                for ((index, bytes), &factor) in parts.by_ref().take(pieces / number) {
-                    let total = match self.halves {
-                        true => halves(bytes, &row.bytes[index]),
-                        false => whole(bytes, &row.words[index * words..][..words]),
-                    };
+                for ((bytes, words), &factor) in parts.by_ref().take(pieces / number) {
+                    let total = products(bytes, words);
                     block = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(factor), block);
                 }
                 sum = _mm256_fmadd_ps(block, _mm256_set1_ps(scale), sum);
             }
-            let mut sums = [0.0; 8];
-            // SAFETY: 8 numbers.
-            unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), sum) };
             let start: f32 = row.starts.iter().zip(scales).map(|(start, scale)| start * scale).sum();
-            *y = start + sums.iter().sum::<f32>();
+            *y = start + added(sum);
         }
     }
 }
 
 /// Bytes times a row's values.
 #[inline]
-#[target_feature(enable = "avx2,fma")]
-fn whole(bytes: &[u8], words: &[[i16; 16]]) -> __m256i {
+#[target_feature(enable = "avx2,fma,f16c")]
+fn products(bytes: &[u8], words: &[[i16; 16]]) -> __m256i {
     let mut total = _mm256_setzero_si256();
     for (bytes, words) in bytes.as_chunks::<16>().0.iter().zip(words) {
         // SAFETY: 16 bytes, and 16 numbers of 2.
@@ -95,9 +78,98 @@ fn whole(bytes: &[u8], words: &[[i16; 16]]) -> __m256i {
     total
 }
 
+/// A row as columns of 4 bits meet it, in groups: 32 bytes of integers, or what is left.
+#[derive(Debug)]
+pub(super) struct AffineSpread {
+    /// Of each group the values that meet lower halves, and the others; zeros after them.
+    bytes: Vec<[[i8; 32]; 2]>,
+    /// Each group's scale.
+    scales: Vec<f32>,
+    /// Each block's sum, zeros after them.
+    sums: Vec<[f32; 8]>,
+    /// Which of a group's blocks each of its sums is of.
+    places: [i32; 8],
+}
+
+/// Values of a sum: four bytes.
+const SUM: usize = 8;
+
+impl AffineSpread {
+    pub(super) fn new(rows: &Rounded, row: usize, matrix: &Affine<'_>) -> Self {
+        let (words, scales) = rows.row(row, &rows.words);
+        let spread = |group: &[i16]| {
+            let mut lines = [[0; 32]; 2];
+            let [low, high] = &mut lines;
+            for ((low, high), pair) in low.iter_mut().zip(high).zip(group.as_chunks::<2>().0) {
+                [*low, *high] = pair.map(|value| value as i8);
+            }
+            lines
+        };
+        let sums = block_sums(|at| f32::from(words[at]), scales, matrix.inner, matrix.block);
+        let eight = |sums: &[f32]| {
+            let mut all = [0.0; 8];
+            all[..sums.len()].copy_from_slice(sums);
+            all
+        };
+        Self {
+            bytes: words[..matrix.inner].chunks(GROUP).map(spread).collect(),
+            scales: scales.to_vec(),
+            sums: sums.chunks(8).map(eight).collect(),
+            places: std::array::from_fn(|sum| (sum * SUM / matrix.block) as i32),
+        }
+    }
+}
+
+impl Affine<'_> {
+    /// Some columns' products with a row.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn columns_avx2(&self, first: usize, row: &AffineSpread, y: &mut [f32]) {
+        let (number, width) = (self.blocks(), self.inner / 2);
+        // SAFETY: 8 numbers.
+        let places = unsafe { _mm256_loadu_si256(row.places.as_ptr().cast()) };
+        for (column, y) in (first..).zip(y) {
+            let integers = &self.integers[column * width..][..width];
+            let scales = &self.scales[column * number..][..number];
+            let minima = &self.minima[column * number..][..number];
+            for line in (0..width).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(integers.as_ptr().wrapping_add(line + FAR).cast());
+            }
+            let mut sum = _mm256_setzero_ps();
+            let groups = integers.chunks(GROUP / 2).zip(row.bytes.iter().zip(&row.scales));
+            for (group, (bytes, (lines, &factor))) in groups.enumerate() {
+                let total = _mm256_mul_ps(_mm256_cvtepi32_ps(halves(bytes, lines)), _mm256_set1_ps(factor));
+                let scales = up_to_four(&scales[group * GROUP / self.block..]);
+                sum = _mm256_fmadd_ps(total, _mm256_permutevar8x32_ps(scales, places), sum);
+            }
+            for (minima, sums) in minima.chunks(8).zip(&row.sums) {
+                // SAFETY: 8 numbers.
+                let sums = unsafe { _mm256_loadu_ps(sums.as_ptr()) };
+                sum = _mm256_fmadd_ps(eight(minima), sums, sum);
+            }
+            *y = added(sum);
+        }
+    }
+}
+
+/// The first numbers of 16 bits, at most four, and others or zeros.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn up_to_four(values: &[f16]) -> __m256 {
+    let mut all = [f16::ZERO; 4];
+    let values: &[f16; 4] = match values.first_chunk() {
+        Some(values) => values,
+        None => {
+            all[..values.len()].copy_from_slice(values);
+            &all
+        }
+    };
+    // SAFETY: 8 bytes.
+    _mm256_castps128_ps256(_mm_cvtph_ps(unsafe { _mm_loadl_epi64(values.as_ptr().cast()) }))
+}
+
 /// Up to 32 pairs of 4 bits times a row's values. Sums of four products of at most 15 · 127 do not exceed 16 bits.
 #[inline]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn halves(bytes: &[u8], [lower, higher]: &[[i8; 32]; 2]) -> __m256i {
     let low = _mm256_set1_epi8(15);
     let mut all = [0; 32];
@@ -119,4 +191,13 @@ fn halves(bytes: &[u8], [lower, higher]: &[[i8; 32]; 2]) -> __m256i {
     let low_products = _mm256_maddubs_epi16(_mm256_and_si256(pairs, low), lower);
     let high_products = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(pairs), low), higher);
     _mm256_madd_epi16(_mm256_add_epi16(low_products, high_products), _mm256_set1_epi16(1))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn added(sum: __m256) -> f32 {
+    let mut sums = [0.0_f32; 8];
+    // SAFETY: 8 numbers.
+    unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), sum) };
+    sums.iter().sum()
 }

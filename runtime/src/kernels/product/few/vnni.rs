@@ -2,94 +2,150 @@
 
 use std::arch::x86_64::*;
 
-use super::Blocks;
-use crate::kernels::product::vectors::{load, load_f32s, load_i8s, load_i32s};
-use crate::kernels::product::{FAR, GROUP};
+use half::f16;
 
-/// A row as columns in blocks meet it, in pieces of a vector's bytes: of 8 bits up to 64 values, of 4 bits a block.
-#[derive(Debug, Default)]
+use super::{Affine, Bytes, block_sums};
+use crate::kernels::product::vectors::{load, load_f32s, load_i8s, load_i32s};
+use crate::kernels::product::{FAR, GROUP, Rounded};
+
+/// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
+#[derive(Debug)]
 pub(super) struct Spread {
-    /// The bytes of each piece, zeros after them: of 8 bits in their order, of 4 bits those that meet lower halves, then the others.
+    /// The bytes of each piece, zeros after them.
     lines: Vec<[i8; 64]>,
-    /// What to begin each piece's sums with, since its integers are stored as more than they are.
+    /// What to begin each piece's sums with, since its integers are stored as 128 more than they are.
     starts: Vec<[i32; 16]>,
-    /// What each of a piece's sums is multiplied with: its group's scale.
-    scales: Vec<[f32; 16]>,
+    /// Each piece's group's scale.
+    scales: Vec<f32>,
     /// Pieces of a block.
     pieces: usize,
 }
 
 impl Spread {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn new(row: &[i8], scales: &[f32], block: usize, halves: bool) -> Self {
-        let length = if halves { block } else { block.min(64) };
-        let mut spread = Self { pieces: block / length, ..Self::default() };
-        let middle = _mm512_set1_epi8(if halves { 8 } else { -128 });
-        for (start, piece) in (0..).step_by(length).zip(row.chunks(length)) {
-            let first = spread.lines.len();
-            if halves {
-                let mut lines = [[0; 64]; 2];
-                let [low, high] = &mut lines;
-                for ((low, high), pair) in low.iter_mut().zip(high).zip(piece.as_chunks::<2>().0) {
-                    [*low, *high] = *pair;
-                }
-                spread.lines.extend(lines);
-            } else {
-                let mut line = [0; 64];
-                line[..piece.len()].copy_from_slice(piece);
-                spread.lines.push(line);
-            }
-            let mut more = _mm512_setzero_si512();
-            for line in &spread.lines[first..] {
-                more = _mm512_dpbusd_epi32(more, middle, load_i8s(line));
-            }
-            let mut begin = [0; 16];
+    pub(super) fn new(rows: &Rounded, row: usize, matrix: &Bytes<'_>) -> Self {
+        let block = matrix.inner * matrix.columns / matrix.scales.len();
+        let length = block.min(GROUP);
+        let (bytes, scales) = rows.row(row, &rows.bytes);
+        let mut spread = Self { lines: Vec::new(), starts: Vec::new(), scales: Vec::new(), pieces: block / length };
+        for (at, piece) in (0..).step_by(length).zip(bytes[..matrix.inner].chunks(length)) {
+            let mut line = [0; 64];
+            line[..piece.len()].copy_from_slice(piece);
+            let more = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(-128), load_i8s(&line));
+            let mut start = [0; 16];
             // SAFETY: 64 bytes.
-            unsafe { _mm512_storeu_si512(begin.as_mut_ptr().cast(), _mm512_sub_epi32(_mm512_setzero_si512(), more)) };
-            spread.starts.push(begin);
-            // Four bytes a sum: of 4 bits, eight values.
-            let values = if halves { 8 } else { 4 };
-            let scale = |sum: usize| scales[((start + sum * values) / GROUP).min(scales.len() - 1)];
-            spread.scales.push(std::array::from_fn(scale));
+            unsafe { _mm512_storeu_si512(start.as_mut_ptr().cast(), _mm512_sub_epi32(_mm512_setzero_si512(), more)) };
+            spread.lines.push(line);
+            spread.starts.push(start);
+            spread.scales.push(scales[at / GROUP]);
         }
         spread
     }
 }
 
-impl Blocks<'_> {
+impl Bytes<'_> {
     /// Some columns' products with a row.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn columns_vnni(&self, first: usize, row: &Spread, y: &mut [f32]) {
-        let number = row.starts.len() / row.pieces;
-        let width = if self.halves { self.inner / 2 } else { self.inner };
-        let (piece, lines) = (width / row.starts.len(), row.lines.len() / row.starts.len());
-        let low = _mm512_set1_epi8(15);
+        let number = row.lines.len() / row.pieces;
+        let piece = self.inner / row.lines.len();
         for (column, y) in (first..).zip(y) {
-            let integers = &self.integers[column * width..][..width];
+            let integers = &self.integers[column * self.inner..][..self.inner];
             let scales = &self.scales[column * number..][..number];
             let mut sum = _mm512_setzero_ps();
-            let mut pieces =
-                integers.chunks_exact(piece).zip(row.lines.chunks_exact(lines)).zip(row.starts.iter().zip(&row.scales));
+            let mut pieces = integers.chunks_exact(piece).zip(&row.lines).zip(row.starts.iter().zip(&row.scales));
             for &scale in scales {
                 let mut block = _mm512_setzero_ps();
-                for ((bytes, lines), (start, factors)) in pieces.by_ref().take(row.pieces) {
+                for ((bytes, line), (start, &factor)) in pieces.by_ref().take(row.pieces) {
                     _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
-                    let bytes = load(bytes);
-                    let mut total = load_i32s(start);
-                    if self.halves {
-                        let halves =
-                            [_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low)];
-                        for (half, line) in halves.into_iter().zip(lines) {
-                            total = _mm512_dpbusd_epi32(total, half, load_i8s(line));
-                        }
-                    } else if let [line] = lines {
-                        total = _mm512_dpbusd_epi32(total, bytes, load_i8s(line));
-                    }
-                    block = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), load_f32s(factors), block);
+                    let total = _mm512_dpbusd_epi32(load_i32s(start), load(bytes), load_i8s(line));
+                    block = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(factor), block);
                 }
                 sum = _mm512_fmadd_ps(block, _mm512_set1_ps(scale), sum);
             }
             *y = _mm512_reduce_add_ps(sum);
         }
     }
+}
+
+/// A row as columns of 4 bits meet it, in pieces of 128 values or what is left: 64 bytes of integers.
+#[derive(Debug)]
+pub(super) struct AffineSpread {
+    /// Of each piece the values that meet lower halves, and the others; zeros after them.
+    lines: Vec<[[i8; 64]; 2]>,
+    /// What each of a piece's sums is multiplied with: its group's scale.
+    scales: Vec<[f32; 16]>,
+    /// Each block's sum, zeros after them.
+    sums: Vec<[f32; 16]>,
+    /// Which of a piece's blocks each of its sums is of.
+    places: [i32; 16],
+}
+
+/// Values of a piece, and of one of its sums: four bytes.
+const PIECE: usize = 128;
+const SUM: usize = 8;
+
+impl AffineSpread {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    pub(super) fn new(rows: &Rounded, row: usize, matrix: &Affine<'_>) -> Self {
+        let (bytes, scales) = rows.row(row, &rows.bytes);
+        let place = |sum: usize| (sum * SUM / matrix.block) as i32;
+        let mut spread =
+            Self { lines: Vec::new(), scales: Vec::new(), sums: Vec::new(), places: std::array::from_fn(place) };
+        for (at, piece) in (0..).step_by(PIECE).zip(bytes[..matrix.inner].chunks(PIECE)) {
+            let mut lines = [[0; 64]; 2];
+            let [low, high] = &mut lines;
+            for ((low, high), pair) in low.iter_mut().zip(high).zip(piece.as_chunks::<2>().0) {
+                [*low, *high] = *pair;
+            }
+            spread.lines.push(lines);
+            let scale = |sum: usize| scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0);
+            spread.scales.push(std::array::from_fn(scale));
+        }
+        for sums in block_sums(|at| f32::from(bytes[at]), scales, matrix.inner, matrix.block).chunks(16) {
+            let mut all = [0.0; 16];
+            all[..sums.len()].copy_from_slice(sums);
+            spread.sums.push(all);
+        }
+        spread
+    }
+}
+
+impl Affine<'_> {
+    /// Some columns' products with a row.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    pub(super) fn columns_vnni(&self, first: usize, row: &AffineSpread, y: &mut [f32]) {
+        let (number, width) = (self.blocks(), self.inner / 2);
+        let (low, places) = (_mm512_set1_epi8(15), load_i32s(&row.places));
+        for (column, y) in (first..).zip(y) {
+            let integers = &self.integers[column * width..][..width];
+            let scales = &self.scales[column * number..][..number];
+            let minima = &self.minima[column * number..][..number];
+            let mut sum = _mm512_setzero_ps();
+            let pieces = integers.chunks(PIECE / 2).zip(scales.chunks(PIECE / self.block));
+            for ((bytes, scales), ([lower, higher], factors)) in pieces.zip(row.lines.iter().zip(&row.scales)) {
+                _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
+                let pairs = load(bytes);
+                let halves = [_mm512_and_si512(pairs, low), _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), low)];
+                let total = _mm512_dpbusd_epi32(_mm512_setzero_si512(), halves[0], load_i8s(lower));
+                let total = _mm512_dpbusd_epi32(total, halves[1], load_i8s(higher));
+                let scales = _mm512_permutexvar_ps(places, _mm512_cvtph_ps(load_halves(scales)));
+                let total = _mm512_mul_ps(_mm512_cvtepi32_ps(total), load_f32s(factors));
+                sum = _mm512_fmadd_ps(total, scales, sum);
+            }
+            for (minima, sums) in minima.chunks(16).zip(&row.sums) {
+                sum = _mm512_fmadd_ps(_mm512_cvtph_ps(load_halves(minima)), load_f32s(sums), sum);
+            }
+            *y = _mm512_reduce_add_ps(sum);
+        }
+    }
+}
+
+/// Up to 16 numbers of 16 bits, and zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn load_halves(values: &[f16]) -> __m256i {
+    let mask = u16::MAX.checked_shr(16 - values.len().min(16) as u32).unwrap_or(0);
+    // SAFETY: the mask has as many ones as there are numbers, and 16 at most.
+    unsafe { _mm256_maskz_loadu_epi16(mask, values.as_ptr().cast()) }
 }

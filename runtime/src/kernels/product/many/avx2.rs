@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Output, Part, Strip};
+use crate::kernels::product::affine::one;
 use crate::kernels::product::{AHEAD, Direction, GROUP, Matrix, STRIP};
 
 /// How much of the inner dimension is in a strip at a time: 512 KiB, which second-level caches hold. (With 256 to 1,024, where
@@ -37,7 +38,7 @@ impl Strip<'_> {
 
     /// # Safety
     /// As [`Strip::compute_avx2`].
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn tiles(&self, panel: &mut Vec<Pair>, output: &Output) {
         let depth = self.matrix.depth(self.direction);
         let parts = self.rows.width.div_ceil(DEPTH);
@@ -76,7 +77,7 @@ impl Strip<'_> {
 
     /// # Safety
     /// As [`Strip::compute_avx2`].
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn tile_avx2<const R: usize>(
         &self,
         first: usize,
@@ -142,7 +143,7 @@ impl Strip<'_> {
 
 impl Matrix<'_> {
     /// Lays out a range of the inner dimension for 16 columns side by side: 8 columns of 16 integers at a time, transposed as 8 · 8 pairs.
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn lay_columns(&self, first: usize, range: Range<usize>, panel: &mut [Pair]) {
         let mut tables = Tables::default();
         for vector in 0..2 {
@@ -159,7 +160,7 @@ impl Matrix<'_> {
     }
 
     /// Lays out a range of the columns for the rows of all tiles: two columns at a time, interleaved.
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn lay_rows(&self, first: usize, range: Range<usize>, panel: &mut [Pair]) {
         let (mut tables, pairs) = (Tables::default(), panel.len() * OUTPUTS / STRIP);
         for (index, column) in range.step_by(2).enumerate() {
@@ -175,13 +176,13 @@ impl Matrix<'_> {
 
     /// 16 integers of a column from a place on (a multiple of 16), zeros beyond its end.
     #[inline]
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn words(&self, column: usize, from: usize, ahead: usize, known: &mut Table) -> __m256i {
         if column >= self.scales.len() || from >= self.inner {
             return _mm256_setzero_si256();
         }
         let number = (self.inner - from).min(16);
-        let Some(blocks) = self.blocks else {
+        let Some(affine) = self.affine else {
             let bytes = &self.integers[column * self.inner + from..][..number];
             _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner).cast());
             let bytes = match bytes.first_chunk::<16>() {
@@ -203,12 +204,12 @@ impl Matrix<'_> {
         let pairs = _mm_cvtepu8_epi16(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) });
         let low = _mm_and_si128(pairs, _mm_set1_epi16(0x000f));
         let high = _mm_and_si128(_mm_slli_epi16::<4>(pairs), _mm_set1_epi16(0x0f00));
-        let per_column = blocks.len() / self.scales.len();
-        let block = column * per_column + from / (self.inner / per_column);
+        let block = column * affine.blocks() + from / affine.block;
         if known.block != Some(block) {
             let scale = self.scales[column];
             let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-            *known = Table { block: Some(block), bytes: table(blocks[block] * inverse) };
+            let [scale, minimum] = [affine.scales[block], affine.minima[block]].map(|value| one(value) * inverse);
+            *known = Table { block: Some(block), bytes: table(scale, minimum) };
         }
         // SAFETY: 16 bytes.
         let table = unsafe { _mm_loadu_si128(known.bytes.as_ptr().cast()) };
@@ -229,26 +230,26 @@ struct Tables {
     of: [Table; 8],
 }
 
-/// The integers that 4 bits from 0 to 15 become in a block whose scale is so many times the column's.
+/// The integers that 4 bits from 0 to 15 become in a block whose scale and minimum are so many times the column's scale.
 #[inline]
-#[target_feature(enable = "avx2,fma")]
-fn table(scale: f32) -> [i8; 16] {
+#[target_feature(enable = "avx2,fma,f16c")]
+fn table(scale: f32, minimum: f32) -> [i8; 16] {
     let mut integers = [0_i32; 16];
     for (half, integers) in integers.as_chunks_mut::<8>().0.iter_mut().enumerate() {
         let steps = _mm256_add_ps(
-            _mm256_set_ps(-1., -2., -3., -4., -5., -6., -7., -8.),
+            _mm256_set_ps(7., 6., 5., 4., 3., 2., 1., 0.),
             _mm256_set1_ps(if half == 0 { 0.0 } else { 8.0 }),
         );
-        let rounded = _mm256_cvtps_epi32(_mm256_mul_ps(steps, _mm256_set1_ps(scale)));
+        let values = _mm256_fmadd_ps(steps, _mm256_set1_ps(scale), _mm256_set1_ps(minimum));
         // SAFETY: 8 numbers.
-        unsafe { _mm256_storeu_si256(integers.as_mut_ptr().cast(), rounded) };
+        unsafe { _mm256_storeu_si256(integers.as_mut_ptr().cast(), _mm256_cvtps_epi32(values)) };
     }
     integers.map(|integer| integer as i8)
 }
 
 /// 8 · 8 numbers of 32 bits, transposed.
 #[inline]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
     let mut pairs = rows;
     for i in 0..4 {

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Output, Part, Strip};
+use crate::kernels::product::affine::one;
 use crate::kernels::product::vectors::load;
 use crate::kernels::product::{AHEAD, DEPTH, Direction, GROUP, Matrix, STRIP};
 
@@ -181,7 +182,7 @@ impl Matrix<'_> {
         }
         let number = self.inner.saturating_sub(from).min(64);
         let mask = u64::MAX.checked_shr(64 - number as u32).unwrap_or(0);
-        let Some(blocks) = self.blocks else {
+        let Some(affine) = self.affine else {
             let bytes = &self.integers[column * self.inner + from..][..number];
             _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner).cast());
             return load(bytes);
@@ -195,32 +196,35 @@ impl Matrix<'_> {
         let high = _mm512_and_si512(_mm512_slli_epi16::<4>(pairs), _mm512_set1_epi16(0x0f00));
         let places = _mm512_or_si512(low, high);
         // What each of the 16 integers becomes, a lane of 16 values at a time: blocks are no shorter.
-        let number = blocks.len() / self.scales.len();
-        let (scale, block) = (self.scales[column], self.inner / number);
+        let (number, scale) = (affine.blocks(), self.scales[column]);
         let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
         let table = |lane: usize| {
-            let block = ((from + 16 * lane) / block).min(number - 1);
-            table(blocks[column * number + block] * inverse)
+            let block = column * number + ((from + 16 * lane) / affine.block).min(number - 1);
+            table(one(affine.scales[block]) * inverse, one(affine.minima[block]) * inverse)
         };
-        let tables = if block >= 64 {
-            _mm512_broadcast_i32x4(table(0))
-        } else {
-            let tables = _mm512_castsi128_si512(table(0));
-            let tables = _mm512_inserti32x4::<1>(tables, table(1));
-            let tables = _mm512_inserti32x4::<2>(tables, table(2));
-            _mm512_inserti32x4::<3>(tables, table(3))
+        let tables = match affine.block {
+            16 => {
+                let tables = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(table(0)), table(1));
+                _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(tables, table(2)), table(3))
+            }
+            32 => {
+                let [low, high] = [table(0), table(2)].map(|table| _mm256_broadcastsi128_si256(table));
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+            }
+            _ => _mm512_broadcast_i32x4(table(0)),
         };
         _mm512_maskz_shuffle_epi8(mask, tables, places)
     }
 }
 
-/// The bytes, 128 more than the integers, that 4 bits from 0 to 15 become in a block whose scale is so many times the column's.
+/// The bytes, 128 more than the integers, that 4 bits from 0 to 15 become in a block whose scale and minimum are so many times the
+/// column's scale.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn table(scale: f32) -> __m128i {
-    let steps = _mm512_set_ps(7., 6., 5., 4., 3., 2., 1., 0., -1., -2., -3., -4., -5., -6., -7., -8.);
-    let integers = _mm512_cvtps_epi32(_mm512_mul_ps(steps, _mm512_set1_ps(scale)));
-    _mm512_cvtepi32_epi8(_mm512_add_epi32(integers, _mm512_set1_epi32(128)))
+fn table(scale: f32, minimum: f32) -> __m128i {
+    let steps = _mm512_set_ps(15., 14., 13., 12., 11., 10., 9., 8., 7., 6., 5., 4., 3., 2., 1., 0.);
+    let values = _mm512_fmadd_ps(steps, _mm512_set1_ps(scale), _mm512_set1_ps(minimum));
+    _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(values), _mm512_set1_epi32(128)))
 }
 
 /// 16 · 16 numbers of 32 bits, transposed.
