@@ -47,6 +47,8 @@ pub struct Cost {
     pub bits: f64,
     /// On dialogues of others, before any step.
     pub perplexity: f64,
+    /// The same by f32 with the same rounded weights.
+    pub perplexity_same_weights: f64,
     /// Of the adapters' gradient on a dialogue of each person, to that of f32 with the same rounded weights.
     pub cosines: Vec<f64>,
     /// On held-out dialogues of all people, each after [`STEPS`] steps.
@@ -122,8 +124,10 @@ impl Subject {
         let bits = Weights::new(config, precision, Operators::Ort)?.bits();
         let (mut device, _) = self.open(precision, false)?;
         device.set_adapters(&self.start)?;
-        let perplexity = perplexity(&mut device, &self.others)?;
+        let before = perplexity(&mut device, &self.others)?;
         let (mut exact, _) = self.open(precision, true)?;
+        exact.set_adapters(&self.start)?;
+        let before_same_weights = perplexity(&mut exact, &self.others)?;
         let mut cosines = Vec::new();
         for person in &self.people {
             let gradients = [
@@ -134,7 +138,8 @@ impl Subject {
         }
         let adapted = self.adapted(&mut device)?;
         let adapted_same_weights = self.adapted(&mut exact)?;
-        Ok(Cost { bits, perplexity, cosines, adapted, adapted_same_weights })
+        let (perplexity, perplexity_same_weights) = (before, before_same_weights);
+        Ok(Cost { bits, perplexity, perplexity_same_weights, cosines, adapted, adapted_same_weights })
     }
 
     /// On held-out dialogues, each person's after the person's steps.

@@ -30,8 +30,8 @@ fn main() {
         let least = cost.cosines.iter().copied().fold(f64::INFINITY, f64::min);
         let most = cost.cosines.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         println!(
-            "| {precision} | {:.2} | {:.3} | {least:.4} – {most:.4} | {:.3} | {:.3} |",
-            cost.bits, cost.perplexity, cost.adapted, cost.adapted_same_weights
+            "| {precision} | {:.2} | {:.3} | {:.3} | {least:.4} – {most:.4} | {:.3} | {:.3} |",
+            cost.bits, cost.perplexity, cost.perplexity_same_weights, cost.adapted, cost.adapted_same_weights
         );
     }
 }

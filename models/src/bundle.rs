@@ -40,7 +40,7 @@ pub const PROBE: &str = "probe.safetensors";
 /// How many values after one another of a row share a scale where it is rounded to 8 bits for a product of integers; the last ones may
 /// be fewer. Of what a real model computes a few values are tens of times larger than the rest, and with one scale a row their step
 /// would leave little of the others (Dettmers et al. 2022, "LLM.int8()", section 4).
-pub const GROUP: usize = 64;
+pub const GROUP: usize = 32;
 
 /// The graphs of a bundle, by the names that the manifest gives them.
 pub const GRAPHS: [(&str, &str); 4] =

@@ -21,10 +21,10 @@ fn with_outliers(rows: usize, width: usize, seed: usize) -> Vec<f32> {
     floats(rows * width, seed).iter().enumerate().map(|(index, value)| value * times(index)).collect()
 }
 
-/// The sizes of the steps that a row's values are rounded to: 1/127 of the largest of each 64.
+/// The sizes of the steps that a row's values are rounded to: 1/127 of the largest of each group.
 fn steps(x: &[f64]) -> Vec<f64> {
     let step = |group: &[f64]| group.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
-    x.chunks(64).flat_map(|group| vec![step(group); group.len()]).collect()
+    x.chunks(GROUP).flat_map(|group| vec![step(group); group.len()]).collect()
 }
 
 /// Room for rows, once for all instructions that this processor has.

@@ -78,29 +78,30 @@ fn products(bytes: &[u8], words: &[[i16; 16]]) -> __m256i {
     total
 }
 
-/// A row as columns of 4 bits meet it, in groups: 32 bytes of integers, or what is left.
+/// A row as columns of 4 bits meet it, in pieces of 64 values or what is left: 32 bytes of integers.
 #[derive(Debug)]
 pub(super) struct AffineSpread {
-    /// Of each group the values that meet lower halves, and the others; zeros after them.
+    /// Of each piece the values that meet lower halves, and the others; zeros after them.
     bytes: Vec<[[i8; 32]; 2]>,
-    /// Each group's scale.
-    scales: Vec<f32>,
+    /// What each of a piece's sums is multiplied with: its group's scale.
+    scales: Vec<[f32; 8]>,
     /// Each block's sum, zeros after them.
     sums: Vec<[f32; 8]>,
-    /// Which of a group's blocks each of its sums is of.
+    /// Which of a piece's blocks each of its sums is of.
     places: [i32; 8],
 }
 
-/// Values of a sum: four bytes.
+/// Values of a piece, and of one of its sums: four bytes.
+const PIECE: usize = 64;
 const SUM: usize = 8;
 
 impl AffineSpread {
     pub(super) fn new(rows: &Rounded, row: usize, matrix: &Affine<'_>) -> Self {
         let (words, scales) = rows.row(row, &rows.words);
-        let spread = |group: &[i16]| {
+        let spread = |piece: &[i16]| {
             let mut lines = [[0; 32]; 2];
             let [low, high] = &mut lines;
-            for ((low, high), pair) in low.iter_mut().zip(high).zip(group.as_chunks::<2>().0) {
+            for ((low, high), pair) in low.iter_mut().zip(high).zip(piece.as_chunks::<2>().0) {
                 [*low, *high] = pair.map(|value| value as i8);
             }
             lines
@@ -112,8 +113,11 @@ impl AffineSpread {
             all
         };
         Self {
-            bytes: words[..matrix.inner].chunks(GROUP).map(spread).collect(),
-            scales: scales.to_vec(),
+            bytes: words[..matrix.inner].chunks(PIECE).map(spread).collect(),
+            scales: (0..matrix.inner)
+                .step_by(PIECE)
+                .map(|at| std::array::from_fn(|sum| scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0)))
+                .collect(),
             sums: sums.chunks(8).map(eight).collect(),
             places: std::array::from_fn(|sum| (sum * SUM / matrix.block) as i32),
         }
@@ -135,10 +139,12 @@ impl Affine<'_> {
                 _mm_prefetch::<_MM_HINT_T0>(integers.as_ptr().wrapping_add(line + FAR).cast());
             }
             let mut sum = _mm256_setzero_ps();
-            let groups = integers.chunks(GROUP / 2).zip(row.bytes.iter().zip(&row.scales));
-            for (group, (bytes, (lines, &factor))) in groups.enumerate() {
-                let total = _mm256_mul_ps(_mm256_cvtepi32_ps(halves(bytes, lines)), _mm256_set1_ps(factor));
-                let scales = up_to_four(&scales[group * GROUP / self.block..]);
+            let pieces = integers.chunks(PIECE / 2).zip(row.bytes.iter().zip(&row.scales));
+            for (piece, (bytes, (lines, factors))) in pieces.enumerate() {
+                // SAFETY: 8 numbers.
+                let factors = unsafe { _mm256_loadu_ps(factors.as_ptr()) };
+                let total = _mm256_mul_ps(_mm256_cvtepi32_ps(halves(bytes, lines)), factors);
+                let scales = up_to_four(&scales[piece * PIECE / self.block..]);
                 sum = _mm256_fmadd_ps(total, _mm256_permutevar8x32_ps(scales, places), sum);
             }
             for (minima, sums) in minima.chunks(8).zip(&row.sums) {

@@ -15,8 +15,8 @@ pub(super) struct Spread {
     lines: Vec<[i8; 64]>,
     /// What to begin each piece's sums with, since its integers are stored as 128 more than they are.
     starts: Vec<[i32; 16]>,
-    /// Each piece's group's scale.
-    scales: Vec<f32>,
+    /// What each of a piece's sums is multiplied with: its group's scale.
+    scales: Vec<[f32; 16]>,
     /// Pieces of a block.
     pieces: usize,
 }
@@ -25,7 +25,7 @@ impl Spread {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn new(rows: &Rounded, row: usize, matrix: &Bytes<'_>) -> Self {
         let block = matrix.inner * matrix.columns / matrix.scales.len();
-        let length = block.min(GROUP);
+        let length = block.min(64);
         let (bytes, scales) = rows.row(row, &rows.bytes);
         let mut spread = Self { lines: Vec::new(), starts: Vec::new(), scales: Vec::new(), pieces: block / length };
         for (at, piece) in (0..).step_by(length).zip(bytes[..matrix.inner].chunks(length)) {
@@ -37,7 +37,10 @@ impl Spread {
             unsafe { _mm512_storeu_si512(start.as_mut_ptr().cast(), _mm512_sub_epi32(_mm512_setzero_si512(), more)) };
             spread.lines.push(line);
             spread.starts.push(start);
-            spread.scales.push(scales[at / GROUP]);
+            spread.scales.push(std::array::from_fn(|sum| {
+                // Four bytes each.
+                scales.get((at + 4 * sum) / GROUP).copied().unwrap_or(0.0)
+            }));
         }
         spread
     }
@@ -56,10 +59,10 @@ impl Bytes<'_> {
             let mut pieces = integers.chunks_exact(piece).zip(&row.lines).zip(row.starts.iter().zip(&row.scales));
             for &scale in scales {
                 let mut block = _mm512_setzero_ps();
-                for ((bytes, line), (start, &factor)) in pieces.by_ref().take(row.pieces) {
+                for ((bytes, line), (start, factors)) in pieces.by_ref().take(row.pieces) {
                     _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
                     let total = _mm512_dpbusd_epi32(load_i32s(start), load(bytes), load_i8s(line));
-                    block = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), _mm512_set1_ps(factor), block);
+                    block = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), load_f32s(factors), block);
                 }
                 sum = _mm512_fmadd_ps(block, _mm512_set1_ps(scale), sum);
             }
