@@ -62,7 +62,7 @@ fn products(criterion: &mut Criterion) {
                 for (direction, depth, width) in [(Direction::Forward, WIDTH, INNER), (Direction::Back, INNER, WIDTH)] {
                     let (mut rounded, mut y) = (Rounded::new(instructions), vec![0.0; TOKENS * width]);
                     let factors = (direction == Direction::Back).then(|| matrix.scales());
-                    let places = rounded.rows(TOKENS, depth);
+                    let places = rounded.rows(TOKENS, depth, direction);
                     places.into_iter().zip(x.chunks(depth)).for_each(|(mut row, x)| row.round(x, factors));
                     product::multiply(matrix, direction, &rounded, None, &mut y, here).unwrap();
                     let exact = |row: usize, output: usize| -> f64 {
@@ -94,7 +94,11 @@ fn products(criterion: &mut Criterion) {
                 continue;
             }
             let (mut rounded, mut y) = (Rounded::new(instructions), vec![0.0; INNER]);
-            rounded.rows(1, WIDTH).iter_mut().zip(x.chunks(WIDTH)).for_each(|(row, x)| row.round(x, None));
+            rounded
+                .rows(1, WIDTH, Direction::Forward)
+                .iter_mut()
+                .zip(x.chunks(WIDTH))
+                .for_each(|(row, x)| row.round(x, None));
             let few = [
                 ("8 bits", Few::Bytes(Bytes::new(&eight.integers, &eight.scales, [INNER, WIDTH]).unwrap()), 8),
                 ("4 bits", Few::Affine(affine), 5),
@@ -108,7 +112,11 @@ fn products(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements((TOKENS * INNER) as u64));
             group.bench_function(format!("{instructions:?}, rounding 512 rows of 3,072"), |b| {
                 b.iter(|| {
-                    rounded.rows(TOKENS, INNER).iter_mut().zip(x.chunks(INNER)).for_each(|(row, x)| row.round(x, None))
+                    rounded
+                        .rows(TOKENS, INNER, Direction::Forward)
+                        .iter_mut()
+                        .zip(x.chunks(INNER))
+                        .for_each(|(row, x)| row.round(x, None))
                 });
             });
         }

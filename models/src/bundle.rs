@@ -41,6 +41,8 @@ pub const PROBE: &str = "probe.safetensors";
 /// be fewer. Of what a real model computes a few values are tens of times larger than the rest, and with one scale a row their step
 /// would leave little of the others (Dettmers et al. 2022, "LLM.int8()", section 4).
 pub const GROUP: usize = 32;
+/// The same where a row is of gradients, on the way back: they bear longer steps, and longer groups are faster.
+pub const GROUP_OF_GRADIENTS: usize = 64;
 
 /// The graphs of a bundle, by the names that the manifest gives them.
 pub const GRAPHS: [(&str, &str); 4] =

@@ -135,13 +135,13 @@ impl Matrix {
     }
 }
 
-/// x \[M, K\] with its rows rounded, each [`GROUP`] of values with a scale of its own, times a matrix u8\[K, N\], each byte 128 more
+/// x \[M, K\] with its rows rounded, each group of so many values with a scale of its own, times a matrix u8\[K, N\], each byte 128 more
 /// than its integer: \[M, N\].
 ///
 /// A kernel adds up integers over a group, and groups in f32. With standard operators each group's product would be a tensor of its
 /// own. So a rounded row is written as integers once more: two digits to base 254, in units of 1/127 of the row's largest value,
 /// which is 15 bits.
-pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value) -> Result<Value, GraphError> {
+pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value, group: usize) -> Result<Value, GraphError> {
     let (one, middle, share) = (graph.scalar(1.0), graph.byte(MIDDLE), graph.scalar(1.0 / 127.0));
     let integer = |graph: &mut Graph, bytes: Value| {
         let values = graph.cast(bytes, DataType::F32)?;
@@ -155,7 +155,7 @@ pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value) -> Res
     let target = graph.concat(&[any, single, length], 0)?;
     let x = graph.reshape_to(x, &[rows, 1.into(), width], target)?;
     let sizes = graph.abs(x)?;
-    let largest = graph.max_pool(sizes, GROUP)?;
+    let largest = graph.max_pool(sizes, group)?;
 
     let groups = graph.shape(largest)[2];
     let number = graph.length(largest, 2)?;
@@ -163,12 +163,12 @@ pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value) -> Res
     let column = graph.reshape_to(largest, &[rows, groups, 1.into()], target)?;
     let column = graph.mul(column, share)?;
     // So small that it makes a difference to nothing but a group of zeros, which it divides.
-    let least = graph.floats(&[GROUP], &[1e-30; GROUP]);
+    let least = graph.floats(&[group], &vec![1e-30; group]);
     let scales = graph.add(column, least)?;
-    let group = graph.integers(&[GROUP as i64]);
-    let padded = graph.mul(number, group)?;
+    let each = graph.integers(&[group as i64]);
+    let padded = graph.mul(number, each)?;
     let target = graph.concat(&[any, single, padded], 0)?;
-    let all = Dim::Fixed(if let Dim::Fixed(groups) = groups { groups * GROUP } else { 0 });
+    let all = Dim::Fixed(if let Dim::Fixed(groups) = groups { groups * group } else { 0 });
     let scales = graph.reshape_to(scales, &[rows, 1.into(), all], target)?;
     let scales = graph.first(scales, 2, length, width)?;
     let steps = graph.div(x, scales)?;
@@ -239,7 +239,7 @@ impl Op for QuantizedMatMul {
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let [bytes, scales] = self.matrix.bytes(graph, &inputs[1..])?;
         let turned = graph.matrix_transpose(bytes)?;
-        let product = rounded_product(graph, inputs[0], turned)?;
+        let product = rounded_product(graph, inputs[0], turned, GROUP)?;
         let y = graph.mul(product, scales)?;
         Ok(vec![match inputs.get(1 + self.matrix.inputs()) {
             Some(&bias) => graph.add(y, bias)?,
@@ -335,14 +335,14 @@ pub(super) mod tests {
 
     #[test]
     fn each_group_of_a_row_is_rounded_to_steps_of_its_own() {
-        // Rows with outliers: of 64, 64 and 2 values, of which one is 1,000 times the others; all 0; the first 64 tiny.
+        // Rows with outliers: of four times 32 and 2 values, of which one is 1,000 times the others; all 0; the first 64 tiny.
         let x = ndarray::Array2::from_shape_fn((3, 130), |(m, k)| {
             let value = ((k * 37 + m * 11) % 101) as f64 / 50.0 - 1.0;
             value * [if k == 70 { 1000.0 } else { 1.0 }, 0.0, if k < 64 { 1e-3 } else { 1.0 }][m]
         });
         let bytes = ndarray::Array2::from_shape_fn((2, 130), |(n, k)| ((k * 53 + n * 17) % 256) as f64);
         let rounded = ndarray::Array2::from_shape_fn((3, 130), |(m, k)| {
-            let group = x.slice(ndarray::s![m, k / 64 * 64..(k / 64 * 64 + 64).min(130)]);
+            let group = x.slice(ndarray::s![m, k / 32 * 32..(k / 32 * 32 + 32).min(130)]);
             let step = group.fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
             if step > 0.0 { (x[[m, k]] / step).round_ties_even() * step } else { 0.0 }
         });

@@ -1,12 +1,12 @@
 //! Products of rows of f32 with a frozen matrix of 8- or 4-bit integers, which is read as it lies in its file: no other copy of it is
-//! made or kept. Rows are rounded to 8 bits with a scale for each [`GROUP`] values, so that the products are those of integers.
+//! made or kept. Rows are rounded to 8 bits with a scale for each group of values ([`Direction::group`]), so that the products are those of integers.
 //!
 //! 64 outputs are computed at a time, for all rows: what they need of the matrix is laid out for the processor's products of integers
 //! (AVX-512's dot products of four bytes, VNNI, or AVX2's of two 16-bit numbers) in a scratch strip, which takes as long as a few
 //! rows, and is then multiplied with tiles of rows whose sums stay in registers (Goto & van de Geijn 2008, "Anatomy of
 //! high-performance matrix multiplication").
 
-use marionette_models::bundle::GROUP;
+use marionette_models::bundle::{GROUP, GROUP_OF_GRADIENTS};
 
 mod affine;
 mod few;
@@ -79,6 +79,16 @@ pub enum Direction {
     Forward,
     /// From N values a row to K.
     Back,
+}
+
+impl Direction {
+    /// How many values after one another of a row share a scale.
+    pub fn group(self) -> usize {
+        match self {
+            Self::Forward => GROUP,
+            Self::Back => GROUP_OF_GRADIENTS,
+        }
+    }
 }
 
 impl<'a> Matrix<'a> {

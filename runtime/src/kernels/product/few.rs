@@ -80,6 +80,7 @@ pub fn multiply_few<E>(
 ) -> Result<bool, E> {
     let [columns, inner] = weights.shape();
     let fits = rows.width == inner.next_multiple_of(64).max(64)
+        && rows.group == GROUP
         && y.len() == rows.number() * columns
         && bias.is_none_or(|bias| bias.len() == columns);
     if !fits {

@@ -31,6 +31,7 @@ pub fn multiply<E>(
 ) -> Result<bool, E> {
     let width = matrix.outputs(direction);
     let fits = rows.width == matrix.depth(direction).next_multiple_of(64).max(64)
+        && rows.group == direction.group()
         && y.len() == rows.number() * width
         && bias.is_none_or(|bias| bias.len() == width);
     if !fits {

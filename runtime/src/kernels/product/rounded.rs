@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::collections::TryReserveError;
 
 use super::vectors::load_f32s;
-use super::{GROUP, Instructions};
+use super::{Direction, GROUP, Instructions};
 
 /// Rows rounded to 8 bits, as some instructions want them.
 #[derive(Debug)]
@@ -15,9 +15,11 @@ pub struct Rounded {
     /// The same for AVX2.
     pub(super) words: Vec<i16>,
     pub(super) width: usize,
-    /// What each [`GROUP`] of a row is multiplied with, \[M, width / GROUP\].
+    /// How many of a row's integers share a scale.
+    pub(super) group: usize,
+    /// What they are multiplied with, \[M, width / group\].
     pub(super) scales: Vec<f32>,
-    /// −128 times the sum of each group, \[M, width / GROUP\]: for VNNI.
+    /// −128 times the sum of each group, \[M, width / group\]: for VNNI.
     pub(super) corrections: Vec<i32>,
 }
 
@@ -29,7 +31,7 @@ impl Rounded {
     pub fn new(instructions: Instructions) -> Self {
         assert!(instructions.are_supported());
         let (bytes, words, scales, corrections) = Default::default();
-        Self { instructions, bytes, words, width: 0, scales, corrections }
+        Self { instructions, bytes, words, width: 0, group: GROUP, scales, corrections }
     }
 
     /// Has memory for what [`Rounded::rows`] gives room for.
@@ -41,6 +43,7 @@ impl Rounded {
             room.try_reserve(length.saturating_sub(room.len()))
         }
         let width = length.checked_next_multiple_of(64).unwrap_or(usize::MAX).max(64);
+        // At most: groups of gradients are longer.
         let (all, groups) = (rows.saturating_mul(width), rows.saturating_mul(width / GROUP));
         to(&mut self.scales, groups)?;
         match self.instructions {
@@ -54,13 +57,13 @@ impl Rounded {
 
     /// How many rows there are.
     pub(super) fn number(&self) -> usize {
-        (self.scales.len() * GROUP).checked_div(self.width).unwrap_or(0)
+        (self.scales.len() * self.group).checked_div(self.width).unwrap_or(0)
     }
 
-    /// Room for `rows` rows of `length` values, to be filled by [`RowToRound::round`], each row by itself.
-    pub fn rows(&mut self, rows: usize, length: usize) -> Vec<RowToRound<'_>> {
-        self.width = length.next_multiple_of(64).max(64);
-        let groups = self.width / GROUP;
+    /// Room for `rows` rows of `length` values for a product in a direction, to be filled by [`RowToRound::round`], each row by itself.
+    pub fn rows(&mut self, rows: usize, length: usize, direction: Direction) -> Vec<RowToRound<'_>> {
+        (self.width, self.group) = (length.next_multiple_of(64).max(64), direction.group());
+        let (group, groups) = (self.group, self.width / self.group);
         self.scales.resize(rows * groups, 0.0);
         let scales = self.scales.chunks_mut(groups);
         match self.instructions {
@@ -69,19 +72,19 @@ impl Rounded {
                 self.corrections.resize(rows * groups, 0);
                 let places = self.bytes.chunks_mut(self.width).zip(self.corrections.chunks_mut(groups));
                 let places = places.map(|(bytes, corrections)| Place::Vnni { bytes, corrections });
-                places.zip(scales).map(|(place, scales)| RowToRound { place, scales }).collect()
+                places.zip(scales).map(|(place, scales)| RowToRound { place, scales, group }).collect()
             }
             Instructions::Avx2 => {
                 self.words.resize(rows * self.width, 0);
                 let places = self.words.chunks_mut(self.width).map(|words| Place::Avx2 { words });
-                places.zip(scales).map(|(place, scales)| RowToRound { place, scales }).collect()
+                places.zip(scales).map(|(place, scales)| RowToRound { place, scales, group }).collect()
             }
         }
     }
 
     /// A row's integers, of `all` as the instructions want them, and its groups' scales.
     pub(super) fn row<'a, T>(&'a self, row: usize, all: &'a [T]) -> (&'a [T], &'a [f32]) {
-        let groups = self.width / GROUP;
+        let groups = self.width / self.group;
         (&all[row * self.width..][..self.width], &self.scales[row * groups..][..groups])
     }
 
@@ -100,6 +103,7 @@ impl Rounded {
 pub struct RowToRound<'a> {
     place: Place<'a>,
     scales: &'a mut [f32],
+    group: usize,
 }
 
 #[derive(Debug)]
@@ -112,19 +116,19 @@ impl RowToRound<'_> {
     /// Rounds a row: x ⊙ `factors` where there are some, each group to the nearest multiples of 1/127 of its largest value. A group
     /// with a value that is not finite gives a scale that is none.
     pub fn round(&mut self, x: &[f32], factors: Option<&[f32]>) {
-        let scales = self.scales.iter_mut();
-        let parts = (0..).step_by(GROUP).map(|at| (group(x, at), factors.map(|all| group(all, at))));
+        let (group, scales) = (self.group, self.scales.iter_mut());
+        let parts = (0..).step_by(group).map(|at| (part(x, at, group), factors.map(|all| part(all, at, group))));
         // SAFETY: the processor has the instructions.
         unsafe {
             match &mut self.place {
                 Place::Vnni { bytes, corrections } => {
-                    let groups = bytes.chunks_mut(GROUP).zip(corrections.iter_mut()).zip(scales);
+                    let groups = bytes.chunks_mut(group).zip(corrections.iter_mut()).zip(scales);
                     for ((x, factors), ((bytes, correction), scale)) in parts.zip(groups) {
                         (*scale, *correction) = round_vnni(x, factors, bytes);
                     }
                 }
                 Place::Avx2 { words } => {
-                    for ((x, factors), (words, scale)) in parts.zip(words.chunks_mut(GROUP).zip(scales)) {
+                    for ((x, factors), (words, scale)) in parts.zip(words.chunks_mut(group).zip(scales)) {
                         *scale = round_avx2(x, factors, words);
                     }
                 }
@@ -133,11 +137,11 @@ impl RowToRound<'_> {
     }
 }
 
-/// The values of a group that begins at a place: none beyond the last.
+/// Up to `length` values from a place on: none beyond the last.
 #[inline]
-fn group(values: &[f32], start: usize) -> &[f32] {
+fn part(values: &[f32], start: usize, length: usize) -> &[f32] {
     let values = values.get(start..).unwrap_or_default();
-    values.get(..GROUP).unwrap_or(values)
+    values.get(..length).unwrap_or(values)
 }
 
 /// Fills in a group's bytes, and gives its scale and correction.

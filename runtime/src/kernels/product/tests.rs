@@ -22,9 +22,9 @@ fn with_outliers(rows: usize, width: usize, seed: usize) -> Vec<f32> {
 }
 
 /// The sizes of the steps that a row's values are rounded to: 1/127 of the largest of each group.
-fn steps(x: &[f64]) -> Vec<f64> {
+fn steps(x: &[f64], group: usize) -> Vec<f64> {
     let step = |group: &[f64]| group.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
-    x.chunks(GROUP).flat_map(|group| vec![step(group); group.len()]).collect()
+    x.chunks(group).flat_map(|group| vec![step(group); group.len()]).collect()
 }
 
 /// Room for rows, once for all instructions that this processor has.
@@ -51,7 +51,11 @@ fn check_in(mut rounded: Rounded, matrix: Matrix<'_>, value: &dyn Fn(usize, usiz
         let bias = floats(width, 6);
         for x in [floats(rows * depth, 5), with_outliers(rows, depth, 5)] {
             let factors = (direction == Direction::Back).then_some(matrix.scales);
-            rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth)).for_each(|(row, x)| row.round(x, factors));
+            rounded
+                .rows(rows, depth, direction)
+                .iter_mut()
+                .zip(x.chunks(depth))
+                .for_each(|(row, x)| row.round(x, factors));
             let mut y = vec![f32::NAN; rows * width];
             let done = multiply::<()>(matrix, direction, &rounded, Some(&bias), &mut y, |number, compute| {
                 // Twice, as nobody should.
@@ -63,7 +67,7 @@ fn check_in(mut rounded: Rounded, matrix: Matrix<'_>, value: &dyn Fn(usize, usiz
                 let x: Vec<f64> = (0..depth)
                     .map(|i| f64::from(x[row * depth + i]) * factors.map_or(1.0, |factors| f64::from(factors[i])))
                     .collect();
-                let steps = steps(&x);
+                let steps = steps(&x, if direction == Direction::Back { 64 } else { 32 });
                 for output in 0..width {
                     let terms = |i: usize| match direction {
                         Direction::Forward => value(output, i) * f64::from(matrix.scales[output]),
@@ -154,7 +158,10 @@ fn nothing_beyond_the_last_row_is_touched() {
                 let (depth, outputs, rows) = (matrix.depth(direction), matrix.outputs(direction), 7);
                 let x = floats(rows * depth, 5);
                 let factors = (direction == Direction::Back).then_some(matrix.scales);
-                room.rows(rows, depth).iter_mut().zip(x.chunks(depth)).for_each(|(row, x)| row.round(x, factors));
+                room.rows(rows, depth, direction)
+                    .iter_mut()
+                    .zip(x.chunks(depth))
+                    .for_each(|(row, x)| row.round(x, factors));
                 let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
                     (0..number).for_each(compute);
                     Ok::<_, ()>(())
@@ -229,7 +236,11 @@ fn products_of_few_rows_are_the_definition() {
             false => Few::Bytes(Bytes::new(&bytes, &scales, size).unwrap()),
         };
         let (x, bias) = (with_outliers(3, inner, 5), floats(columns, 6));
-        rounded.rows(3, inner).iter_mut().zip(x.chunks(inner)).for_each(|(row, x)| row.round(x, None));
+        rounded
+            .rows(3, inner, Direction::Forward)
+            .iter_mut()
+            .zip(x.chunks(inner))
+            .for_each(|(row, x)| row.round(x, None));
         let mut y = vec![f32::NAN; 3 * columns];
         let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
             (0..number).for_each(compute);
@@ -239,7 +250,7 @@ fn products_of_few_rows_are_the_definition() {
         for (index, found) in y.iter().enumerate() {
             let (row, n) = (index / columns, index % columns);
             let x: Vec<f64> = x[row * inner..][..inner].iter().map(|&x| f64::from(x)).collect();
-            let steps = steps(&x);
+            let steps = steps(&x, 32);
             let rounded = |k: usize| {
                 let rounded = f64::from(rounded.value(row, k));
                 assert!((rounded - x[k] / steps[k]).abs() < 0.501, "{row} {k}: {rounded}");
@@ -274,7 +285,7 @@ fn what_is_not_finite_stays_so_and_nothing_stays_nothing() {
     let matrix = Matrix::of_bytes(&[200; 8], &[0.5, 0.25]).unwrap();
     let x = [[1.0, f32::NAN, 0.0, 0.0], [0.0; 4], [0.0, 0.0, f32::INFINITY, 1.0], [1.0, 2.0, 3.0, 4.0]];
     for mut rounded in rounded() {
-        rounded.rows(4, 4).iter_mut().zip(&x).for_each(|(row, x)| row.round(x, None));
+        rounded.rows(4, 4, Direction::Forward).iter_mut().zip(&x).for_each(|(row, x)| row.round(x, None));
         let mut y = [0.0; 8];
         let run = |number, compute: &(dyn Fn(usize) + Send + Sync)| {
             (0..number).for_each(compute);

@@ -107,7 +107,7 @@ impl Kernel for Product {
                 return ROUNDED.with_borrow_mut(|room| {
                     let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
                     reserved(rounded.try_reserve(rows, depth))?;
-                    for (place, x) in rounded.rows(rows, depth).iter_mut().zip(x.chunks(depth)) {
+                    for (place, x) in rounded.rows(rows, depth, self.direction).iter_mut().zip(x.chunks(depth)) {
                         place.round(x, None);
                     }
                     fitting(product::multiply_few(few, rounded, bias, y, strips)?)
@@ -127,7 +127,7 @@ impl Kernel for Product {
             let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
             reserved(rounded.try_reserve(rows, depth))?;
             let share = LEAST_SHARE.div_ceil(depth);
-            let mut places = rounded.rows(rows, depth);
+            let mut places = rounded.rows(rows, depth, self.direction);
             in_parallel(context, places.chunks_mut(share), |index, places| {
                 for (place, x) in places.iter_mut().zip(x[index * share * depth..].chunks(depth)) {
                     place.round(x, factors);

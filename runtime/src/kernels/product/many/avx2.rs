@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::{Output, Part, Strip};
 use crate::kernels::product::affine::one;
-use crate::kernels::product::{AHEAD, Direction, GROUP, Matrix, STRIP};
+use crate::kernels::product::{AHEAD, Direction, Matrix, STRIP};
 
 /// How much of the inner dimension is in a strip at a time: 512 KiB, which second-level caches hold. (With 256 to 1,024, where
 /// a tile fits the first-level cache, it is slower by 5 to 15 %.)
@@ -86,21 +86,22 @@ impl Strip<'_> {
         part: &Part,
         output: &Output,
     ) -> usize {
-        let (groups, start) = (self.rows.width / GROUP, part.range.start);
+        let (group, start) = (self.rows.group, part.range.start);
+        let groups = self.rows.width / group;
         let mut lines: [&[[i16; 2]]; R] = [&[]; R];
         let mut scales: [&[f32]; R] = [&[]; R];
         for r in 0..R {
             let words = &self.rows.words[(first + r) * self.rows.width..][start..];
             lines[r] = &words.as_chunks::<2>().0[..panel.len()];
-            scales[r] = &self.rows.scales[(first + r) * groups + start / GROUP..][..panel.len().div_ceil(GROUP / 2)];
+            scales[r] = &self.rows.scales[(first + r) * groups + start / group..][..panel.len().div_ceil(group / 2)];
         }
         let mut totals = [[_mm256_setzero_ps(); 2]; R];
-        for (group, pairs) in panel.chunks(GROUP / 2).enumerate() {
+        for (index, pairs) in panel.chunks(group / 2).enumerate() {
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
-            for (index, pair) in (group * (GROUP / 2)..).zip(pairs) {
+            for (at, pair) in (index * (group / 2)..).zip(pairs) {
                 for r in 0..R {
                     // SAFETY: the lines are as long as the panel, and their pairs 4 bytes.
-                    let two = unsafe { lines[r].as_ptr().add(index).cast::<i32>().read_unaligned() };
+                    let two = unsafe { lines[r].as_ptr().add(at).cast::<i32>().read_unaligned() };
                     let two = _mm256_set1_epi32(two);
                     for v in 0..2 {
                         sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(pair[v], two));
@@ -109,7 +110,7 @@ impl Strip<'_> {
             }
             for r in 0..R {
                 // SAFETY: there are as many as groups.
-                let scale = _mm256_set1_ps(unsafe { *scales[r].get_unchecked(group) });
+                let scale = _mm256_set1_ps(unsafe { *scales[r].get_unchecked(index) });
                 for v in 0..2 {
                     totals[r][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][v]), scale, totals[r][v]);
                 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{Output, Part, Strip};
 use crate::kernels::product::affine::one;
 use crate::kernels::product::vectors::load;
-use crate::kernels::product::{AHEAD, DEPTH, Direction, GROUP, Matrix, STRIP};
+use crate::kernels::product::{AHEAD, DEPTH, Direction, Matrix, STRIP};
 
 /// Vectors of a strip.
 const VECTORS: usize = STRIP / 16;
@@ -113,29 +113,30 @@ impl Strip<'_> {
     /// As [`Strip::compute_vnni`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn tile_vnni<const R: usize>(&self, first: usize, panel: &[Quad], part: &Part, output: &Output) -> usize {
-        let (groups, start) = (self.rows.width / GROUP, part.range.start);
+        let (group, start) = (self.rows.group, part.range.start);
+        let groups = self.rows.width / group;
         let mut lines: [&[[i8; 4]]; R] = [&[]; R];
         let (mut scales, mut corrections): ([&[f32]; R], [&[i32]; R]) = ([&[]; R], [&[]; R]);
-        let number = panel.len().div_ceil(GROUP / 4);
+        let number = panel.len().div_ceil(group / 4);
         for r in 0..R {
             let line = &self.rows.bytes[(first + r) * self.rows.width..][start..];
             lines[r] = &line.as_chunks::<4>().0[..panel.len()];
-            let group = (first + r) * groups + start / GROUP;
-            scales[r] = &self.rows.scales[group..][..number];
-            corrections[r] = &self.rows.corrections[group..][..number];
+            let first = (first + r) * groups + start / group;
+            scales[r] = &self.rows.scales[first..][..number];
+            corrections[r] = &self.rows.corrections[first..][..number];
         }
         for tile in 0..self.columns.width.div_ceil(16 * WIDE) {
             let mut totals = [[_mm512_setzero_ps(); WIDE]; R];
-            for (group, quads) in panel.chunks(GROUP / 4).enumerate() {
+            for (index, quads) in panel.chunks(group / 4).enumerate() {
                 let mut sums = [[_mm512_setzero_si512(); WIDE]; R];
                 for r in 0..R {
                     // SAFETY: there are as many as groups.
-                    sums[r] = [_mm512_set1_epi32(unsafe { *corrections[r].get_unchecked(group) }); WIDE];
+                    sums[r] = [_mm512_set1_epi32(unsafe { *corrections[r].get_unchecked(index) }); WIDE];
                 }
-                for (index, quad) in (group * (GROUP / 4)..).zip(quads) {
+                for (at, quad) in (index * (group / 4)..).zip(quads) {
                     for r in 0..R {
                         // SAFETY: the lines are as long as the panel.
-                        let four = unsafe { *lines[r].get_unchecked(index) }.map(|byte| byte as u8);
+                        let four = unsafe { *lines[r].get_unchecked(at) }.map(|byte| byte as u8);
                         let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
                         for v in 0..WIDE {
                             sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[tile * WIDE + v], four);
@@ -144,7 +145,7 @@ impl Strip<'_> {
                 }
                 for r in 0..R {
                     // SAFETY: there are as many as groups.
-                    let scale = _mm512_set1_ps(unsafe { *scales[r].get_unchecked(group) });
+                    let scale = _mm512_set1_ps(unsafe { *scales[r].get_unchecked(index) });
                     for v in 0..WIDE {
                         totals[r][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), scale, totals[r][v]);
                     }
