@@ -6,7 +6,8 @@
 #   make build   the three binaries in target/release
 #   make check   format, lints, licences, documentation
 #   make bench   criterion benches, the exact meta-gradient on GPT-2 small's shapes (beside PyTorch's with PEER, PYTHON and MODEL), and
-#                with MODEL the device's side beside the peers that PYTHON has (PEERS and DIALOGUES: benches/peers/device.py --help)
+#                with MODEL, a folder or a GGUF file, the device's side beside the peers that PYTHON has, into OUT or docs/device.md
+#                (PEERS and DIALOGUES: benches/peers/device.py --help)
 #   make fuzz    every parser under libFuzzer, for MINUTES (12) in all; TARGETS names some of them
 #   make faults  each system call of a save, an export and a checkpoint, killed before it and failing (needs strace)
 #   make sanitize   AddressSanitizer and Miri over the runtime's kernels; needs a nightly toolchain, and says how to get it
@@ -39,7 +40,7 @@ bench: build
 	cargo bench --locked -p marionette-benches
 	@scripts/bench-meta.sh
 ifdef MODEL
-	$(or $(PYTHON),python3) benches/peers/device.py $(MODEL) $(if $(PEERS),--peers $(PEERS)) $(if $(DIALOGUES),--dialogues $(DIALOGUES)) --out docs/device.md
+	$(or $(PYTHON),python3) benches/peers/device.py $(MODEL) $(if $(PEERS),--peers $(PEERS)) $(if $(DIALOGUES),--dialogues $(DIALOGUES)) --out $(or $(OUT),docs/device.md)
 endif
 
 sanitize: deps
