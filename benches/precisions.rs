@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use marionette_dialogues::{Batch, Encoder, Sequence, group_by_persona, read_dialogues};
+use marionette_exporter::calibration::Calibration;
 use marionette_exporter::weights::Weights;
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::{Bundle, Operators, Precision};
@@ -103,7 +104,8 @@ impl Subject {
         let (stop, ops) = (AtomicBool::new(false), Operators::Ort);
         if exact {
             let own = self.source.base.tensors.clone();
-            let rounded = Weights::new(&self.source.base.config, precision, ops)?.rounded(own);
+            let weights = Weights::new(&self.source.base.config, precision, ops)?;
+            let rounded = weights.rounded(own, &Calibration::new(&self.source, &weights, &stop)?);
             let own = std::mem::replace(&mut self.source.base.tensors, rounded);
             let exported = export(&self.source, Precision::Fp32, ops, &path, &stop);
             self.source.base.tensors = own;

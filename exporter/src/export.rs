@@ -13,6 +13,7 @@ use marionette_models::safetensors_file::{self, FileMetadata};
 use marionette_models::{AdapterConfig, FileError, ModelConfig, checkpoint};
 use prost::Message as _;
 
+use crate::calibration::Calibration;
 use crate::error::{ExportError, GraphError};
 use crate::graph::Graph;
 use crate::source::Source;
@@ -75,10 +76,11 @@ pub fn export(
     contents.push((TOKENIZER, tokenizer));
     contents.extend(source.probe.as_ref().map(|probe| (PROBE, probe.clone())));
 
+    let calibration = Calibration::new(source, &weights, interrupted)?;
     let mut writer = BundleWriter::create(out)?;
     let stopped = |error| if interrupted.load(Ordering::SeqCst) { ExportError::Interrupted } else { error };
     writer
-        .file(WEIGHTS, |w| weights.write(&source.base.tensors, &mut Stoppable { inner: w, interrupted }))
+        .file(WEIGHTS, |w| weights.write(&source.base.tensors, &calibration, &mut Stoppable { inner: w, interrupted }))
         .map_err(|error| stopped(error.into()))?;
     for (name, bytes) in contents {
         writer

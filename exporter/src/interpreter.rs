@@ -53,12 +53,17 @@ impl<'a> Interpreter<'a> {
 
     /// The graph's outputs, by name, of inputs by name.
     pub fn run(&self, inputs: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+        let outputs = self.values(inputs, &self.graph.outputs);
+        self.graph.outputs.iter().map(|&output| self.graph.name(output).to_owned()).zip(outputs).collect()
+    }
+
+    /// Any of the graph's values, of inputs by name.
+    pub(crate) fn values(&self, inputs: &BTreeMap<String, Array>, wanted: &[Value]) -> Vec<Array> {
         let mut arrays = self.constants.clone();
         for &input in &self.graph.inputs {
             arrays[input.index()] = inputs.get(self.graph.name(input)).cloned().map(Rc::new);
         }
-        let outputs = compute(self.graph, arrays, &self.graph.outputs);
-        self.graph.outputs.iter().map(|&output| self.graph.name(output).to_owned()).zip(outputs).collect()
+        compute(self.graph, arrays, wanted)
     }
 }
 

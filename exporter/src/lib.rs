@@ -9,10 +9,12 @@
 //! - [`memory`]: what a run of a graph takes;
 //! - [`mod@import`]: a Hugging Face folder from a GGUF file;
 //! - [`source`], [`mod@export`]: what is exported, and the bundle;
+//! - [`calibration`]: what 4-bit integers are rounded for;
 //! - [`report`], [`interpreter`]: what the bundle's precision costs, by computing its graphs here.
 
 pub mod array;
 pub mod autodiff;
+pub mod calibration;
 pub mod decoder;
 pub mod error;
 pub mod export;
@@ -26,6 +28,7 @@ pub mod onnx;
 pub mod ops;
 pub mod quantise;
 pub mod report;
+mod rows;
 pub mod shape;
 pub mod source;
 pub mod standard;

@@ -6,6 +6,10 @@ use std::thread;
 
 use half::f16;
 
+mod gptq;
+
+pub use gptq::Compensation;
+
 /// The values of a matrix, as they lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -90,11 +94,21 @@ pub fn to_int8(values: &[f32], order: Order, columns: usize) -> Quantised {
 
 /// A matrix of `columns` columns as 4-bit integers with a scale and a minimum for each `block` values (even, a divisor of
 /// K). Values that lie on such a grid, as those out of a file of 4-bit integers do, come back to the bit; all others get
-/// the grid of least squared error among those tried.
-pub fn to_int4(values: &[f32], order: Order, columns: usize, block: usize) -> QuantisedBlocks {
+/// the grid of least squared error among those tried, or with a `compensation` what makes the least error in products.
+pub fn to_int4(
+    values: &[f32],
+    order: Order,
+    columns: usize,
+    block: usize,
+    compensation: Option<&Compensation>,
+) -> QuantisedBlocks {
+    if let Some(compensation) = compensation {
+        return gptq::to_int4(values, order, columns, block, compensation);
+    }
+    let alike = vec![1.0; block];
     let (integers, grids) = in_parallel(values, order, columns, |column, integers, grids| {
         for values in column.chunks(block) {
-            let grid = exact_grid(values).unwrap_or_else(|| best_grid(values));
+            let grid = exact_grid(values).unwrap_or_else(|| best_grid(values, &alike));
             grids.push((f16::from_f32(grid.scale), f16::from_f32(grid.minimum)));
             integers.extend(values.chunks(2).map(|pair| {
                 let [low, high] = [pair[0], pair.get(1).copied().unwrap_or(0.0)].map(|value| grid.nearest(value) as u8);
@@ -104,6 +118,37 @@ pub fn to_int4(values: &[f32], order: Order, columns: usize, block: usize) -> Qu
     });
     let (scales, minima) = grids.into_iter().unzip();
     QuantisedBlocks { integers, scales, minima }
+}
+
+/// Whether all of a matrix lies on such grids.
+pub fn is_on_grids(values: &[f32], order: Order, columns: usize, block: usize) -> bool {
+    let mut column = vec![0.0; values.len() / columns];
+    (0..columns).all(|n| {
+        read(values, order, columns, n, &mut column);
+        column.chunks(block).all(|values| exact_grid(values).is_some())
+    })
+}
+
+/// Values, and how much the square of each one's error counts.
+#[derive(Debug, Clone, Copy)]
+struct Weighted<'a> {
+    values: &'a [f32],
+    weights: &'a [f64],
+    /// Σ w, Σ w x and Σ w x².
+    sums: [f64; 3],
+}
+
+impl<'a> Weighted<'a> {
+    fn new(values: &'a [f32], weights: &'a [f64]) -> Self {
+        let mut sums = [0.0; 3];
+        for (value, weight) in values.iter().zip(weights) {
+            let value = f64::from(*value);
+            sums[0] += weight;
+            sums[1] += weight * value;
+            sums[2] += weight * (value * value);
+        }
+        Self { values, weights, sums }
+    }
 }
 
 /// The 16 values of a block: q s + m.
@@ -140,24 +185,24 @@ impl Grid {
         values.iter().all(|&value| self.value(self.nearest(value)) == value)
     }
 
-    fn squared_error(&self, values: &[f32]) -> f64 {
+    fn squared_error(&self, block: &Weighted<'_>) -> f64 {
         let error = |value: f32| f64::from(value) - f64::from(self.value(self.nearest(value)));
-        values.iter().map(|&value| error(value) * error(value)).sum()
+        block.values.iter().zip(block.weights).map(|(&value, weight)| weight * (error(value) * error(value))).sum()
     }
 
-    /// The grid of least squared error for the integers that the values have on this one, and about that error. `total`
-    /// is the sum of the values, `squares` that of their squares.
-    fn fit(&self, values: &[f32], total: f64, squares: f64) -> (f64, Self) {
+    /// The grid of least squared error for the integers that the values have on this one, and about that error.
+    fn fit(&self, block: &Weighted<'_>) -> (f64, Self) {
         let (mut sum, mut square, mut product) = (0.0, 0.0, 0.0);
-        for &value in values {
-            let q = self.nearest(value);
-            sum += q;
-            square += q * q;
-            product += f64::from(q) * f64::from(value);
+        for (&value, weight) in block.values.iter().zip(block.weights) {
+            let q = f64::from(self.nearest(value));
+            sum += weight * q;
+            square += weight * (q * q);
+            product += weight * (q * f64::from(value));
         }
-        let (count, sum, square) = (values.len() as f64, f64::from(sum), f64::from(square));
+        let [count, total, squares] = block.sums;
         let determinant = count * square - sum * sum;
-        if determinant == 0.0 {
+        // All integers are one: in weighted sums that is 0 but for rounding.
+        if determinant <= 1e-9 * count * square {
             return (f64::INFINITY, *self);
         }
         let minimum = f64::from(in_half((square * total - sum * product) / determinant));
@@ -275,39 +320,36 @@ fn grid_of_one(value: f32) -> Option<Grid> {
 }
 
 /// Of a few grids the one of least squared error. None is worse than that from the least value to the largest.
-fn best_grid(values: &[f32]) -> Grid {
+fn best_grid(values: &[f32], weights: &[f64]) -> Grid {
     // How far inside the range a grid begins and ends, in steps.
     const ENDS: [f64; 4] = [-0.4, 0.0, 0.4, 0.8];
     // How many of those grids are fitted again, and how often at most.
     const KEPT: usize = 3;
     const TIMES: usize = 4;
     let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
-    let (mut total, mut squares) = (0.0, 0.0);
     for &value in values {
         (least, most) = (least.min(value), most.max(value));
-        total += f64::from(value);
-        squares += f64::from(value) * f64::from(value);
     }
     let (least, most) = (f64::from(least), f64::from(most));
     if least == most {
         let minimum = f64::from(in_half(least));
         return Grid::rounded(least - minimum, minimum);
     }
-    let step = (most - least) / 15.0;
+    let (block, step) = (&Weighted::new(values, weights), (most - least) / 15.0);
     let mut fitted = ENDS.map(|low| {
         ENDS.map(|high| {
             let scale = step * (15.0 - low - high) / 15.0;
-            Grid::new(scale as f32, (least + low * step) as f32).fit(values, total, squares)
+            Grid::new(scale as f32, (least + low * step) as f32).fit(block)
         })
     });
     let fitted = fitted.as_flattened_mut();
     fitted.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
     let mut best = Grid::rounded(step, least);
-    let mut least_error = best.squared_error(values);
+    let mut least_error = best.squared_error(block);
     for &(_, mut grid) in &fitted[..KEPT] {
         let mut last = f64::INFINITY;
         for _ in 0..TIMES {
-            let error = grid.squared_error(values);
+            let error = grid.squared_error(block);
             if error < least_error {
                 (best, least_error) = (grid, error);
             }
@@ -315,7 +357,7 @@ fn best_grid(values: &[f32]) -> Grid {
                 break;
             }
             last = error;
-            grid = grid.fit(values, total, squares).1;
+            grid = grid.fit(block).1;
         }
     }
     best
@@ -412,12 +454,12 @@ mod tests {
     #[test]
     fn blocks_are_those_worked_by_hand() {
         // Columns 0.5, 8, −1, 6.5 and 3, 3, 0.25, 0.75. The last two are one step, or the eight that 16 bits hold too.
-        let found = to_int4(&[0.5, 3.0, 8.0, 3.0, -1.0, 0.25, 6.5, 0.75], Order::ColumnsApart, 2, 2);
+        let found = to_int4(&[0.5, 3.0, 8.0, 3.0, -1.0, 0.25, 6.5, 0.75], Order::ColumnsApart, 2, 2, None);
         assert_eq!(found.integers, [0xf0, 0xf0, 0x00, 0x80]);
         let halves = |values: [f32; 4]| values.map(f16::from_f32);
         assert_eq!(found.minima, halves([0.5, -1.0, 3.0, 0.25]));
         assert_eq!(found.scales, halves([0.5, 0.5, 0.0, 0.0625]));
-        let together = to_int4(&[0.5, 8.0, -1.0, 6.5, 3.0, 3.0, 0.25, 0.75], Order::ColumnsTogether, 2, 2);
+        let together = to_int4(&[0.5, 8.0, -1.0, 6.5, 3.0, 3.0, 0.25, 0.75], Order::ColumnsTogether, 2, 2, None);
         assert_eq!(together, found);
     }
 
@@ -465,17 +507,17 @@ mod tests {
         values.extend([0.025_009_155 * 13.0 - 795.5; BLOCK]);
         let blocks = values.len() / BLOCK;
         assert!(blocks > 35_000, "{blocks}");
-        let found = to_int4(&values, Order::ColumnsTogether, blocks, BLOCK);
+        let found = to_int4(&values, Order::ColumnsTogether, blocks, BLOCK, None);
         assert_eq!(found.values(Order::ColumnsTogether, blocks), values);
         let apart: Vec<f32> = (0..values.len()).map(|i| values[i % blocks * BLOCK + i / blocks]).collect();
-        assert_eq!(to_int4(&apart, Order::ColumnsApart, blocks, BLOCK), found);
+        assert_eq!(to_int4(&apart, Order::ColumnsApart, blocks, BLOCK, None), found);
     }
 
     #[test]
     fn errors_are_those_of_a_fit() {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let ratio = |values: &[f32], block: usize| {
-            let found = to_int4(values, Order::ColumnsTogether, 1, block).values(Order::ColumnsTogether, 1);
+            let found = to_int4(values, Order::ColumnsTogether, 1, block, None).values(Order::ColumnsTogether, 1);
             let plain = least_to_largest(values, block);
             for ((values, found), plain) in values.chunks(block).zip(found.chunks(block)).zip(plain.chunks(block)) {
                 let (found, plain) = (squared_error(values, found), squared_error(values, plain));
@@ -519,7 +561,7 @@ mod tests {
             [f32::MAX, f32::MIN, f32::MAX, 1.0],
         ];
         for block in blocks {
-            let found = to_int4(&block, Order::ColumnsTogether, 1, 4);
+            let found = to_int4(&block, Order::ColumnsTogether, 1, 4, None);
             assert!(found.scales[0].is_finite() && found.minima[0].is_finite(), "{found:?}");
             // A step of the smallest number of 16 bits, a value in reach of the largest ones.
             for (value, found) in block.iter().zip(found.values(Order::ColumnsTogether, 1)) {
@@ -528,8 +570,8 @@ mod tests {
             }
         }
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(to_int4(&[value, 1.0, 2.0, -1.0], Order::ColumnsTogether, 1, 4).integers.len(), 2);
-            assert_eq!(to_int4(&[value; 4], Order::ColumnsTogether, 1, 4).integers.len(), 2);
+            assert_eq!(to_int4(&[value, 1.0, 2.0, -1.0], Order::ColumnsTogether, 1, 4, None).integers.len(), 2);
+            assert_eq!(to_int4(&[value; 4], Order::ColumnsTogether, 1, 4, None).integers.len(), 2);
         }
     }
 }

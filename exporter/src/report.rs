@@ -7,32 +7,26 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use marionette_dialogues::{Encoder, Sequence, Task};
+use marionette_dialogues::Sequence;
 use marionette_models::bundle::{Operators, Precision, WEIGHTS};
-use marionette_models::{FileError, HostTensor, Tensors, files};
-use ndarray::{ArrayD, IxDyn, arr0};
+use marionette_models::{FileError, files};
 
 use crate::array::{Array, decode};
-use crate::error::{ExportError, GraphError};
+use crate::error::ExportError;
 use crate::graph::Graph;
 use crate::graphs;
 use crate::interpreter::Interpreter;
 use crate::onnx::bytes;
+use crate::rows::{self, array, list, row, shaped};
 use crate::shape::TensorType;
 use crate::source::Source;
 use crate::standard::standard;
-use crate::weights::{Weights, angles};
+use crate::weights::Weights;
 
 /// Steps of adaptation.
 const STEPS: usize = 10;
-/// Multiplications that a forward pass over the dialogues may take: a few seconds.
-const MOST_MULTIPLICATIONS: usize = 30_000_000_000;
-/// The most tokens of dialogues.
-const MOST_TOKENS: usize = 4096;
 /// At this cosine a step's part across the way is half of that along it.
 const LEAST_COSINE: f64 = 0.9;
-/// As many tokens as are read where there are no dialogues.
-const TOKENS_WITHOUT_DIALOGUES: usize = 64;
 
 /// What a precision costs.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,14 +120,11 @@ pub fn measure(
     bundle: &Path,
     interrupted: &AtomicBool,
 ) -> Result<Report, ExportError> {
-    let encoded = source.validation.clone().and_then(|tasks| sequences(source, &tasks));
-    let rows: Vec<Sequence> = match &encoded {
-        Ok(sequences) => sequences.clone(),
-        Err(_) => vec![fixed(source)],
-    };
+    let encoded = rows::of_dialogues(source).map(|rows| rows.measured);
+    let rows = encoded.clone().unwrap_or_else(|_| vec![rows::fixed(source)]);
     let (config, adapter) = (&source.base.config, &source.adapter);
     let exact = Weights::new(config, Precision::Fp32, operators)?;
-    let mut exact_values = |part: &str, _: &TensorType| exact_values(source, part);
+    let mut exact_values = |part: &str, _: &TensorType| rows::exact_values(source, part);
     let stored = Weights::new(config, precision, operators)?;
     let path = bundle.join(WEIGHTS);
     let mut file = files::open_regular(&path)?;
@@ -189,39 +180,6 @@ fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let sizes = (dot(a, a) * dot(b, b)).sqrt();
     if sizes > 0.0 || a.iter().chain(b).any(|value| *value != 0.0) { dot(a, b) / sizes } else { 1.0 }
-}
-
-/// The validation dialogues that are read.
-fn sequences(source: &Source, tasks: &[Task]) -> Result<Vec<Sequence>, String> {
-    let config = &source.base.config;
-    let encoder = Encoder::new(source.tokenizer.clone(), source.prompt.clone(), config.n_positions, config.vocab_size)
-        .map_err(|error| error.to_string())?
-        .with_persona_text(source.persona_text);
-    let parameters: usize = source.base.tensors.values().map(|tensor| tensor.values.len()).sum();
-    let mut room = (MOST_MULTIPLICATIONS / parameters.max(1)).min(MOST_TOKENS);
-    let longest = tasks.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
-    let mut chosen: Vec<Sequence> = Vec::new();
-    for dialogue in (0..longest).flat_map(|index| tasks.iter().filter_map(move |task| task.dialogues.get(index))) {
-        let windows = encoder.windows(dialogue).map_err(|error| error.to_string())?;
-        let Some(sequence) = windows.into_iter().next() else { continue };
-        if !chosen.is_empty() && sequence.ids.len() > room {
-            break;
-        }
-        room = room.saturating_sub(sequence.ids.len());
-        chosen.push(sequence);
-    }
-    if chosen.is_empty() { Err("the validation dialogues hold no replies".into()) } else { Ok(chosen) }
-}
-
-/// A row of different tokens.
-fn fixed(source: &Source) -> Sequence {
-    let config = &source.base.config;
-    let length = TOKENS_WITHOUT_DIALOGUES.min(config.n_positions);
-    Sequence {
-        ids: (0..length).map(|index| (index.wrapping_mul(7919) % config.vocab_size) as u32).collect(),
-        target: (0..length).map(|index| index > 0).collect(),
-        ..Sequence::default()
-    }
 }
 
 /// Logits and loss of some rows.
@@ -332,30 +290,4 @@ impl<'a> Step<'a> {
 
 fn go_on(interrupted: &AtomicBool) -> Result<(), ExportError> {
     if interrupted.load(Ordering::SeqCst) { Err(ExportError::Unmeasured) } else { Ok(()) }
-}
-
-fn exact_values(source: &Source, part: &str) -> Result<Array, ExportError> {
-    if let Some(angles) = angles(&source.base.config, part) {
-        return Ok(array(&angles));
-    }
-    let tensors: &Tensors = &source.base.tensors;
-    Ok(tensors.get(part).map(array).ok_or_else(|| GraphError::UnknownWeight(part.to_owned()))?)
-}
-
-fn array(tensor: &HostTensor) -> Array {
-    shaped(&tensor.shape, tensor.values.iter().map(|&value| f64::from(value)).collect())
-}
-
-fn row(ids: &[u32]) -> Array {
-    shaped(&[1, ids.len()], ids.iter().map(|&id| f64::from(id)).collect())
-}
-
-fn list(values: impl Iterator<Item = f64>) -> Array {
-    let values: Vec<f64> = values.collect();
-    shaped(&[values.len()], values)
-}
-
-/// An array of as many values as the shape has, which is the caller's care.
-fn shaped(shape: &[usize], values: Vec<f64>) -> Array {
-    ArrayD::from_shape_vec(IxDyn(shape), values).unwrap_or_else(|_| arr0(f64::NAN).into_dyn())
 }

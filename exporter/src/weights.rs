@@ -21,6 +21,7 @@ use marionette_models::bundle::{DataType, Operators, Precision};
 use marionette_models::params::names::{self, Pair};
 use marionette_models::{HostTensor, ModelConfig, Positions, Tensors, params};
 
+use crate::calibration::Calibration;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::ops::{self, Transposed};
@@ -243,11 +244,24 @@ impl Weights {
         Ok(())
     }
 
+    /// The matrices of 4-bit integers that rounding changes, of a model that has no tensor missing.
+    pub(crate) fn rounded_names<'a>(&'a self, base: &'a Tensors) -> impl Iterator<Item = &'a str> {
+        let matrices = self.order.iter().filter(|_| self.precision == Precision::Int4);
+        let matrices = matrices.filter_map(|(_, name, content)| match content {
+            Content::Integers(matrix) => Some((name, matrix, base.get(name)?)),
+            _ => None,
+        });
+        let is_rounded = |(_, Matrix { columns, order, .. }, tensor): &(&String, &Matrix, &HostTensor)| {
+            !quantise::is_on_grids(&tensor.values, *order, *columns, self.block)
+        };
+        matrices.filter(is_rounded).map(|(name, ..)| name.as_str())
+    }
+
     /// Writes the file.
     ///
     /// # Errors
     /// A tensor is missing from `base`, or writing fails.
-    pub fn write(&self, base: &Tensors, writer: &mut dyn Write) -> io::Result<()> {
+    pub fn write(&self, base: &Tensors, calibration: &Calibration, writer: &mut dyn Write) -> io::Result<()> {
         let mut end = 0;
         let (mut scales, mut minima) = (Vec::new(), Vec::new());
         let halves = |values: &[f16]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -268,7 +282,9 @@ impl Weights {
                     scales = quantised.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
                 }
                 Content::Integers(Matrix { columns, order, .. }) => {
-                    let quantised = quantise::to_int4(&tensor()?.values, *order, *columns, self.block);
+                    let compensation = calibration.compensation(name);
+                    let quantised =
+                        quantise::to_int4(&tensor()?.values, *order, *columns, self.block, compensation.as_ref());
                     writer.write_all(&quantised.integers)?;
                     (scales, minima) = (halves(&quantised.scales), halves(&quantised.minima));
                 }
@@ -293,7 +309,7 @@ impl Weights {
     }
 
     /// The weights as a bundle of this precision holds them, in f32.
-    pub fn rounded(&self, mut base: Tensors) -> Tensors {
+    pub fn rounded(&self, mut base: Tensors, calibration: &Calibration) -> Tensors {
         for (_, name, content) in &self.order {
             let Some(tensor) = base.get_mut(name) else { continue };
             match content {
@@ -303,7 +319,9 @@ impl Weights {
                 Content::Integers(Matrix { columns, order, .. }) => {
                     tensor.values = match self.precision {
                         Precision::Int4 => {
-                            quantise::to_int4(&tensor.values, *order, *columns, self.block).values(*order, *columns)
+                            let compensation = calibration.compensation(name);
+                            quantise::to_int4(&tensor.values, *order, *columns, self.block, compensation.as_ref())
+                                .values(*order, *columns)
                         }
                         _ => quantise::to_int8(&tensor.values, *order, *columns).values(*order),
                     };

@@ -275,7 +275,8 @@ fn stored(case: &Case, graph: &Graph, weights: &Weights, feeds: &BTreeMap<String
         (spec.name, marionette_models::HostTensor { shape: spec.shape, values })
     };
     let mut file = Vec::new();
-    weights.write(&params::base_table(config).into_iter().map(host).collect(), &mut file).unwrap();
+    let base = params::base_table(config).into_iter().map(host).collect();
+    weights.write(&base, &crate::calibration::Calibration::default(), &mut file).unwrap();
     let mut all = feeds.clone();
     for value in graph.handles() {
         let Some(part) = graph.part(value) else { continue };
