@@ -94,3 +94,68 @@ fn moments(rows: ArrayView2<'_, f32>) -> Array2<f64> {
     let rows = rows.mapv(f64::from);
     rows.t().dot(&rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use marionette_models::params::names::WTE;
+
+    use super::*;
+    use crate::source::FreshAdapters;
+
+    fn tiny() -> Source {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny");
+        Source::read(&folder, FreshAdapters::default(), None).unwrap()
+    }
+
+    fn calibrated(source: &Source, precision: Precision) -> Calibration {
+        let weights = Weights::new(&source.base.config, precision, Operators::Ort).unwrap();
+        Calibration::new(source, &weights, &AtomicBool::new(false)).unwrap()
+    }
+
+    #[test]
+    fn every_matrix_has_the_rows_that_it_is_multiplied_with() {
+        let source = tiny();
+        let found = calibrated(&source, Precision::Int4);
+        let weights = Weights::new(&source.base.config, Precision::Int4, Operators::Ort).unwrap();
+        let names: Vec<&str> = weights.rounded_names(&source.base.tensors).collect();
+        let mut known: Vec<&str> = found.inputs.keys().map(String::as_str).collect();
+        known.sort_by_key(|name| names.iter().position(|other| other == name));
+        assert_eq!(known, names);
+        assert!(names.contains(&WTE) && names.len() == 1 + 4 * source.base.config.n_layer, "{names:?}");
+        for (name, rows) in &found.inputs {
+            let shape = &source.base.tensors[name].shape;
+            let inner = if name == WTE { shape[1] } else { shape[0] };
+            assert_eq!(rows.shape(), [rows::fixed(&source).ids.len(), inner], "{name}");
+            assert!(found.compensation(name).is_some(), "{name}");
+        }
+        // What goes into the first layer is normal but for its scale and shift.
+        let of = |part: &str| &source.base.tensors[&format!("h.0.ln_1.{part}")].values;
+        let first = found.inputs[&marionette_models::params::names::Block::new(0).attn_qkv.weight].row(3);
+        let normal = first.iter().zip(of("weight")).zip(of("bias")).map(|((x, scale), shift)| (x - shift) / scale);
+        let normal: Vec<f32> = normal.collect();
+        let mean = normal.iter().sum::<f32>() / normal.len() as f32;
+        let square = normal.iter().map(|x| x * x).sum::<f32>() / normal.len() as f32;
+        assert!(mean.abs() < 1e-3 && (square - 1.0).abs() < 1e-2, "{mean} {square}");
+    }
+
+    #[test]
+    fn what_rounds_nothing_needs_no_rows() {
+        let mut source = tiny();
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
+            assert!(calibrated(&source, precision).inputs.is_empty(), "{precision}");
+        }
+        let weights = Weights::new(&source.base.config, Precision::Int4, Operators::Ort).unwrap();
+        source.base.tensors = weights.rounded(source.base.tensors, &Calibration::default());
+        assert!(calibrated(&source, Precision::Int4).inputs.is_empty());
+    }
+
+    #[test]
+    fn an_interrupt_ends_it() {
+        let source = tiny();
+        let weights = Weights::new(&source.base.config, Precision::Int4, Operators::Ort).unwrap();
+        let result = Calibration::new(&source, &weights, &AtomicBool::new(true));
+        assert!(matches!(result, Err(ExportError::Interrupted)), "{result:?}");
+    }
+}
