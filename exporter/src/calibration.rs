@@ -1,5 +1,5 @@
-//! What 4-bit integers are rounded for: the rows that each matrix is multiplied with, as the model in f32 computes them of dialogues. An
-//! error in a value then counts as much as it changes products (Frantar et al. 2022, "GPTQ").
+//! What 4-bit integers are rounded for: the rows that each matrix is multiplied with, as the model in f32 computes
+//! them of dialogues. An error in a value then counts as much as it changes products (Frantar et al. 2022, "GPTQ").
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +17,9 @@ use crate::rows;
 use crate::source::Source;
 use crate::weights::Weights;
 
-/// What is added to the moments' diagonal, in parts of its mean. The paper has 0.01; but the head's matrix may be the embedding too,
-/// where every error counts alike, and some hundred rows tell little of directions that they hardly have.
+/// What is added to the moments' diagonal, in parts of its mean. The paper has 0.01; but the head's matrix may be the
+/// embedding too, where every error counts alike, and some hundred rows tell little of directions that they hardly
+/// have.
 const DAMPING: f64 = 0.3;
 /// The same where the rows are no dialogues.
 const DAMPING_WITHOUT_DIALOGUES: f64 = 3.0;
@@ -32,7 +33,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Computes the rows for a plan of weights: with 4-bit integers for each matrix that they cannot hold as it is, else none.
+    /// Computes the rows for a plan of weights: with 4-bit integers for each matrix that they cannot hold as it is,
+    /// else none.
     ///
     /// # Errors
     /// The graph cannot be built; the user has interrupted.

@@ -92,9 +92,10 @@ pub fn to_int8(values: &[f32], order: Order, columns: usize) -> Quantised {
     Quantised { integers, scales }
 }
 
-/// A matrix of `columns` columns as 4-bit integers with a scale and a minimum for each `block` values (even, a divisor of
-/// K). Values that lie on such a grid, as those out of a file of 4-bit integers do, come back to the bit; all others get
-/// the grid of least squared error among those tried, or with a `compensation` what makes the least error in products.
+/// A matrix of `columns` columns as 4-bit integers with a scale and a minimum for each `block` values (even, a
+/// divisor of K). Values that lie on such a grid, as those out of a file of 4-bit integers do, come back to the bit;
+/// all others get the grid of least squared error among those tried, or with a `compensation` what makes the least
+/// error in products.
 pub fn to_int4(
     values: &[f32],
     order: Order,
@@ -534,8 +535,8 @@ mod tests {
         let with = |change: fn(usize, f32) -> f32| -> Vec<f32> {
             values.iter().enumerate().map(|(i, value)| change(i, *value)).collect()
         };
-        // One of 32 values much larger; far from 0; hardly larger than the least of 16 bits; large; few values, but on a
-        // grid whose step 16 bits don't hold.
+        // One of 32 values much larger; far from 0; hardly larger than the least of 16 bits; large; few values, but
+        // on a grid whose step 16 bits don't hold.
         let cases = [
             with(|i, value| if i % 32 == 5 { 50.0 * value } else { value }),
             with(|_, value| 3.0 + value),

@@ -1,5 +1,6 @@
-//! Rounding where the rest of a column makes up for the error of what is rounded: GPTQ (Frantar et al. 2022, "GPTQ: Accurate
-//! post-training quantization for generative pre-trained transformers", algorithm 1), in the order that the values have.
+//! Rounding where the rest of a column makes up for the error of what is rounded: GPTQ (Frantar et al. 2022, "GPTQ:
+//! Accurate post-training quantization for generative pre-trained transformers", algorithm 1), in the order that the
+//! values have.
 
 use std::num::NonZeroUsize;
 use std::thread;
@@ -23,8 +24,9 @@ pub struct Compensation {
 }
 
 impl Compensation {
-    /// For a matrix whose products x W have these `moments`, H = Σ x xᵀ \[K, K\]. What is added to the diagonal is `damping` times its
-    /// mean: the more, the more an error counts whatever x is. There is none where the moments are 0, or not finite.
+    /// For a matrix whose products x W have these `moments`, H = Σ x xᵀ \[K, K\]. What is added to the diagonal is
+    /// `damping` times its mean: the more, the more an error counts whatever x is. There is none where the moments
+    /// are 0, or not finite.
     pub fn new(moments: &Array2<f64>, damping: f64) -> Option<Self> {
         let mean = moments.diag().mean()?;
         if !(mean > 0.0 && mean.is_finite()) {
@@ -36,8 +38,8 @@ impl Compensation {
     }
 }
 
-/// Upper triangular U with Uᵀ U = H⁻¹, of a symmetric, positive definite H: H = U⁻¹ U⁻ᵀ, so that with rows and columns in reverse order
-/// U⁻¹ is H's Cholesky factor L. None where H is not positive definite.
+/// Upper triangular U with Uᵀ U = H⁻¹, of a symmetric, positive definite H: H = U⁻¹ U⁻ᵀ, so that with rows and
+/// columns in reverse order U⁻¹ is H's Cholesky factor L. None where H is not positive definite.
 fn factor_of_inverse(matrix: &Array2<f64>) -> Option<Array2<f64>> {
     let size = matrix.nrows();
     let reversed = |matrix: &Array2<f64>| {
@@ -95,7 +97,8 @@ fn inverse_of_lower(lower: &Array2<f64>) -> Array2<f64> {
     inverse
 }
 
-/// [`super::to_int4`] with compensation. A block that nothing before it has changed is held as it is where it lies on a grid.
+/// [`super::to_int4`] with compensation. A block that nothing before it has changed is held as it is where it lies on
+/// a grid.
 pub(super) fn to_int4(
     values: &[f32],
     order: Order,
@@ -148,8 +151,9 @@ pub(super) fn to_int4(
     QuantisedBlocks { integers: integers.into_raw_vec_and_offset().0, scales, minima }
 }
 
-/// Rounds a block of a column, one value after the other, each with the errors of those before it made up for. `errors` are what the
-/// blocks after it have to make up for, each over U's diagonal; gives the block's scale and minimum.
+/// Rounds a block of a column, one value after the other, each with the errors of those before it made up for.
+/// `errors` are what the blocks after it have to make up for, each over U's diagonal; gives the block's scale and
+/// minimum.
 fn round(
     mut rest: ArrayViewMut1<'_, f64>,
     mut errors: ArrayViewMut1<'_, f64>,
