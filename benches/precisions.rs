@@ -25,6 +25,9 @@ const SUPPORT: usize = 5;
 /// Dialogues of the same person that are held out.
 const HELD_OUT: usize = 2;
 
+/// People whose dialogues a run would have been validated on.
+const VALIDATION: usize = 60;
+
 /// A model, and people.
 pub struct Subject {
     source: Source,
@@ -80,8 +83,15 @@ impl Subject {
             Ok(sequences)
         };
         let tasks = group_by_persona(read_dialogues(data)?)?.tasks;
-        let (known, others): (Vec<_>, Vec<_>) =
+        let (known, mut others): (Vec<_>, Vec<_>) =
             tasks.into_iter().partition(|task| task.dialogues.len() >= SUPPORT + HELD_OUT);
+        // Integers are rounded for the dialogues of yet others, and adapters begin with what they learn of them.
+        let validation = others.split_off(others.len() - VALIDATION.min(others.len() / 2));
+        for task in validation.iter().take(STEPS) {
+            for sequence in encode(&task.dialogues[..1])? {
+                step(&mut device, &sequence, ALPHA)?;
+            }
+        }
         for task in known.iter().take(people) {
             let mut support = encode(&task.dialogues[..SUPPORT + HELD_OUT])?;
             let held_out = support.split_off(support.len() - HELD_OUT);
@@ -90,10 +100,7 @@ impl Subject {
         for task in others.iter().chain(known.iter().skip(people)).take(dialogues) {
             subject.others.extend(encode(&task.dialogues[..1])?);
         }
-        // They are trained on nobody who is measured.
-        for sequence in subject.others.iter().rev().take(STEPS) {
-            step(&mut device, sequence, ALPHA)?;
-        }
+        subject.source.validation = Ok(validation);
         subject.start = device.adapters();
         Ok(subject)
     }

@@ -47,8 +47,8 @@ fn products(criterion: &mut Criterion) {
     let plain = [floats(INNER * WIDTH), floats(TOKENS * INNER)];
     let outliers = [with_outliers(&plain[0], WIDTH), with_outliers(&plain[1], WIDTH)];
     for (kind, [weights, x]) in [("plain", plain), ("with outliers", outliers)] {
-        let eight = quantise::to_int8(&weights, Order::ColumnsTogether, INNER);
-        let four = quantise::to_int4(&weights, Order::ColumnsTogether, INNER, 32);
+        let eight = quantise::to_int8(&weights, Order::ColumnsTogether, INNER, None);
+        let four = quantise::to_int4(&weights, Order::ColumnsTogether, INNER, 32, None);
         let halves: [&[f16]; 2] = [&four.scales, &four.minima];
         let affine = Affine::new(&four.integers, halves, [INNER, WIDTH]).unwrap();
         let stored = [eight.values(Order::ColumnsTogether), four.values(Order::ColumnsTogether, INNER)];
@@ -233,9 +233,11 @@ fn rounding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("export");
     let values = floats(INNER * WIDTH);
     group.throughput(Throughput::Elements(values.len() as u64));
-    group.bench_function("a matrix to 8 bits", |b| b.iter(|| quantise::to_int8(&values, Order::ColumnsApart, INNER)));
+    group.bench_function("a matrix to 8 bits", |b| {
+        b.iter(|| quantise::to_int8(&values, Order::ColumnsApart, INNER, None))
+    });
     group.bench_function("a matrix to 4 bits", |b| {
-        b.iter(|| quantise::to_int4(&values, Order::ColumnsApart, INNER, 32))
+        b.iter(|| quantise::to_int4(&values, Order::ColumnsApart, INNER, 32, None))
     });
     group.finish();
 }

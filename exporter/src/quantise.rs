@@ -81,15 +81,19 @@ fn read(values: &[f32], order: Order, columns: usize, n: usize, column: &mut [f3
     }
 }
 
-/// A matrix of `columns` columns as 8-bit integers with one scale a column, the one that makes its largest value ±127.
-pub fn to_int8(values: &[f32], order: Order, columns: usize) -> Quantised {
+/// A matrix of `columns` columns as 8-bit integers with one scale a column, the one that makes its largest value ±127: the nearest
+/// ones, or with a `compensation` what makes the least error in products.
+pub fn to_int8(values: &[f32], order: Order, columns: usize, compensation: Option<&Compensation>) -> Quantised {
     let (integers, scales) = in_parallel(values, order, columns, |column, integers, scales| {
         let largest = column.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
         integers.extend(column.iter().map(|value| ((value / scale).round().clamp(-127.0, 127.0) as i32 + 128) as u8));
         scales.push(scale);
     });
-    Quantised { integers, scales }
+    match compensation {
+        Some(compensation) => Quantised { integers: gptq::to_int8(values, order, &scales, compensation), scales },
+        None => Quantised { integers, scales },
+    }
 }
 
 /// A matrix of `columns` columns as 4-bit integers with a scale and a minimum for each `block` values (even, a
@@ -152,18 +156,25 @@ impl<'a> Weighted<'a> {
     }
 }
 
-/// The 16 values of a block: q s + m.
+/// The 16 values of a block, or the 256 of a column: q s + m.
 #[derive(Debug, Clone, Copy)]
 struct Grid {
     scale: f32,
     minimum: f32,
     /// 1 / s, or 0 where s is 0.
     inverse: f32,
+    /// The largest q.
+    most: f32,
 }
 
 impl Grid {
     fn new(scale: f32, minimum: f32) -> Self {
-        Self { scale, minimum, inverse: if scale == 0.0 { 0.0 } else { scale.recip() } }
+        Self { scale, minimum, inverse: if scale == 0.0 { 0.0 } else { scale.recip() }, most: 15.0 }
+    }
+
+    /// Of bytes, 128 more than their integers.
+    fn of_bytes(scale: f32) -> Self {
+        Self { most: 255.0, ..Self::new(scale, -128.0 * scale) }
     }
 
     /// With both in 16 bits.
@@ -179,7 +190,7 @@ impl Grid {
     fn nearest(&self, value: f32) -> f32 {
         // Adding 1.5 · 2²³ leaves no bits for a fraction: much faster than `round`.
         const ROUNDER: f32 = 12_582_912.0;
-        ((value - self.minimum) * self.inverse).clamp(0.0, 15.0) + ROUNDER - ROUNDER
+        ((value - self.minimum) * self.inverse).clamp(0.0, self.most) + ROUNDER - ROUNDER
     }
 
     fn holds(&self, values: &[f32]) -> bool {
@@ -410,10 +421,10 @@ mod tests {
     fn bytes_are_those_worked_by_hand() {
         // Columns (1.27, −0.5) and (0, 0).
         let expected = Quantised { integers: vec![255, 78, 128, 128], scales: vec![0.01, 1.0] };
-        let found = to_int8(&[1.27, 0.0, -0.5, 0.0], Order::ColumnsApart, 2);
+        let found = to_int8(&[1.27, 0.0, -0.5, 0.0], Order::ColumnsApart, 2, None);
         assert_eq!(found.integers, expected.integers);
         assert!((found.scales[0] - 0.01).abs() < 1e-8 && found.scales[1] == 1.0);
-        assert_eq!(to_int8(&[1.27, -0.5, 0.0, 0.0], Order::ColumnsTogether, 2), found);
+        assert_eq!(to_int8(&[1.27, -0.5, 0.0, 0.0], Order::ColumnsTogether, 2, None), found);
     }
 
     #[test]
@@ -421,7 +432,7 @@ mod tests {
         let (columns, inner) = (37, 64);
         let values: Vec<f32> =
             (0..columns * inner).map(|i| ((i * 7919 % 1013) as f32 / 1013.0 - 0.5).powi(3)).collect();
-        let found = to_int8(&values, Order::ColumnsApart, columns);
+        let found = to_int8(&values, Order::ColumnsApart, columns, None);
         assert_eq!(found.scales.len(), columns);
         for (index, (value, stored)) in values.iter().zip(found.values(Order::ColumnsApart)).enumerate() {
             assert!((value - stored).abs() <= 0.5001 * found.scales[index % columns]);

@@ -244,16 +244,18 @@ impl Weights {
         Ok(())
     }
 
-    /// The matrices of 4-bit integers that rounding changes, of a model that has no tensor missing.
+    /// The matrices whose rounding is worth making up for, of a model that has no tensor missing: of 4-bit integers those that rounding
+    /// changes, of 8-bit ones the head, whose errors are the logits' own.
     pub(crate) fn rounded_names<'a>(&'a self, base: &'a Tensors) -> impl Iterator<Item = &'a str> {
-        let matrices = self.order.iter().filter(|_| self.precision == Precision::Int4);
-        let matrices = matrices.filter_map(|(_, name, content)| match content {
+        let matrices = self.order.iter().filter_map(|(_, name, content)| match content {
             Content::Integers(matrix) => Some((name, matrix, base.get(name)?)),
             _ => None,
         });
-        let is_rounded = |(_, Matrix { columns, order, .. }, tensor): &(&String, &Matrix, &HostTensor)| {
-            !quantise::is_on_grids(&tensor.values, *order, *columns, self.block)
-        };
+        let is_rounded =
+            |(name, Matrix { columns, order, .. }, tensor): &(&String, &Matrix, &HostTensor)| match self.precision {
+                Precision::Int4 => !quantise::is_on_grids(&tensor.values, *order, *columns, self.block),
+                _ => *name == self.head,
+            };
         matrices.filter(is_rounded).map(|(name, ..)| name.as_str())
     }
 
@@ -277,7 +279,8 @@ impl Weights {
                     writer.write_all(&halves(&values))?;
                 }
                 Content::Integers(Matrix { columns, order, .. }) if self.precision == Precision::Int8 => {
-                    let quantised = quantise::to_int8(&tensor()?.values, *order, *columns);
+                    let compensation = calibration.compensation(name);
+                    let quantised = quantise::to_int8(&tensor()?.values, *order, *columns, compensation.as_ref());
                     writer.write_all(&quantised.integers)?;
                     scales = quantised.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
                 }
@@ -317,13 +320,12 @@ impl Weights {
                     tensor.values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
                 }
                 Content::Integers(Matrix { columns, order, .. }) => {
+                    let compensation = calibration.compensation(name);
+                    let (values, compensation) = (&tensor.values, compensation.as_ref());
                     tensor.values = match self.precision {
-                        Precision::Int4 => {
-                            let compensation = calibration.compensation(name);
-                            quantise::to_int4(&tensor.values, *order, *columns, self.block, compensation.as_ref())
-                                .values(*order, *columns)
-                        }
-                        _ => quantise::to_int8(&tensor.values, *order, *columns).values(*order),
+                        Precision::Int4 => quantise::to_int4(values, *order, *columns, self.block, compensation)
+                            .values(*order, *columns),
+                        _ => quantise::to_int8(values, *order, *columns, compensation).values(*order),
                     };
                 }
                 Content::F32 | Content::Angles(_) | Content::Scales | Content::Minima => {}

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use marionette_benches::precisions::Subject;
 use marionette_dialogues::{Encoder, load_tokenizer, read_dialogues};
-use marionette_exporter::weights::Weights;
-use marionette_exporter::{FreshAdapters, Source, export, import};
+use marionette_exporter::calibration::Calibration;
+use marionette_exporter::{FreshAdapters, Source, export, import, weights};
 use marionette_models::bundle::{Bundle, Operators, Precision};
 use marionette_models::checkpoint::{MODEL_SAFETENSORS, read_base};
 use marionette_models::digest::sha256;
@@ -240,7 +240,7 @@ fn integers_keep_what_the_model_knows_and_learns() {
     let exact = subject.cost(Precision::Fp32).unwrap();
     // With one scale a row the cosine was 0.47 to 0.74; symmetric blocks of 128 cost 70 % of perplexity.
     for (precision, most_before, least_cosine, most_after) in
-        [(Precision::Int8, 0.01, 0.99, 0.02), (Precision::Int4, 0.04, 0.98, 0.03)]
+        [(Precision::Int8, 0.03, 0.99, 0.03), (Precision::Int4, 0.1, 0.985, 0.03)]
     {
         let cost = subject.cost(precision).unwrap();
         let before = cost.perplexity / exact.perplexity - 1.0;
@@ -260,8 +260,8 @@ fn integers_keep_what_the_model_knows_and_learns() {
 fn four_bits_of_the_file_are_those_of_the_bundle() {
     let Some(model) = Imported::get() else { return };
     let base = read_base(&model.folder()).unwrap();
-    let weights = Weights::new(&base.config, Precision::Int4, Operators::Ort).unwrap();
-    let rounded = weights.rounded(base.tensors.clone());
+    let plan = weights::Weights::new(&base.config, Precision::Int4, Operators::Ort).unwrap();
+    let rounded = plan.rounded(base.tensors.clone(), &Calibration::default());
     let differ: Vec<&String> =
         base.tensors.iter().filter(|(name, tensor)| rounded[*name] != **tensor).map(|(name, _)| name).collect();
     assert_eq!(differ, [names::WTE]);

@@ -9,7 +9,7 @@ use half::f16;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
-use super::{Order, QuantisedBlocks, best_grid, exact_grid, read};
+use super::{Grid, Order, QuantisedBlocks, best_grid, exact_grid, read};
 
 /// So many values are worked on at once: what is made of them in f64 stays small beside a matrix.
 const AT_ONCE: usize = 1 << 21;
@@ -97,8 +97,7 @@ fn inverse_of_lower(lower: &Array2<f64>) -> Array2<f64> {
     inverse
 }
 
-/// [`super::to_int4`] with compensation. A block that nothing before it has changed is held as it is where it lies on
-/// a grid.
+/// [`super::to_int4`] with compensation. A block that nothing before it has changed is held as it is where it lies on a grid.
 pub(super) fn to_int4(
     values: &[f32],
     order: Order,
@@ -106,9 +105,34 @@ pub(super) fn to_int4(
     block: usize,
     compensation: &Compensation,
 ) -> QuantisedBlocks {
+    let grid = |_, values: &[f32], weights: &[f64]| exact_grid(values).unwrap_or_else(|| best_grid(values, weights));
+    let (integers, grids) = rounded(values, order, [columns, block], compensation, grid);
+    let integers = integers.as_chunks::<2>().0.iter().map(|[low, high]| low | high << 4).collect();
+    let halves = |of: fn(&Grid) -> f32| grids.iter().map(|grid| f16::from_f32(of(grid))).collect();
+    QuantisedBlocks { integers, scales: halves(|grid| grid.scale), minima: halves(|grid| grid.minimum) }
+}
+
+/// The integers of [`super::to_int8`] with compensation, of columns with these scales.
+pub(super) fn to_int8(values: &[f32], order: Order, scales: &[f32], compensation: &Compensation) -> Vec<u8> {
+    let inner = values.len() / scales.len();
+    // The largest power of two that divides a column, and no more than make a block of errors.
+    let block = 1 << inner.trailing_zeros().min(5);
+    let grid = |n: usize, _: &[f32], _: &[f64]| Grid::of_bytes(scales[n]);
+    rounded(values, order, [scales.len(), block], compensation, grid).0
+}
+
+/// The integers \[N, K\] and grids \[N, K / block\] of a matrix: `grid` gives a block's, of its column's number, its values, and how much
+/// the square of each one's error counts.
+fn rounded(
+    values: &[f32],
+    order: Order,
+    [columns, block]: [usize; 2],
+    compensation: &Compensation,
+    grid: impl Fn(usize, &[f32], &[f64]) -> Grid + Sync,
+) -> (Vec<u8>, Vec<Grid>) {
     let (factor, inner) = (&compensation.factor, values.len() / columns);
-    let mut integers = Array2::<u8>::zeros((columns, inner / 2));
-    let mut grids = Array2::<[f16; 2]>::from_elem((columns, inner / block), [f16::ZERO; 2]);
+    let mut integers = Array2::<u8>::zeros((columns, inner));
+    let mut grids = Array2::from_elem((columns, inner / block), Grid::new(0.0, 0.0));
     let at_once = (AT_ONCE / inner).clamp(1, columns);
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut column = vec![0.0; inner];
@@ -126,19 +150,22 @@ pub(super) fn to_int4(
             let weights: Vec<f64> = corner.diag().iter().map(|own| (own * own).recip()).collect();
             let (share, here) = (count.div_ceil(threads), first..first + count);
             let mut rounded = rest.slice_mut(s![.., start..end]);
-            let mut integers = integers.slice_mut(s![here.clone(), start / 2..end / 2]);
+            let mut integers = integers.slice_mut(s![here.clone(), start..end]);
             let mut grids = grids.slice_mut(s![here, start / block..=start / block]);
             let parts = rounded.axis_chunks_iter_mut(Axis(0), share);
             let parts = parts.zip(errors.axis_chunks_iter_mut(Axis(0), share));
             let parts = parts.zip(integers.axis_chunks_iter_mut(Axis(0), share));
             let parts = parts.zip(grids.axis_chunks_iter_mut(Axis(0), share));
             thread::scope(|scope| {
-                for (((mut rest, mut errors), mut integers), mut grids) in parts {
-                    let (corner, weights) = (&corner, &weights[..]);
+                for (part, (((mut rest, mut errors), mut integers), mut grids)) in parts.enumerate() {
+                    let (corner, weights, choose) = (&corner, &weights[..], &grid);
+                    let first = first + part * share;
                     scope.spawn(move || {
                         let rows = rest.rows_mut().into_iter().zip(errors.rows_mut()).zip(integers.rows_mut());
-                        for (((rest, errors), integers), grid) in rows.zip(&mut grids) {
-                            *grid = round(rest, errors, integers, corner, weights);
+                        for (n, (((rest, errors), integers), grid)) in (first..).zip(rows.zip(&mut grids)) {
+                            let values: Vec<f32> = rest.iter().map(|value| *value as f32).collect();
+                            *grid = choose(n, &values, weights);
+                            round(rest, errors, integers, corner, grid);
                         }
                     });
                 }
@@ -147,31 +174,25 @@ pub(super) fn to_int4(
             general_mat_mul(-1.0, &errors, &later, 1.0, &mut rest.slice_mut(s![.., end..]));
         }
     }
-    let (scales, minima) = grids.into_iter().map(|[scale, minimum]| (scale, minimum)).unzip();
-    QuantisedBlocks { integers: integers.into_raw_vec_and_offset().0, scales, minima }
+    (integers.into_raw_vec_and_offset().0, grids.into_raw_vec_and_offset().0)
 }
 
-/// Rounds a block of a column, one value after the other, each with the errors of those before it made up for.
-/// `errors` are what the blocks after it have to make up for, each over U's diagonal; gives the block's scale and
-/// minimum.
+/// Rounds a block of a column, one value after the other, each with the errors of those before it made up for. `errors` are what the
+/// blocks after it have to make up for, each over U's diagonal.
 fn round(
     mut rest: ArrayViewMut1<'_, f64>,
     mut errors: ArrayViewMut1<'_, f64>,
     mut integers: ArrayViewMut1<'_, u8>,
     corner: &Array2<f64>,
-    weights: &[f64],
-) -> [f16; 2] {
-    let values: Vec<f32> = rest.iter().map(|value| *value as f32).collect();
-    let grid = exact_grid(&values).unwrap_or_else(|| best_grid(&values, weights));
-    integers.fill(0);
+    grid: &Grid,
+) {
     for (k, factors) in corner.rows().into_iter().enumerate() {
         let q = grid.nearest(rest[k] as f32);
-        integers[k / 2] |= (q as u8) << (4 * (k % 2));
+        integers[k] = q as u8;
         let error = (rest[k] - f64::from(grid.value(q))) / factors[k];
         errors[k] = error;
         rest.iter_mut().zip(factors).skip(k + 1).for_each(|(rest, factor)| *rest -= error * factor);
     }
-    [grid.scale, grid.minimum].map(f16::from_f32)
 }
 
 #[cfg(test)]
@@ -270,6 +291,32 @@ mod tests {
             is_less(&rows, &rows, 0.3, [0.05, 1.2]);
             is_less(&rows, &rows, 3.0, [0.15, 1.1]);
             is_less(&rows, &few, 3.0, [0.2, 1.1]);
+        }
+    }
+
+    #[test]
+    fn products_with_bytes_err_less_than_with_the_nearest_ones() {
+        let mut rng = ChaCha8Rng::seed_from_u64(19);
+        let (columns, inner) = (50, 80);
+        let values = floats(&random([columns, inner], &mut rng));
+        let rows = correlated(300, inner, &mut rng);
+        let moments = rows.t().dot(&rows);
+        let compensation = Compensation::new(&moments, 0.1);
+        for order in [Order::ColumnsTogether, Order::ColumnsApart] {
+            let given = match order {
+                Order::ColumnsTogether => values.clone(),
+                Order::ColumnsApart => (0..values.len()).map(|i| values[i % columns * inner + i / columns]).collect(),
+            };
+            let [nearest, found] = [None, compensation.as_ref()].map(|compensation| {
+                let found = quantise::to_int8(&given, order, columns, compensation);
+                (found.scales.clone(), found.values(Order::ColumnsTogether))
+            });
+            // The scales are those of the largest values either way, and no value is further than a few steps.
+            assert_eq!(found.0, nearest.0);
+            let steps = values.iter().zip(&found.1).zip(found.0.iter().flat_map(|scale| [scale; 80]));
+            assert!(steps.clone().all(|((value, found), scale)| (value - found).abs() < 3.0 * scale));
+            let [found, nearest] = [found.1, nearest.1].map(|stored| error(&values, &stored, &moments));
+            assert!(found < 0.5 * nearest, "{order:?}: {found} {nearest}");
         }
     }
 
