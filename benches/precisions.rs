@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use marionette_dialogues::{Batch, Encoder, Sequence, group_by_persona, read_dialogues};
 use marionette_exporter::calibration::Calibration;
+use marionette_exporter::report::cosine;
 use marionette_exporter::weights::Weights;
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::{Bundle, Operators, Precision};
 use marionette_models::{InnerLoop, LearningRate, Tensors};
-use marionette_runtime::engine::{self, Scored};
+use marionette_runtime::engine;
 use marionette_runtime::{Engine, Options};
 
 /// What goes wrong is for a reader to see.
@@ -133,21 +134,18 @@ impl Subject {
         let bits = Weights::new(config, precision, Operators::Ort)?.bits();
         let (mut device, _) = self.open(precision, false)?;
         device.set_adapters(&self.start)?;
-        let before = perplexity(&mut device, &self.others)?;
+        let perplexity = device.loss(&self.others)?.exp();
         let (mut exact, _) = self.open(precision, true)?;
         exact.set_adapters(&self.start)?;
-        let before_same_weights = perplexity(&mut exact, &self.others)?;
+        let perplexity_same_weights = exact.loss(&self.others)?.exp();
         let mut cosines = Vec::new();
         for person in &self.people {
-            let gradients = [
-                gradient(&mut device, &self.start, &person.support[0])?,
-                gradient(&mut exact, &self.start, &person.support[0])?,
-            ];
-            cosines.push(cosine(&gradients));
+            let first = &person.support[0];
+            let found = gradient(&mut device, &self.start, first)?;
+            cosines.push(cosine(&found, &gradient(&mut exact, &self.start, first)?));
         }
         let adapted = self.adapted(&mut device)?;
         let adapted_same_weights = self.adapted(&mut exact)?;
-        let (perplexity, perplexity_same_weights) = (before, before_same_weights);
         Ok(Cost { bits, perplexity, perplexity_same_weights, cosines, adapted, adapted_same_weights })
     }
 
@@ -159,7 +157,7 @@ impl Subject {
             for sequence in person.support.iter().cycle().take(STEPS) {
                 step(device, sequence, ALPHA)?;
             }
-            losses.push(perplexity(device, &person.held_out)?.ln());
+            losses.push(device.loss(&person.held_out)?);
         }
         Ok((losses.iter().sum::<f64>() / losses.len() as f64).exp())
     }
@@ -171,17 +169,6 @@ fn step(device: &mut Engine, sequence: &Sequence, rate: f32) -> Result<()> {
     Ok(())
 }
 
-/// exp of the mean negative log-likelihood of all targets.
-fn perplexity(device: &mut Engine, sequences: &[Sequence]) -> Result<f64> {
-    let (mut loss, mut targets) = (0.0, 0);
-    for sequence in sequences {
-        let log_probs = device.score(&Scored::targets_of(sequence))?;
-        loss -= log_probs.iter().map(|&value| f64::from(value)).sum::<f64>();
-        targets += log_probs.len();
-    }
-    Ok((loss / targets as f64).exp())
-}
-
 /// Of all adapters: what a step of rate 1 changes.
 fn gradient(device: &mut Engine, start: &Tensors, sequence: &Sequence) -> Result<Vec<f64>> {
     device.set_adapters(start)?;
@@ -189,9 +176,4 @@ fn gradient(device: &mut Engine, start: &Tensors, sequence: &Sequence) -> Result
     let after = device.adapters();
     let values = |tensors: &Tensors| tensors.values().flat_map(|tensor| tensor.values.clone()).collect::<Vec<f32>>();
     Ok(values(start).iter().zip(values(&after)).map(|(before, after)| f64::from(before - after)).collect())
-}
-
-fn cosine([a, b]: &[Vec<f64>; 2]) -> f64 {
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use marionette_models::bundle::{Operators, Precision};
 use ndarray::{Array2, ArrayView2};
 
-use crate::array::Array;
 use crate::error::ExportError;
 use crate::graph::{Graph, Origin, Value};
 use crate::graphs;
@@ -33,8 +32,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Computes the rows for a plan of weights: with 4-bit integers for each matrix that they cannot hold as it is,
-    /// else none.
+    /// Computes the rows for a plan of weights: for each matrix whose rounding is worth making up for
+    /// (of 4 bits those that the integers cannot hold as they are, of 8 the head), or none.
     ///
     /// # Errors
     /// The graph cannot be built; the user has interrupted.
@@ -52,8 +51,7 @@ impl Calibration {
         let graph = graphs::logits(config, &source.adapter, &exact)?;
         let (names, wanted): (Vec<&str>, Vec<Value>) = multiplied(&graph, &names).into_iter().unzip();
         let interpreter = Interpreter::new(&graph, |part, _| rows::exact_values(source, part))?;
-        let mut inputs: BTreeMap<String, Array> =
-            source.adapters.iter().map(|(name, tensor)| (name.clone(), rows::array(tensor))).collect();
+        let mut inputs = rows::adapters(source);
         let mut found: Vec<Vec<f32>> = vec![Vec::new(); names.len()];
         let mut count = 0;
         for row in &rows {

@@ -9,7 +9,7 @@
 //! - [`memory`]: what a run of a graph takes;
 //! - [`mod@import`]: a Hugging Face folder from a GGUF file;
 //! - [`source`], [`mod@export`]: what is exported, and the bundle;
-//! - [`calibration`]: what 4-bit integers are rounded for;
+//! - [`calibration`]: what integers are rounded for;
 //! - [`report`], [`interpreter`]: what the bundle's precision costs, by computing its graphs here.
 
 pub mod array;

@@ -87,7 +87,10 @@ pub fn to_int8(values: &[f32], order: Order, columns: usize, compensation: Optio
     let (integers, scales) = in_parallel(values, order, columns, |column, integers, scales| {
         let largest = column.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-        integers.extend(column.iter().map(|value| ((value / scale).round().clamp(-127.0, 127.0) as i32 + 128) as u8));
+        if compensation.is_none() {
+            let nearest = |value: &f32| ((value / scale).round().clamp(-127.0, 127.0) as i32 + 128) as u8;
+            integers.extend(column.iter().map(nearest));
+        }
         scales.push(scale);
     });
     match compensation {
@@ -127,11 +130,10 @@ pub fn to_int4(
 
 /// Whether all of a matrix lies on such grids.
 pub fn is_on_grids(values: &[f32], order: Order, columns: usize, block: usize) -> bool {
-    let mut column = vec![0.0; values.len() / columns];
-    (0..columns).all(|n| {
-        read(values, order, columns, n, &mut column);
-        column.chunks(block).all(|values| exact_grid(values).is_some())
-    })
+    let (_, found) = in_parallel(values, order, columns, |column, _, found| {
+        found.push(column.chunks(block).all(|values| exact_grid(values).is_some()));
+    });
+    found.into_iter().all(|is_on_grids| is_on_grids)
 }
 
 /// Values, and how much the square of each one's error counts.

@@ -17,7 +17,7 @@ use crate::graph::Graph;
 use crate::graphs;
 use crate::interpreter::Interpreter;
 use crate::onnx::bytes;
-use crate::rows::{self, array, list, row, shaped};
+use crate::rows::{self, list, row, shaped};
 use crate::shape::TensorType;
 use crate::source::Source;
 use crate::standard::standard;
@@ -145,7 +145,7 @@ pub fn measure(
         largest: expected.logits.iter().fold(0.0, |largest, logit| largest.max(logit.abs())),
         rows: rows.iter().map(Sequence::targets).sum(),
     };
-    let start: Values = source.adapters.iter().map(|(name, tensor)| (name.clone(), array(tensor))).collect();
+    let start = rows::adapters(source);
     let shortest = rows.iter().min_by_key(|sequence| sequence.ids.len()).unwrap_or(&rows[0]);
     let steps = if encoded.is_ok() { STEPS } else { 1 };
     let graph = standard(&graphs::adapt(config, adapter, &exact)?)?;
@@ -175,8 +175,8 @@ pub fn measure(
     Ok(Report { precision, logits, gradient, dialogues })
 }
 
-/// Of nothing and nothing it is 1.
-fn cosine(a: &[f64], b: &[f64]) -> f64 {
+/// The cosine of the angle between two vectors of one length; of nothing and nothing it is 1.
+pub fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let sizes = (dot(a, a) * dot(b, b)).sqrt();
     if sizes > 0.0 || a.iter().chain(b).any(|value| *value != 0.0) { dot(a, b) / sizes } else { 1.0 }
@@ -198,7 +198,7 @@ impl Forward {
         interrupted: &AtomicBool,
         values: impl FnMut(&str, &TensorType) -> Result<Array, ExportError>,
     ) -> Result<Self, ExportError> {
-        let mut inputs: Values = source.adapters.iter().map(|(name, tensor)| (name.clone(), array(tensor))).collect();
+        let mut inputs = rows::adapters(source);
         let mut result = Self { logits: Vec::new(), loss: 0.0 };
         let interpreter = Interpreter::new(graph, values)?;
         for sequence in rows {

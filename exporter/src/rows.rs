@@ -1,5 +1,7 @@
 //! The rows of tokens that a source is computed on, and what of it goes into the graphs.
 
+use std::collections::BTreeMap;
+
 use marionette_dialogues::{Encoder, Sequence};
 use marionette_models::{HostTensor, Tensors};
 use ndarray::{ArrayD, IxDyn, arr0};
@@ -82,7 +84,12 @@ pub(crate) fn exact_values(source: &Source, part: &str) -> Result<Array, ExportE
     Ok(tensors.get(part).map(array).ok_or_else(|| GraphError::UnknownWeight(part.to_owned()))?)
 }
 
-pub(crate) fn array(tensor: &HostTensor) -> Array {
+/// Φ, by name.
+pub(crate) fn adapters(source: &Source) -> BTreeMap<String, Array> {
+    source.adapters.iter().map(|(name, tensor)| (name.clone(), array(tensor))).collect()
+}
+
+fn array(tensor: &HostTensor) -> Array {
     shaped(&tensor.shape, tensor.values.iter().map(|&value| f64::from(value)).collect())
 }
 

@@ -25,7 +25,7 @@ use crate::calibration::Calibration;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::ops::{self, Transposed};
-use crate::quantise::{self, Order};
+use crate::quantise::{self, Order, Quantised, QuantisedBlocks};
 use crate::shape::TensorType;
 
 /// Every part begins at a multiple of this many bytes, so that the file can be mapped into memory (`onnx.proto`,
@@ -278,16 +278,13 @@ impl Weights {
                     let values: Vec<f16> = tensor()?.values.iter().map(|&value| f16::from_f32(value)).collect();
                     writer.write_all(&halves(&values))?;
                 }
-                Content::Integers(Matrix { columns, order, .. }) if self.precision == Precision::Int8 => {
-                    let compensation = calibration.compensation(name);
-                    let quantised = quantise::to_int8(&tensor()?.values, *order, *columns, compensation.as_ref());
+                Content::Integers(matrix) if self.precision == Precision::Int8 => {
+                    let quantised = to_int8(name, *matrix, tensor()?, calibration);
                     writer.write_all(&quantised.integers)?;
                     scales = quantised.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
                 }
-                Content::Integers(Matrix { columns, order, .. }) => {
-                    let compensation = calibration.compensation(name);
-                    let quantised =
-                        quantise::to_int4(&tensor()?.values, *order, *columns, self.block, compensation.as_ref());
+                Content::Integers(matrix) => {
+                    let quantised = self.to_int4(name, *matrix, tensor()?, calibration);
                     writer.write_all(&quantised.integers)?;
                     (scales, minima) = (halves(&quantised.scales), halves(&quantised.minima));
                 }
@@ -319,19 +316,23 @@ impl Weights {
                 Content::F16 => {
                     tensor.values.iter_mut().for_each(|value| *value = f16::from_f32(*value).to_f32());
                 }
-                Content::Integers(Matrix { columns, order, .. }) => {
-                    let compensation = calibration.compensation(name);
-                    let (values, compensation) = (&tensor.values, compensation.as_ref());
+                Content::Integers(matrix) => {
                     tensor.values = match self.precision {
-                        Precision::Int4 => quantise::to_int4(values, *order, *columns, self.block, compensation)
-                            .values(*order, *columns),
-                        _ => quantise::to_int8(values, *order, *columns, compensation).values(*order),
+                        Precision::Int4 => {
+                            self.to_int4(name, *matrix, tensor, calibration).values(matrix.order, matrix.columns)
+                        }
+                        _ => to_int8(name, *matrix, tensor, calibration).values(matrix.order),
                     };
                 }
                 Content::F32 | Content::Angles(_) | Content::Scales | Content::Minima => {}
             }
         }
         base
+    }
+
+    fn to_int4(&self, name: &str, matrix: Matrix, tensor: &HostTensor, calibration: &Calibration) -> QuantisedBlocks {
+        let compensation = calibration.compensation(name);
+        quantise::to_int4(&tensor.values, matrix.order, matrix.columns, self.block, compensation.as_ref())
     }
 
     /// A tensor that is not one of integers, in f32.
@@ -443,6 +444,11 @@ impl Weights {
         let scales = repeated(graph, name, matrix)?;
         graph.few_rows_mat_mul(x, [stored, scales], bias)
     }
+}
+
+fn to_int8(name: &str, matrix: Matrix, tensor: &HostTensor, calibration: &Calibration) -> Quantised {
+    let compensation = calibration.compensation(name);
+    quantise::to_int8(&tensor.values, matrix.order, matrix.columns, compensation.as_ref())
 }
 
 /// The scales of 8-bit integers' columns, one for each block in which they are read, \[N · K / block\].

@@ -3,7 +3,7 @@
 use marionette_dialogues::{Dialogue, Encoder, Exchange, Sequence, TaskError, group_by_persona};
 use marionette_models::{InnerLoop, LearningRate, digest};
 
-use crate::engine::{Engine, Scored};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::generate::Go;
 use crate::personas::{Persona, Record};
@@ -99,17 +99,6 @@ fn check<const N: usize>(step: usize, steps: usize, values: [(&'static str, f32)
     }
 }
 
-/// The loss as a step sees it: the mean negative log-likelihood over all targets of the sequences, in nats.
-fn loss(engine: &mut Engine, sequences: &[Sequence]) -> Result<f32> {
-    let (mut sum, mut targets) = (0.0, 0);
-    for sequence in sequences {
-        let log_probs = engine.score(&Scored::targets_of(sequence))?;
-        sum -= log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum::<f64>();
-        targets += log_probs.len();
-    }
-    Ok((sum / targets as f64) as f32)
-}
-
 /// A persona's dialogues, and what is learned of them.
 #[derive(Debug)]
 pub struct Support<'d> {
@@ -184,14 +173,14 @@ pub fn adapt(
     engine.close_graphs();
     let windows = support.windows();
     let first = windows.get(..inner.dialogues_per_step.min(windows.len())).unwrap_or_default();
-    let loss_after = loss(engine, first)?;
+    let loss_after = engine.loss(first)? as f32;
     check(inner.steps + 1, inner.steps, [("loss", loss_after)])?;
     let adapters = engine.adapters();
     let went_up = losses.first().is_some_and(|&before| loss_after > before);
     if went_up && !even_if_worse {
-        let after = loss(engine, windows)?;
+        let after = engine.loss(windows)? as f32;
         engine.set_adapters(&start)?;
-        let before = loss(engine, windows)?;
+        let before = engine.loss(windows)? as f32;
         engine.set_adapters(&adapters)?;
         if after.is_nan() || after >= before {
             return Err(Error::Worse { before, after });

@@ -45,25 +45,6 @@ impl Op for FewRowsMatMul {
 #[derive(Debug, Clone, Copy)]
 struct FewRowsAffineMatMul(MatMulNBits);
 
-impl FewRowsAffineMatMul {
-    /// What is left where the product's own minimum, −8 s, is taken away.
-    fn product(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let MatMulNBits { columns, inner, block, .. } = self.0;
-        let [x, integers, scales, minima, bias @ ..] = inputs else {
-            return Err("expected x, integers, scales, minima and, where there is one, a bias".into());
-        };
-        let blocks = [columns.into(), (inner / block).into()];
-        for (name, tensor) in [("scales", scales), ("minima", minima)] {
-            if tensor.dtype != DataType::F16 || tensor.shape != blocks {
-                return Err(format!("the {name} are {tensor}, expected f16{blocks:?}"));
-            }
-        }
-        let scales = TensorType::f32([(columns * (inner / block)).into()]);
-        let inputs: Vec<&TensorType> = [*x, *integers, &scales].into_iter().chain(bias.iter().copied()).collect();
-        self.0.infer(&inputs)
-    }
-}
-
 impl Op for FewRowsAffineMatMul {
     fn name(&self) -> &'static str {
         if self.0.bias { "FewRowsAffineLinear" } else { "FewRowsAffineMatMul" }
@@ -78,7 +59,19 @@ impl Op for FewRowsAffineMatMul {
     }
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        self.product(inputs)
+        let MatMulNBits { columns, inner, block, .. } = self.0;
+        let [x, integers, scales, minima, bias @ ..] = inputs else {
+            return Err("expected x, integers, scales, minima and, where there is one, a bias".into());
+        };
+        let blocks = [columns.into(), (inner / block).into()];
+        for (name, tensor) in [("scales", scales), ("minima", minima)] {
+            if tensor.dtype != DataType::F16 || tensor.shape != blocks {
+                return Err(format!("the {name} are {tensor}, expected f16{blocks:?}"));
+            }
+        }
+        let scales = TensorType::f32([(columns * (inner / block)).into()]);
+        let inputs: Vec<&TensorType> = [*x, *integers, &scales].into_iter().chain(bias.iter().copied()).collect();
+        self.0.infer(&inputs)
     }
 
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
@@ -86,7 +79,7 @@ impl Op for FewRowsAffineMatMul {
             return Err(no_gradient(self.name(), "its inputs are not four or five"));
         };
         let [scales, minima] = [graph.cast(scales, DataType::F32)?, graph.cast(minima, DataType::F32)?];
-        let (columns, blocks) = (graph.shape(scales)[0], graph.shape(scales)[1]);
+        let blocks = graph.shape(scales)[1];
         let any = graph.integers(&[-1]);
         let all = (self.0.columns * (self.0.inner / self.0.block)).into();
         let flat = graph.reshape_to(scales, &[all], any)?;
@@ -104,7 +97,6 @@ impl Op for FewRowsAffineMatMul {
         let x = graph.reshape_to(x, &[rows, blocks, self.0.block.into()], target)?;
         let sums = graph.reduce_sum(x, &[2], false)?;
         let rest = graph.mat_mul(sums, rest)?;
-        debug_assert_eq!(graph.shape(rest)[1], columns);
         Ok(vec![graph.add(product, rest)?])
     }
 

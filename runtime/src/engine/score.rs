@@ -96,4 +96,18 @@ impl Engine {
         score.graph.run()?;
         Ok(log_probs.values().to_vec())
     }
+
+    /// The loss as a step sees it: the mean negative log-likelihood over all targets of the sequences, in nats.
+    ///
+    /// # Errors
+    /// As [`Engine::score`].
+    pub fn loss(&mut self, sequences: &[Sequence]) -> Result<f64> {
+        let (mut sum, mut targets) = (0.0, 0);
+        for sequence in sequences {
+            let log_probs = self.score(&Scored::targets_of(sequence))?;
+            sum -= log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum::<f64>();
+            targets += log_probs.len();
+        }
+        Ok(sum / targets as f64)
+    }
 }

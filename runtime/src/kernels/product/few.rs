@@ -93,10 +93,10 @@ pub fn multiply_few<E>(
                 (Few::Bytes(bytes), Instructions::Vnni) => Line::Vnni(bytes, vnni::Spread::new(rows, row, &bytes)),
                 (Few::Bytes(bytes), Instructions::Avx2) => Line::Avx2(bytes, avx2::Spread::new(rows, row, &bytes)),
                 (Few::Affine(affine), Instructions::Vnni) => {
-                    Line::AffineVnni(affine, vnni::AffineSpread::new(rows, row, &affine))
+                    Line::AffineVnni(affine, AffineSpread::new(rows.row(row, &rows.bytes), &affine))
                 }
                 (Few::Affine(affine), Instructions::Avx2) => {
-                    Line::AffineAvx2(affine, avx2::AffineSpread::new(rows, row, &affine))
+                    Line::AffineAvx2(affine, AffineSpread::new(rows.row(row, &rows.words), &affine))
                 }
             }
         };
@@ -130,9 +130,46 @@ enum Line<'a> {
     AffineAvx2(Affine<'a>, avx2::AffineSpread),
 }
 
-/// The sum of each block of a row, as it is rounded.
-fn block_sums(row: impl Fn(usize) -> f32, scales: &[f32], inner: usize, block: usize) -> Vec<f32> {
-    // A block of more than one group has a scale for each.
-    let values = (0..inner).map(|at| row(at) * scales[at / GROUP]).collect::<Vec<f32>>();
-    values.chunks(block).map(|values| values.iter().sum()).collect()
+/// Values of 4 bits whose products with a row one sum adds up: four bytes.
+const SUM: usize = 8;
+
+/// A row as columns of 4 bits meet it, in pieces of a vector of integers, two values a byte, or what is left.
+#[derive(Debug)]
+struct AffineSpread<const BYTES: usize, const SUMS: usize> {
+    /// Of each piece the values that meet lower halves, and the others; zeros after them.
+    lines: Vec<[[i8; BYTES]; 2]>,
+    /// What each of a piece's sums is multiplied with: its group's scale.
+    scales: Vec<[f32; SUMS]>,
+    /// Each block's sum, zeros after them.
+    sums: Vec<[f32; SUMS]>,
+    /// Which of a piece's blocks each of its sums is of.
+    places: [i32; SUMS],
+}
+
+impl<const BYTES: usize, const SUMS: usize> AffineSpread<BYTES, SUMS> {
+    /// Of a row's integers, which are bytes in whatever type, and its groups' scales.
+    fn new<T: Copy + Into<i16>>((row, scales): (&[T], &[f32]), matrix: &Affine<'_>) -> Self {
+        let row = &row[..matrix.inner];
+        let piece = |values: &[T]| {
+            let mut lines = [[0; BYTES]; 2];
+            let [low, high] = &mut lines;
+            for ((low, high), pair) in low.iter_mut().zip(high).zip(values.as_chunks::<2>().0) {
+                [*low, *high] = pair.map(|value| value.into() as i8);
+            }
+            lines
+        };
+        let factors =
+            |at: usize| std::array::from_fn(|sum| scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0));
+        // A block of more than one group has a scale for each.
+        let value = |(at, value): (usize, &T)| f32::from((*value).into()) * scales[at / GROUP];
+        let values: Vec<f32> = row.iter().enumerate().map(value).collect();
+        let sums: Vec<f32> = values.chunks(matrix.block).map(|values| values.iter().sum()).collect();
+        let filled = |sums: &[f32]| std::array::from_fn(|at| sums.get(at).copied().unwrap_or(0.0));
+        Self {
+            lines: row.chunks(2 * BYTES).map(piece).collect(),
+            scales: (0..matrix.inner).step_by(2 * BYTES).map(factors).collect(),
+            sums: sums.chunks(SUMS).map(filled).collect(),
+            places: std::array::from_fn(|sum| (sum * SUM / matrix.block) as i32),
+        }
+    }
 }

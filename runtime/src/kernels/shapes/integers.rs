@@ -21,6 +21,11 @@ impl Form {
     pub fn is_affine(self) -> bool {
         matches!(self, Self::Affine | Self::FewAffine)
     }
+
+    /// Whether it is for few rows: in blocks, each a dimension.
+    pub fn is_for_few(self) -> bool {
+        matches!(self, Self::FewBytes | Self::FewAffine)
+    }
 }
 
 /// Rows of f32 times a matrix of integers.
@@ -107,7 +112,7 @@ pub fn integer_product(
         return Err(x.misfit(format_args!("rows of one value or more, whose product with {width} columns can be")));
     }
     scales.holds(columns.checked_mul(if form == Form::Bytes { 1 } else { blocks }))?;
-    if matches!(form, Form::FewBytes | Form::FewAffine) && integers.dims[1] != blocks {
+    if form.is_for_few() && integers.dims[1] != blocks {
         return Err(integers.misfit(format_args!("[{columns}, {blocks}, bytes of a block]")));
     }
     let in_blocks = blocks.checked_mul(16).is_some_and(|least| inner.checked_rem(least) == Some(0));

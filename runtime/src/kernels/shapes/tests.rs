@@ -235,7 +235,7 @@ fn empty_inputs_make_empty_outputs_or_are_refused() {
     #[cfg(target_arch = "x86_64")]
     for form in [Form::Bytes, Form::Affine, Form::FewBytes, Form::FewAffine] {
         use crate::kernels::product::Direction::{Back, Forward};
-        let few = matches!(form, Form::FewBytes | Form::FewAffine);
+        let few = form.is_for_few();
         let of = |direction, x: &[i64], w: &[i64], scales: &[i64]| {
             let in_blocks = [w[0], 1, w[1] / if form.is_affine() { 2 } else { 1 }];
             let w = if few { &in_blocks[..] } else { w };

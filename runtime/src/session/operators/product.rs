@@ -91,19 +91,19 @@ impl Kernel for Product {
         };
         let integers = if self.form == Form::Affine { inputs.halves(1)? } else { inputs.values::<u8>(1)? };
         let size = [shape.columns, shape.inner];
-        let affine = || -> ort::Result<Affine<'_>> {
-            Affine::new(integers, [inputs.values(2)?, inputs.values(3)?], size).ok_or_else(misfit)
-        };
         let (_, y) = output.try_extract_tensor_mut::<f32>()?;
         let strips = |number: usize, compute: &(dyn Fn(usize) + Send + Sync)| par_for(context, number, compute);
         let mut columns = Vec::new();
-        let few = match self.form {
+        let in_blocks = match self.form {
+            Form::Bytes => None,
             Form::FewBytes => Some(Few::Bytes(Bytes::new(integers, inputs.values(2)?, size).ok_or_else(misfit)?)),
-            Form::FewAffine => Some(Few::Affine(affine()?)),
-            Form::Bytes | Form::Affine => None,
+            Form::Affine | Form::FewAffine => {
+                let affine = Affine::new(integers, [inputs.values(2)?, inputs.values(3)?], size);
+                Some(Few::Affine(affine.ok_or_else(misfit)?))
+            }
         };
-        let weights = match (few, self.form) {
-            (Some(few), _) if rows <= FEW => {
+        let weights = match in_blocks {
+            Some(few) if self.form.is_for_few() && rows <= FEW => {
                 return ROUNDED.with_borrow_mut(|room| {
                     let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
                     reserved(rounded.try_reserve(rows, depth))?;
@@ -113,13 +113,8 @@ impl Kernel for Product {
                     fitting(product::multiply_few(few, rounded, bias, y, strips)?)
                 });
             }
-            (Some(few), _) => few.many(self.instructions, &mut columns),
-            (None, Form::Affine) => {
-                let affine = affine()?;
-                columns = affine.column_scales(self.instructions);
-                Matrix::of_affine(affine, &columns)
-            }
-            (None, _) => Matrix::of_bytes(integers, inputs.values(2)?),
+            Some(blocks) => blocks.many(self.instructions, &mut columns),
+            None => Matrix::of_bytes(integers, inputs.values(2)?),
         };
         let weights = weights.filter(|weights| weights.shape() == [shape.columns, shape.inner]).ok_or_else(misfit)?;
         let factors = (self.direction == Direction::Back).then(|| weights.scales());

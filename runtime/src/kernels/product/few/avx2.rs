@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Affine, Bytes, block_sums};
+use super::{Affine, Bytes};
 use crate::kernels::product::affine::eight;
 use crate::kernels::product::{FAR, GROUP, Rounded};
 
@@ -78,51 +78,11 @@ fn products(bytes: &[u8], words: &[[i16; 16]]) -> __m256i {
     total
 }
 
-/// A row as columns of 4 bits meet it, in pieces of 64 values or what is left: 32 bytes of integers.
-#[derive(Debug)]
-pub(super) struct AffineSpread {
-    /// Of each piece the values that meet lower halves, and the others; zeros after them.
-    bytes: Vec<[[i8; 32]; 2]>,
-    /// What each of a piece's sums is multiplied with: its group's scale.
-    scales: Vec<[f32; 8]>,
-    /// Each block's sum, zeros after them.
-    sums: Vec<[f32; 8]>,
-    /// Which of a piece's blocks each of its sums is of.
-    places: [i32; 8],
-}
+/// A row as columns of 4 bits meet it.
+pub(super) type AffineSpread = super::AffineSpread<32, 8>;
 
-/// Values of a piece, and of one of its sums: four bytes.
+/// Values of a piece.
 const PIECE: usize = 64;
-const SUM: usize = 8;
-
-impl AffineSpread {
-    pub(super) fn new(rows: &Rounded, row: usize, matrix: &Affine<'_>) -> Self {
-        let (words, scales) = rows.row(row, &rows.words);
-        let spread = |piece: &[i16]| {
-            let mut lines = [[0; 32]; 2];
-            let [low, high] = &mut lines;
-            for ((low, high), pair) in low.iter_mut().zip(high).zip(piece.as_chunks::<2>().0) {
-                [*low, *high] = pair.map(|value| value as i8);
-            }
-            lines
-        };
-        let sums = block_sums(|at| f32::from(words[at]), scales, matrix.inner, matrix.block);
-        let eight = |sums: &[f32]| {
-            let mut all = [0.0; 8];
-            all[..sums.len()].copy_from_slice(sums);
-            all
-        };
-        Self {
-            bytes: words[..matrix.inner].chunks(PIECE).map(spread).collect(),
-            scales: (0..matrix.inner)
-                .step_by(PIECE)
-                .map(|at| std::array::from_fn(|sum| scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0)))
-                .collect(),
-            sums: sums.chunks(8).map(eight).collect(),
-            places: std::array::from_fn(|sum| (sum * SUM / matrix.block) as i32),
-        }
-    }
-}
 
 impl Affine<'_> {
     /// Some columns' products with a row.
@@ -139,7 +99,7 @@ impl Affine<'_> {
                 _mm_prefetch::<_MM_HINT_T0>(integers.as_ptr().wrapping_add(line + FAR).cast());
             }
             let mut sum = _mm256_setzero_ps();
-            let pieces = integers.chunks(PIECE / 2).zip(row.bytes.iter().zip(&row.scales));
+            let pieces = integers.chunks(PIECE / 2).zip(row.lines.iter().zip(&row.scales));
             for (piece, (bytes, (lines, factors))) in pieces.enumerate() {
                 // SAFETY: 8 numbers.
                 let factors = unsafe { _mm256_loadu_ps(factors.as_ptr()) };

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Affine, Bytes, block_sums};
+use super::{Affine, Bytes};
 use crate::kernels::product::vectors::{load, load_f32s, load_i8s, load_i32s};
 use crate::kernels::product::{FAR, GROUP, Rounded};
 
@@ -71,48 +71,11 @@ impl Bytes<'_> {
     }
 }
 
-/// A row as columns of 4 bits meet it, in pieces of 128 values or what is left: 64 bytes of integers.
-#[derive(Debug)]
-pub(super) struct AffineSpread {
-    /// Of each piece the values that meet lower halves, and the others; zeros after them.
-    lines: Vec<[[i8; 64]; 2]>,
-    /// What each of a piece's sums is multiplied with: its group's scale.
-    scales: Vec<[f32; 16]>,
-    /// Each block's sum, zeros after them.
-    sums: Vec<[f32; 16]>,
-    /// Which of a piece's blocks each of its sums is of.
-    places: [i32; 16],
-}
+/// A row as columns of 4 bits meet it.
+pub(super) type AffineSpread = super::AffineSpread<64, 16>;
 
-/// Values of a piece, and of one of its sums: four bytes.
+/// Values of a piece.
 const PIECE: usize = 128;
-const SUM: usize = 8;
-
-impl AffineSpread {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn new(rows: &Rounded, row: usize, matrix: &Affine<'_>) -> Self {
-        let (bytes, scales) = rows.row(row, &rows.bytes);
-        let place = |sum: usize| (sum * SUM / matrix.block) as i32;
-        let mut spread =
-            Self { lines: Vec::new(), scales: Vec::new(), sums: Vec::new(), places: std::array::from_fn(place) };
-        for (at, piece) in (0..).step_by(PIECE).zip(bytes[..matrix.inner].chunks(PIECE)) {
-            let mut lines = [[0; 64]; 2];
-            let [low, high] = &mut lines;
-            for ((low, high), pair) in low.iter_mut().zip(high).zip(piece.as_chunks::<2>().0) {
-                [*low, *high] = *pair;
-            }
-            spread.lines.push(lines);
-            let scale = |sum: usize| scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0);
-            spread.scales.push(std::array::from_fn(scale));
-        }
-        for sums in block_sums(|at| f32::from(bytes[at]), scales, matrix.inner, matrix.block).chunks(16) {
-            let mut all = [0.0; 16];
-            all[..sums.len()].copy_from_slice(sums);
-            spread.sums.push(all);
-        }
-        spread
-    }
-}
 
 impl Affine<'_> {
     /// Some columns' products with a row.
