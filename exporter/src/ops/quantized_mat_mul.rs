@@ -2,7 +2,7 @@
 //! scale of their own (Yao et al. 2022, "ZeroQuant", section 4.1, has groups of a weight's rows and whole rows of activations): the
 //! operator for many rows.
 
-use marionette_models::bundle::{DataType, GROUP};
+use marionette_models::bundle::{BASE, DataType, ROWS, RowRounding};
 use ndarray::Ix2;
 
 use super::quantized_mat_mul_gradient::QuantizedMatMulGradient;
@@ -14,11 +14,8 @@ use crate::shape::{Dim, TensorType};
 
 /// The middle of the range of a byte.
 const MIDDLE: u8 = 128;
-/// Of digits from −127 to 127.
-const BASE: f32 = 254.0;
 
-/// y = x Wᵀ + b, x \[M, K\], b \[N\] where there is one. Each [`GROUP`] of a row of x is rounded to 255 multiples of 1/127 of its
-/// largest value, so that the products are those of integers. ∂x = ∂y W, a product of the same kind; the rounding counts as the identity (the straight-through
+/// y = x Wᵀ + b, x \[M, K\], b \[N\] where there is one. Rows of x are rounded ([`ROWS`]), so that the products are those of integers. ∂x = ∂y W, a product of the same kind; the rounding counts as the identity (the straight-through
 /// estimator, Bengio et al. 2013).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuantizedMatMul {
@@ -135,13 +132,17 @@ impl Matrix {
     }
 }
 
-/// x \[M, K\] with its rows rounded, each group of so many values with a scale of its own, times a matrix u8\[K, N\], each byte 128 more
-/// than its integer: \[M, N\].
+/// x \[M, K\] with its rows rounded, times a matrix u8\[K, N\], each byte 128 more than its integer: \[M, N\].
 ///
 /// A kernel adds up integers over a group, and groups in f32. With standard operators each group's product would be a tensor of its
-/// own. So a rounded row is written as integers once more: two digits to base 254, in units of 1/127 of the row's largest value,
-/// which is 15 bits.
-pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value, group: usize) -> Result<Value, GraphError> {
+/// own. So a rounded row is written as integers once more: two digits in units of 1/127 of the row's largest value, which is 15 bits,
+/// and all that there is of groups with outliers.
+pub(super) fn rounded_product(
+    graph: &mut Graph,
+    x: Value,
+    matrix: Value,
+    RowRounding { group, outlier }: RowRounding,
+) -> Result<Value, GraphError> {
     let (one, middle, share) = (graph.scalar(1.0), graph.byte(MIDDLE), graph.scalar(1.0 / 127.0));
     let integer = |graph: &mut Graph, bytes: Value| {
         let values = graph.cast(bytes, DataType::F32)?;
@@ -161,7 +162,15 @@ pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value, group:
     let number = graph.length(largest, 2)?;
     let target = graph.concat(&[any, number, single], 0)?;
     let column = graph.reshape_to(largest, &[rows, groups, 1.into()], target)?;
-    let column = graph.mul(column, share)?;
+    let mut column = graph.mul(column, share)?;
+    if outlier.is_finite() {
+        let squares = graph.mul(x, x)?;
+        let mean = graph.reduce_mean(squares, &[2], true)?;
+        let (root, times, none) = (graph.sqrt(mean)?, graph.scalar(outlier / 127.0), graph.scalar(0.0));
+        let most = graph.mul(root, times)?;
+        let is_plain = graph.less_or_equal(column, most)?;
+        column = graph.choose(is_plain, column, none)?;
+    }
     // So small that it makes a difference to nothing but a group of zeros, which it divides.
     let least = graph.floats(&[group], &vec![1e-30; group]);
     let scales = graph.add(column, least)?;
@@ -174,7 +183,12 @@ pub(super) fn rounded_product(graph: &mut Graph, x: Value, matrix: Value, group:
     let steps = graph.div(x, scales)?;
     let bytes = graph.quantize_linear(steps, one, middle)?;
     let integers = integer(graph, bytes)?;
-    let rounded = graph.mul(integers, scales)?;
+    let mut rounded = graph.mul(integers, scales)?;
+    if outlier.is_finite() {
+        let least = graph.scalar(2e-30);
+        let is_whole = graph.less_or_equal(scales, least)?;
+        rounded = graph.choose(is_whole, x, rounded)?;
+    }
 
     let row = graph.reduce_max(largest, &[2], false)?;
     let row = graph.mul(row, share)?;
@@ -239,7 +253,7 @@ impl Op for QuantizedMatMul {
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let [bytes, scales] = self.matrix.bytes(graph, &inputs[1..])?;
         let turned = graph.matrix_transpose(bytes)?;
-        let product = rounded_product(graph, inputs[0], turned, GROUP)?;
+        let product = rounded_product(graph, inputs[0], turned, ROWS)?;
         let y = graph.mul(product, scales)?;
         Ok(vec![match inputs.get(1 + self.matrix.inputs()) {
             Some(&bias) => graph.add(y, bias)?,
@@ -343,7 +357,9 @@ pub(super) mod tests {
         let bytes = ndarray::Array2::from_shape_fn((2, 130), |(n, k)| ((k * 53 + n * 17) % 256) as f64);
         let rounded = ndarray::Array2::from_shape_fn((3, 130), |(m, k)| {
             let group = x.slice(ndarray::s![m, k / 32 * 32..(k / 32 * 32 + 32).min(130)]);
-            let step = group.fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
+            let largest = group.fold(0.0_f64, |most, x| most.max(x.abs()));
+            let mean_square = x.row(m).mapv(|x| x * x).mean().unwrap();
+            let step = largest / if largest * largest > 36.0 * mean_square { 127.0 * 254.0 } else { 127.0 };
             if step > 0.0 { (x[[m, k]] / step).round_ties_even() * step } else { 0.0 }
         });
         let expected = rounded.dot(&bytes.mapv(|byte| (byte - 128.0) * 0.01).t());
@@ -365,7 +381,7 @@ pub(super) mod tests {
         let y = QuantizedMatMul { matrix: Matrix::Bytes, bias: false }.body(&mut graph, &inputs).unwrap();
         let found = &evaluate(&graph, &feeds, &y)[0];
         for ((row, found), expected) in found.indexed_iter().zip(&expected) {
-            // Half a unit of a row's second digit, times the sum of a column.
+            // Half a unit of a row's second digit, and of that of a group with an outlier, times the sum of a column.
             let largest = [1000.0, 0.0, 1.0][row[0]];
             assert!((found - expected).abs() <= largest / 127.0 / 254.0 * 40.0, "{row:?}: {found} {expected}");
         }

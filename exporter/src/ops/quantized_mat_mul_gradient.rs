@@ -1,6 +1,6 @@
 //! The gradient of [`super::quantized_mat_mul`].
 
-use marionette_models::bundle::{DataType, GROUP_OF_GRADIENTS};
+use marionette_models::bundle::{DataType, ROWS_OF_GRADIENTS};
 use ndarray::Ix2;
 
 use super::quantized_mat_mul::{Matrix, rounded_product};
@@ -10,8 +10,8 @@ use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::shape::TensorType;
 
-/// ∂x = ∂y W, ∂y \[M, N\], the matrix as the product takes it. Each row of ∂y, times the columns' scales, is rounded as the product
-/// rounds x, in groups of [`GROUP_OF_GRADIENTS`], so that the products are those of integers: those that the product reads, the other way.
+/// ∂x = ∂y W, ∂y \[M, N\], the matrix as the product takes it. Each row of ∂y, times the columns' scales, is rounded
+/// ([`ROWS_OF_GRADIENTS`]), so that the products are those of integers: those that the product reads, the other way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuantizedMatMulGradient {
     pub matrix: Matrix,
@@ -45,7 +45,7 @@ impl Op for QuantizedMatMulGradient {
     fn body(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
         let [bytes, scales] = self.matrix.bytes(graph, &inputs[1..])?;
         let scaled = graph.mul(inputs[0], scales)?;
-        Ok(vec![rounded_product(graph, scaled, bytes, GROUP_OF_GRADIENTS)?])
+        Ok(vec![rounded_product(graph, scaled, bytes, ROWS_OF_GRADIENTS)?])
     }
 
     fn evaluate(&self, inputs: &[&Array]) -> Vec<Array> {

@@ -1,12 +1,13 @@
 //! Products of rows of f32 with a frozen matrix of 8- or 4-bit integers, which is read as it lies in its file: no other copy of it is
-//! made or kept. Rows are rounded to 8 bits with a scale for each group of values ([`Direction::group`]), so that the products are those of integers.
+//! made or kept. Rows are rounded to 8 bits with a scale for each group of values ([`Direction::rounding`]), groups with outliers to two such digits, so that
+//! the products are those of integers.
 //!
 //! 64 outputs are computed at a time, for all rows: what they need of the matrix is laid out for the processor's products of integers
 //! (AVX-512's dot products of four bytes, VNNI, or AVX2's of two 16-bit numbers) in a scratch strip, which takes as long as a few
 //! rows, and is then multiplied with tiles of rows whose sums stay in registers (Goto & van de Geijn 2008, "Anatomy of
 //! high-performance matrix multiplication").
 
-use marionette_models::bundle::{GROUP, GROUP_OF_GRADIENTS};
+use marionette_models::bundle::{ROWS, ROWS_OF_GRADIENTS, RowRounding};
 
 mod affine;
 mod few;
@@ -19,6 +20,8 @@ pub use few::{Bytes, Few, multiply_few};
 pub use many::multiply;
 pub use rounded::{Rounded, RowToRound};
 
+/// How many values of a row forward share a scale.
+const GROUP: usize = ROWS.group;
 /// Outputs of a strip.
 const STRIP: usize = 64;
 /// How much of the inner dimension is in a strip of bytes at a time: 256 KiB, which second-level caches hold.
@@ -82,11 +85,11 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// How many values after one another of a row share a scale.
-    pub fn group(self) -> usize {
+    /// How rows are rounded.
+    pub fn rounding(self) -> RowRounding {
         match self {
-            Self::Forward => GROUP,
-            Self::Back => GROUP_OF_GRADIENTS,
+            Self::Forward => ROWS,
+            Self::Back => ROWS_OF_GRADIENTS,
         }
     }
 }

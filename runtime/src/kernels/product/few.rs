@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use super::rounded::Line;
 use super::{Affine, GROUP, Instructions, Matrix, Rounded, STRIP};
 
 mod avx2;
@@ -88,15 +89,19 @@ pub fn multiply_few<E>(
     }
     for (row, y) in y.chunks_mut(columns.max(1)).enumerate() {
         // SAFETY: there are rows, so the processor has their instructions.
-        let line = unsafe {
+        let spread = unsafe {
             match (weights, rows.instructions) {
-                (Few::Bytes(bytes), Instructions::Vnni) => Line::Vnni(bytes, vnni::Spread::new(rows, row, &bytes)),
-                (Few::Bytes(bytes), Instructions::Avx2) => Line::Avx2(bytes, avx2::Spread::new(rows, row, &bytes)),
+                (Few::Bytes(bytes), Instructions::Vnni) => {
+                    Spread::Vnni(bytes, vnni::Spread::new(&rows.lines(row), &bytes))
+                }
+                (Few::Bytes(bytes), Instructions::Avx2) => {
+                    Spread::Avx2(bytes, avx2::Spread::new(rows.words(row), &bytes))
+                }
                 (Few::Affine(affine), Instructions::Vnni) => {
-                    Line::AffineVnni(affine, AffineSpread::new(rows.row(row, &rows.bytes), &affine))
+                    Spread::AffineVnni(affine, AffineSpread::new(&rows.lines(row), &affine))
                 }
                 (Few::Affine(affine), Instructions::Avx2) => {
-                    Line::AffineAvx2(affine, AffineSpread::new(rows.row(row, &rows.words), &affine))
+                    Spread::AffineAvx2(affine, AffineSpread::new(&rows.lines(row), &affine))
                 }
             }
         };
@@ -106,11 +111,11 @@ pub fn multiply_few<E>(
                 let first = index * STRIP;
                 // SAFETY: as before.
                 unsafe {
-                    match &line {
-                        Line::Vnni(bytes, spread) => bytes.columns_vnni(first, spread, &mut part),
-                        Line::Avx2(bytes, spread) => bytes.columns_avx2(first, spread, &mut part),
-                        Line::AffineVnni(affine, spread) => affine.columns_vnni(first, spread, &mut part),
-                        Line::AffineAvx2(affine, spread) => affine.columns_avx2(first, spread, &mut part),
+                    match &spread {
+                        Spread::Vnni(bytes, spread) => bytes.columns_vnni(first, spread, &mut part),
+                        Spread::Avx2(bytes, spread) => bytes.columns_avx2(first, spread, &mut part),
+                        Spread::AffineVnni(affine, spread) => affine.columns_vnni(first, spread, &mut part),
+                        Spread::AffineAvx2(affine, spread) => affine.columns_avx2(first, spread, &mut part),
                     }
                 }
                 if let Some(bias) = bias {
@@ -123,7 +128,7 @@ pub fn multiply_few<E>(
 }
 
 /// A row as columns in blocks meet it.
-enum Line<'a> {
+enum Spread<'a> {
     Vnni(Bytes<'a>, vnni::Spread),
     Avx2(Bytes<'a>, avx2::Spread),
     AffineVnni(Affine<'a>, vnni::AffineSpread),
@@ -136,38 +141,52 @@ const SUM: usize = 8;
 /// A row as columns of 4 bits meet it, in pieces of a vector of integers, two values a byte, or what is left.
 #[derive(Debug)]
 struct AffineSpread<const BYTES: usize, const SUMS: usize> {
-    /// Of each piece the values that meet lower halves, and the others; zeros after them.
-    lines: Vec<[[i8; BYTES]; 2]>,
-    /// What each of a piece's sums is multiplied with: its group's scale.
-    scales: Vec<[f32; SUMS]>,
+    pieces: Vec<Piece<BYTES, SUMS>>,
     /// Each block's sum, zeros after them.
     sums: Vec<[f32; SUMS]>,
     /// Which of a piece's blocks each of its sums is of.
     places: [i32; SUMS],
 }
 
+#[derive(Debug)]
+struct Piece<const BYTES: usize, const SUMS: usize> {
+    first: Digit<BYTES, SUMS>,
+    /// Where one of its groups has second digits.
+    second: Option<Digit<BYTES, SUMS>>,
+}
+
+#[derive(Debug)]
+struct Digit<const BYTES: usize, const SUMS: usize> {
+    /// The values that meet lower halves, and the others; zeros after them.
+    halves: [[i8; BYTES]; 2],
+    /// What each of the sums is multiplied with: its group's scale.
+    scales: [f32; SUMS],
+}
+
 impl<const BYTES: usize, const SUMS: usize> AffineSpread<BYTES, SUMS> {
-    /// Of a row's integers, which are bytes in whatever type, and its groups' scales.
-    fn new<T: Copy + Into<i16>>((row, scales): (&[T], &[f32]), matrix: &Affine<'_>) -> Self {
-        let row = &row[..matrix.inner];
-        let piece = |values: &[T]| {
-            let mut lines = [[0; BYTES]; 2];
-            let [low, high] = &mut lines;
-            for ((low, high), pair) in low.iter_mut().zip(high).zip(values.as_chunks::<2>().0) {
-                [*low, *high] = pair.map(|value| value.into() as i8);
+    fn new(lines: &[Line; 2], matrix: &Affine<'_>) -> Self {
+        let digit = |line: &Line, at: usize| {
+            let mut halves = [[0; BYTES]; 2];
+            let [low, high] = &mut halves;
+            let end = matrix.inner.min(at + 2 * BYTES);
+            for ((low, high), pair) in low.iter_mut().zip(high).zip(line.bytes[at..end].as_chunks::<2>().0) {
+                [*low, *high] = *pair;
             }
-            lines
+            let scale = |sum| line.scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0);
+            Digit { halves, scales: std::array::from_fn(scale) }
         };
-        let factors =
-            |at: usize| std::array::from_fn(|sum| scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0));
+        let piece = |at| {
+            let [first, second] = lines.each_ref().map(|line| digit(line, at));
+            let is_there = second.scales.iter().any(|&scale| scale != 0.0);
+            Piece { first, second: is_there.then_some(second) }
+        };
         // A block of more than one group has a scale for each.
-        let value = |(at, value): (usize, &T)| f32::from((*value).into()) * scales[at / GROUP];
-        let values: Vec<f32> = row.iter().enumerate().map(value).collect();
+        let value = |at: usize| lines.iter().map(|line| f32::from(line.bytes[at]) * line.scales[at / GROUP]).sum();
+        let values: Vec<f32> = (0..matrix.inner).map(value).collect();
         let sums: Vec<f32> = values.chunks(matrix.block).map(|values| values.iter().sum()).collect();
         let filled = |sums: &[f32]| std::array::from_fn(|at| sums.get(at).copied().unwrap_or(0.0));
         Self {
-            lines: row.chunks(2 * BYTES).map(piece).collect(),
-            scales: (0..matrix.inner).step_by(2 * BYTES).map(factors).collect(),
+            pieces: (0..matrix.inner).step_by(2 * BYTES).map(piece).collect(),
             sums: sums.chunks(SUMS).map(filled).collect(),
             places: std::array::from_fn(|sum| (sum * SUM / matrix.block) as i32),
         }

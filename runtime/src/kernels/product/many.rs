@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::rounded::Finer;
 use super::{Direction, Instructions, Matrix, Rounded, STRIP};
 
 mod avx2;
@@ -31,18 +32,19 @@ pub fn multiply<E>(
 ) -> Result<bool, E> {
     let width = matrix.outputs(direction);
     let fits = rows.width == matrix.depth(direction).next_multiple_of(64).max(64)
-        && rows.group == direction.group()
+        && rows.group == direction.rounding().group
         && y.len() == rows.number() * width
         && bias.is_none_or(|bias| bias.len() == width);
     if !fits {
         return Ok(false);
     }
     let output = Output { first: y.as_mut_ptr(), width };
+    let finer = rows.finer();
     let strips: Vec<AtomicBool> = (0..width.div_ceil(STRIP)).map(|_| AtomicBool::new(false)).collect();
     in_parallel(strips.len(), &|index| {
         let is_first = strips.get(index).is_some_and(|taken| !taken.swap(true, Ordering::Relaxed));
         if is_first {
-            let strip = Strip::new(matrix, direction, index * STRIP, rows, bias);
+            let strip = Strip::new(matrix, direction, index * STRIP, (rows, &finer), bias);
             // SAFETY: there are rows, so the processor has their instructions; no other thread writes the strip's columns.
             unsafe {
                 match rows.instructions {
@@ -62,6 +64,7 @@ struct Strip<'a> {
     /// The first of them.
     first: usize,
     rows: &'a Rounded,
+    finer: &'a Finer,
     columns: Columns,
 }
 
@@ -80,7 +83,13 @@ struct Part {
 }
 
 impl<'a> Strip<'a> {
-    fn new(matrix: Matrix<'a>, direction: Direction, first: usize, rows: &'a Rounded, all: Option<&[f32]>) -> Self {
+    fn new(
+        matrix: Matrix<'a>,
+        direction: Direction,
+        first: usize,
+        (rows, finer): (&'a Rounded, &'a Finer),
+        all: Option<&[f32]>,
+    ) -> Self {
         let width = STRIP.min(matrix.outputs(direction) - first);
         let mut columns = Columns { scales: [1.0; STRIP], bias: [0.0; STRIP], width };
         if direction == Direction::Forward {
@@ -89,6 +98,6 @@ impl<'a> Strip<'a> {
         if let Some(all) = all {
             columns.bias[..width].copy_from_slice(&all[first..first + width]);
         }
-        Self { matrix, direction, first, rows, columns }
+        Self { matrix, direction, first, rows, finer, columns }
     }
 }

@@ -3,24 +3,62 @@
 use std::arch::x86_64::*;
 use std::collections::TryReserveError;
 
+use marionette_models::bundle::{BASE, RowRounding};
+
 use super::vectors::load_f32s;
 use super::{Direction, GROUP, Instructions};
 
-/// Rows rounded to 8 bits, as some instructions want them.
+/// The largest digit.
+const MOST: f32 = 127.0;
+
+/// Rows rounded to 8 bits, here and there to 15, as some instructions want them.
 #[derive(Debug)]
 pub struct Rounded {
     pub(super) instructions: Instructions,
-    /// \[M, width\], zeros after a row's values: for VNNI.
-    pub(super) bytes: Vec<i8>,
-    /// The same for AVX2.
-    pub(super) words: Vec<i16>,
+    rows: usize,
     pub(super) width: usize,
     /// How many of a row's integers share a scale.
     pub(super) group: usize,
-    /// What they are multiplied with, \[M, width / group\].
+    /// For VNNI: the first digit, and the second, which only groups of rows forward have.
+    pub(super) digits: [Digits; 2],
+    /// For AVX2, in 16 bits: both.
+    pub(super) words: Vec<i16>,
+    /// What those are multiplied with, \[M, width / group\].
     pub(super) scales: Vec<f32>,
-    /// −128 times the sum of each group, \[M, width / group\]: for VNNI.
-    pub(super) corrections: Vec<i32>,
+}
+
+/// A digit of each value.
+#[derive(Debug, Default)]
+pub(super) struct Digits {
+    /// \[M, width\], zeros after a row's values.
+    pub bytes: Vec<i8>,
+    /// What they are multiplied with, \[M, width / group\]: 0 where there are none.
+    pub scales: Vec<f32>,
+    /// −128 times the sum of each group, \[M, width / group\].
+    pub corrections: Vec<i32>,
+}
+
+/// A digit of each value of a row, and its groups' scales.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub bytes: Vec<i8>,
+    pub scales: Vec<f32>,
+}
+
+/// Which rows have second digits in each group.
+#[derive(Debug)]
+pub(super) struct Finer {
+    rows: Vec<u32>,
+    /// Where each group's end, \[groups\].
+    ends: Vec<usize>,
+}
+
+impl Finer {
+    /// The rows of a group.
+    pub fn rows(&self, group: usize) -> &[u32] {
+        let start = group.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.rows[start..self.ends[group]]
+    }
 }
 
 impl Rounded {
@@ -30,8 +68,8 @@ impl Rounded {
     /// The processor lacks the instructions.
     pub fn new(instructions: Instructions) -> Self {
         assert!(instructions.are_supported());
-        let (bytes, words, scales, corrections) = Default::default();
-        Self { instructions, bytes, words, width: 0, group: GROUP, scales, corrections }
+        let (digits, words, scales) = Default::default();
+        Self { instructions, rows: 0, width: 0, group: GROUP, digits, words, scales }
     }
 
     /// Has memory for what [`Rounded::rows`] gives room for.
@@ -45,56 +83,120 @@ impl Rounded {
         let width = length.checked_next_multiple_of(64).unwrap_or(usize::MAX).max(64);
         // At most: groups of gradients are longer.
         let (all, groups) = (rows.saturating_mul(width), rows.saturating_mul(width / GROUP));
-        to(&mut self.scales, groups)?;
         match self.instructions {
-            Instructions::Vnni => {
-                to(&mut self.corrections, groups)?;
-                to(&mut self.bytes, all)
+            Instructions::Vnni => self.digits.iter_mut().try_for_each(|digits| {
+                to(&mut digits.scales, groups)?;
+                to(&mut digits.corrections, groups)?;
+                to(&mut digits.bytes, all)
+            }),
+            Instructions::Avx2 => {
+                to(&mut self.scales, groups)?;
+                to(&mut self.words, all)
             }
-            Instructions::Avx2 => to(&mut self.words, all),
         }
     }
 
     /// How many rows there are.
     pub(super) fn number(&self) -> usize {
-        (self.scales.len() * self.group).checked_div(self.width).unwrap_or(0)
+        self.rows
     }
 
     /// Room for `rows` rows of `length` values for a product in a direction, to be filled by [`RowToRound::round`], each row by itself.
     pub fn rows(&mut self, rows: usize, length: usize, direction: Direction) -> Vec<RowToRound<'_>> {
-        (self.width, self.group) = (length.next_multiple_of(64).max(64), direction.group());
-        let (group, groups) = (self.group, self.width / self.group);
-        self.scales.resize(rows * groups, 0.0);
-        let scales = self.scales.chunks_mut(groups);
+        (self.rows, self.width, self.group) = (rows, length.next_multiple_of(64).max(64), direction.rounding().group);
+        let rounding = direction.rounding();
+        let (width, groups) = (self.width, self.width / self.group);
         match self.instructions {
             Instructions::Vnni => {
-                self.bytes.resize(rows * self.width, 0);
-                self.corrections.resize(rows * groups, 0);
-                let places = self.bytes.chunks_mut(self.width).zip(self.corrections.chunks_mut(groups));
-                let places = places.map(|(bytes, corrections)| Place::Vnni { bytes, corrections });
-                places.zip(scales).map(|(place, scales)| RowToRound { place, scales, group }).collect()
+                let [first, second] = self.digits.each_mut().map(|digits| {
+                    digits.scales.resize(rows * groups, 0.0);
+                    digits.corrections.resize(rows * groups, 0);
+                    digits.bytes.resize(rows * width, 0);
+                    let scales = digits.scales.chunks_mut(groups).zip(digits.corrections.chunks_mut(groups));
+                    digits.bytes.chunks_mut(width).zip(scales)
+                });
+                let row = |(bytes, (scales, corrections))| DigitsOfRow { bytes, scales, corrections };
+                let places = first.zip(second).map(|(first, second)| Place::Vnni([row(first), row(second)]));
+                places.map(|place| RowToRound { place, rounding }).collect()
             }
             Instructions::Avx2 => {
-                self.words.resize(rows * self.width, 0);
-                let places = self.words.chunks_mut(self.width).map(|words| Place::Avx2 { words });
-                places.zip(scales).map(|(place, scales)| RowToRound { place, scales, group }).collect()
+                self.scales.resize(rows * groups, 0.0);
+                self.words.resize(rows * width, 0);
+                let places = self.words.chunks_mut(width).zip(self.scales.chunks_mut(groups));
+                let places = places.map(|(words, scales)| Place::Avx2 { words, scales });
+                places.map(|place| RowToRound { place, rounding }).collect()
             }
         }
     }
 
-    /// A row's integers, of `all` as the instructions want them, and its groups' scales.
-    pub(super) fn row<'a, T>(&'a self, row: usize, all: &'a [T]) -> (&'a [T], &'a [f32]) {
+    /// Which of the second digits there are. (In 16 bits, none is one of its own.)
+    pub(super) fn finer(&self) -> Finer {
         let groups = self.width / self.group;
-        (&all[row * self.width..][..self.width], &self.scales[row * groups..][..groups])
+        let scales = &self.digits[1].scales;
+        let mut ends = vec![0; groups];
+        for scales in scales.chunks(groups) {
+            ends.iter_mut().zip(scales).for_each(|(number, &scale)| *number += usize::from(scale != 0.0));
+        }
+        let mut next = Vec::with_capacity(groups);
+        let mut all = 0;
+        for end in &mut ends {
+            next.push(all);
+            all += *end;
+            *end = all;
+        }
+        let mut rows = vec![0; all];
+        for (row, scales) in (0..).zip(scales.chunks(groups)) {
+            for (next, _) in next.iter_mut().zip(scales).filter(|(_, scale)| **scale != 0.0) {
+                rows[*next] = row;
+                *next += 1;
+            }
+        }
+        Finer { rows, ends }
     }
 
-    /// A value, as an integer.
-    #[cfg(test)]
-    pub(super) fn value(&self, row: usize, at: usize) -> i16 {
-        match self.instructions {
-            Instructions::Vnni => self.bytes[row * self.width + at].into(),
-            Instructions::Avx2 => self.words[row * self.width + at],
+    /// For AVX2: a row's integers and its groups' scales.
+    pub(super) fn words(&self, row: usize) -> (&[i16], &[f32]) {
+        let groups = self.width / self.group;
+        (&self.words[row * self.width..][..self.width], &self.scales[row * groups..][..groups])
+    }
+
+    /// Both digits of a row.
+    pub(super) fn lines(&self, row: usize) -> [Line; 2] {
+        let groups = self.width / self.group;
+        if self.instructions == Instructions::Vnni {
+            return self.digits.each_ref().map(|digits| {
+                let mut bytes = digits.bytes[row * self.width..][..self.width].to_vec();
+                let scales = digits.scales[row * groups..][..groups].to_vec();
+                for (bytes, scale) in bytes.chunks_mut(self.group).zip(&scales) {
+                    // There may be those of another row from before.
+                    if *scale == 0.0 {
+                        bytes.fill(0);
+                    }
+                }
+                Line { bytes, scales }
+            });
         }
+        let (words, scales) = self.words(row);
+        let base = BASE as i16;
+        let two = |words: &[i16]| words.iter().any(|word| word.abs() > MOST as i16);
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let mut of = [Vec::new(), Vec::new()];
+        for (words, &scale) in words.chunks(self.group).zip(scales) {
+            if two(words) {
+                let high = |word: i16| (f32::from(word) / BASE).round_ties_even() as i16;
+                first.extend(words.iter().map(|&word| high(word) as i8));
+                second.extend(words.iter().map(|&word| (word - base * high(word)) as i8));
+                of[0].push(scale * BASE);
+                of[1].push(scale);
+            } else {
+                first.extend(words.iter().map(|&word| word as i8));
+                second.resize(first.len(), 0);
+                of[0].push(scale);
+                of[1].push(0.0);
+            }
+        }
+        let [scales, finer] = of;
+        [Line { bytes: first, scales }, Line { bytes: second, scales: finer }]
     }
 }
 
@@ -102,39 +204,63 @@ impl Rounded {
 #[derive(Debug)]
 pub struct RowToRound<'a> {
     place: Place<'a>,
+    rounding: RowRounding,
+}
+
+#[derive(Debug)]
+struct DigitsOfRow<'a> {
+    bytes: &'a mut [i8],
     scales: &'a mut [f32],
-    group: usize,
+    corrections: &'a mut [i32],
+}
+
+impl DigitsOfRow<'_> {
+    fn groups(&mut self, group: usize) -> impl Iterator<Item = DigitOfGroup<'_>> {
+        let places = self.bytes.chunks_mut(group).zip(self.scales.iter_mut().zip(self.corrections.iter_mut()));
+        places.map(|(bytes, (scale, correction))| DigitOfGroup { bytes, scale, correction })
+    }
 }
 
 #[derive(Debug)]
 enum Place<'a> {
-    Vnni { bytes: &'a mut [i8], corrections: &'a mut [i32] },
-    Avx2 { words: &'a mut [i16] },
+    Vnni([DigitsOfRow<'a>; 2]),
+    Avx2 { words: &'a mut [i16], scales: &'a mut [f32] },
 }
 
 impl RowToRound<'_> {
-    /// Rounds a row: x ⊙ `factors` where there are some, each group to the nearest multiples of 1/127 of its largest value. A group
-    /// with a value that is not finite gives a scale that is none.
+    /// Rounds a row: x ⊙ `factors` where there are some, each group to the nearest multiples of 1/127 of its largest value, one with an
+    /// outlier to those of 1/254 of that ([`RowRounding`]; there are no factors where there are outliers). A group with a value that is not finite gives a scale that is none.
     pub fn round(&mut self, x: &[f32], factors: Option<&[f32]>) {
-        let (group, scales) = (self.group, self.scales.iter_mut());
+        let RowRounding { group, outlier } = self.rounding;
         let parts = (0..).step_by(group).map(|at| (part(x, at, group), factors.map(|all| part(all, at, group))));
+        let most = if outlier.is_finite() { outlier * mean_square(x).sqrt() } else { outlier };
         // SAFETY: the processor has the instructions.
         unsafe {
             match &mut self.place {
-                Place::Vnni { bytes, corrections } => {
-                    let groups = bytes.chunks_mut(group).zip(corrections.iter_mut()).zip(scales);
-                    for ((x, factors), ((bytes, correction), scale)) in parts.zip(groups) {
-                        (*scale, *correction) = round_vnni(x, factors, bytes);
+                Place::Vnni([first, second]) => {
+                    for ((x, factors), digits) in parts.zip(first.groups(group).zip(second.groups(group))) {
+                        round_vnni(x, factors, most, digits.into());
                     }
                 }
-                Place::Avx2 { words } => {
-                    for ((x, factors), (words, scale)) in parts.zip(words.chunks_mut(group).zip(scales)) {
-                        *scale = round_avx2(x, factors, words);
+                Place::Avx2 { words, scales } => {
+                    for ((x, factors), (words, scale)) in parts.zip(words.chunks_mut(group).zip(scales.iter_mut())) {
+                        *scale = round_avx2(x, factors, most, words);
                     }
                 }
             }
         }
     }
+}
+
+/// Of a row, added up in 16 parts, as compilers make vectors of.
+fn mean_square(x: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += x * x);
+    }
+    let rest: f32 = rest.iter().map(|x| x * x).sum();
+    (sums.iter().sum::<f32>() + rest) / x.len() as f32
 }
 
 /// Up to `length` values from a place on: none beyond the last.
@@ -144,10 +270,32 @@ fn part(values: &[f32], start: usize, length: usize) -> &[f32] {
     values.get(..length).unwrap_or(values)
 }
 
-/// Fills in a group's bytes, and gives its scale and correction.
+struct DigitOfGroup<'a> {
+    bytes: &'a mut [i8],
+    scale: &'a mut f32,
+    correction: &'a mut i32,
+}
+
+impl DigitOfGroup<'_> {
+    /// From integers, 16 after a place.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn write(self, scale: f32, integers: impl Fn(usize) -> __m512i) {
+        let mut sum = _mm512_setzero_si512();
+        for (at, bytes) in (0..).step_by(16).zip(self.bytes.as_chunks_mut::<16>().0) {
+            let integers = integers(at);
+            sum = _mm512_add_epi32(sum, integers);
+            // SAFETY: 16 bytes.
+            unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(integers)) };
+        }
+        (*self.scale, *self.correction) = (scale, _mm512_reduce_add_epi32(sum).wrapping_mul(-128));
+    }
+}
+
+/// Fills in a group's first digits, and its second ones where its largest value is above `most`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn round_vnni(x: &[f32], factors: Option<&[f32]>, bytes: &mut [i8]) -> (f32, i32) {
+fn round_vnni(x: &[f32], factors: Option<&[f32]>, most: f32, [first, second]: [DigitOfGroup<'_>; 2]) {
     let value = |at: usize| {
         let value = load_f32s(x.get(at..).unwrap_or_default());
         match factors {
@@ -161,21 +309,24 @@ fn round_vnni(x: &[f32], factors: Option<&[f32]>, bytes: &mut [i8]) -> (f32, i32
         largest = _mm512_max_epu32(largest, _mm512_castps_si512(_mm512_abs_ps(value(at))));
     }
     let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
-    let inverse = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-    let mut sum = _mm512_setzero_si512();
-    for (at, bytes) in (0..).step_by(16).zip(bytes.as_chunks_mut::<16>().0) {
-        let integers = _mm512_cvtps_epi32(_mm512_mul_ps(value(at), inverse));
-        sum = _mm512_add_epi32(sum, integers);
-        // SAFETY: 16 bytes.
-        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(integers)) };
+    let inverse = _mm512_set1_ps(if largest > 0.0 { MOST / largest } else { 0.0 });
+    let nearest = |at: usize| _mm512_cvtps_epi32(_mm512_mul_ps(value(at), inverse));
+    first.write(largest / MOST, nearest);
+    if largest > most {
+        let rest = |at: usize| {
+            let rest = _mm512_fmsub_ps(value(at), inverse, _mm512_cvtepi32_ps(nearest(at)));
+            _mm512_cvtps_epi32(_mm512_mul_ps(rest, _mm512_set1_ps(BASE)))
+        };
+        second.write(largest / MOST / BASE, rest);
+    } else {
+        *second.scale = 0.0;
     }
-    (largest / 127.0, _mm512_reduce_add_epi32(sum).wrapping_mul(-128))
 }
 
-/// Fills in a group's words, and gives its scale.
+/// Fills in a group's words, both digits of them where its largest value is above `most`, and gives its scale.
 #[inline]
-#[target_feature(enable = "avx2,fma")]
-fn round_avx2(x: &[f32], factors: Option<&[f32]>, words: &mut [i16]) -> f32 {
+#[target_feature(enable = "avx2,fma,f16c")]
+fn round_avx2(x: &[f32], factors: Option<&[f32]>, most: f32, words: &mut [i16]) -> f32 {
     let load = |values: &[f32], at: usize| {
         let values = values.get(at..).unwrap_or_default();
         match values.first_chunk::<8>() {
@@ -203,7 +354,8 @@ fn round_avx2(x: &[f32], factors: Option<&[f32]>, words: &mut [i16]) -> f32 {
     // SAFETY: 8 numbers.
     unsafe { _mm256_storeu_si256(all.as_mut_ptr().cast(), largest) };
     let largest = f32::from_bits(all.into_iter().fold(0, u32::max));
-    let inverse = _mm256_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    let steps = if largest > most { MOST * BASE } else { MOST };
+    let inverse = _mm256_set1_ps(if largest > 0.0 { steps / largest } else { 0.0 });
     for (at, words) in (0..).step_by(16).zip(words.as_chunks_mut::<16>().0) {
         let [low, high] = [at, at + 8].map(|at| _mm256_cvtps_epi32(_mm256_mul_ps(value(at), inverse)));
         // Lanes of 4 and 4, in their order again.
@@ -211,5 +363,5 @@ fn round_avx2(x: &[f32], factors: Option<&[f32]>, words: &mut [i16]) -> f32 {
         // SAFETY: 16 numbers of 2 bytes.
         unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), packed) };
     }
-    largest / 127.0
+    largest / steps
 }

@@ -1,5 +1,6 @@
 use half::f16;
 
+use super::rounded::Line;
 use super::*;
 
 fn numbers(len: usize, seed: usize) -> impl Iterator<Item = usize> {
@@ -21,10 +22,17 @@ fn with_outliers(rows: usize, width: usize, seed: usize) -> Vec<f32> {
     floats(rows * width, seed).iter().enumerate().map(|(index, value)| value * times(index)).collect()
 }
 
-/// The sizes of the steps that a row's values are rounded to: 1/127 of the largest of each group.
-fn steps(x: &[f64], group: usize) -> Vec<f64> {
-    let step = |group: &[f64]| group.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
-    x.chunks(group).flat_map(|group| vec![step(group); group.len()]).collect()
+/// The sizes of the steps that a row's values are rounded to: 1/127 of the largest of each group; forward, 1/254 of that where the largest
+/// is more than 6 times the root of the row's mean square.
+fn steps(x: &[f64], direction: Direction) -> Vec<f64> {
+    let most = 6.0 * (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt();
+    let step = |group: &[f64]| {
+        let largest = group.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
+        // f32 would say the same.
+        assert!(largest == 0.0 || (largest / most - 1.0).abs() > 1e-5);
+        largest / if direction == Direction::Forward && largest > most { 127.0 * 254.0 } else { 127.0 }
+    };
+    x.chunks(if direction == Direction::Back { 64 } else { 32 }).flat_map(|x| vec![step(x); x.len()]).collect()
 }
 
 /// Room for rows, once for all instructions that this processor has.
@@ -67,7 +75,7 @@ fn check_in(mut rounded: Rounded, matrix: Matrix<'_>, value: &dyn Fn(usize, usiz
                 let x: Vec<f64> = (0..depth)
                     .map(|i| f64::from(x[row * depth + i]) * factors.map_or(1.0, |factors| f64::from(factors[i])))
                     .collect();
-                let steps = steps(&x, if direction == Direction::Back { 64 } else { 32 });
+                let steps = steps(&x, direction);
                 for output in 0..width {
                     let terms = |i: usize| match direction {
                         Direction::Forward => value(output, i) * f64::from(matrix.scales[output]),
@@ -247,14 +255,16 @@ fn products_of_few_rows_are_the_definition() {
             Ok::<_, ()>(())
         };
         assert_eq!(multiply_few(few, &rounded, Some(&bias), &mut y, run), Ok(true));
+        let lines: Vec<_> = (0..3).map(|row| rounded.lines(row)).collect();
         for (index, found) in y.iter().enumerate() {
             let (row, n) = (index / columns, index % columns);
             let x: Vec<f64> = x[row * inner..][..inner].iter().map(|&x| f64::from(x)).collect();
-            let steps = steps(&x, 32);
+            let steps = steps(&x, Direction::Forward);
             let rounded = |k: usize| {
-                let rounded = f64::from(rounded.value(row, k));
-                assert!((rounded - x[k] / steps[k]).abs() < 0.501, "{row} {k}: {rounded}");
-                rounded * steps[k]
+                let value = |line: &Line| f64::from(line.bytes[k]) * f64::from(line.scales[k / 32]);
+                let rounded: f64 = lines[row].iter().map(value).sum();
+                assert!((rounded - x[k]).abs() < 0.502 * steps[k], "{row} {k}: {rounded}");
+                rounded
             };
             let value = |k: usize| {
                 let at = n * (inner / block) + k / block;

@@ -4,9 +4,9 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Affine, Bytes};
+use super::{Affine, Bytes, Digit};
 use crate::kernels::product::affine::eight;
-use crate::kernels::product::{FAR, GROUP, Rounded};
+use crate::kernels::product::{FAR, GROUP};
 
 /// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
 #[derive(Debug)]
@@ -19,10 +19,9 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    pub(super) fn new(rows: &Rounded, row: usize, matrix: &Bytes<'_>) -> Self {
+    pub(super) fn new((words, scales): (&[i16], &[f32]), matrix: &Bytes<'_>) -> Self {
         let block = matrix.inner * matrix.columns / matrix.scales.len();
         let length = block.min(GROUP);
-        let (words, scales) = rows.row(row, &rows.words);
         let words = &words[..matrix.inner];
         let scales = (0..matrix.inner).step_by(length).map(|at| scales[at / GROUP]).collect();
         let mut spread = Self { words: words.as_chunks().0.to_vec(), scales, starts: Vec::new() };
@@ -99,12 +98,12 @@ impl Affine<'_> {
                 _mm_prefetch::<_MM_HINT_T0>(integers.as_ptr().wrapping_add(line + FAR).cast());
             }
             let mut sum = _mm256_setzero_ps();
-            let pieces = integers.chunks(PIECE / 2).zip(row.lines.iter().zip(&row.scales));
-            for (piece, (bytes, (lines, factors))) in pieces.enumerate() {
-                // SAFETY: 8 numbers.
-                let factors = unsafe { _mm256_loadu_ps(factors.as_ptr()) };
-                let total = _mm256_mul_ps(_mm256_cvtepi32_ps(halves(bytes, lines)), factors);
-                let scales = up_to_four(&scales[piece * PIECE / self.block..]);
+            for (index, (bytes, piece)) in integers.chunks(PIECE / 2).zip(&row.pieces).enumerate() {
+                let mut total = products_of_halves(bytes, &piece.first);
+                if let Some(second) = &piece.second {
+                    total = _mm256_add_ps(total, products_of_halves(bytes, second));
+                }
+                let scales = up_to_four(&scales[index * PIECE / self.block..]);
                 sum = _mm256_fmadd_ps(total, _mm256_permutevar8x32_ps(scales, places), sum);
             }
             for (minima, sums) in minima.chunks(8).zip(&row.sums) {
@@ -133,10 +132,11 @@ fn up_to_four(values: &[f16]) -> __m256 {
     _mm256_castps128_ps256(_mm_cvtph_ps(unsafe { _mm_loadl_epi64(values.as_ptr().cast()) }))
 }
 
-/// Up to 32 pairs of 4 bits times a row's values. Sums of four products of at most 15 · 127 do not exceed 16 bits.
+/// Up to 32 pairs of 4 bits times a digit of a row's values. Sums of four products of at most 15 · 127 do not exceed 16 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn halves(bytes: &[u8], [lower, higher]: &[[i8; 32]; 2]) -> __m256i {
+fn products_of_halves(bytes: &[u8], digit: &Digit<32, 8>) -> __m256 {
+    let [lower, higher] = &digit.halves;
     let low = _mm256_set1_epi8(15);
     let mut all = [0; 32];
     let bytes = match bytes.first_chunk() {
@@ -146,17 +146,19 @@ fn halves(bytes: &[u8], [lower, higher]: &[[i8; 32]; 2]) -> __m256i {
             &all
         }
     };
-    // SAFETY: 32 bytes each.
-    let (pairs, lower, higher) = unsafe {
+    // SAFETY: 32 bytes each, and 8 numbers.
+    let (pairs, lower, higher, factors) = unsafe {
         (
             _mm256_loadu_si256(bytes.as_ptr().cast()),
             _mm256_loadu_si256(lower.as_ptr().cast()),
             _mm256_loadu_si256(higher.as_ptr().cast()),
+            _mm256_loadu_ps(digit.scales.as_ptr()),
         )
     };
     let low_products = _mm256_maddubs_epi16(_mm256_and_si256(pairs, low), lower);
     let high_products = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(pairs), low), higher);
-    _mm256_madd_epi16(_mm256_add_epi16(low_products, high_products), _mm256_set1_epi16(1))
+    let total = _mm256_madd_epi16(_mm256_add_epi16(low_products, high_products), _mm256_set1_epi16(1));
+    _mm256_mul_ps(_mm256_cvtepi32_ps(total), factors)
 }
 
 #[inline]

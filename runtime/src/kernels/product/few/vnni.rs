@@ -1,48 +1,74 @@
 //! With VNNI's dot products of four bytes.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use half::f16;
 
 use super::{Affine, Bytes};
+use crate::kernels::product::rounded::Line;
 use crate::kernels::product::vectors::{load, load_f32s, load_i8s, load_i32s};
-use crate::kernels::product::{FAR, GROUP, Rounded};
+use crate::kernels::product::{FAR, GROUP};
 
 /// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
 #[derive(Debug)]
 pub(super) struct Spread {
-    /// The bytes of each piece, zeros after them.
-    lines: Vec<[i8; 64]>,
-    /// What to begin each piece's sums with, since its integers are stored as 128 more than they are.
-    starts: Vec<[i32; 16]>,
-    /// What each of a piece's sums is multiplied with: its group's scale.
-    scales: Vec<[f32; 16]>,
+    pieces: Vec<Piece>,
     /// Pieces of a block.
-    pieces: usize,
+    of_block: usize,
+}
+
+#[derive(Debug)]
+struct Piece {
+    first: Digit,
+    /// Where one of its groups has second digits.
+    second: Option<Digit>,
+}
+
+#[derive(Debug)]
+struct Digit {
+    /// Zeros after the values.
+    bytes: [i8; 64],
+    /// What to begin the sums with, since a column's integers are stored as 128 more than they are.
+    starts: [i32; 16],
+    /// What each of the sums is multiplied with: its group's scale.
+    scales: [f32; 16],
 }
 
 impl Spread {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn new(rows: &Rounded, row: usize, matrix: &Bytes<'_>) -> Self {
+    pub(super) fn new(lines: &[Line; 2], matrix: &Bytes<'_>) -> Self {
         let block = matrix.inner * matrix.columns / matrix.scales.len();
         let length = block.min(64);
-        let (bytes, scales) = rows.row(row, &rows.bytes);
-        let mut spread = Self { lines: Vec::new(), starts: Vec::new(), scales: Vec::new(), pieces: block / length };
-        for (at, piece) in (0..).step_by(length).zip(bytes[..matrix.inner].chunks(length)) {
-            let mut line = [0; 64];
-            line[..piece.len()].copy_from_slice(piece);
-            let more = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(-128), load_i8s(&line));
-            let mut start = [0; 16];
-            // SAFETY: 64 bytes.
-            unsafe { _mm512_storeu_si512(start.as_mut_ptr().cast(), _mm512_sub_epi32(_mm512_setzero_si512(), more)) };
-            spread.lines.push(line);
-            spread.starts.push(start);
-            spread.scales.push(std::array::from_fn(|sum| {
-                // Four bytes each.
-                scales.get((at + 4 * sum) / GROUP).copied().unwrap_or(0.0)
-            }));
-        }
-        spread
+        let piece = |at: usize| {
+            let [first, second] = lines.each_ref().map(|line| Digit::new(line, at..matrix.inner.min(at + length)));
+            let is_there = second.scales.iter().any(|&scale| scale != 0.0);
+            Piece { first, second: is_there.then_some(second) }
+        };
+        Self { pieces: (0..matrix.inner).step_by(length).map(piece).collect(), of_block: block / length }
+    }
+}
+
+impl Digit {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn new(line: &Line, range: Range<usize>) -> Self {
+        let mut bytes = [0; 64];
+        bytes[..range.len()].copy_from_slice(&line.bytes[range.clone()]);
+        let more = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(-128), load_i8s(&bytes));
+        let mut starts = [0; 16];
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(starts.as_mut_ptr().cast(), _mm512_sub_epi32(_mm512_setzero_si512(), more)) };
+        // Four bytes each.
+        let scale = |sum| line.scales.get((range.start + 4 * sum) / GROUP).copied().unwrap_or(0.0);
+        Self { bytes, starts, scales: std::array::from_fn(scale) }
+    }
+
+    /// Adds the products with up to 64 of a column's bytes to `sum`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn add_products(&self, bytes: __m512i, sum: __m512) -> __m512 {
+        let total = _mm512_dpbusd_epi32(load_i32s(&self.starts), bytes, load_i8s(&self.bytes));
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), load_f32s(&self.scales), sum)
     }
 }
 
@@ -50,19 +76,22 @@ impl Bytes<'_> {
     /// Some columns' products with a row.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn columns_vnni(&self, first: usize, row: &Spread, y: &mut [f32]) {
-        let number = row.lines.len() / row.pieces;
-        let piece = self.inner / row.lines.len();
+        let number = row.pieces.len() / row.of_block;
+        let length = self.inner / row.pieces.len();
         for (column, y) in (first..).zip(y) {
             let integers = &self.integers[column * self.inner..][..self.inner];
             let scales = &self.scales[column * number..][..number];
             let mut sum = _mm512_setzero_ps();
-            let mut pieces = integers.chunks_exact(piece).zip(&row.lines).zip(row.starts.iter().zip(&row.scales));
+            let mut pieces = integers.chunks_exact(length).zip(&row.pieces);
             for &scale in scales {
                 let mut block = _mm512_setzero_ps();
-                for ((bytes, line), (start, factors)) in pieces.by_ref().take(row.pieces) {
+                for (bytes, piece) in pieces.by_ref().take(row.of_block) {
                     _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
-                    let total = _mm512_dpbusd_epi32(load_i32s(start), load(bytes), load_i8s(line));
-                    block = _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), load_f32s(factors), block);
+                    let bytes = load(bytes);
+                    block = piece.first.add_products(bytes, block);
+                    if let Some(second) = &piece.second {
+                        block = second.add_products(bytes, block);
+                    }
                 }
                 sum = _mm512_fmadd_ps(block, _mm512_set1_ps(scale), sum);
             }
@@ -89,14 +118,15 @@ impl Affine<'_> {
             let minima = &self.minima[column * number..][..number];
             let mut sum = _mm512_setzero_ps();
             let pieces = integers.chunks(PIECE / 2).zip(scales.chunks(PIECE / self.block));
-            for ((bytes, scales), ([lower, higher], factors)) in pieces.zip(row.lines.iter().zip(&row.scales)) {
+            for ((bytes, scales), piece) in pieces.zip(&row.pieces) {
                 _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
                 let pairs = load(bytes);
                 let halves = [_mm512_and_si512(pairs, low), _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), low)];
-                let total = _mm512_dpbusd_epi32(_mm512_setzero_si512(), halves[0], load_i8s(lower));
-                let total = _mm512_dpbusd_epi32(total, halves[1], load_i8s(higher));
+                let mut total = products_of_halves(halves, &piece.first);
+                if let Some(second) = &piece.second {
+                    total = _mm512_add_ps(total, products_of_halves(halves, second));
+                }
                 let scales = _mm512_permutexvar_ps(places, _mm512_cvtph_ps(load_halves(scales)));
-                let total = _mm512_mul_ps(_mm512_cvtepi32_ps(total), load_f32s(factors));
                 sum = _mm512_fmadd_ps(total, scales, sum);
             }
             for (minima, sums) in minima.chunks(16).zip(&row.sums) {
@@ -105,6 +135,16 @@ impl Affine<'_> {
             *y = _mm512_reduce_add_ps(sum);
         }
     }
+}
+
+/// Lower and higher halves of bytes times a digit of a row's values.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn products_of_halves([low, high]: [__m512i; 2], digit: &super::Digit<64, 16>) -> __m512 {
+    let [lower, higher] = &digit.halves;
+    let total = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, load_i8s(lower));
+    let total = _mm512_dpbusd_epi32(total, high, load_i8s(higher));
+    _mm512_mul_ps(_mm512_cvtepi32_ps(total), load_f32s(&digit.scales))
 }
 
 /// Up to 16 numbers of 16 bits, and zeros.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::{Output, Part, Strip};
 use crate::kernels::product::affine::one;
-use crate::kernels::product::vectors::load;
+use crate::kernels::product::vectors::{load, load_f32s};
 use crate::kernels::product::{AHEAD, DEPTH, Direction, Matrix, STRIP};
 
 /// Vectors of a strip.
@@ -21,7 +21,15 @@ type Quad = [__m512i; VECTORS];
 
 thread_local! {
     /// Kept, since fresh memory costs more than the strip.
-    static PANEL: RefCell<Vec<Quad>> = const { RefCell::new(Vec::new()) };
+    static ROOM: RefCell<Room> = const { RefCell::new(Room { panel: Vec::new(), finer: Vec::new() }) };
+}
+
+/// What a strip is computed with.
+struct Room {
+    /// What is laid out of the matrix.
+    panel: Vec<Quad>,
+    /// What the second digits give, a row each; none where no group has them.
+    finer: Vec<[f32; STRIP]>,
 }
 
 impl Strip<'_> {
@@ -29,16 +37,16 @@ impl Strip<'_> {
     /// This processor has AVX-512 with VNNI; nothing else reads or writes these columns of the output meanwhile, and they are there in
     /// all rows.
     pub(super) unsafe fn compute_vnni(&self, output: &Output) {
-        PANEL.with_borrow_mut(|panel| {
+        ROOM.with_borrow_mut(|room| {
             // SAFETY: as the caller grants.
-            unsafe { self.tiles_vnni(panel, output) }
+            unsafe { self.tiles_vnni(room, output) }
         });
     }
 
     /// # Safety
     /// As [`Strip::compute_vnni`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn tiles_vnni(&self, panel: &mut Vec<Quad>, output: &Output) {
+    unsafe fn tiles_vnni(&self, Room { panel, finer }: &mut Room, output: &Output) {
         let (depth, parts) = (self.matrix.depth(self.direction), self.rows.width.div_ceil(DEPTH));
         for part in 0..parts {
             let range = part * DEPTH..depth.min((part + 1) * DEPTH);
@@ -47,19 +55,91 @@ impl Strip<'_> {
                 Direction::Back => self.lay_rows(range.clone(), panel),
             }
             let place = Part { index: part, range };
+            self.second_digits_vnni(panel, &place, finer);
             let (mut row, rows) = (0, self.rows.number());
             while row < rows {
                 // SAFETY: as the caller grants.
                 row += unsafe {
                     match rows - row {
-                        1 => self.tile_vnni::<1>(row, panel, &place, output),
-                        2 => self.tile_vnni::<2>(row, panel, &place, output),
-                        3 => self.tile_vnni::<3>(row, panel, &place, output),
-                        4 => self.tile_vnni::<4>(row, panel, &place, output),
-                        5 => self.tile_vnni::<5>(row, panel, &place, output),
-                        _ => self.tile_vnni::<ROWS>(row, panel, &place, output),
+                        1 => self.tile_vnni::<1>(row, panel, finer, &place, output),
+                        2 => self.tile_vnni::<2>(row, panel, finer, &place, output),
+                        3 => self.tile_vnni::<3>(row, panel, finer, &place, output),
+                        4 => self.tile_vnni::<4>(row, panel, finer, &place, output),
+                        5 => self.tile_vnni::<5>(row, panel, finer, &place, output),
+                        _ => self.tile_vnni::<ROWS>(row, panel, finer, &place, output),
                     }
                 };
+            }
+        }
+    }
+
+    /// Products of the second digits of those groups that have them, each group's of all its rows at once: few have them, but in the
+    /// same groups.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn second_digits_vnni(&self, panel: &[Quad], part: &Part, finer: &mut Vec<[f32; STRIP]>) {
+        let (group, first) = (self.rows.group, part.range.start / self.rows.group);
+        finer.clear();
+        for (index, quads) in (first..).zip(panel.chunks(group / 4)) {
+            for rows in self.finer.rows(index).chunks(ROWS) {
+                finer.resize(self.rows.number(), [0.0; STRIP]);
+                match *rows {
+                    [a] => self.second_digits_of([a], index, quads, finer),
+                    [a, b] => self.second_digits_of([a, b], index, quads, finer),
+                    [a, b, c] => self.second_digits_of([a, b, c], index, quads, finer),
+                    [a, b, c, d] => self.second_digits_of([a, b, c, d], index, quads, finer),
+                    [a, b, c, d, e] => self.second_digits_of([a, b, c, d, e], index, quads, finer),
+                    [a, b, c, d, e, f] => self.second_digits_of([a, b, c, d, e, f], index, quads, finer),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// A group's, of R rows.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn second_digits_of<const R: usize>(
+        &self,
+        rows: [u32; R],
+        group: usize,
+        quads: &[Quad],
+        finer: &mut [[f32; STRIP]],
+    ) {
+        let (length, width, digits) = (self.rows.group, self.rows.width, &self.rows.digits[1]);
+        let mut lines: [&[[i8; 4]]; R] = [&[]; R];
+        let (mut scales, mut corrections) = ([0.0; R], [0; R]);
+        for r in 0..R {
+            let row = rows[r] as usize;
+            lines[r] = &digits.bytes[row * width + group * length..].as_chunks::<4>().0[..quads.len()];
+            scales[r] = digits.scales[row * (width / length) + group];
+            corrections[r] = digits.corrections[row * (width / length) + group];
+        }
+        for tile in 0..VECTORS / WIDE {
+            let mut sums = [[_mm512_setzero_si512(); WIDE]; R];
+            for r in 0..R {
+                sums[r] = [_mm512_set1_epi32(corrections[r]); WIDE];
+            }
+            for (at, quad) in quads.iter().enumerate() {
+                for r in 0..R {
+                    // SAFETY: the lines are as long.
+                    let four = unsafe { *lines[r].get_unchecked(at) }.map(|byte| byte as u8);
+                    let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
+                    for v in 0..WIDE {
+                        sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[tile * WIDE + v], four);
+                    }
+                }
+            }
+            for r in 0..R {
+                let place = &mut finer[rows[r] as usize][tile * WIDE * 16..][..WIDE * 16];
+                for v in 0..WIDE {
+                    let place = place[16 * v..][..16].as_mut_ptr();
+                    // SAFETY: 16 numbers.
+                    unsafe {
+                        let total = _mm512_cvtepi32_ps(sums[r][v]);
+                        let before = _mm512_loadu_ps(place);
+                        _mm512_storeu_ps(place, _mm512_fmadd_ps(total, _mm512_set1_ps(scales[r]), before));
+                    }
+                }
             }
         }
     }
@@ -112,21 +192,36 @@ impl Strip<'_> {
     /// # Safety
     /// As [`Strip::compute_vnni`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn tile_vnni<const R: usize>(&self, first: usize, panel: &[Quad], part: &Part, output: &Output) -> usize {
+    unsafe fn tile_vnni<const R: usize>(
+        &self,
+        first: usize,
+        panel: &[Quad],
+        finer: &[[f32; STRIP]],
+        part: &Part,
+        output: &Output,
+    ) -> usize {
+        let digits = &self.rows.digits[0];
         let (group, start) = (self.rows.group, part.range.start);
         let groups = self.rows.width / group;
         let mut lines: [&[[i8; 4]]; R] = [&[]; R];
         let (mut scales, mut corrections): ([&[f32]; R], [&[i32]; R]) = ([&[]; R], [&[]; R]);
         let number = panel.len().div_ceil(group / 4);
         for r in 0..R {
-            let line = &self.rows.bytes[(first + r) * self.rows.width..][start..];
+            let line = &digits.bytes[(first + r) * self.rows.width..][start..];
             lines[r] = &line.as_chunks::<4>().0[..panel.len()];
             let first = (first + r) * groups + start / group;
-            scales[r] = &self.rows.scales[first..][..number];
-            corrections[r] = &self.rows.corrections[first..][..number];
+            scales[r] = &digits.scales[first..][..number];
+            corrections[r] = &digits.corrections[first..][..number];
         }
         for tile in 0..self.columns.width.div_ceil(16 * WIDE) {
             let mut totals = [[_mm512_setzero_ps(); WIDE]; R];
+            if let Some(finer) = finer.get(first..first + R) {
+                for r in 0..R {
+                    for v in 0..WIDE {
+                        totals[r][v] = load_f32s(&finer[r][(tile * WIDE + v) * 16..][..16]);
+                    }
+                }
+            }
             for (index, quads) in panel.chunks(group / 4).enumerate() {
                 let mut sums = [[_mm512_setzero_si512(); WIDE]; R];
                 for r in 0..R {
