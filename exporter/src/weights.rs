@@ -6,7 +6,7 @@
 //! | fp32 | f32 | `Gemm` | `Gemm` |
 //! | fp16 | f16 | `Gemm` in f32 after a `Cast`, which is done when the graph is opened | the same |
 //! | int8 | u8, a scale a column | `FewRowsMatMul` | `QuantizedMatMul`, both ways |
-//! | int4 | 4 bits, in blocks of 32 a scale and a minimum of f16: 5 bits a value | `FewRowsAffineMatMul` | `AffineMatMul`, both ways, of bytes made of the stored integers |
+//! | int4 | 4 bits, in blocks of 32 a scale and a minimum of f16: 5 bits a value | `FewRowsAffineMatMul` | `AffineMatMul`, back with bytes made of the stored integers |
 //!
 //! With standard operators alone all products of integers are those with many rows.
 //!

@@ -28,8 +28,8 @@ pub(super) struct QuantizedMatMul {
 pub enum Matrix {
     /// w = (q − 128) s: q u8\[N, K\], s \[N\].
     Bytes,
-    /// w = q s + m: q u4\[N, K\], s and m f16\[N, K / block\]. With many rows what is multiplied are bytes of a scale a column, 1/127 of
-    /// what the column's blocks can hold at most.
+    /// w = q s + m: q u4\[N, K\], s and m f16\[N, K / block\]. On the way back, and in the body forward too, what is multiplied are bytes
+    /// of a scale a column, 1/127 of what the column's blocks can hold at most.
     Affine {
         /// How many values of a column have one scale and one minimum.
         block: usize,

@@ -101,8 +101,8 @@ impl<'a> Matrix<'a> {
         (inner * scales.len() == integers.len()).then_some(Self { integers, scales, affine: None, inner })
     }
 
-    /// Of 4 bits. What is multiplied are bytes: a value over its column's scale, rounded. `columns` are those scales, \[N\], as
-    /// [`Affine::column_scales`] gives them.
+    /// Of 4 bits: forward as they are, each block with its scale and minimum; back, where a sum is over columns, as bytes, a value over
+    /// its column's scale, rounded. `columns` are those scales, \[N\], as [`Affine::column_scales`] gives them.
     pub fn of_affine(affine: Affine<'a>, columns: &'a [f32]) -> Option<Self> {
         let Affine { integers, inner, .. } = affine;
         (columns.len() == affine.columns).then_some(Self { integers, scales: columns, affine: Some(affine), inner })

@@ -85,6 +85,16 @@ pub(super) fn eight(values: &[f16]) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
 }
 
+/// The same in memory.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn floats(values: &[f16]) -> [f32; 8] {
+    let mut all = [0.0; 8];
+    // SAFETY: 8 numbers.
+    unsafe { _mm256_storeu_ps(all.as_mut_ptr(), eight(values)) };
+    all
+}
+
 /// One number of 16 bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::affine::floats;
 use super::rounded::Finer;
 use super::{Direction, Instructions, Matrix, Rounded, STRIP};
 
@@ -39,12 +40,17 @@ pub fn multiply<E>(
         return Ok(false);
     }
     let output = Output { first: y.as_mut_ptr(), width };
-    let finer = rows.finer();
+    // Of 4 bits forward each block's integers are multiplied as they are, with its own scale and minimum.
+    let unit = matrix.affine.filter(|_| direction == Direction::Forward).map(|affine| affine.block.min(rows.group));
+    let (finer, sums) = (rows.finer(), unit.map(|unit| rows.sums(unit)));
     let strips: Vec<AtomicBool> = (0..width.div_ceil(STRIP)).map(|_| AtomicBool::new(false)).collect();
     in_parallel(strips.len(), &|index| {
         let is_first = strips.get(index).is_some_and(|taken| !taken.swap(true, Ordering::Relaxed));
         if is_first {
-            let strip = Strip::new(matrix, direction, index * STRIP, (rows, &finer), bias);
+            let first = index * STRIP;
+            let (unit, sums) = (unit.unwrap_or(rows.group), sums.as_deref());
+            let columns = Columns::new(matrix, direction, first, bias, sums.is_some());
+            let strip = Strip { matrix, direction, first, rows, finer: &finer, unit, sums, columns };
             // SAFETY: there are rows, so the processor has their instructions; no other thread writes the strip's columns.
             unsafe {
                 match rows.instructions {
@@ -65,6 +71,10 @@ struct Strip<'a> {
     first: usize,
     rows: &'a Rounded,
     finer: &'a Finer,
+    /// How many values one sum of integers adds up, which have one scale of the row's and, of 4 bits forward, one of the column's.
+    unit: usize,
+    /// Of 4 bits forward: the sum of each unit of a row, \[M, units\].
+    sums: Option<&'a [f32]>,
     columns: Columns,
 }
 
@@ -82,22 +92,47 @@ struct Part {
     range: Range<usize>,
 }
 
-impl<'a> Strip<'a> {
-    fn new(
-        matrix: Matrix<'a>,
-        direction: Direction,
-        first: usize,
-        (rows, finer): (&'a Rounded, &'a Finer),
-        all: Option<&[f32]>,
-    ) -> Self {
+impl Strip<'_> {
+    /// Lays out the factors of 4 bits forward, for a range of the inner dimension.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn lay_factors(&self, range: Range<usize>, factors: &mut Vec<Factors>) {
+        factors.clear();
+        let (Some(affine), Some(_)) = (self.matrix.affine, self.sums) else { return };
+        factors.resize(range.len().div_ceil(self.unit), Factors { scales: [0.0; STRIP], minima: [0.0; STRIP] });
+        let blocks = range.start / affine.block..range.end.div_ceil(affine.block);
+        for column in 0..self.columns.width {
+            let start = (self.first + column) * affine.blocks();
+            let here = start + blocks.start..start + blocks.end;
+            let blocks = affine.scales[here.clone()].chunks(8).zip(affine.minima[here].chunks(8));
+            for (units, (scales, minima)) in factors.chunks_mut(8 * affine.block / self.unit).zip(blocks) {
+                let [scales, minima] = [floats(scales), floats(minima)];
+                for ((units, scale), minimum) in units.chunks_mut(affine.block / self.unit).zip(scales).zip(minima) {
+                    for unit in units {
+                        (unit.scales[column], unit.minima[column]) = (scale, minimum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Of 4 bits forward: what each of a strip's columns has in a unit.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    scales: [f32; STRIP],
+    minima: [f32; STRIP],
+}
+
+impl Columns {
+    fn new(matrix: Matrix<'_>, direction: Direction, first: usize, all: Option<&[f32]>, in_blocks: bool) -> Self {
         let width = STRIP.min(matrix.outputs(direction) - first);
-        let mut columns = Columns { scales: [1.0; STRIP], bias: [0.0; STRIP], width };
-        if direction == Direction::Forward {
+        let mut columns = Self { scales: [1.0; STRIP], bias: [0.0; STRIP], width };
+        if direction == Direction::Forward && !in_blocks {
             columns.scales[..width].copy_from_slice(&matrix.scales[first..first + width]);
         }
         if let Some(all) = all {
             columns.bias[..width].copy_from_slice(&all[first..first + width]);
         }
-        Self { matrix, direction, first, rows, finer, columns }
+        columns
     }
 }

@@ -154,6 +154,26 @@ impl Rounded {
         Finer { rows, ends }
     }
 
+    /// The sum of every so many values of each row, \[M, width / length\].
+    pub(super) fn sums(&self, length: usize) -> Vec<f32> {
+        let share = self.group / length;
+        if self.instructions == Instructions::Avx2 {
+            let sum = |words: &[i16]| words.iter().map(|&word| i32::from(word)).sum::<i32>() as f32;
+            let units = self.words[..self.rows * self.width].chunks(length).enumerate();
+            return units.map(|(at, words)| sum(words) * self.scales[at / share]).collect();
+        }
+        let [first, second] = &self.digits;
+        if share == 1 {
+            let value = |digits: &Digits, at: usize| digits.corrections[at] as f32 * (digits.scales[at] / -128.0);
+            return (0..first.scales.len()).map(|at| value(first, at) + value(second, at)).collect();
+        }
+        let value = |digits: &Digits, at: usize| {
+            let bytes = &digits.bytes[at * length..][..length];
+            bytes.iter().map(|&byte| i32::from(byte)).sum::<i32>() as f32 * digits.scales[at / share]
+        };
+        (0..first.scales.len() * share).map(|at| value(first, at) + value(second, at)).collect()
+    }
+
     /// For AVX2: a row's integers and its groups' scales.
     pub(super) fn words(&self, row: usize) -> (&[i16], &[f32]) {
         let groups = self.width / self.group;

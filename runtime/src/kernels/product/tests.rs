@@ -47,12 +47,15 @@ fn rounded() -> impl Iterator<Item = Rounded> {
     supported.map(Rounded::new)
 }
 
-fn check(matrix: Matrix<'_>, value: &dyn Fn(usize, usize) -> f64, rows: usize) {
+/// A matrix's value as a direction meets it: forward the value itself, back over its column's scale.
+type Value<'a> = &'a dyn Fn(Direction, usize, usize) -> f64;
+
+fn check(matrix: Matrix<'_>, value: Value<'_>, rows: usize) {
     rounded().for_each(|room| check_in(room, matrix, value, rows));
 }
 
 /// Products by the definition, in f64, of the rounded rows: all that is left are roundings of f32.
-fn check_in(mut rounded: Rounded, matrix: Matrix<'_>, value: &dyn Fn(usize, usize) -> f64, rows: usize) {
+fn check_in(mut rounded: Rounded, matrix: Matrix<'_>, value: Value<'_>, rows: usize) {
     let columns = matrix.scales.len();
     for direction in [Direction::Forward, Direction::Back] {
         let (depth, width) = (matrix.depth(direction), matrix.outputs(direction));
@@ -78,8 +81,8 @@ fn check_in(mut rounded: Rounded, matrix: Matrix<'_>, value: &dyn Fn(usize, usiz
                 let steps = steps(&x, direction);
                 for output in 0..width {
                     let terms = |i: usize| match direction {
-                        Direction::Forward => value(output, i) * f64::from(matrix.scales[output]),
-                        Direction::Back => value(i, output),
+                        Direction::Forward => value(direction, output, i),
+                        Direction::Back => value(direction, i, output),
                     };
                     let exact: f64 =
                         (0..depth).map(|i| (x[i] / steps[i].max(1e-30)).round() * steps[i] * terms(i)).sum();
@@ -104,7 +107,12 @@ fn products_with_bytes_are_the_definition() {
         let integers: Vec<u8> = numbers(columns * inner, 1).map(|number| (number % 255 + 1) as u8).collect();
         let scales: Vec<f32> = floats(columns, 2).iter().map(|scale| 0.01 + scale.abs()).collect();
         let matrix = Matrix::of_bytes(&integers, &scales).unwrap();
-        check(matrix, &|n, k| f64::from(integers[n * inner + k]) - 128.0, rows);
+        let integer = |n: usize, k: usize| f64::from(integers[n * inner + k]) - 128.0;
+        let value = |direction, n, k| match direction {
+            Direction::Forward => integer(n, k) * f64::from(scales[n]),
+            Direction::Back => integer(n, k),
+        };
+        check(matrix, &value, rows);
     }
 }
 
@@ -196,7 +204,8 @@ fn nibble(integers: &[u8], at: usize) -> f32 {
 
 #[test]
 fn products_with_halves_of_bytes_are_the_definition() {
-    let shapes = [[64, 128, 128], [70, 96, 32], [5, 80, 16], [33, 320, 64], [4100, 16, 16], [3, 576, 32]];
+    let shapes =
+        [[64, 128, 128], [70, 96, 32], [5, 80, 16], [33, 320, 64], [4100, 16, 16], [3, 576, 32], [2, 4128, 32]];
     for ([columns, inner, block], instructions) in
         shapes.into_iter().flat_map(|shape| Instructions::ALL.map(|instructions| (shape, instructions)))
     {
@@ -217,10 +226,13 @@ fn products_with_halves_of_bytes_are_the_definition() {
             assert!((found * 127.0 / most - 1.0).abs() < 1e-6);
         }
         let matrix = Matrix::of_affine(affine, &of_columns).unwrap();
-        let value = |n: usize, k: usize| {
+        let value = |direction, n: usize, k: usize| {
             let ((s, m, q), inverse) = (values(n, k), of_columns[n].recip());
-            // Half-way here and there: the same rounding in f32.
-            f64::from(q.mul_add(s * inverse, m * inverse).round_ties_even())
+            match direction {
+                Direction::Forward => f64::from(s) * f64::from(q) + f64::from(m),
+                // Half-way here and there: the same rounding in f32.
+                Direction::Back => f64::from(q.mul_add(s * inverse, m * inverse).round_ties_even()),
+            }
         };
         check_in(Rounded::new(instructions), matrix, &value, 7);
     }

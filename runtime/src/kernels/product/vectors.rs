@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 /// Up to 64 bytes, and zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -32,4 +34,13 @@ pub(super) fn load_i8s(bytes: &[i8; 64]) -> __m512i {
 pub(super) fn load_i32s(values: &[i32; 16]) -> __m512i {
     // SAFETY: 64 bytes.
     unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+}
+
+/// Up to 16 numbers of 16 bits, and zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn load_halves(values: &[f16]) -> __m256i {
+    let mask = u16::MAX.checked_shr(16 - values.len().min(16) as u32).unwrap_or(0);
+    // SAFETY: the mask has as many ones as there are numbers, and 16 at most.
+    unsafe { _mm256_maskz_loadu_epi16(mask, values.as_ptr().cast()) }
 }

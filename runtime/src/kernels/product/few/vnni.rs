@@ -3,11 +3,9 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use half::f16;
-
 use super::{Affine, Bytes};
 use crate::kernels::product::rounded::Line;
-use crate::kernels::product::vectors::{load, load_f32s, load_i8s, load_i32s};
+use crate::kernels::product::vectors::{load, load_f32s, load_halves, load_i8s, load_i32s};
 use crate::kernels::product::{FAR, GROUP};
 
 /// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
@@ -145,13 +143,4 @@ fn products_of_halves([low, high]: [__m512i; 2], digit: &super::Digit<64, 16>) -
     let total = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, load_i8s(lower));
     let total = _mm512_dpbusd_epi32(total, high, load_i8s(higher));
     _mm512_mul_ps(_mm512_cvtepi32_ps(total), load_f32s(&digit.scales))
-}
-
-/// Up to 16 numbers of 16 bits, and zeros.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn load_halves(values: &[f16]) -> __m256i {
-    let mask = u16::MAX.checked_shr(16 - values.len().min(16) as u32).unwrap_or(0);
-    // SAFETY: the mask has as many ones as there are numbers, and 16 at most.
-    unsafe { _mm256_maskz_loadu_epi16(mask, values.as_ptr().cast()) }
 }

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::{Output, Part, Strip};
-use crate::kernels::product::affine::one;
+use super::{Factors, Output, Part, Strip};
+use crate::kernels::product::affine::{Affine, one};
 use crate::kernels::product::{AHEAD, Direction, Matrix, STRIP};
 
 /// How much of the inner dimension is in a strip at a time: 512 KiB, which second-level caches hold. (With 256 to 1,024, where
@@ -21,8 +21,16 @@ const ROWS: usize = 6;
 type Pair = [__m256i; OUTPUTS / 8];
 
 thread_local! {
-    /// Kept, since fresh memory costs more than the strip: its tiles one after the other.
-    static PANEL: RefCell<Vec<Pair>> = const { RefCell::new(Vec::new()) };
+    /// Kept, since fresh memory costs more than the strip.
+    static ROOM: RefCell<Room> = const { RefCell::new(Room { panel: Vec::new(), factors: Vec::new() }) };
+}
+
+/// What is laid out of the matrix.
+struct Room {
+    /// The strip's tiles one after the other.
+    panel: Vec<Pair>,
+    /// Of 4 bits forward, of each unit.
+    factors: Vec<Factors>,
 }
 
 impl Strip<'_> {
@@ -30,16 +38,16 @@ impl Strip<'_> {
     /// This processor has AVX2 and FMA; nothing else reads or writes these columns of the output meanwhile, and they are there in all
     /// rows.
     pub(super) unsafe fn compute_avx2(&self, output: &Output) {
-        PANEL.with_borrow_mut(|panel| {
+        ROOM.with_borrow_mut(|room| {
             // SAFETY: as the caller grants.
-            unsafe { self.tiles(panel, output) }
+            unsafe { self.tiles(room, output) }
         });
     }
 
     /// # Safety
     /// As [`Strip::compute_avx2`].
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn tiles(&self, panel: &mut Vec<Pair>, output: &Output) {
+    unsafe fn tiles(&self, Room { panel, factors }: &mut Room, output: &Output) {
         let depth = self.matrix.depth(self.direction);
         let parts = self.rows.width.div_ceil(DEPTH);
         for part in 0..parts {
@@ -55,6 +63,7 @@ impl Strip<'_> {
                 }
                 Direction::Back => self.matrix.lay_rows(self.first, range.clone(), panel),
             }
+            self.lay_factors(range.clone(), factors);
             let place = Part { index: part, range };
             for (tile, panel) in panel.chunks_exact(pairs).enumerate() {
                 let (mut row, rows) = (0, self.rows.number());
@@ -62,12 +71,12 @@ impl Strip<'_> {
                     // SAFETY: as the caller grants.
                     row += unsafe {
                         match rows - row {
-                            1 => self.tile_avx2::<1>(row, tile, panel, &place, output),
-                            2 => self.tile_avx2::<2>(row, tile, panel, &place, output),
-                            3 => self.tile_avx2::<3>(row, tile, panel, &place, output),
-                            4 => self.tile_avx2::<4>(row, tile, panel, &place, output),
-                            5 => self.tile_avx2::<5>(row, tile, panel, &place, output),
-                            _ => self.tile_avx2::<ROWS>(row, tile, panel, &place, output),
+                            1 => self.tile_avx2::<1>(row, tile, (panel, factors), &place, output),
+                            2 => self.tile_avx2::<2>(row, tile, (panel, factors), &place, output),
+                            3 => self.tile_avx2::<3>(row, tile, (panel, factors), &place, output),
+                            4 => self.tile_avx2::<4>(row, tile, (panel, factors), &place, output),
+                            5 => self.tile_avx2::<5>(row, tile, (panel, factors), &place, output),
+                            _ => self.tile_avx2::<ROWS>(row, tile, (panel, factors), &place, output),
                         }
                     };
                 }
@@ -82,23 +91,25 @@ impl Strip<'_> {
         &self,
         first: usize,
         tile: usize,
-        panel: &[Pair],
+        (panel, factors): (&[Pair], &[Factors]),
         part: &Part,
         output: &Output,
     ) -> usize {
-        let (group, start) = (self.rows.group, part.range.start);
-        let groups = self.rows.width / group;
+        let (group, unit, start) = (self.rows.group, self.unit, part.range.start);
         let mut lines: [&[[i16; 2]]; R] = [&[]; R];
-        let mut scales: [&[f32]; R] = [&[]; R];
+        let [mut scales, mut row_sums]: [[&[f32]; R]; 2] = [[&[]; R]; 2];
         for r in 0..R {
-            let words = &self.rows.words[(first + r) * self.rows.width..][start..];
-            lines[r] = &words.as_chunks::<2>().0[..panel.len()];
-            scales[r] = &self.rows.scales[(first + r) * groups + start / group..][..panel.len().div_ceil(group / 2)];
+            let first = (first + r) * self.rows.width + start;
+            lines[r] = &self.rows.words[first..].as_chunks::<2>().0[..panel.len()];
+            scales[r] = &self.rows.scales[first / group..][..panel.len().div_ceil(group / 2)];
+            if let Some(sums) = self.sums {
+                row_sums[r] = &sums[first / unit..][..panel.len().div_ceil(unit / 2)];
+            }
         }
         let mut totals = [[_mm256_setzero_ps(); 2]; R];
-        for (index, pairs) in panel.chunks(group / 2).enumerate() {
+        for (index, pairs) in panel.chunks(unit / 2).enumerate() {
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
-            for (at, pair) in (index * (group / 2)..).zip(pairs) {
+            for (at, pair) in (index * (unit / 2)..).zip(pairs) {
                 for r in 0..R {
                     // SAFETY: the lines are as long as the panel, and their pairs 4 bytes.
                     let two = unsafe { lines[r].as_ptr().add(at).cast::<i32>().read_unaligned() };
@@ -108,11 +119,23 @@ impl Strip<'_> {
                     }
                 }
             }
+            let factors = factors.get(index);
             for r in 0..R {
                 // SAFETY: there are as many as groups.
-                let scale = _mm256_set1_ps(unsafe { *scales[r].get_unchecked(index) });
+                let scale = _mm256_set1_ps(unsafe { *scales[r].get_unchecked(index * unit / group) });
                 for v in 0..2 {
-                    totals[r][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][v]), scale, totals[r][v]);
+                    let mut total = _mm256_cvtepi32_ps(sums[r][v]);
+                    if let Some(Factors { scales, minima }) = factors {
+                        let at = tile * OUTPUTS + 8 * v;
+                        // SAFETY: 8 numbers of each; there are as many sums as units.
+                        let (scales, minima, sum) = unsafe {
+                            let [scales, minima] = [&scales[at..][..8], &minima[at..][..8]].map(|part| part.as_ptr());
+                            (_mm256_loadu_ps(scales), _mm256_loadu_ps(minima), *row_sums[r].get_unchecked(index))
+                        };
+                        total = _mm256_mul_ps(total, scales);
+                        totals[r][v] = _mm256_fmadd_ps(minima, _mm256_set1_ps(sum), totals[r][v]);
+                    }
+                    totals[r][v] = _mm256_fmadd_ps(total, scale, totals[r][v]);
                 }
             }
         }
@@ -146,12 +169,15 @@ impl Matrix<'_> {
     /// Lays out a range of the inner dimension for 16 columns side by side: 8 columns of 16 integers at a time, transposed as 8 · 8 pairs.
     #[target_feature(enable = "avx2,fma,f16c")]
     fn lay_columns(&self, first: usize, range: Range<usize>, panel: &mut [Pair]) {
-        let mut tables = Tables::default();
         for vector in 0..2 {
             for (at, pairs) in range.clone().step_by(16).zip(panel.as_chunks_mut::<8>().0) {
                 let mut lines = [_mm256_setzero_si256(); 8];
                 for (i, line) in lines.iter_mut().enumerate() {
-                    *line = self.words(first + 8 * vector + i, at, 8, &mut tables.of[i]);
+                    let column = first + 8 * vector + i;
+                    *line = match self.affine {
+                        Some(_) => _mm256_cvtepi8_epi16(self.halves(column, at, 8)),
+                        None => self.words(column, at, 8),
+                    };
                 }
                 for (pair, turned) in pairs.iter_mut().zip(transposed(lines)) {
                     pair[vector] = turned;
@@ -164,40 +190,55 @@ impl Matrix<'_> {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn lay_rows(&self, first: usize, range: Range<usize>, panel: &mut [Pair]) {
         let (mut tables, pairs) = (Tables::default(), panel.len() * OUTPUTS / STRIP);
+        let mut words = |column, from, at: usize| match self.affine {
+            Some(affine) => self.bytes_of_halves(affine, column, from, &mut tables.of[at]),
+            None => self.words(column, from, AHEAD),
+        };
         for (index, column) in range.step_by(2).enumerate() {
             for (tile, place) in panel[index..].iter_mut().step_by(pairs).enumerate() {
                 let from = first + tile * OUTPUTS;
-                let a = self.words(column, from, AHEAD, &mut tables.of[0]);
-                let b = self.words(column + 1, from, AHEAD, &mut tables.of[1]);
+                let (a, b) = (words(column, from, 0), words(column + 1, from, 1));
                 let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
                 *place = [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)];
             }
         }
     }
 
-    /// 16 integers of a column from a place on (a multiple of 16), zeros beyond its end.
+    /// Whether a column goes on from a place.
+    fn has(&self, column: usize, from: usize) -> bool {
+        column < self.scales.len() && from < self.inner
+    }
+
+    /// 16 integers of a column of bytes from a place on (a multiple of 16), zeros beyond its end.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn words(&self, column: usize, from: usize, ahead: usize, known: &mut Table) -> __m256i {
-        if column >= self.scales.len() || from >= self.inner {
+    fn words(&self, column: usize, from: usize, ahead: usize) -> __m256i {
+        if !self.has(column, from) {
             return _mm256_setzero_si256();
         }
         let number = (self.inner - from).min(16);
-        let Some(affine) = self.affine else {
-            let bytes = &self.integers[column * self.inner + from..][..number];
-            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner).cast());
-            let bytes = match bytes.first_chunk::<16>() {
+        let bytes = &self.integers[column * self.inner + from..][..number];
+        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner).cast());
+        let bytes = match bytes.first_chunk::<16>() {
+            // SAFETY: 16 bytes.
+            Some(bytes) => unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) },
+            None => {
+                let mut whole = [128; 16];
+                whole[..number].copy_from_slice(bytes);
                 // SAFETY: 16 bytes.
-                Some(bytes) => unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) },
-                None => {
-                    let mut whole = [128; 16];
-                    whole[..number].copy_from_slice(bytes);
-                    // SAFETY: 16 bytes.
-                    unsafe { _mm_loadu_si128(whole.as_ptr().cast()) }
-                }
-            };
-            return _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(128));
+                unsafe { _mm_loadu_si128(whole.as_ptr().cast()) }
+            }
         };
+        _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(128))
+    }
+
+    /// 16 integers of 4 bits of a column from a place on (a multiple of 16), a byte each, zeros beyond its end.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn halves(&self, column: usize, from: usize, ahead: usize) -> __m128i {
+        if !self.has(column, from) {
+            return _mm_setzero_si128();
+        }
         // Blocks are of 16 integers or more, and end where the column does.
         let bytes = &self.integers[(column * self.inner + from) / 2..][..8];
         _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner / 2).cast());
@@ -205,6 +246,16 @@ impl Matrix<'_> {
         let pairs = _mm_cvtepu8_epi16(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) });
         let low = _mm_and_si128(pairs, _mm_set1_epi16(0x000f));
         let high = _mm_and_si128(_mm_slli_epi16::<4>(pairs), _mm_set1_epi16(0x0f00));
+        _mm_or_si128(low, high)
+    }
+
+    /// The same as integers of 8 bits of a scale a column.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn bytes_of_halves(&self, affine: Affine<'_>, column: usize, from: usize, known: &mut Table) -> __m256i {
+        if !self.has(column, from) {
+            return _mm256_setzero_si256();
+        }
         let block = column * affine.blocks() + from / affine.block;
         if known.block != Some(block) {
             let scale = self.scales[column];
@@ -214,7 +265,7 @@ impl Matrix<'_> {
         }
         // SAFETY: 16 bytes.
         let table = unsafe { _mm_loadu_si128(known.bytes.as_ptr().cast()) };
-        _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, _mm_or_si128(low, high)))
+        _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, self.halves(column, from, AHEAD)))
     }
 }
 
@@ -228,7 +279,7 @@ struct Table {
 /// Those in use.
 #[derive(Debug, Default)]
 struct Tables {
-    of: [Table; 8],
+    of: [Table; 2],
 }
 
 /// The integers that 4 bits from 0 to 15 become in a block whose scale and minimum are so many times the column's scale.

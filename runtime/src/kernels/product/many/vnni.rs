@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::{Output, Part, Strip};
+use super::{Factors, Output, Part, Strip};
 use crate::kernels::product::affine::one;
 use crate::kernels::product::vectors::{load, load_f32s};
 use crate::kernels::product::{AHEAD, DEPTH, Direction, Matrix, STRIP};
@@ -21,13 +21,23 @@ type Quad = [__m512i; VECTORS];
 
 thread_local! {
     /// Kept, since fresh memory costs more than the strip.
-    static ROOM: RefCell<Room> = const { RefCell::new(Room { panel: Vec::new(), finer: Vec::new() }) };
+    static ROOM: RefCell<Room> =
+        const { RefCell::new(Room { panel: Vec::new(), factors: Vec::new(), finer: Vec::new() }) };
+}
+
+/// What is laid out of a part of the matrix.
+#[derive(Debug, Clone, Copy)]
+struct Laid<'a> {
+    panel: &'a [Quad],
+    factors: &'a [Factors],
 }
 
 /// What a strip is computed with.
 struct Room {
     /// What is laid out of the matrix.
     panel: Vec<Quad>,
+    /// Of 4 bits forward, of each unit.
+    factors: Vec<Factors>,
     /// What the second digits give, a row each; none where no group has them.
     finer: Vec<[f32; STRIP]>,
 }
@@ -46,7 +56,7 @@ impl Strip<'_> {
     /// # Safety
     /// As [`Strip::compute_vnni`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn tiles_vnni(&self, Room { panel, finer }: &mut Room, output: &Output) {
+    unsafe fn tiles_vnni(&self, Room { panel, factors, finer }: &mut Room, output: &Output) {
         let (depth, parts) = (self.matrix.depth(self.direction), self.rows.width.div_ceil(DEPTH));
         for part in 0..parts {
             let range = part * DEPTH..depth.min((part + 1) * DEPTH);
@@ -54,90 +64,120 @@ impl Strip<'_> {
                 Direction::Forward => self.lay_columns(range.clone(), panel),
                 Direction::Back => self.lay_rows(range.clone(), panel),
             }
-            let place = Part { index: part, range };
-            self.second_digits_vnni(panel, &place, finer);
-            let (mut row, rows) = (0, self.rows.number());
-            while row < rows {
-                // SAFETY: as the caller grants.
-                row += unsafe {
-                    match rows - row {
-                        1 => self.tile_vnni::<1>(row, panel, finer, &place, output),
-                        2 => self.tile_vnni::<2>(row, panel, finer, &place, output),
-                        3 => self.tile_vnni::<3>(row, panel, finer, &place, output),
-                        4 => self.tile_vnni::<4>(row, panel, finer, &place, output),
-                        5 => self.tile_vnni::<5>(row, panel, finer, &place, output),
-                        _ => self.tile_vnni::<ROWS>(row, panel, finer, &place, output),
-                    }
-                };
+            self.lay_factors(range.clone(), factors);
+            let part = Part { index: part, range };
+            let laid = Laid { panel, factors };
+            // SAFETY: as the caller grants.
+            unsafe {
+                match self.sums {
+                    Some(_) => self.part_vnni::<true>(laid, &part, finer, output),
+                    None => self.part_vnni::<false>(laid, &part, finer, output),
+                }
             }
+        }
+    }
+
+    /// # Safety
+    /// As [`Strip::compute_vnni`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn part_vnni<const AFFINE: bool>(
+        &self,
+        laid: Laid<'_>,
+        part: &Part,
+        finer: &mut Vec<[f32; STRIP]>,
+        output: &Output,
+    ) {
+        self.second_digits_vnni::<AFFINE>(laid, part, finer);
+        let (mut row, rows) = (0, self.rows.number());
+        while row < rows {
+            // SAFETY: as the caller grants.
+            row += unsafe {
+                match rows - row {
+                    1 => self.tile_vnni::<1, AFFINE>(row, laid, finer, part, output),
+                    2 => self.tile_vnni::<2, AFFINE>(row, laid, finer, part, output),
+                    3 => self.tile_vnni::<3, AFFINE>(row, laid, finer, part, output),
+                    4 => self.tile_vnni::<4, AFFINE>(row, laid, finer, part, output),
+                    5 => self.tile_vnni::<5, AFFINE>(row, laid, finer, part, output),
+                    _ => self.tile_vnni::<ROWS, AFFINE>(row, laid, finer, part, output),
+                }
+            };
         }
     }
 
     /// Products of the second digits of those groups that have them, each group's of all its rows at once: few have them, but in the
     /// same groups.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn second_digits_vnni(&self, panel: &[Quad], part: &Part, finer: &mut Vec<[f32; STRIP]>) {
-        let (group, first) = (self.rows.group, part.range.start / self.rows.group);
+    fn second_digits_vnni<const AFFINE: bool>(&self, laid: Laid<'_>, part: &Part, finer: &mut Vec<[f32; STRIP]>) {
         finer.clear();
-        for (index, quads) in (first..).zip(panel.chunks(group / 4)) {
-            for rows in self.finer.rows(index).chunks(ROWS) {
+        for index in 0..part.range.len().div_ceil(self.rows.group) {
+            for rows in self.finer.rows(part.range.start / self.rows.group + index).chunks(ROWS) {
                 finer.resize(self.rows.number(), [0.0; STRIP]);
                 match *rows {
-                    [a] => self.second_digits_of([a], index, quads, finer),
-                    [a, b] => self.second_digits_of([a, b], index, quads, finer),
-                    [a, b, c] => self.second_digits_of([a, b, c], index, quads, finer),
-                    [a, b, c, d] => self.second_digits_of([a, b, c, d], index, quads, finer),
-                    [a, b, c, d, e] => self.second_digits_of([a, b, c, d, e], index, quads, finer),
-                    [a, b, c, d, e, f] => self.second_digits_of([a, b, c, d, e, f], index, quads, finer),
+                    [a] => self.second_digits_of::<_, AFFINE>([a], index, laid, part, finer),
+                    [a, b] => self.second_digits_of::<_, AFFINE>([a, b], index, laid, part, finer),
+                    [a, b, c] => self.second_digits_of::<_, AFFINE>([a, b, c], index, laid, part, finer),
+                    [a, b, c, d] => self.second_digits_of::<_, AFFINE>([a, b, c, d], index, laid, part, finer),
+                    [a, b, c, d, e] => self.second_digits_of::<_, AFFINE>([a, b, c, d, e], index, laid, part, finer),
+                    [a, b, c, d, e, f] => {
+                        self.second_digits_of::<_, AFFINE>([a, b, c, d, e, f], index, laid, part, finer);
+                    }
                     _ => {}
                 }
             }
         }
     }
 
-    /// A group's, of R rows.
+    /// Those of a part's group, of R rows.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn second_digits_of<const R: usize>(
+    fn second_digits_of<const R: usize, const AFFINE: bool>(
         &self,
         rows: [u32; R],
         group: usize,
-        quads: &[Quad],
+        laid: Laid<'_>,
+        part: &Part,
         finer: &mut [[f32; STRIP]],
     ) {
-        let (length, width, digits) = (self.rows.group, self.rows.width, &self.rows.digits[1]);
+        let (length, digits) = (self.rows.group, &self.rows.digits[1]);
+        let quads = laid.panel.chunks(length / 4).nth(group).unwrap_or_default();
         let mut lines: [&[[i8; 4]]; R] = [&[]; R];
         let (mut scales, mut corrections) = ([0.0; R], [0; R]);
         for r in 0..R {
-            let row = rows[r] as usize;
-            lines[r] = &digits.bytes[row * width + group * length..].as_chunks::<4>().0[..quads.len()];
-            scales[r] = digits.scales[row * (width / length) + group];
-            corrections[r] = digits.corrections[row * (width / length) + group];
+            let first = rows[r] as usize * self.rows.width + part.range.start + group * length;
+            lines[r] = &digits.bytes[first..].as_chunks::<4>().0[..quads.len()];
+            (scales[r], corrections[r]) = (digits.scales[first / length], digits.corrections[first / length]);
         }
-        for tile in 0..VECTORS / WIDE {
-            let mut sums = [[_mm512_setzero_si512(); WIDE]; R];
-            for r in 0..R {
-                sums[r] = [_mm512_set1_epi32(corrections[r]); WIDE];
-            }
-            for (at, quad) in quads.iter().enumerate() {
+        let unit = self.unit / 4;
+        for (index, quads) in quads.chunks(unit).enumerate() {
+            for tile in 0..VECTORS / WIDE {
+                let mut sums = [[_mm512_setzero_si512(); WIDE]; R];
                 for r in 0..R {
-                    // SAFETY: the lines are as long.
-                    let four = unsafe { *lines[r].get_unchecked(at) }.map(|byte| byte as u8);
-                    let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
-                    for v in 0..WIDE {
-                        sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[tile * WIDE + v], four);
+                    sums[r] = [_mm512_set1_epi32(if AFFINE { 0 } else { corrections[r] }); WIDE];
+                }
+                for (at, quad) in (index * unit..).zip(quads) {
+                    for r in 0..R {
+                        // SAFETY: the lines are as long.
+                        let four = unsafe { *lines[r].get_unchecked(at) }.map(|byte| byte as u8);
+                        let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
+                        for v in 0..WIDE {
+                            sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[tile * WIDE + v], four);
+                        }
                     }
                 }
-            }
-            for r in 0..R {
-                let place = &mut finer[rows[r] as usize][tile * WIDE * 16..][..WIDE * 16];
-                for v in 0..WIDE {
-                    let place = place[16 * v..][..16].as_mut_ptr();
-                    // SAFETY: 16 numbers.
-                    unsafe {
-                        let total = _mm512_cvtepi32_ps(sums[r][v]);
-                        let before = _mm512_loadu_ps(place);
-                        _mm512_storeu_ps(place, _mm512_fmadd_ps(total, _mm512_set1_ps(scales[r]), before));
+                for r in 0..R {
+                    let place = &mut finer[rows[r] as usize][tile * WIDE * 16..][..WIDE * 16];
+                    for v in 0..WIDE {
+                        let mut total = _mm512_cvtepi32_ps(sums[r][v]);
+                        if AFFINE {
+                            let factors = &laid.factors[group * (length / self.unit) + index];
+                            total = _mm512_mul_ps(total, load_f32s(&factors.scales[(tile * WIDE + v) * 16..][..16]));
+                        }
+                        let place = place[16 * v..][..16].as_mut_ptr();
+                        // SAFETY: 16 numbers.
+                        unsafe {
+                            let total = _mm512_fmadd_ps(total, _mm512_set1_ps(scales[r]), _mm512_loadu_ps(place));
+                            _mm512_storeu_ps(place, total);
+                        }
                     }
                 }
             }
@@ -155,7 +195,7 @@ impl Strip<'_> {
             for (at, quads) in range.clone().step_by(64).zip(panel.as_chunks_mut::<16>().0) {
                 let mut lines = [zero; 16];
                 for (i, line) in lines.iter_mut().enumerate() {
-                    *line = self.matrix.load(self.first + 16 * vector + i, at, 16);
+                    *line = self.matrix.stored(self.first + 16 * vector + i, at, 16);
                 }
                 let turned = transposed(lines);
                 for (quad, turned) in quads.iter_mut().zip(turned) {
@@ -171,10 +211,10 @@ impl Strip<'_> {
         panel.clear();
         for column in range.step_by(4) {
             let [a, b, c, d] = [
-                self.matrix.load(column, self.first, AHEAD),
-                self.matrix.load(column + 1, self.first, AHEAD),
-                self.matrix.load(column + 2, self.first, AHEAD),
-                self.matrix.load(column + 3, self.first, AHEAD),
+                self.matrix.bytes(column, self.first),
+                self.matrix.bytes(column + 1, self.first),
+                self.matrix.bytes(column + 2, self.first),
+                self.matrix.bytes(column + 3, self.first),
             ];
             let (low_ab, high_ab) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
             let (low_cd, high_cd) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
@@ -192,26 +232,28 @@ impl Strip<'_> {
     /// # Safety
     /// As [`Strip::compute_vnni`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn tile_vnni<const R: usize>(
+    unsafe fn tile_vnni<const R: usize, const AFFINE: bool>(
         &self,
         first: usize,
-        panel: &[Quad],
+        Laid { panel, factors }: Laid<'_>,
         finer: &[[f32; STRIP]],
         part: &Part,
         output: &Output,
     ) -> usize {
-        let digits = &self.rows.digits[0];
-        let (group, start) = (self.rows.group, part.range.start);
-        let groups = self.rows.width / group;
+        let (digits, width, start) = (&self.rows.digits[0], self.rows.width, part.range.start);
+        let (group, unit) = (self.rows.group, self.unit);
         let mut lines: [&[[i8; 4]]; R] = [&[]; R];
-        let (mut scales, mut corrections): ([&[f32]; R], [&[i32]; R]) = ([&[]; R], [&[]; R]);
-        let number = panel.len().div_ceil(group / 4);
+        let mut corrections: [&[i32]; R] = [&[]; R];
+        let [mut scales, mut row_sums]: [[&[f32]; R]; 2] = [[&[]; R]; 2];
         for r in 0..R {
-            let line = &digits.bytes[(first + r) * self.rows.width..][start..];
-            lines[r] = &line.as_chunks::<4>().0[..panel.len()];
-            let first = (first + r) * groups + start / group;
-            scales[r] = &digits.scales[first..][..number];
-            corrections[r] = &digits.corrections[first..][..number];
+            let first = (first + r) * width + start;
+            lines[r] = &digits.bytes[first..].as_chunks::<4>().0[..panel.len()];
+            let number = panel.len().div_ceil(group / 4);
+            scales[r] = &digits.scales[first / group..][..number];
+            corrections[r] = &digits.corrections[first / group..][..number];
+            if AFFINE {
+                row_sums[r] = &self.sums.unwrap_or_default()[first / unit..][..panel.len().div_ceil(unit / 4)];
+            }
         }
         for tile in 0..self.columns.width.div_ceil(16 * WIDE) {
             let mut totals = [[_mm512_setzero_ps(); WIDE]; R];
@@ -222,13 +264,16 @@ impl Strip<'_> {
                     }
                 }
             }
-            for (index, quads) in panel.chunks(group / 4).enumerate() {
+            for (index, quads) in panel.chunks(unit / 4).enumerate() {
+                let of_row = index * unit / group;
                 let mut sums = [[_mm512_setzero_si512(); WIDE]; R];
-                for r in 0..R {
-                    // SAFETY: there are as many as groups.
-                    sums[r] = [_mm512_set1_epi32(unsafe { *corrections[r].get_unchecked(index) }); WIDE];
+                if !AFFINE {
+                    for r in 0..R {
+                        // SAFETY: there are as many as groups.
+                        sums[r] = [_mm512_set1_epi32(unsafe { *corrections[r].get_unchecked(of_row) }); WIDE];
+                    }
                 }
-                for (at, quad) in (index * (group / 4)..).zip(quads) {
+                for (at, quad) in (index * (unit / 4)..).zip(quads) {
                     for r in 0..R {
                         // SAFETY: the lines are as long as the panel.
                         let four = unsafe { *lines[r].get_unchecked(at) }.map(|byte| byte as u8);
@@ -238,11 +283,28 @@ impl Strip<'_> {
                         }
                     }
                 }
+                let mut of_columns = [[_mm512_setzero_ps(); 2]; WIDE];
+                if AFFINE {
+                    // SAFETY: there are as many as units.
+                    let factors = unsafe { factors.get_unchecked(index) };
+                    for (v, [scale, minimum]) in (tile * WIDE..).zip(&mut of_columns) {
+                        *scale = load_f32s(&factors.scales[16 * v..][..16]);
+                        *minimum = load_f32s(&factors.minima[16 * v..][..16]);
+                    }
+                }
                 for r in 0..R {
-                    // SAFETY: there are as many as groups.
-                    let scale = _mm512_set1_ps(unsafe { *scales[r].get_unchecked(index) });
+                    // SAFETY: there are as many as groups, and as units.
+                    let (scale, sum) = unsafe {
+                        let sum = if AFFINE { *row_sums[r].get_unchecked(index) } else { 0.0 };
+                        (_mm512_set1_ps(*scales[r].get_unchecked(of_row)), _mm512_set1_ps(sum))
+                    };
                     for v in 0..WIDE {
-                        totals[r][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), scale, totals[r][v]);
+                        let mut total = _mm512_cvtepi32_ps(sums[r][v]);
+                        if AFFINE {
+                            total = _mm512_mul_ps(total, of_columns[v][0]);
+                            totals[r][v] = _mm512_fmadd_ps(sum, of_columns[v][1], totals[r][v]);
+                        }
+                        totals[r][v] = _mm512_fmadd_ps(total, scale, totals[r][v]);
                     }
                 }
             }
@@ -269,20 +331,19 @@ impl Strip<'_> {
 }
 
 impl Matrix<'_> {
-    /// 64 bytes of a column from a place on, zeros beyond its end; 128 more than the integers.
+    /// 64 integers of a column from a place on as they are stored, zeros beyond its end.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn load(&self, column: usize, from: usize, ahead: usize) -> __m512i {
+    fn stored(&self, column: usize, from: usize, ahead: usize) -> __m512i {
         if column >= self.scales.len() {
             return _mm512_setzero_si512();
         }
         let number = self.inner.saturating_sub(from).min(64);
-        let mask = u64::MAX.checked_shr(64 - number as u32).unwrap_or(0);
-        let Some(affine) = self.affine else {
+        if self.affine.is_none() {
             let bytes = &self.integers[column * self.inner + from..][..number];
             _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner).cast());
             return load(bytes);
-        };
+        }
         let bytes = &self.integers[(column * self.inner + from) / 2..][..number / 2];
         _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead * self.inner / 2).cast());
         let half = (u32::MAX as u64).checked_shr(32 - bytes.len() as u32).unwrap_or(0) as __mmask32;
@@ -290,9 +351,19 @@ impl Matrix<'_> {
         let pairs = _mm512_cvtepu8_epi16(unsafe { _mm256_maskz_loadu_epi8(half, bytes.as_ptr().cast()) });
         let low = _mm512_and_si512(pairs, _mm512_set1_epi16(0x000f));
         let high = _mm512_and_si512(_mm512_slli_epi16::<4>(pairs), _mm512_set1_epi16(0x0f00));
-        let places = _mm512_or_si512(low, high);
+        _mm512_or_si512(low, high)
+    }
+
+    /// The same as bytes, 128 more than the integers of a scale a column.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn bytes(&self, column: usize, from: usize) -> __m512i {
+        let places = self.stored(column, from, AHEAD);
+        let (Some(affine), Some(&scale)) = (self.affine, self.scales.get(column)) else { return places };
+        let number = self.inner.saturating_sub(from).min(64);
+        let mask = u64::MAX.checked_shr(64 - number as u32).unwrap_or(0);
         // What each of the 16 integers becomes, a lane of 16 values at a time: blocks are no shorter.
-        let (number, scale) = (affine.blocks(), self.scales[column]);
+        let number = affine.blocks();
         let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
         let table = |lane: usize| {
             let block = column * number + ((from + 16 * lane) / affine.block).min(number - 1);
