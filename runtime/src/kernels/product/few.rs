@@ -156,6 +156,7 @@ struct Piece<const BYTES: usize, const SUMS: usize> {
 }
 
 #[derive(Debug)]
+#[repr(align(64))]
 struct Digit<const BYTES: usize, const SUMS: usize> {
     /// The values that meet lower halves, and the others; zeros after them.
     halves: [[i8; BYTES]; 2],
@@ -164,8 +165,8 @@ struct Digit<const BYTES: usize, const SUMS: usize> {
 }
 
 impl<const BYTES: usize, const SUMS: usize> AffineSpread<BYTES, SUMS> {
-    fn new(lines: &[Line; 2], matrix: &Affine<'_>) -> Self {
-        let digit = |line: &Line, at: usize| {
+    fn new(lines: &[Line<'_>; 2], matrix: &Affine<'_>) -> Self {
+        let digit = |line: &Line<'_>, at: usize| {
             let mut halves = [[0; BYTES]; 2];
             let [low, high] = &mut halves;
             let end = matrix.inner.min(at + 2 * BYTES);
@@ -175,15 +176,23 @@ impl<const BYTES: usize, const SUMS: usize> AffineSpread<BYTES, SUMS> {
             let scale = |sum| line.scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0);
             Digit { halves, scales: std::array::from_fn(scale) }
         };
-        let piece = |at| {
-            let [first, second] = lines.each_ref().map(|line| digit(line, at));
-            let is_there = second.scales.iter().any(|&scale| scale != 0.0);
-            Piece { first, second: is_there.then_some(second) }
+        let piece = |at: usize| {
+            let [first, second] = lines;
+            let groups = at / GROUP..second.scales.len().min((at + 2 * BYTES).div_ceil(GROUP));
+            let has_second = second.scales[groups].iter().any(|&scale| scale != 0.0);
+            Piece { first: digit(first, at), second: has_second.then(|| digit(second, at)) }
         };
         // A block of more than one group has a scale for each.
-        let value = |at: usize| lines.iter().map(|line| f32::from(line.bytes[at]) * line.scales[at / GROUP]).sum();
-        let values: Vec<f32> = (0..matrix.inner).map(value).collect();
-        let sums: Vec<f32> = values.chunks(matrix.block).map(|values| values.iter().sum()).collect();
+        let length = matrix.block.min(GROUP);
+        let sum = |block: usize| {
+            let parts = (block * matrix.block..(block + 1) * matrix.block).step_by(length);
+            let of_digit = |line: &Line<'_>, at: usize| {
+                let bytes = &line.bytes[at..][..length];
+                bytes.iter().map(|&byte| i32::from(byte)).sum::<i32>() as f32 * line.scales[at / GROUP]
+            };
+            parts.map(|at| of_digit(&lines[0], at) + of_digit(&lines[1], at)).sum()
+        };
+        let sums: Vec<f32> = (0..matrix.blocks()).map(sum).collect();
         let filled = |sums: &[f32]| std::array::from_fn(|at| sums.get(at).copied().unwrap_or(0.0));
         Self {
             pieces: (0..matrix.inner).step_by(2 * BYTES).map(piece).collect(),

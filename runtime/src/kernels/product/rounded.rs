@@ -1,6 +1,7 @@
 //! The other side of a product, rounded.
 
 use std::arch::x86_64::*;
+use std::borrow::Cow;
 use std::collections::TryReserveError;
 
 use marionette_models::bundle::{BASE, RowRounding};
@@ -38,11 +39,11 @@ pub(super) struct Digits {
     pub corrections: Vec<i32>,
 }
 
-/// A digit of each value of a row, and its groups' scales.
+/// A digit of each value of a row, \[width\], and its groups' scales, \[width / group\]. Where a scale is 0 the digits are anything.
 #[derive(Debug)]
-pub(super) struct Line {
-    pub bytes: Vec<i8>,
-    pub scales: Vec<f32>,
+pub(super) struct Line<'a> {
+    pub bytes: Cow<'a, [i8]>,
+    pub scales: Cow<'a, [f32]>,
 }
 
 /// Which rows have second digits in each group.
@@ -181,41 +182,27 @@ impl Rounded {
     }
 
     /// Both digits of a row.
-    pub(super) fn lines(&self, row: usize) -> [Line; 2] {
+    pub(super) fn lines(&self, row: usize) -> [Line<'_>; 2] {
         let groups = self.width / self.group;
         if self.instructions == Instructions::Vnni {
-            return self.digits.each_ref().map(|digits| {
-                let mut bytes = digits.bytes[row * self.width..][..self.width].to_vec();
-                let scales = digits.scales[row * groups..][..groups].to_vec();
-                for (bytes, scale) in bytes.chunks_mut(self.group).zip(&scales) {
-                    // There may be those of another row from before.
-                    if *scale == 0.0 {
-                        bytes.fill(0);
-                    }
-                }
-                Line { bytes, scales }
+            return self.digits.each_ref().map(|digits| Line {
+                bytes: Cow::Borrowed(&digits.bytes[row * self.width..][..self.width]),
+                scales: Cow::Borrowed(&digits.scales[row * groups..][..groups]),
             });
         }
         let (words, scales) = self.words(row);
-        let base = BASE as i16;
-        let two = |words: &[i16]| words.iter().any(|word| word.abs() > MOST as i16);
-        let (mut first, mut second) = (Vec::new(), Vec::new());
-        let mut of = [Vec::new(), Vec::new()];
+        let mut bytes = [(); 2].map(|()| Vec::with_capacity(self.width));
+        let mut of_groups = [(); 2].map(|()| Vec::with_capacity(groups));
         for (words, &scale) in words.chunks(self.group).zip(scales) {
-            if two(words) {
-                let high = |word: i16| (f32::from(word) / BASE).round_ties_even() as i16;
-                first.extend(words.iter().map(|&word| high(word) as i8));
-                second.extend(words.iter().map(|&word| (word - base * high(word)) as i8));
-                of[0].push(scale * BASE);
-                of[1].push(scale);
-            } else {
-                first.extend(words.iter().map(|&word| word as i8));
-                second.resize(first.len(), 0);
-                of[0].push(scale);
-                of[1].push(0.0);
-            }
+            let has_second = words.iter().any(|word| word.abs() > MOST as i16);
+            let first = |word: i16| if has_second { (f32::from(word) / BASE).round_ties_even() as i16 } else { word };
+            bytes[0].extend(words.iter().map(|&word| first(word) as i8));
+            bytes[1].extend(words.iter().map(|&word| (word - BASE as i16 * first(word)) as i8));
+            of_groups[0].push(if has_second { scale * BASE } else { scale });
+            of_groups[1].push(if has_second { scale } else { 0.0 });
         }
-        let [scales, finer] = of;
+        let [first, second] = bytes.map(Cow::Owned);
+        let [scales, finer] = of_groups.map(Cow::Owned);
         [Line { bytes: first, scales }, Line { bytes: second, scales: finer }]
     }
 }

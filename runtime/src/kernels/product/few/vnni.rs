@@ -1,7 +1,6 @@
 //! With VNNI's dot products of four bytes.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::{Affine, Bytes};
 use crate::kernels::product::rounded::Line;
@@ -11,19 +10,16 @@ use crate::kernels::product::{FAR, GROUP};
 /// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
 #[derive(Debug)]
 pub(super) struct Spread {
-    pieces: Vec<Piece>,
+    /// Of each piece the first digits, and the second ones where one of its groups has them.
+    digits: Vec<Digit>,
+    /// Of each piece whether there are second ones.
+    pieces: Vec<bool>,
     /// Pieces of a block.
     of_block: usize,
 }
 
 #[derive(Debug)]
-struct Piece {
-    first: Digit,
-    /// Where one of its groups has second digits.
-    second: Option<Digit>,
-}
-
-#[derive(Debug)]
+#[repr(align(64))]
 struct Digit {
     /// Zeros after the values.
     bytes: [i8; 64],
@@ -35,30 +31,44 @@ struct Digit {
 
 impl Spread {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) fn new(lines: &[Line; 2], matrix: &Bytes<'_>) -> Self {
+    pub(super) fn new([first, second]: &[Line<'_>; 2], matrix: &Bytes<'_>) -> Self {
         let block = matrix.inner * matrix.columns / matrix.scales.len();
         let length = block.min(64);
-        let piece = |at: usize| {
-            let [first, second] = lines.each_ref().map(|line| Digit::new(line, at..matrix.inner.min(at + length)));
-            let is_there = second.scales.iter().any(|&scale| scale != 0.0);
-            Piece { first, second: is_there.then_some(second) }
+        let number = matrix.inner / length;
+        let mut spread = Self {
+            digits: Vec::with_capacity(2 * number),
+            pieces: Vec::with_capacity(number),
+            of_block: block / length,
         };
-        Self { pieces: (0..matrix.inner).step_by(length).map(piece).collect(), of_block: block / length }
+        for at in (0..matrix.inner).step_by(length) {
+            let groups = at / GROUP..(at + length).div_ceil(GROUP);
+            let has_second = second.scales[groups].iter().any(|&scale| scale != 0.0);
+            spread.digits.push(Digit::new(first, at, length));
+            if has_second {
+                spread.digits.push(Digit::new(second, at, length));
+            }
+            spread.pieces.push(has_second);
+        }
+        spread
     }
 }
 
 impl Digit {
+    /// Of up to 64 values from a place on, which are those of one group or of two.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn new(line: &Line, range: Range<usize>) -> Self {
-        let mut bytes = [0; 64];
-        bytes[..range.len()].copy_from_slice(&line.bytes[range.clone()]);
-        let more = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(-128), load_i8s(&bytes));
-        let mut starts = [0; 16];
-        // SAFETY: 64 bytes.
-        unsafe { _mm512_storeu_si512(starts.as_mut_ptr().cast(), _mm512_sub_epi32(_mm512_setzero_si512(), more)) };
-        // Four bytes each.
-        let scale = |sum| line.scales.get((range.start + 4 * sum) / GROUP).copied().unwrap_or(0.0);
-        Self { bytes, starts, scales: std::array::from_fn(scale) }
+    fn new(line: &Line<'_>, at: usize, length: usize) -> Self {
+        let mut digit = Self { bytes: [0; 64], starts: [0; 16], scales: [0.0; 16] };
+        digit.bytes[..length].copy_from_slice(&line.bytes[at..][..length]);
+        let more = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(-128), load_i8s(&digit.bytes));
+        let [low, high] = [at, at + length - 1].map(|at| _mm512_set1_ps(line.scales[at / GROUP]));
+        // SAFETY: 64 bytes each.
+        unsafe {
+            let starts = _mm512_sub_epi32(_mm512_setzero_si512(), more);
+            _mm512_storeu_si512(digit.starts.as_mut_ptr().cast(), starts);
+            _mm512_storeu_ps(digit.scales.as_mut_ptr(), _mm512_mask_blend_ps(UPPER, low, high));
+        }
+        digit
     }
 
     /// Adds the products with up to 64 of a column's bytes to `sum`.
@@ -70,6 +80,9 @@ impl Digit {
     }
 }
 
+/// Those of a piece's sums, of four values each, that are not of its first group.
+const UPPER: u16 = !0 << (GROUP / 4);
+
 impl Bytes<'_> {
     /// Some columns' products with a row.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -80,15 +93,14 @@ impl Bytes<'_> {
             let integers = &self.integers[column * self.inner..][..self.inner];
             let scales = &self.scales[column * number..][..number];
             let mut sum = _mm512_setzero_ps();
-            let mut pieces = integers.chunks_exact(length).zip(&row.pieces);
+            let (mut pieces, mut digits) = (integers.chunks_exact(length).zip(&row.pieces), row.digits.iter());
             for &scale in scales {
                 let mut block = _mm512_setzero_ps();
-                for (bytes, piece) in pieces.by_ref().take(row.of_block) {
+                for (bytes, &has_second) in pieces.by_ref().take(row.of_block) {
                     _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
                     let bytes = load(bytes);
-                    block = piece.first.add_products(bytes, block);
-                    if let Some(second) = &piece.second {
-                        block = second.add_products(bytes, block);
+                    for digit in digits.by_ref().take(1 + usize::from(has_second)) {
+                        block = digit.add_products(bytes, block);
                     }
                 }
                 sum = _mm512_fmadd_ps(block, _mm512_set1_ps(scale), sum);
