@@ -194,7 +194,7 @@ impl Rounded {
         let mut bytes = [(); 2].map(|()| Vec::with_capacity(self.width));
         let mut of_groups = [(); 2].map(|()| Vec::with_capacity(groups));
         for (words, &scale) in words.chunks(self.group).zip(scales) {
-            let has_second = words.iter().any(|word| word.abs() > MOST as i16);
+            let has_second = words.iter().any(|word| word.unsigned_abs() > MOST as u16);
             let first = |word: i16| if has_second { (f32::from(word) / BASE).round_ties_even() as i16 } else { word };
             bytes[0].extend(words.iter().map(|&word| first(word) as i8));
             bytes[1].extend(words.iter().map(|&word| (word - BASE as i16 * first(word)) as i8));
@@ -236,7 +236,8 @@ enum Place<'a> {
 
 impl RowToRound<'_> {
     /// Rounds a row: x ⊙ `factors` where there are some, each group to the nearest multiples of 1/127 of its largest value, one with an
-    /// outlier to those of 1/254 of that ([`RowRounding`]; there are no factors where there are outliers). A group with a value that is not finite gives a scale that is none.
+    /// outlier to those of 1/254 of that ([`RowRounding`]; there are no factors where there are outliers). A group with a value that is
+    /// not finite gives a scale that is none.
     pub fn round(&mut self, x: &[f32], factors: Option<&[f32]>) {
         let RowRounding { group, outlier } = self.rounding;
         let parts = (0..).step_by(group).map(|at| (part(x, at, group), factors.map(|all| part(all, at, group))));

@@ -316,6 +316,18 @@ fn what_is_not_finite_stays_so_and_nothing_stays_nothing() {
         assert_eq!(multiply(matrix, Direction::Forward, &rounded, None, &mut y, run), Ok(true));
         assert!(y[0].is_nan() && y[1].is_nan() && y[2..4] == [0.0; 2] && !y[4].is_finite() && y[6].is_finite());
         assert_eq!(multiply(matrix, Direction::Back, &rounded, None, &mut y, run), Ok(false));
+        // With few rows.
+        let x: Vec<[f32; 32]> = x.iter().map(|x| std::array::from_fn(|k| x[k % 4])).collect();
+        rounded.rows(4, 32, Direction::Forward).iter_mut().zip(&x).for_each(|(row, x)| row.round(x, None));
+        let halves = [[f16::ONE; 4], [f16::ZERO; 4]];
+        for few in [
+            Few::Bytes(Bytes::new(&[200; 64], &[0.5; 2], [2, 32]).unwrap()),
+            Few::Affine(Affine::new(&[0x21; 32], halves.each_ref().map(|halves| &halves[..]), [2, 32]).unwrap()),
+        ] {
+            let mut y = [0.0; 8];
+            assert_eq!(multiply_few(few, &rounded, None, &mut y, run), Ok(true));
+            assert!(y[0].is_nan() && y[1].is_nan() && y[2..4] == [0.0; 2] && !y[4].is_finite() && y[6].is_finite());
+        }
     }
     assert!(Matrix::of_bytes(&[0; 7], &[1.0; 2]).is_none());
     // Blocks of 8; of 24; as many minima as scales, and pairs of integers.
