@@ -27,7 +27,7 @@ const SUPPORT: usize = 5;
 const HELD_OUT: usize = 2;
 
 /// People whose dialogues a run would have been validated on.
-const VALIDATION: usize = 60;
+const VALIDATION: usize = 20;
 
 /// A model, and people.
 pub struct Subject {
@@ -83,11 +83,11 @@ impl Subject {
             }
             Ok(sequences)
         };
-        let tasks = group_by_persona(read_dialogues(data)?)?.tasks;
-        let (known, mut others): (Vec<_>, Vec<_>) =
-            tasks.into_iter().partition(|task| task.dialogues.len() >= SUPPORT + HELD_OUT);
+        let mut tasks = group_by_persona(read_dialogues(data)?)?.tasks;
         // Integers are rounded for the dialogues of yet others, and adapters begin with what they learn of them.
-        let validation = others.split_off(others.len() - VALIDATION.min(others.len() / 2));
+        let validation = tasks.split_off(tasks.len() - VALIDATION.min(tasks.len() / 3));
+        let (known, others): (Vec<_>, Vec<_>) =
+            tasks.into_iter().partition(|task| task.dialogues.len() >= SUPPORT + HELD_OUT);
         for task in validation.iter().take(STEPS) {
             for sequence in encode(&task.dialogues[..1])? {
                 step(&mut device, &sequence, ALPHA)?;

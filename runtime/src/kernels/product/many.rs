@@ -98,7 +98,9 @@ impl Strip<'_> {
     fn lay_factors(&self, range: Range<usize>, factors: &mut Vec<Factors>) {
         factors.clear();
         let (Some(affine), Some(_)) = (self.matrix.affine, self.sums) else { return };
-        factors.resize(range.len().div_ceil(self.unit), Factors { scales: [0.0; STRIP], minima: [0.0; STRIP] });
+        // As many as a panel has, which may go on beyond the last column's end.
+        let units = range.len().next_multiple_of(64) / self.unit;
+        factors.resize(units, Factors { scales: [0.0; STRIP], minima: [0.0; STRIP] });
         let blocks = range.start / affine.block..range.end.div_ceil(affine.block);
         for column in 0..self.columns.width {
             let start = (self.first + column) * affine.blocks();

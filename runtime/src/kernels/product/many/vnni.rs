@@ -255,6 +255,7 @@ impl Strip<'_> {
                 row_sums[r] = &self.sums.unwrap_or_default()[first / unit..][..panel.len().div_ceil(unit / 4)];
             }
         }
+        let factors = if AFFINE { &factors[..panel.len().div_ceil(unit / 4)] } else { factors };
         for tile in 0..self.columns.width.div_ceil(16 * WIDE) {
             let mut totals = [[_mm512_setzero_ps(); WIDE]; R];
             if let Some(finer) = finer.get(first..first + R) {
