@@ -15,8 +15,8 @@ use crate::shape::{Dim, TensorType};
 /// The middle of the range of a byte.
 const MIDDLE: u8 = 128;
 
-/// y = x Wᵀ + b, x \[M, K\], b \[N\] where there is one. Rows of x are rounded ([`ROWS`]), so that the products are those of integers. ∂x = ∂y W, a product of the same kind; the rounding counts as the identity (the straight-through
-/// estimator, Bengio et al. 2013).
+/// y = x Wᵀ + b, x \[M, K\], b \[N\] where there is one. Rows of x are rounded ([`ROWS`]), so that the products are those of integers.
+/// ∂x = ∂y W, a product of the same kind; the rounding counts as the identity (the straight-through estimator, Bengio et al. 2013).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuantizedMatMul {
     pub matrix: Matrix,

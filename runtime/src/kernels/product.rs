@@ -1,6 +1,6 @@
 //! Products of rows of f32 with a frozen matrix of 8- or 4-bit integers, which is read as it lies in its file: no other copy of it is
-//! made or kept. Rows are rounded to 8 bits with a scale for each group of values ([`Direction::rounding`]), groups with outliers to two such digits, so that
-//! the products are those of integers.
+//! made or kept. Rows are rounded to 8 bits with a scale for each group of values ([`Direction::rounding`]), groups with outliers to two
+//! such digits, so that the products are those of integers.
 //!
 //! 64 outputs are computed at a time, for all rows: what they need of the matrix is laid out for the processor's products of integers
 //! (AVX-512's dot products of four bytes, VNNI, or AVX2's of two 16-bit numbers) in a scratch strip, which takes as long as a few

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::Instructions;
+use super::{GROUP, Instructions};
 
 /// N columns of K integers of 4 bits: a value is q s + m.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,11 @@ impl<'a> Affine<'a> {
             && matches!(block, 16 | 32 | 64 | 128)
             && integers.len() == columns * inner / 2;
         fits.then_some(Self { integers, scales, minima, columns, inner, block })
+    }
+
+    /// How many values one sum of integers adds up, which share a scale of the row's and one of the column's.
+    pub(super) fn unit(&self) -> usize {
+        self.block.min(GROUP)
     }
 
     /// How many blocks a column has.

@@ -87,7 +87,13 @@ pub fn multiply_few<E>(
     if !fits {
         return Ok(false);
     }
+    let sums = match weights {
+        Few::Bytes(_) => Vec::new(),
+        Few::Affine(affine) => rows.sums(affine.unit()),
+    };
+    let of_row = sums.len().checked_div(rows.number()).unwrap_or(0);
     for (row, y) in y.chunks_mut(columns.max(1)).enumerate() {
+        let sums = &sums[row * of_row..][..of_row];
         // SAFETY: there are rows, so the processor has their instructions.
         let spread = unsafe {
             match (weights, rows.instructions) {
@@ -98,10 +104,10 @@ pub fn multiply_few<E>(
                     Spread::Avx2(bytes, avx2::Spread::new(rows.words(row), &bytes))
                 }
                 (Few::Affine(affine), Instructions::Vnni) => {
-                    Spread::AffineVnni(affine, AffineSpread::new(&rows.lines(row), &affine))
+                    Spread::AffineVnni(affine, AffineSpread::new(&rows.lines(row), sums, &affine))
                 }
                 (Few::Affine(affine), Instructions::Avx2) => {
-                    Spread::AffineAvx2(affine, AffineSpread::new(&rows.lines(row), &affine))
+                    Spread::AffineAvx2(affine, AffineSpread::new(&rows.lines(row), sums, &affine))
                 }
             }
         };
@@ -165,7 +171,8 @@ struct Digit<const BYTES: usize, const SUMS: usize> {
 }
 
 impl<const BYTES: usize, const SUMS: usize> AffineSpread<BYTES, SUMS> {
-    fn new(lines: &[Line<'_>; 2], matrix: &Affine<'_>) -> Self {
+    /// Of both digits and the sum of each unit.
+    fn new(lines: &[Line<'_>; 2], units: &[f32], matrix: &Affine<'_>) -> Self {
         let digit = |line: &Line<'_>, at: usize| {
             let mut halves = [[0; BYTES]; 2];
             let [low, high] = &mut halves;
@@ -178,21 +185,10 @@ impl<const BYTES: usize, const SUMS: usize> AffineSpread<BYTES, SUMS> {
         };
         let piece = |at: usize| {
             let [first, second] = lines;
-            let groups = at / GROUP..second.scales.len().min((at + 2 * BYTES).div_ceil(GROUP));
-            let has_second = second.scales[groups].iter().any(|&scale| scale != 0.0);
-            Piece { first: digit(first, at), second: has_second.then(|| digit(second, at)) }
+            Piece { first: digit(first, at), second: second.has(at, 2 * BYTES).then(|| digit(second, at)) }
         };
-        // A block of more than one group has a scale for each.
-        let length = matrix.block.min(GROUP);
-        let sum = |block: usize| {
-            let parts = (block * matrix.block..(block + 1) * matrix.block).step_by(length);
-            let of_digit = |line: &Line<'_>, at: usize| {
-                let bytes = &line.bytes[at..][..length];
-                bytes.iter().map(|&byte| i32::from(byte)).sum::<i32>() as f32 * line.scales[at / GROUP]
-            };
-            parts.map(|at| of_digit(&lines[0], at) + of_digit(&lines[1], at)).sum()
-        };
-        let sums: Vec<f32> = (0..matrix.blocks()).map(sum).collect();
+        let sums = units.chunks(matrix.block / matrix.unit()).take(matrix.blocks()).map(|units| units.iter().sum());
+        let sums: Vec<f32> = sums.collect();
         let filled = |sums: &[f32]| std::array::from_fn(|at| sums.get(at).copied().unwrap_or(0.0));
         Self {
             pieces: (0..matrix.inner).step_by(2 * BYTES).map(piece).collect(),

@@ -41,7 +41,7 @@ pub fn multiply<E>(
     }
     let output = Output { first: y.as_mut_ptr(), width };
     // Of 4 bits forward each block's integers are multiplied as they are, with its own scale and minimum.
-    let unit = matrix.affine.filter(|_| direction == Direction::Forward).map(|affine| affine.block.min(rows.group));
+    let unit = matrix.affine.filter(|_| direction == Direction::Forward).map(|affine| affine.unit());
     let (finer, sums) = (rows.finer(), unit.map(|unit| rows.sums(unit)));
     let strips: Vec<AtomicBool> = (0..width.div_ceil(STRIP)).map(|_| AtomicBool::new(false)).collect();
     in_parallel(strips.len(), &|index| {
@@ -71,7 +71,7 @@ struct Strip<'a> {
     first: usize,
     rows: &'a Rounded,
     finer: &'a Finer,
-    /// How many values one sum of integers adds up, which have one scale of the row's and, of 4 bits forward, one of the column's.
+    /// How many values one sum of integers adds up: a group of the row's or, of 4 bits forward, [`Affine::unit`](super::Affine).
     unit: usize,
     /// Of 4 bits forward: the sum of each unit of a row, \[M, units\].
     sums: Option<&'a [f32]>,

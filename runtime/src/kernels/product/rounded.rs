@@ -46,6 +46,14 @@ pub(super) struct Line<'a> {
     pub scales: Cow<'a, [f32]>,
 }
 
+impl Line<'_> {
+    /// Whether one of so many values from a place on has such a digit.
+    pub fn has(&self, at: usize, length: usize) -> bool {
+        let groups = at / GROUP..self.scales.len().min((at + length).div_ceil(GROUP));
+        self.scales[groups].iter().any(|&scale| scale != 0.0)
+    }
+}
+
 /// Which rows have second digits in each group.
 #[derive(Debug)]
 pub(super) struct Finer {

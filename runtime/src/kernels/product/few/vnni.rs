@@ -41,8 +41,7 @@ impl Spread {
             of_block: block / length,
         };
         for at in (0..matrix.inner).step_by(length) {
-            let groups = at / GROUP..(at + length).div_ceil(GROUP);
-            let has_second = second.scales[groups].iter().any(|&scale| scale != 0.0);
+            let has_second = second.has(at, length);
             spread.digits.push(Digit::new(first, at, length));
             if has_second {
                 spread.digits.push(Digit::new(second, at, length));

@@ -189,9 +189,9 @@ impl Matrix<'_> {
     /// Lays out a range of the columns for the rows of all tiles: two columns at a time, interleaved.
     #[target_feature(enable = "avx2,fma,f16c")]
     fn lay_rows(&self, first: usize, range: Range<usize>, panel: &mut [Pair]) {
-        let (mut tables, pairs) = (Tables::default(), panel.len() * OUTPUTS / STRIP);
+        let (mut tables, pairs) = ([Table::default(); 2], panel.len() * OUTPUTS / STRIP);
         let mut words = |column, from, at: usize| match self.affine {
-            Some(affine) => self.bytes_of_halves(affine, column, from, &mut tables.of[at]),
+            Some(affine) => self.bytes_of_halves(affine, column, from, &mut tables[at]),
             None => self.words(column, from, AHEAD),
         };
         for (index, column) in range.step_by(2).enumerate() {
@@ -274,12 +274,6 @@ impl Matrix<'_> {
 struct Table {
     block: Option<usize>,
     bytes: [i8; 16],
-}
-
-/// Those in use.
-#[derive(Debug, Default)]
-struct Tables {
-    of: [Table; 2],
 }
 
 /// The integers that 4 bits from 0 to 15 become in a block whose scale and minimum are so many times the column's scale.

@@ -157,8 +157,7 @@ impl Strip<'_> {
                 for (at, quad) in (index * unit..).zip(quads) {
                     for r in 0..R {
                         // SAFETY: the lines are as long.
-                        let four = unsafe { *lines[r].get_unchecked(at) }.map(|byte| byte as u8);
-                        let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
+                        let four = unsafe { repeated(lines[r], at) };
                         for v in 0..WIDE {
                             sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[tile * WIDE + v], four);
                         }
@@ -277,8 +276,7 @@ impl Strip<'_> {
                 for (at, quad) in (index * (unit / 4)..).zip(quads) {
                     for r in 0..R {
                         // SAFETY: the lines are as long as the panel.
-                        let four = unsafe { *lines[r].get_unchecked(at) }.map(|byte| byte as u8);
-                        let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
+                        let four = unsafe { repeated(lines[r], at) };
                         for v in 0..WIDE {
                             sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], quad[tile * WIDE + v], four);
                         }
@@ -329,6 +327,18 @@ impl Strip<'_> {
         }
         R
     }
+}
+
+/// Four bytes, 16 times.
+///
+/// # Safety
+/// The line has as many.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn repeated(line: &[[i8; 4]], at: usize) -> __m512i {
+    // SAFETY: as the caller grants.
+    let four = unsafe { *line.get_unchecked(at) }.map(|byte| byte as u8);
+    _mm512_set1_epi32(i32::from_ne_bytes(four))
 }
 
 impl Matrix<'_> {
