@@ -68,8 +68,9 @@ impl Instructions {
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     integers: &'a [u8],
-    /// \[N\].
+    /// What a column's integers of 8 bits are multiplied with, \[N\]; none where those of 4 bits are multiplied forward.
     scales: &'a [f32],
+    columns: usize,
     /// What those of 4 bits are.
     affine: Option<Affine<'a>>,
     inner: usize,
@@ -98,19 +99,25 @@ impl<'a> Matrix<'a> {
     /// Of bytes \[N, K\], each 128 more than its integer, and a scale a column.
     pub fn of_bytes(integers: &'a [u8], scales: &'a [f32]) -> Option<Self> {
         let inner = integers.len().checked_div(scales.len())?;
-        (inner * scales.len() == integers.len()).then_some(Self { integers, scales, affine: None, inner })
+        let columns = scales.len();
+        (inner * columns == integers.len()).then_some(Self { integers, scales, columns, affine: None, inner })
     }
 
-    /// Of 4 bits: forward as they are, each block with its scale and minimum; back, where a sum is over columns, as bytes, a value over
-    /// its column's scale, rounded. `columns` are those scales, \[N\], as [`Affine::column_scales`] gives them.
-    pub fn of_affine(affine: Affine<'a>, columns: &'a [f32]) -> Option<Self> {
-        let Affine { integers, inner, .. } = affine;
-        (columns.len() == affine.columns).then_some(Self { integers, scales: columns, affine: Some(affine), inner })
+    /// Of 4 bits, forward: as they are, each block with its scale and minimum.
+    pub fn of_affine(affine: Affine<'a>) -> Self {
+        let Affine { integers, columns, inner, .. } = affine;
+        Self { integers, scales: &[], columns, affine: Some(affine), inner }
+    }
+
+    /// Of 4 bits, for both ways: back, where a sum is over columns, as bytes, a value over its column's scale, rounded. `scales` are
+    /// those, \[N\], as [`Affine::column_scales`] gives them.
+    pub fn of_affine_back(affine: Affine<'a>, scales: &'a [f32]) -> Option<Self> {
+        (scales.len() == affine.columns).then_some(Self { scales, ..Self::of_affine(affine) })
     }
 
     /// N and K.
     pub fn shape(&self) -> [usize; 2] {
-        [self.scales.len(), self.inner]
+        [self.columns, self.inner]
     }
 
     /// What a column's integers of 8 bits are multiplied with, \[N\].
@@ -120,7 +127,7 @@ impl<'a> Matrix<'a> {
 
     fn outputs(&self, direction: Direction) -> usize {
         match direction {
-            Direction::Forward => self.scales.len(),
+            Direction::Forward => self.columns,
             Direction::Back => self.inner,
         }
     }
@@ -128,7 +135,7 @@ impl<'a> Matrix<'a> {
     fn depth(&self, direction: Direction) -> usize {
         match direction {
             Direction::Forward => self.inner,
-            Direction::Back => self.scales.len(),
+            Direction::Back => self.columns,
         }
     }
 }

@@ -24,14 +24,11 @@ impl<'a> Few<'a> {
         }
     }
 
-    /// With a scale a column, for many rows; `columns` is room for the scales.
-    pub fn many(self, instructions: Instructions, columns: &'a mut Vec<f32>) -> Option<Matrix<'a>> {
+    /// For many rows, forward; `columns` is room for scales.
+    pub fn many(self, columns: &'a mut Vec<f32>) -> Option<Matrix<'a>> {
         match self {
             Self::Bytes(bytes) => bytes.many(columns),
-            Self::Affine(affine) => {
-                *columns = affine.column_scales(instructions);
-                Matrix::of_affine(affine, columns)
-            }
+            Self::Affine(affine) => Some(Matrix::of_affine(affine)),
         }
     }
 }

@@ -32,7 +32,10 @@ pub fn multiply<E>(
     in_parallel: impl FnOnce(usize, &(dyn Fn(usize) + Send + Sync)) -> Result<(), E>,
 ) -> Result<bool, E> {
     let width = matrix.outputs(direction);
-    let fits = rows.width == matrix.depth(direction).next_multiple_of(64).max(64)
+    let has_scales =
+        matrix.scales.len() == matrix.columns || (matrix.affine.is_some() && direction == Direction::Forward);
+    let fits = has_scales
+        && rows.width == matrix.depth(direction).next_multiple_of(64).max(64)
         && rows.group == direction.rounding().group
         && y.len() == rows.number() * width
         && bias.is_none_or(|bias| bias.len() == width);

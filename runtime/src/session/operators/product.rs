@@ -113,7 +113,11 @@ impl Kernel for Product {
                     fitting(product::multiply_few(few, rounded, bias, y, strips)?)
                 });
             }
-            Some(blocks) => blocks.many(self.instructions, &mut columns),
+            Some(Few::Affine(affine)) if self.direction == Direction::Back => {
+                columns = affine.column_scales(self.instructions);
+                Matrix::of_affine_back(affine, &columns)
+            }
+            Some(blocks) => blocks.many(&mut columns),
             None => Matrix::of_bytes(integers, inputs.values(2)?),
         };
         let weights = weights.filter(|weights| weights.shape() == [shape.columns, shape.inner]).ok_or_else(misfit)?;

@@ -206,7 +206,7 @@ impl Matrix<'_> {
 
     /// Whether a column goes on from a place.
     fn has(&self, column: usize, from: usize) -> bool {
-        column < self.scales.len() && from < self.inner
+        column < self.columns && from < self.inner
     }
 
     /// 16 integers of a column of bytes from a place on (a multiple of 16), zeros beyond its end.

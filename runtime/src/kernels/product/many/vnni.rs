@@ -346,7 +346,7 @@ impl Matrix<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn stored(&self, column: usize, from: usize, ahead: usize) -> __m512i {
-        if column >= self.scales.len() {
+        if column >= self.columns {
             return _mm512_setzero_si512();
         }
         let number = self.inner.saturating_sub(from).min(64);
