@@ -8,8 +8,8 @@ use marionette_models::params::names::{self, Block};
 use marionette_models::{AdapterConfig, Mlp, ModelConfig, Norm, Positions, params};
 
 use crate::error::GraphError;
-use crate::graph::{Graph, Value};
-use crate::ops::{Heads, Transposed};
+use crate::graph::{Attribute, Graph, Value};
+use crate::ops::{DecoderBlock, Heads, Transposed};
 use crate::shape::{Dim, TensorType};
 use crate::weights::{ANGLES, Rows, Weights};
 
@@ -24,11 +24,11 @@ pub const CAPACITY: Dim = Dim::Symbol("capacity");
 
 /// How positions see each other.
 pub trait Attention {
-    /// Attention of block `layer` over queries, keys and values side by side \[B, T, (H + 2 G) dh\], to \[B, T, H dh\].
+    /// Attention of the next block over queries, keys and values side by side \[B, T, (H + 2 G) dh\], to \[B, T, H dh\].
     ///
     /// # Errors
     /// The shapes do not fit.
-    fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: Value) -> Result<Value, GraphError>;
+    fn attend(&mut self, graph: &mut Graph, qkv: Value) -> Result<Value, GraphError>;
 }
 
 /// A decoder in a graph: frozen weights by name, adapters as inputs.
@@ -84,56 +84,194 @@ impl<'a> Decoder<'a> {
         rows: Value,
         attention: &mut dyn Attention,
     ) -> Result<(Value, Vec<Value>), GraphError> {
+        let (embedded, angles) = self.embedding(graph, input_ids, positions)?;
+        let mut x = graph.reshape(embedded, &[POSITIONS, self.config.n_embd.into()])?;
+        let mut blocks = Vec::with_capacity(self.config.n_layer);
+        for layer in 0..self.config.n_layer {
+            blocks.push(x);
+            let rows = (layer + 1 == self.config.n_layer).then_some(rows);
+            x = self.block(graph, layer, x, angles, rows, attention)?;
+        }
+        Ok((self.head(graph, x)?, blocks))
+    }
+
+    /// What the first block takes, \[B, T, D\], and the cosines and sines of the positions' angles where they are rotary,
+    /// \[.., T, dh / 2\].
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub(crate) fn embedding(
+        &self,
+        graph: &mut Graph,
+        input_ids: Value,
+        positions: Value,
+    ) -> Result<(Value, Option<[Value; 2]>), GraphError> {
         graph.set_scope("embedding");
         let tokens = self.weights.embedding(graph, input_ids)?;
         let at = |graph: &mut Graph, table: &str| {
             let table = self.weights.tensor(graph, table)?;
             graph.gather(table, positions)
         };
-        let (embedded, angles) = match self.config.positions {
+        match self.config.positions {
             Positions::Learned => {
                 let places = at(graph, names::WPE)?;
-                (graph.add(tokens, places)?, None)
+                Ok((graph.add(tokens, places)?, None))
             }
-            Positions::Rotary { .. } => (tokens, Some([at(graph, ANGLES[0])?, at(graph, ANGLES[1])?])),
-        };
-        let mut x = graph.reshape(embedded, &[POSITIONS, self.config.n_embd.into()])?;
-        let turned = self.config.n_head + self.config.n_kv_head;
-
-        let mut blocks = Vec::with_capacity(self.config.n_layer);
-        for layer in 0..self.config.n_layer {
-            blocks.push(x);
-            let block = Block::new(layer);
-            graph.set_scope(format!("h.{layer}.attn"));
-            let normal = self.norm(graph, x, &block.ln_1)?;
-            let qkv = self.weights.linear(graph, normal, &block.attn_qkv, self.rows)?;
-            let mut qkv = graph.reshape(qkv, &[BATCH, TOKENS, self.config.qkv_width().into()])?;
-            if let Some(angles) = angles {
-                qkv = graph.rotary(qkv, turned, angles)?;
-            }
-            let attended = attention.attend(graph, layer, qkv)?;
-            let mut attended = graph.reshape(attended, &[POSITIONS, self.config.query_width().into()])?;
-            if layer + 1 == self.config.n_layer {
-                attended = graph.gather(attended, rows)?;
-                x = graph.gather(x, rows)?;
-            }
-            let projected = self.weights.linear(graph, attended, &block.attn_proj, self.rows)?;
-            x = self.adapter(graph, projected, x, &block.attn_adapter)?;
-
-            graph.set_scope(format!("h.{layer}.mlp"));
-            let normal = self.norm(graph, x, &block.ln_2)?;
-            let hidden = self.weights.linear(graph, normal, &block.mlp_fc, self.rows)?;
-            let hidden = match self.config.mlp {
-                Mlp::GeluNew => graph.gelu(hidden)?,
-                Mlp::SwiGlu => graph.swi_glu(hidden)?,
-            };
-            let projected = self.weights.linear(graph, hidden, &block.mlp_proj, self.rows)?;
-            x = self.adapter(graph, projected, x, &block.mlp_adapter)?;
+            Positions::Rotary { .. } => Ok((tokens, Some([at(graph, ANGLES[0])?, at(graph, ANGLES[1])?]))),
         }
+    }
 
+    /// A block: x \[positions, D\] to the same, or of some positions alone, \[N, D\]: those of `rows`.
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub(crate) fn block(
+        &self,
+        graph: &mut Graph,
+        layer: usize,
+        mut x: Value,
+        angles: Option<[Value; 2]>,
+        rows: Option<Value>,
+        attention: &mut dyn Attention,
+    ) -> Result<Value, GraphError> {
+        let block = Block::new(layer);
+        graph.set_scope(format!("h.{layer}.attn"));
+        let normal = self.norm(graph, x, &block.ln_1)?;
+        let qkv = self.weights.linear(graph, normal, &block.attn_qkv, self.rows)?;
+        let mut qkv = graph.reshape(qkv, &[BATCH, TOKENS, self.config.qkv_width().into()])?;
+        if let Some(angles) = angles {
+            qkv = graph.rotary(qkv, self.config.n_head + self.config.n_kv_head, angles)?;
+        }
+        let attended = attention.attend(graph, qkv)?;
+        let mut attended = graph.reshape(attended, &[POSITIONS, self.config.query_width().into()])?;
+        if let Some(rows) = rows {
+            attended = graph.gather(attended, rows)?;
+            x = graph.gather(x, rows)?;
+        }
+        let projected = self.weights.linear(graph, attended, &block.attn_proj, self.rows)?;
+        x = self.adapter(graph, projected, x, &block.attn_adapter)?;
+
+        graph.set_scope(format!("h.{layer}.mlp"));
+        let normal = self.norm(graph, x, &block.ln_2)?;
+        let hidden = self.weights.linear(graph, normal, &block.mlp_fc, self.rows)?;
+        let hidden = match self.config.mlp {
+            Mlp::GeluNew => graph.gelu(hidden)?,
+            Mlp::SwiGlu => graph.swi_glu(hidden)?,
+        };
+        let projected = self.weights.linear(graph, hidden, &block.mlp_proj, self.rows)?;
+        self.adapter(graph, projected, x, &block.mlp_adapter)
+    }
+
+    /// A block that attends to a cache, as one operator ([`DecoderBlock`]): x, each row's last position and the number of positions, the
+    /// past keys and values, angles, and rows, to x and the present keys and values.
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub(crate) fn whole_block(
+        &self,
+        graph: &mut Graph,
+        layer: usize,
+        [x, last, total]: [Value; 3],
+        past: [Value; 2],
+        angles: Option<[Value; 2]>,
+        rows: Option<Value>,
+    ) -> Result<[Value; 3], GraphError> {
+        // The same inputs in a graph of their own.
+        let inner = &mut Graph::new();
+        let mut outside = vec![x, past[0], past[1], last, total];
+        outside.extend(angles.into_iter().flatten().chain(rows));
+        let mut inside = Vec::with_capacity(outside.len());
+        for (number, &value) in outside.iter().enumerate() {
+            inside.push(inner.input(&format!("input_{number}"), graph.tensor(value).clone()));
+        }
+        let mut others = inside[5..].iter().copied();
+        let angles = angles.and_then(|_| Some([others.next()?, others.next()?]));
+        let rows = others.next();
+        let names = Block::new(layer);
+        let adapters = [&names.attn_adapter, &names.mlp_adapter]
+            .into_iter()
+            .flat_map(|adapter| [&adapter.down, &adapter.up])
+            .flat_map(|pair| [&pair.weight, &pair.bias]);
+        let mut by_name = BTreeMap::new();
+        for name in adapters {
+            let tensor = graph.tensor(self.trained(name)?).clone();
+            by_name.insert(name.clone(), inner.input(name, tensor));
+        }
+        let block = Decoder { adapters: Vec::new(), by_name, ..*self };
+        let mut attention = Cached::new(self.config, inside[3], inside[4], vec![[inside[1], inside[2]]]);
+        let flat = inner.reshape(inside[0], &[POSITIONS, self.config.n_embd.into()])?;
+        let mut after = block.block(inner, layer, flat, angles, rows, &mut attention)?;
+        if rows.is_none() {
+            after = inner.reshape(after, &[BATCH, TOKENS, self.config.n_embd.into()])?;
+        }
+        let present = attention.present.into_iter().flatten();
+        for (value, name) in [after].into_iter().chain(present).zip(["x", "present.key", "present.value"]) {
+            inner.output(value, name)?;
+        }
+        // Then the block's tensors.
+        for name in self.block_parts(&names)? {
+            let value = match block.by_name.get(&name) {
+                Some(&value) => value,
+                None => inner.weight_named(&name)?,
+            };
+            inside.push(value);
+            outside.push(match self.by_name.get(&name) {
+                Some(&value) => value,
+                None => graph.weight(&name, inner.tensor(value).clone()),
+            });
+        }
+        let is_last = rows.is_some();
+        let op = DecoderBlock::new(std::mem::take(inner), inside, self.block_attributes(), is_last);
+        graph.set_scope(format!("h.{layer}"));
+        let outputs = graph.apply(op, &outside)?;
+        Ok([outputs[0], outputs[1], outputs[2]])
+    }
+
+    /// The tensors of a block in their order, of matrices the parts.
+    fn block_parts(&self, names: &Block) -> Result<Vec<String>, GraphError> {
+        let norm = |pair: &names::Pair| match self.config.norm {
+            Norm::Layer => vec![pair.weight.clone(), pair.bias.clone()],
+            Norm::Rms => vec![pair.weight.clone()],
+        };
+        let adapter = |adapter: &names::Adapter| {
+            [&adapter.down, &adapter.up].into_iter().flat_map(|pair| [pair.weight.clone(), pair.bias.clone()]).collect()
+        };
+        let parts: [Vec<String>; 8] = [
+            norm(&names.ln_1),
+            self.weights.parts(&names.attn_qkv)?,
+            self.weights.parts(&names.attn_proj)?,
+            adapter(&names.attn_adapter),
+            norm(&names.ln_2),
+            self.weights.parts(&names.mlp_fc)?,
+            self.weights.parts(&names.mlp_proj)?,
+            adapter(&names.mlp_adapter),
+        ];
+        Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// What an executor of [`DecoderBlock`] is told of its parts.
+    fn block_attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let ModelConfig { norm, norm_epsilon, mlp, positions, n_head, n_kv_head, .. } = *self.config;
+        let is_rotary = matches!(positions, Positions::Rotary { .. });
+        vec![
+            ("num_heads", Attribute::Int(n_head as i64)),
+            ("kv_num_heads", Attribute::Int(n_kv_head as i64)),
+            ("epsilon", Attribute::Float(norm_epsilon)),
+            ("norm", Attribute::Text(if norm == Norm::Layer { "layer" } else { "rms" })),
+            ("mlp", Attribute::Text(if mlp == Mlp::SwiGlu { "swiglu" } else { "gelu" })),
+            ("rotary", Attribute::Int(is_rotary.into())),
+            ("bias", Attribute::Int(self.weights.has_bias().into())),
+        ]
+    }
+
+    /// The logits \[N, V\] after the last block's x \[N, D\].
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub(crate) fn head(&self, graph: &mut Graph, x: Value) -> Result<Value, GraphError> {
         graph.set_scope("head");
         let normal = self.norm(graph, x, &names::last_norm())?;
-        Ok((self.weights.head(graph, normal, self.rows)?, blocks))
+        self.weights.head(graph, normal, self.rows)
     }
 
     fn norm(&self, graph: &mut Graph, x: Value, layer: &names::Pair) -> Result<Value, GraphError> {
@@ -205,7 +343,7 @@ pub fn token_index(graph: &mut Graph) -> Result<Value, GraphError> {
 }
 
 impl Attention for Within {
-    fn attend(&mut self, graph: &mut Graph, _: usize, qkv: Value) -> Result<Value, GraphError> {
+    fn attend(&mut self, graph: &mut Graph, qkv: Value) -> Result<Value, GraphError> {
         graph.causal_attention(self.heads, qkv, self.branch)
     }
 }
@@ -230,8 +368,9 @@ impl Cached {
 }
 
 impl Attention for Cached {
-    fn attend(&mut self, graph: &mut Graph, layer: usize, qkv: Value) -> Result<Value, GraphError> {
-        let cached = graph.group_query_attention(self.heads, qkv, self.past[layer], self.lengths)?;
+    fn attend(&mut self, graph: &mut Graph, qkv: Value) -> Result<Value, GraphError> {
+        let past = self.past[self.present.len()];
+        let cached = graph.group_query_attention(self.heads, qkv, past, self.lengths)?;
         self.present.push([cached.present_key, cached.present_value]);
         Ok(cached.output)
     }

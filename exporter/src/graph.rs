@@ -115,6 +115,15 @@ impl Graph {
         value
     }
 
+    /// The weight that is read from a part, which has been added.
+    ///
+    /// # Errors
+    /// It has not.
+    pub(crate) fn weight_named(&self, part: &str) -> Result<Value, GraphError> {
+        let found = self.weights.iter().find(|((name, _), _)| name == part);
+        found.map(|(_, &value)| value).ok_or_else(|| GraphError::UnknownWeight(part.to_owned()))
+    }
+
     /// The part of `weights.bin` that a value is read from, where it is.
     #[cfg(test)]
     pub(crate) fn part(&self, value: Value) -> Option<&str> {
@@ -191,6 +200,43 @@ impl Graph {
     /// As [`Graph::apply`].
     pub fn apply_one(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Result<Value, GraphError> {
         Ok(self.apply(op, inputs)?[0])
+    }
+
+    /// Adds all nodes of another graph, those of other domains than `domains` as their bodies ([`Op::body`]), and says which values
+    /// here are those there. `given` makes or names what stands for an input or a weight that nodes take.
+    ///
+    /// # Errors
+    /// An operator has no body.
+    pub(crate) fn repeat(
+        &mut self,
+        other: &Self,
+        domains: &[Domain],
+        mut given: impl FnMut(&mut Self, Value) -> Option<Value>,
+    ) -> Result<BTreeMap<Value, Value>, GraphError> {
+        let mut new = BTreeMap::new();
+        for value in other.handles() {
+            let ValueData { tensor, origin, .. } = other.data(value);
+            let made = match origin {
+                Origin::Constant(bytes) => {
+                    let fixed = |dim: &Dim| if let Dim::Fixed(size) = dim { *size } else { 0 };
+                    let shape: Vec<usize> = tensor.shape.iter().map(fixed).collect();
+                    Some(self.constant(tensor.dtype, &shape, bytes.clone()))
+                }
+                Origin::Input | Origin::Weight(_) => given(self, value),
+                Origin::Node => None,
+            };
+            new.extend(made.map(|made| (value, made)));
+        }
+        for node in &other.nodes {
+            self.set_scope(node.scope.clone());
+            let inputs: Vec<Value> = node.inputs.iter().map(|input| new[input]).collect();
+            let outputs = match domains.contains(&node.op.domain()) {
+                true => self.apply_shared(node.op.clone(), &inputs)?,
+                false => node.op.body(self, &inputs)?,
+            };
+            new.extend(node.outputs.iter().copied().zip(outputs));
+        }
+        Ok(new)
     }
 
     fn inferred(&self, op: &dyn Op, scope: &str, inputs: &[Value]) -> Result<Vec<TensorType>, GraphError> {

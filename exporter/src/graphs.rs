@@ -34,7 +34,7 @@ pub fn generate(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights
     let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
     let positions = graph.input("positions", TensorType::i64([BATCH, TOKENS]));
     let cache = TensorType::f32([BATCH, config.n_kv_head.into(), CAPACITY, config.head_dim.into()]);
-    let past = (0..config.n_layer)
+    let past: Vec<[Value; 2]> = (0..config.n_layer)
         .map(|layer| ["key", "value"].map(|part| graph.input(&format!("past.{layer}.{part}"), cache.clone())))
         .collect();
     let model = Decoder::new(graph, config, adapter, weights, Rows::Few);
@@ -49,10 +49,23 @@ pub fn generate(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights
     let one = graph.cast(one, DataType::I32)?;
     let total = graph.add(longest, one)?;
 
-    let mut attention = Cached::new(config, last, total, past);
-    let (logits, _) = model.logits(graph, input_ids, positions, rows, &mut attention)?;
+    let (logits, present) = if weights.has_whole_blocks() {
+        let (mut x, angles) = model.embedding(graph, input_ids, positions)?;
+        let mut all_present = Vec::with_capacity(config.n_layer);
+        for (layer, past) in past.into_iter().enumerate() {
+            let rows = (layer + 1 == config.n_layer).then_some(rows);
+            let [after, present @ ..] = model.whole_block(graph, layer, [x, last, total], past, angles, rows)?;
+            x = after;
+            all_present.push(present);
+        }
+        (model.head(graph, x)?, all_present)
+    } else {
+        let mut attention = Cached::new(config, last, total, past);
+        let (logits, _) = model.logits(graph, input_ids, positions, rows, &mut attention)?;
+        (logits, attention.present)
+    };
     graph.output(logits, "logits")?;
-    for (layer, present) in attention.present.into_iter().enumerate() {
+    for (layer, present) in present.into_iter().enumerate() {
         for (part, value) in ["key", "value"].into_iter().zip(present) {
             graph.output(value, &format!("present.{layer}.{part}"))?;
         }

@@ -23,6 +23,7 @@ mod causal_attention;
 mod causal_attention_gradient;
 mod concat;
 mod constant_of_shape;
+mod decoder_block;
 mod dequantize_linear;
 mod div;
 mod equal;
@@ -77,6 +78,7 @@ mod where_;
 
 pub(crate) use add_product::AddProduct;
 pub use causal_attention::Heads;
+pub(crate) use decoder_block::DecoderBlock;
 pub use gemm::Transposed;
 pub use group_query_attention::Cached;
 pub use quantized_mat_mul::Matrix;

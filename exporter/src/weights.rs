@@ -349,6 +349,32 @@ impl Weights {
         Ok(graph.weight(name, TensorType::f32(shape)))
     }
 
+    /// Whether the blocks of a graph of few rows are one operator each: those of integers, which are read so fast that the nodes around
+    /// their products take as long as these.
+    pub(crate) fn has_whole_blocks(&self) -> bool {
+        self.precision.is_integer() && self.operators == Operators::Ort
+    }
+
+    /// Whether linear layers have biases.
+    pub(crate) fn has_bias(&self) -> bool {
+        self.bias
+    }
+
+    /// The parts of a layer that its products are made with, in the order in which they are stored, and its bias.
+    ///
+    /// # Errors
+    /// There is no such layer.
+    pub(crate) fn parts(&self, layer: &Pair) -> Result<Vec<String>, GraphError> {
+        let weight = &layer.weight;
+        let mut parts = match self.quantised(weight)? {
+            Some(_) if self.precision == Precision::Int4 => vec![integers(weight), scales(weight), minima(weight)],
+            Some(_) => vec![integers(weight), scales(weight)],
+            None => vec![weight.clone()],
+        };
+        parts.extend(self.bias.then(|| layer.bias.clone()));
+        Ok(parts)
+    }
+
     /// Token embeddings: the rows of wte that `ids` names.
     ///
     /// # Errors

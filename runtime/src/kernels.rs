@@ -7,8 +7,12 @@ use pulp::Arch;
 pub mod adapter;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
+pub mod block;
+#[cfg(target_arch = "x86_64")]
 pub mod product;
 pub mod shapes;
+#[cfg(target_arch = "x86_64")]
+mod team;
 mod tiles;
 
 /// 2√(2/π), twice the factor of GELU's tanh approximation (Hendrycks & Gimpel 2016, section 2).
@@ -107,6 +111,37 @@ pub fn layer_normalization_gradient(
                 for (((dx, &dy), &x), &scale) in dx.iter_mut().zip(dy).zip(x).zip(scale) {
                     *dx = inverse * (dy * scale - sum - (x - mean) * along);
                 }
+            }
+        },
+    );
+}
+
+/// Layer normalisation of rows of as many elements as `scale` has: y = (x − mean x) / √(var x + ε) ⊙ w + b (Ba et al. 2016).
+pub fn layer_normalization(x: &[f32], [scale, shift]: [&[f32]; 2], epsilon: f32, y: &mut [f32]) {
+    let width = scale.len().max(1);
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+                let [sum] = sums(x, x, x, |x, _, _| [x]);
+                let mean = sum / width as f32;
+                let [square] = sums(x, x, x, |x, _, _| [(x - mean) * (x - mean)]);
+                let inverse = (square / width as f32 + epsilon).sqrt().recip();
+                for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+                    *y = (x - mean) * inverse * scale + shift;
+                }
+            }
+        },
+    );
+}
+
+/// gelu(x) = x σ(x (a + c x²)), the tanh approximation (Hendrycks & Gimpel 2016, section 2), in place.
+pub fn gelu(x: &mut [f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for x in x {
+                *x /= 1.0 + exp(-*x * (LINEAR + CUBIC * (*x * *x)));
             }
         },
     );
@@ -227,6 +262,15 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
             greatest + sum.ln()
         },
     )
+}
+
+/// Makes exp(z − `greatest`) of each value, and gives their sum.
+#[inline(always)]
+fn sum_of_exponentials(values: &mut [f32], greatest: f32) -> f64 {
+    for value in &mut *values {
+        *value = exp(*value - greatest);
+    }
+    sum_of(values, |value| value)
 }
 
 /// Makes exp((z − `greatest`) `factor`) of each of a row of logits, 0 where that is below e^−87, and gives their sum.

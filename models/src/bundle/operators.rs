@@ -20,8 +20,8 @@ pub struct Operator {
 pub struct Function {
     /// The operator that it is.
     pub operator: Operator,
-    /// The number of its inputs.
-    pub inputs: usize,
+    /// The number of its inputs, least and most: more than one where a model has more or fewer parts.
+    pub inputs: [usize; 2],
     /// The number of its outputs.
     pub outputs: usize,
 }
@@ -46,7 +46,14 @@ const fn ours(
     [inputs, outputs]: [usize; 2],
     attributes: &'static [(&'static str, i32)],
 ) -> Function {
-    Function { operator: Operator { domain: MARIONETTE, name, attributes }, inputs, outputs }
+    Function { operator: Operator { domain: MARIONETTE, name, attributes }, inputs: [inputs; 2], outputs }
+}
+
+/// A whole block: with x, a cache, lengths, adapters, and two normalisations and four matrices; with angles or not, each normalisation
+/// of one or two vectors, each matrix of up to three parts and with a bias or not; and of the last one, rows.
+const fn block(name: &'static str, rows: usize) -> Function {
+    let operator = Operator { domain: MARIONETTE, name, attributes: BLOCK_PARTS };
+    Function { operator, inputs: [19 + rows, 35 + rows], outputs: 3 }
 }
 
 const AXIS: (&str, i32) = ("axis", INT);
@@ -54,6 +61,15 @@ const KEEP: &[(&str, i32)] = &[("keepdims", INT)];
 const HEADS: &[(&str, i32)] = &[("num_heads", INT), ("kv_num_heads", INT)];
 const QUERY_HEADS: &[(&str, i32)] = &[("num_heads", INT)];
 const BLOCK: &[(&str, i32)] = &[("block_size", INT)];
+const BLOCK_PARTS: &[(&str, i32)] = &[
+    ("num_heads", INT),
+    ("kv_num_heads", INT),
+    ("epsilon", FLOAT),
+    ("norm", STRING),
+    ("mlp", STRING),
+    ("rotary", INT),
+    ("bias", INT),
+];
 const FEW_ROWS: &[(&str, i32)] = &[("K", INT), ("N", INT), ("bits", INT), ("block_size", INT)];
 
 /// The operators of others.
@@ -121,11 +137,11 @@ pub const FUNCTIONS: [Function; 24] = [
     ours("BranchedAttention", [2, 2], HEADS),
     ours("CausalAttention", [1, 2], HEADS),
     ours("CausalAttentionGradient", [4, 1], HEADS),
-    ours("FewRowsAffineLinear", [5, 1], FEW_ROWS),
+    block("DecoderBlock", 0),
     ours("FewRowsAffineMatMul", [4, 1], FEW_ROWS),
-    ours("FewRowsLinear", [4, 1], FEW_ROWS),
     ours("FewRowsMatMul", [3, 1], FEW_ROWS),
     ours("GeluGradient", [2, 1], &[]),
+    block("LastDecoderBlock", 1),
     ours("LayerNormalizationGradient", [5, 1], &[]),
     ours("QuantizedLinear", [4, 1], &[]),
     ours("QuantizedMatMul", [3, 1], &[]),
@@ -146,6 +162,9 @@ const FORMER: [Function; 3] = [
     ours("CausalAttentionGradient", [4, 1], QUERY_HEADS),
 ];
 
+/// Those that are read still, and written no more: blocks that products with biases are in have become one operator.
+const READ: [Function; 2] = [ours("FewRowsAffineLinear", [5, 1], FEW_ROWS), ours("FewRowsLinear", [4, 1], FEW_ROWS)];
+
 /// The operator of this name in a bundle of this format, where it is one of these.
 pub fn operator(format: u32, domain: &str, name: &str) -> Option<Operator> {
     match domain == MARIONETTE {
@@ -157,5 +176,5 @@ pub fn operator(format: u32, domain: &str, name: &str) -> Option<Operator> {
 /// The function of this name in a bundle of this format, where it is one of ours.
 pub fn function(format: u32, name: &str) -> Option<Function> {
     let former = FORMER.into_iter().filter(|_| format == format_1::VERSION);
-    former.chain(FUNCTIONS).find(|function| function.operator.name == name)
+    former.chain(FUNCTIONS).chain(READ).find(|function| function.operator.name == name)
 }

@@ -91,6 +91,22 @@ fn add_on<S: Simd, const N: usize>(
     }
 }
 
+/// How many rows ahead the next ones are fetched, where some columns of them are read.
+const AHEAD: usize = 4;
+
+/// Begins to read so many values, which may lie anywhere.
+#[inline(always)]
+fn fetch(values: *const f32, number: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..number).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every processor of this architecture has the instruction, which reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, number);
+}
+
 /// The same for one row and some columns of B \[K, N\], from `first` on: y, the bias and the addends are those columns alone.
 pub fn add_product_of_one(a: &[f32], b: &[f32], first: usize, width: usize, addends: &[&[f32]], y: &mut [f32]) {
     pulp::Arch::new().dispatch(
@@ -101,7 +117,9 @@ pub fn add_product_of_one(a: &[f32], b: &[f32], first: usize, width: usize, adde
                 y.iter_mut().zip(*addend).for_each(|(y, addend)| *y += addend);
             }
             for (&a, row) in a.iter().zip(b.chunks_exact(width)) {
-                y.iter_mut().zip(&row[first..]).for_each(|(y, b)| *y += a * b);
+                let row = &row[first..][..y.len()];
+                fetch(row.as_ptr().wrapping_add(AHEAD * width), row.len());
+                y.iter_mut().zip(row).for_each(|(y, b)| *y += a * b);
             }
         },
     );

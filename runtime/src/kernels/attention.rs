@@ -51,6 +51,8 @@ pub struct Head<'a> {
     pub index: usize,
     /// The heads.
     pub heads: Heads,
+    /// Where there were tokens before: the keys and the values of all, these included, \[P + T, dh\] of the head.
+    pub cache: Option<[&'a [f32]; 2]>,
 }
 
 impl<'a> Head<'a> {
@@ -62,6 +64,9 @@ impl<'a> Head<'a> {
     #[inline(always)]
     fn part(&self, part: usize) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
         let Heads { queries, shared, width } = self.heads;
+        if let (Some(cache), 1..) = (self.cache, part) {
+            return slices(cache[part - 1], width, 0, width);
+        }
         let place = match part {
             0 => self.index,
             part => queries + (part - 1) * shared + self.index / self.heads.sharing(),
@@ -91,25 +96,27 @@ fn slices(values: &[f32], stride: usize, first: usize, len: usize) -> impl Exact
     values.chunks_exact(stride).map(move |row| &row[first..first + len])
 }
 
-/// How many keys a block of queries sees at most, in whole tiles.
+/// How many keys a block of queries sees at most, in whole tiles; `first` is the place of its first query among all `tokens`.
 fn seen(first: usize, tokens: usize) -> usize {
-    (first + COLUMNS).min(tokens.next_multiple_of(ROWS))
+    (first + COLUMNS).min(tokens).next_multiple_of(ROWS)
 }
 
 #[inline(always)]
 fn forward_on<S: Simd, const N: usize>(simd: S, head: Head<'_>, y: &mut [&mut [f32]], log_sum: &mut [f32]) {
     let (tokens, head_dim) = (head.tokens(), head.heads.width);
     let queries = turned(head.part(0), head_dim, (head_dim as f32).sqrt().recip());
+    let all = head.part(1).len();
+    let before = all - tokens;
     let (keys, values) = (left(head.part(1), head_dim), right(head.part(2), head_dim));
-    let mut scores = vec![[0.0; COLUMNS]; tokens.next_multiple_of(COLUMNS)];
+    let mut scores = vec![[0.0; COLUMNS]; all.next_multiple_of(COLUMNS)];
     for first in (0..tokens).step_by(COLUMNS) {
-        let scores = &mut scores[..seen(first, tokens)];
+        let scores = &mut scores[..seen(before + first, all)];
         for (index, scores) in scores.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
             let keys = keys.strip(index);
             *scores = ZERO;
             multiply::<S, N>(simd, |i| keys[i], queries.strip(first / COLUMNS), scores);
         }
-        head.hide(scores, first);
+        head.hide(scores, before + first);
         let mut greatest = [UNSEEN; COLUMNS];
         for row in &*scores {
             for (greatest, &score) in greatest.iter_mut().zip(row) {
@@ -128,7 +135,7 @@ fn forward_on<S: Simd, const N: usize>(simd: S, head: Head<'_>, y: &mut [&mut [f
             *log_sum = greatest + sum.ln();
         }
         for (quarter, y) in y[block].chunks_mut(ROWS).enumerate() {
-            let depth = scores.len().min(first + (quarter + 1) * ROWS);
+            let depth = scores.len().min(before + first + (quarter + 1) * ROWS);
             for strip in 0..head_dim.div_ceil(COLUMNS) {
                 let mut tile = ZERO;
                 multiply::<S, N>(simd, |j| chunk(&scores[j], quarter), &values.strip(strip)[..depth], &mut tile);
@@ -168,6 +175,79 @@ pub fn forward(head: Head<'_>, y: &mut [&mut [f32]], log_sum: &mut [f32]) {
         }
     }
     pulp::Arch::new().dispatch(Forward(head, y, log_sum));
+}
+
+/// The output \[dh\] of one query \[dh\] over keys and values \[n, dh\] before its own, and its own.
+pub fn of_one_query(query: &[f32], keys: [&[f32]; 2], values: [&[f32]; 2], scores: &mut Vec<f32>, y: &mut [f32]) {
+    struct OfOne<'a>(&'a [f32], [&'a [f32]; 2], [&'a [f32]; 2], &'a mut Vec<f32>, &'a mut [f32]);
+    impl WithSimd for OfOne<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let Self(query, keys, values, scores, y) = self;
+            let width = query.len().max(1);
+            let factor = (width as f32).sqrt().recip();
+            let (whole, rest) = S::as_simd_f32s(query);
+            // Plain loops: what takes a closure is compiled without the processor's instructions.
+            scores.clear();
+            scores.resize((keys[0].len() + keys[1].len()) / width, 0.0);
+            let mut at = 0;
+            for keys in keys {
+                for key in keys.chunks_exact(width) {
+                    let (key, key_rest) = S::as_simd_f32s(key);
+                    let mut sum = simd.splat_f32s(0.0);
+                    for (&query, &key) in whole.iter().zip(key) {
+                        sum = simd.mul_add_e_f32s(query, key, sum);
+                    }
+                    if !rest.is_empty() {
+                        let (query, key) = (simd.partial_load_f32s(rest), simd.partial_load_f32s(key_rest));
+                        sum = simd.mul_add_e_f32s(query, key, sum);
+                    }
+                    scores[at] = simd.reduce_sum_f32s(sum) * factor;
+                    at += 1;
+                }
+            }
+            let mut greatest = UNSEEN;
+            for &score in &*scores {
+                greatest = greatest.max(score);
+            }
+            let sum = super::sum_of_exponentials(scores, greatest);
+            let (y, y_rest) = S::as_mut_simd_f32s(y);
+            let factor = simd.splat_f32s((sum as f32).recip());
+            // Up to four vectors of all rows at a time: sums that do not wait for each other.
+            for (number, y) in y.chunks_mut(4).enumerate() {
+                let mut sums = [simd.splat_f32s(0.0); 4];
+                let mut at = 0;
+                for values in values {
+                    for value in values.chunks_exact(width) {
+                        let value = &S::as_simd_f32s(value).0[4 * number..];
+                        let share = simd.splat_f32s(scores[at]);
+                        at += 1;
+                        for (sum, &value) in sums.iter_mut().zip(value) {
+                            *sum = simd.mul_add_e_f32s(share, value, *sum);
+                        }
+                    }
+                }
+                for (y, sum) in y.iter_mut().zip(sums) {
+                    *y = simd.mul_f32s(sum, factor);
+                }
+            }
+            if !y_rest.is_empty() {
+                let mut sum = simd.splat_f32s(0.0);
+                let mut at = 0;
+                for values in values {
+                    for value in values.chunks_exact(width) {
+                        let value = simd.partial_load_f32s(S::as_simd_f32s(value).1);
+                        sum = simd.mul_add_e_f32s(simd.splat_f32s(scores[at]), value, sum);
+                        at += 1;
+                    }
+                }
+                simd.partial_store_f32s(y_rest, simd.mul_f32s(sum, factor));
+            }
+        }
+    }
+    pulp::Arch::new().dispatch(OfOne(query, keys, values, scores, y));
 }
 
 /// What a group's gradients by keys and values, which its heads share, add up to.
@@ -377,11 +457,56 @@ mod tests {
                 let (mut y, mut log_sum) = (vec![f32::NAN; tokens * width], vec![f32::NAN; heads.queries * tokens]);
                 let qkv = narrow(&qkv);
                 for (index, log_sum) in log_sum.chunks_mut(tokens).enumerate() {
-                    let head = Head { qkv: &qkv, branch: branch.as_deref(), index, heads };
+                    let head = Head { qkv: &qkv, branch: branch.as_deref(), index, heads, cache: None };
                     forward(head, &mut slices_of(&mut y, width, index * head_dim, head_dim), log_sum);
                 }
                 for (got, expected) in y.iter().zip(&expected.y).chain(log_sum.iter().zip(&expected.log_sum)) {
                     assert!((f64::from(*got) - expected).abs() < 2e-6, "{shape:?}: {got}, expected {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_cache_holds_is_attended_to_as_what_is_read_again() {
+        for shape @ (tokens, heads) in shapes() {
+            let (width, head_dim) = (heads.output(), heads.width);
+            let qkv = values(tokens * heads.all(), 1);
+            let expected = attention(&qkv, None, tokens, heads).y;
+            let qkv = narrow(&qkv);
+            let part = |place: usize| -> Vec<f32> {
+                slices(&qkv, heads.all(), place * head_dim, head_dim).flatten().copied().collect()
+            };
+            for before in [0, tokens / 3, tokens - 1] {
+                let new = tokens - before;
+                let mut y = vec![f32::NAN; new * width];
+                for index in 0..heads.queries {
+                    let shared = heads.queries + index / heads.sharing();
+                    let cache = [part(shared), part(shared + heads.shared)];
+                    let [keys, values] = cache.each_ref().map(|cache| &cache[..]);
+                    let rest = &qkv[before * heads.all()..];
+                    let head = Head { qkv: rest, branch: None, index, heads, cache: Some([keys, values]) };
+                    let mut log_sum = vec![0.0; new];
+                    forward(head, &mut slices_of(&mut y, width, index * head_dim, head_dim), &mut log_sum);
+                    // The last one by itself.
+                    let (queries, at) = (part(index), (tokens - 1) * head_dim);
+                    let mut one = vec![f32::NAN; head_dim];
+                    let parts = |all: &'_ [f32]| [all[..at].to_vec(), all[at..].to_vec()];
+                    let (keys, values) = (parts(keys), parts(values));
+                    of_one_query(
+                        &queries[at..],
+                        [&keys[0], &keys[1]],
+                        [&values[0], &values[1]],
+                        &mut Vec::new(),
+                        &mut one,
+                    );
+                    let same = &expected[(tokens - 1) * width + index * head_dim..][..head_dim];
+                    for (found, expected) in one.iter().zip(same) {
+                        assert!((f64::from(*found) - expected).abs() < 2e-6, "{shape:?}: {found}, {expected}");
+                    }
+                }
+                for (found, expected) in y.iter().zip(&expected[before * width..]) {
+                    assert!((f64::from(*found) - expected).abs() < 2e-6, "{shape:?} {before}: {found}, {expected}");
                 }
             }
         }
@@ -398,7 +523,7 @@ mod tests {
                 let sharing = heads.sharing();
                 for (group, log_sum) in log_sum.chunks(sharing * tokens).enumerate() {
                     let index = group * sharing;
-                    let head = Head { qkv: &given_qkv, branch: branch.as_deref(), index, heads };
+                    let head = Head { qkv: &given_qkv, branch: branch.as_deref(), index, heads, cache: None };
                     let mut by_place: Vec<Vec<&mut [f32]>> =
                         (0..heads.all() / heads.width).map(|_| Vec::new()).collect();
                     for row in dqkv.chunks_mut(heads.all()) {

@@ -9,6 +9,9 @@
 
 use marionette_models::bundle::{ROWS, ROWS_OF_GRADIENTS, RowRounding};
 
+/// With so few rows the integers are read once for each; with more, they are laid out for all.
+pub const FEW: usize = 4;
+
 mod affine;
 mod few;
 mod many;
@@ -16,14 +19,14 @@ mod rounded;
 mod vectors;
 
 pub use affine::Affine;
-pub use few::{Bytes, Few, multiply_few};
+pub use few::{Bytes, Few, Spread, multiply_few};
 pub use many::multiply;
 pub use rounded::{Rounded, RowToRound};
 
 /// How many values of a row forward share a scale.
 const GROUP: usize = ROWS.group;
 /// Outputs of a strip.
-const STRIP: usize = 64;
+pub(super) const STRIP: usize = 64;
 /// How much of the inner dimension is in a strip of bytes at a time: 256 KiB, which second-level caches hold.
 const DEPTH: usize = 4096;
 /// How many columns ahead of those that are laid out the next ones are fetched, and how many bytes ahead of those that few rows meet:

@@ -11,6 +11,8 @@ use crate::kernels::{self, shapes};
 
 mod adapter;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod block;
 mod decoder;
 mod guard;
 #[cfg(target_arch = "x86_64")]
@@ -48,6 +50,7 @@ pub(super) fn domain() -> ort::Result<OperatorDomain> {
         .add(Guarded(TargetLogProb::Gradient))?;
     #[cfg(target_arch = "x86_64")]
     if let Some(instructions) = kernels::product::Instructions::best() {
+        let domain = block::all(instructions).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add)?;
         return product::all(instructions).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add);
     }
     Ok(domain)

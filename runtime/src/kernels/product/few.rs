@@ -18,10 +18,23 @@ pub enum Few<'a> {
 }
 
 impl<'a> Few<'a> {
-    fn shape(self) -> [usize; 2] {
+    /// N and K.
+    pub fn shape(self) -> [usize; 2] {
         match self {
             Self::Bytes(Bytes { columns, inner, .. }) | Self::Affine(Affine { columns, inner, .. }) => [columns, inner],
         }
+    }
+
+    /// The integers, a column after the other.
+    pub fn integers(self) -> &'a [u8] {
+        match self {
+            Self::Bytes(Bytes { integers, .. }) | Self::Affine(Affine { integers, .. }) => integers,
+        }
+    }
+
+    /// Whether rows have as many values as its columns.
+    fn meets(self, rows: &Rounded) -> bool {
+        rows.width == self.shape()[1].next_multiple_of(64).max(64) && rows.group == GROUP
     }
 
     /// For many rows, forward; `columns` is room for scales.
@@ -42,6 +55,8 @@ pub struct Bytes<'a> {
     scales: &'a [f32],
     columns: usize,
     inner: usize,
+    /// How many integers have one scale, a multiple of 16.
+    block: usize,
 }
 
 impl<'a> Bytes<'a> {
@@ -51,10 +66,14 @@ impl<'a> Bytes<'a> {
         let block = inner.checked_div(number)?;
         let fits = number * columns == scales.len()
             && block * number == inner
-            && block.is_power_of_two()
-            && block >= 16
+            && block.is_multiple_of(16)
             && integers.len() == columns * inner;
-        fits.then_some(Self { integers, scales, columns, inner })
+        fits.then_some(Self { integers, scales, columns, inner, block })
+    }
+
+    /// The longest piece of up to `most` values, a power of two, that blocks are whole numbers of.
+    fn piece(&self, most: usize) -> usize {
+        (1 << self.block.trailing_zeros()).min(most)
     }
 
     /// Where all blocks of a column have the same scale.
@@ -76,66 +95,77 @@ pub fn multiply_few<E>(
     y: &mut [f32],
     in_parallel: impl Fn(usize, &(dyn Fn(usize) + Send + Sync)) -> Result<(), E>,
 ) -> Result<bool, E> {
-    let [columns, inner] = weights.shape();
-    let fits = rows.width == inner.next_multiple_of(64).max(64)
-        && rows.group == GROUP
-        && y.len() == rows.number() * columns
-        && bias.is_none_or(|bias| bias.len() == columns);
+    let [columns, _] = weights.shape();
+    let fits =
+        weights.meets(rows) && y.len() == rows.number() * columns && bias.is_none_or(|bias| bias.len() == columns);
     if !fits {
         return Ok(false);
     }
-    let sums = match weights {
-        Few::Bytes(_) => Vec::new(),
-        Few::Affine(affine) => rows.sums(affine.unit()),
-    };
-    let of_row = sums.len().checked_div(rows.number()).unwrap_or(0);
     for (row, y) in y.chunks_mut(columns.max(1)).enumerate() {
-        let sums = &sums[row * of_row..][..of_row];
-        // SAFETY: there are rows, so the processor has their instructions.
-        let spread = unsafe {
-            match (weights, rows.instructions) {
-                (Few::Bytes(bytes), Instructions::Vnni) => {
-                    Spread::Vnni(bytes, vnni::Spread::new(&rows.lines(row), &bytes))
-                }
-                (Few::Bytes(bytes), Instructions::Avx2) => {
-                    Spread::Avx2(bytes, avx2::Spread::new(rows.words(row), &bytes))
-                }
-                (Few::Affine(affine), Instructions::Vnni) => {
-                    Spread::AffineVnni(affine, AffineSpread::new(&rows.lines(row), sums, &affine))
-                }
-                (Few::Affine(affine), Instructions::Avx2) => {
-                    Spread::AffineAvx2(affine, AffineSpread::new(&rows.lines(row), sums, &affine))
-                }
-            }
-        };
+        let spread = Spread::new(weights, rows, row);
         let parts: Vec<Mutex<&mut [f32]>> = y.chunks_mut(STRIP).map(Mutex::new).collect();
         in_parallel(parts.len(), &|index| {
             if let Some(Ok(mut part)) = parts.get(index).map(Mutex::lock) {
-                let first = index * STRIP;
-                // SAFETY: as before.
-                unsafe {
-                    match &spread {
-                        Spread::Vnni(bytes, spread) => bytes.columns_vnni(first, spread, &mut part),
-                        Spread::Avx2(bytes, spread) => bytes.columns_avx2(first, spread, &mut part),
-                        Spread::AffineVnni(affine, spread) => affine.columns_vnni(first, spread, &mut part),
-                        Spread::AffineAvx2(affine, spread) => affine.columns_avx2(first, spread, &mut part),
-                    }
-                }
-                if let Some(bias) = bias {
-                    part.iter_mut().zip(&bias[first..]).for_each(|(y, bias)| *y += bias);
-                }
+                spread.columns(index * STRIP, bias, &mut part);
             }
         })?;
     }
     Ok(true)
 }
 
-/// A row as columns in blocks meet it.
-enum Spread<'a> {
+/// A row as columns in blocks meet it. There is one only where the processor has the instructions.
+pub struct Spread<'a>(Kind<'a>);
+
+enum Kind<'a> {
     Vnni(Bytes<'a>, vnni::Spread),
     Avx2(Bytes<'a>, avx2::Spread),
     AffineVnni(Affine<'a>, vnni::AffineSpread),
     AffineAvx2(Affine<'a>, avx2::AffineSpread),
+}
+
+impl<'a> Spread<'a> {
+    /// One row, rounded, for columns of as many values.
+    pub fn of_one(weights: Few<'a>, row: &Rounded) -> Option<Self> {
+        (weights.meets(row) && row.number() == 1).then(|| Self::new(weights, row, 0))
+    }
+
+    fn new(weights: Few<'a>, rows: &Rounded, row: usize) -> Self {
+        // SAFETY: there are rows, so the processor has their instructions.
+        Self(unsafe {
+            match (weights, rows.instructions) {
+                (Few::Bytes(bytes), Instructions::Vnni) => {
+                    Kind::Vnni(bytes, vnni::Spread::new(&rows.lines(row), &bytes))
+                }
+                (Few::Bytes(bytes), Instructions::Avx2) => {
+                    Kind::Avx2(bytes, avx2::Spread::new(rows.words(row), &bytes))
+                }
+                (Few::Affine(affine), Instructions::Vnni) => Kind::AffineVnni(
+                    affine,
+                    AffineSpread::new(&rows.lines(row), &rows.sums(row, affine.unit()), &affine),
+                ),
+                (Few::Affine(affine), Instructions::Avx2) => Kind::AffineAvx2(
+                    affine,
+                    AffineSpread::new(&rows.lines(row), &rows.sums(row, affine.unit()), &affine),
+                ),
+            }
+        })
+    }
+
+    /// Products with the columns from `first` on, plus their part of the bias \[N\].
+    pub fn columns(&self, first: usize, bias: Option<&[f32]>, y: &mut [f32]) {
+        // SAFETY: the processor has the instructions.
+        unsafe {
+            match &self.0 {
+                Kind::Vnni(bytes, spread) => bytes.columns_vnni(first, spread, y),
+                Kind::Avx2(bytes, spread) => bytes.columns_avx2(first, spread, y),
+                Kind::AffineVnni(affine, spread) => affine.columns_vnni(first, spread, y),
+                Kind::AffineAvx2(affine, spread) => affine.columns_avx2(first, spread, y),
+            }
+        }
+        if let Some(bias) = bias {
+            y.iter_mut().zip(&bias[first..]).for_each(|(y, bias)| *y += bias);
+        }
+    }
 }
 
 /// Values of 4 bits whose products with a row one sum adds up: four bytes.

@@ -45,7 +45,8 @@ pub fn multiply<E>(
     let output = Output { first: y.as_mut_ptr(), width };
     // Of 4 bits forward each block's integers are multiplied as they are, with its own scale and minimum.
     let unit = matrix.affine.filter(|_| direction == Direction::Forward).map(|affine| affine.unit());
-    let (finer, sums) = (rows.finer(), unit.map(|unit| rows.sums(unit)));
+    let (finer, sums) =
+        (rows.finer(), unit.map(|unit| (0..rows.number()).flat_map(|row| rows.sums(row, unit)).collect::<Vec<_>>()));
     let strips: Vec<AtomicBool> = (0..width.div_ceil(STRIP)).map(|_| AtomicBool::new(false)).collect();
     in_parallel(strips.len(), &|index| {
         let is_first = strips.get(index).is_some_and(|taken| !taken.swap(true, Ordering::Relaxed));

@@ -81,6 +81,17 @@ impl Rounded {
         Self { instructions, rows: 0, width: 0, group: GROUP, digits, words, scales }
     }
 
+    /// Those that are kept in a room, or new ones where they are for other instructions.
+    ///
+    /// # Panics
+    /// The processor lacks the instructions.
+    pub fn kept(room: &mut Option<Self>, instructions: Instructions) -> &mut Self {
+        if room.as_ref().is_some_and(|kept| kept.instructions != instructions) {
+            *room = None;
+        }
+        room.get_or_insert_with(|| Self::new(instructions))
+    }
+
     /// Has memory for what [`Rounded::rows`] gives room for.
     ///
     /// # Errors
@@ -163,24 +174,26 @@ impl Rounded {
         Finer { rows, ends }
     }
 
-    /// The sum of every so many values of each row, \[M, width / length\].
-    pub(super) fn sums(&self, length: usize) -> Vec<f32> {
+    /// The sum of every so many values of a row, \[width / length\].
+    pub(super) fn sums(&self, row: usize, length: usize) -> Vec<f32> {
         let share = self.group / length;
+        let groups = self.width / self.group;
         if self.instructions == Instructions::Avx2 {
             let sum = |words: &[i16]| words.iter().map(|&word| i32::from(word)).sum::<i32>() as f32;
-            let units = self.words[..self.rows * self.width].chunks(length).enumerate();
-            return units.map(|(at, words)| sum(words) * self.scales[at / share]).collect();
+            let (words, scales) = self.words(row);
+            return words.chunks(length).enumerate().map(|(at, words)| sum(words) * scales[at / share]).collect();
         }
+        let here = row * groups..(row + 1) * groups;
         let [first, second] = &self.digits;
         if share == 1 {
             let value = |digits: &Digits, at: usize| digits.corrections[at] as f32 * (digits.scales[at] / -128.0);
-            return (0..first.scales.len()).map(|at| value(first, at) + value(second, at)).collect();
+            return here.map(|at| value(first, at) + value(second, at)).collect();
         }
         let value = |digits: &Digits, at: usize| {
             let bytes = &digits.bytes[at * length..][..length];
             bytes.iter().map(|&byte| i32::from(byte)).sum::<i32>() as f32 * digits.scales[at / share]
         };
-        (0..first.scales.len() * share).map(|at| value(first, at) + value(second, at)).collect()
+        (here.start * share..here.end * share).map(|at| value(first, at) + value(second, at)).collect()
     }
 
     /// For AVX2: a row's integers and its groups' scales.

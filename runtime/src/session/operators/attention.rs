@@ -90,6 +90,7 @@ impl AttentionKernel {
                 branch: branch.map(|branch| &branch[row]),
                 index: index % heads.queries,
                 heads,
+                cache: None,
             };
             attention::forward(head, y, sums);
         })
@@ -125,6 +126,7 @@ impl AttentionKernel {
                 branch: None,
                 index: index % heads.shared * sharing,
                 heads,
+                cache: None,
             };
             let outputs = [dy, y].map(|values| &values[row.start * width..row.end * width]);
             attention::backward(first, outputs, &sums[index * sharing * tokens..][..sharing * tokens], gradients);

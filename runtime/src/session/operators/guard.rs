@@ -92,6 +92,12 @@ impl<'a> Inputs<'a> {
         self.0.iter().map(shape).collect()
     }
 
+    /// What the elements of each are.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn elements(&self) -> impl Iterator<Item = Option<TensorElementType>> {
+        self.0.iter().map(|value| value.dtype().tensor_type())
+    }
+
     fn value(&self, index: usize) -> ort::Result<&ValueRef<'a>> {
         self.0.get(index).ok_or_else(|| ort::Error::new(format!("input {index} is missing")))
     }
@@ -138,6 +144,33 @@ fn elements(value: &ValueRef<'_>) -> ort::Result<usize> {
 pub(super) fn output<'a>(context: &'a ComputeContext, index: usize, shape: &[i64]) -> ort::Result<ValueRefMut<'a>> {
     let output = context.output(index, shape.to_vec())?;
     output.ok_or_else(|| ort::Error::new(format!("the output {index} is missing")))
+}
+
+/// An output that goes on where an input ends: one of the input's shape, with its values. Where both are one buffer, nothing is
+/// copied.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn continued<'a>(
+    context: &'a ComputeContext,
+    inputs: &Inputs<'a>,
+    [input, index]: [usize; 2],
+) -> ort::Result<ValueRefMut<'a>> {
+    let value = inputs.value(input)?;
+    let (shape, number) = (shape(value)?, elements(value)?);
+    let mut output = output(context, index, shape)?;
+    let tensor = value.view().downcast::<DynTensorValueType>()?;
+    if *tensor.data_type() != TensorElementType::Float32 || !tensor.memory_info().is_cpu_accessible() {
+        return Err(ort::Error::new(format!("input {input} has no f32 in the processor's memory")));
+    }
+    let from = tensor.data_ptr().cast::<f32>();
+    let to = output.try_extract_tensor_mut::<f32>()?.1;
+    if to.len() != number {
+        return Err(ort::Error::new(format!("output {index} has {} elements, expected {number}", to.len())));
+    }
+    if number > 0 && !std::ptr::eq(from, to.as_ptr()) {
+        // SAFETY: so many numbers lie in both, in whatever way they overlap.
+        unsafe { std::ptr::copy(from, to.as_mut_ptr(), number) };
+    }
+    Ok(output)
 }
 
 /// Room for so many elements, which is an error where there is no memory.

@@ -6,7 +6,7 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::TensorElementType;
 
 use super::{Inputs, in_parallel, output, par_for, reserved};
-use crate::kernels::product::{self, Affine, Bytes, Direction, Few, Instructions, Matrix, Rounded};
+use crate::kernels::product::{self, Affine, Bytes, Direction, FEW, Few, Instructions, Matrix, Rounded};
 use crate::kernels::shapes::{self, Form};
 
 /// Enough elements for a thread to be worth waking.
@@ -16,9 +16,6 @@ thread_local! {
     /// Kept, since fresh memory costs more than rounding does.
     static ROUNDED: RefCell<Option<Rounded>> = const { RefCell::new(None) };
 }
-
-/// With so few rows the integers are read once for each; with more, they are laid out for all.
-const FEW: usize = 4;
 
 /// One operator: of a kind of matrix, in a direction, with or without a bias.
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +135,7 @@ impl Kernel for Product {
 }
 
 /// What the kernels say no to by themselves: integers in blocks that they have no instructions for.
-fn misfit() -> ort::Error {
+pub(super) fn misfit() -> ort::Error {
     ort::Error::new("the blocks of integers are of no size that there are products for")
 }
 

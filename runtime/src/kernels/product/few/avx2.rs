@@ -20,8 +20,7 @@ pub(super) struct Spread {
 
 impl Spread {
     pub(super) fn new((words, scales): (&[i16], &[f32]), matrix: &Bytes<'_>) -> Self {
-        let block = matrix.inner * matrix.columns / matrix.scales.len();
-        let length = block.min(GROUP);
+        let length = matrix.piece(GROUP);
         let words = &words[..matrix.inner];
         let scales = (0..matrix.inner).step_by(length).map(|at| scales[at / GROUP]).collect();
         let mut spread = Self { words: words.as_chunks().0.to_vec(), scales, starts: Vec::new() };
@@ -30,7 +29,7 @@ impl Spread {
             .zip(&spread.scales)
             .map(|(piece, scale)| (-128 * piece.iter().map(|&value| i32::from(value)).sum::<i32>()) as f32 * scale)
             .collect();
-        spread.starts = pieces.chunks(block / length).map(|pieces| pieces.iter().sum()).collect();
+        spread.starts = pieces.chunks(matrix.block / length).map(|pieces| pieces.iter().sum()).collect();
         spread
     }
 }

@@ -32,13 +32,12 @@ struct Digit {
 impl Spread {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn new([first, second]: &[Line<'_>; 2], matrix: &Bytes<'_>) -> Self {
-        let block = matrix.inner * matrix.columns / matrix.scales.len();
-        let length = block.min(64);
+        let length = matrix.piece(64);
         let number = matrix.inner / length;
         let mut spread = Self {
             digits: Vec::with_capacity(2 * number),
             pieces: Vec::with_capacity(number),
-            of_block: block / length,
+            of_block: matrix.block / length,
         };
         for at in (0..matrix.inner).step_by(length) {
             let has_second = second.has(at, length);

@@ -1,0 +1,170 @@
+//! Whole blocks of a decoder.
+
+use half::f16;
+use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
+use ort::value::TensorElementType;
+
+use super::guard::continued;
+use super::product::misfit;
+use super::{Inputs, output, par_for, room};
+use crate::kernels::block::{self, Adapter, Block, Failure, Linear, Mlp, Norm, Places};
+use crate::kernels::product::{Affine, Bytes, Few, Instructions};
+use crate::kernels::shapes::block::{BlockParts, BlockShape, CACHES, Element, LAST, MatrixAt, X};
+use crate::kernels::shapes::{self, HeadCounts};
+
+/// A block, or the last one, computed with these instructions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DecoderBlock {
+    is_last: bool,
+    instructions: Instructions,
+}
+
+/// Both.
+pub(super) fn all(instructions: Instructions) -> [DecoderBlock; 2] {
+    [false, true].map(|is_last| DecoderBlock { is_last, instructions })
+}
+
+pub(super) struct BlockKernel {
+    parts: BlockParts,
+    epsilon: f32,
+    instructions: Instructions,
+}
+
+impl Operator for DecoderBlock {
+    type Kernel<'attr> = BlockKernel;
+
+    fn name(&self) -> &str {
+        if self.is_last { "LastDecoderBlock" } else { "DecoderBlock" }
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        // As many as a model's block has parts, of several types.
+        [OperatorInput::variadic(1)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        (0..3).map(|_| OperatorOutput::required(TensorElementType::Float32))
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<BlockKernel> {
+        let missing = |name: &str| ort::Error::new(format!("the attribute {name} is missing"));
+        let integer = |name: &str| context.get::<i64>(name).ok_or_else(|| missing(name));
+        let text = |name: &str| context.get::<String>(name).ok_or_else(|| missing(name));
+        let one_of = |name: &str, no: &str, yes: &str| match text(name)? {
+            value if value == no => Ok(false),
+            value if value == yes => Ok(true),
+            value => Err(ort::Error::new(format!("the attribute {name} is {value}, expected {no} or {yes}"))),
+        };
+        let parts = BlockParts {
+            counts: HeadCounts::new(integer("num_heads")?, integer("kv_num_heads")?)?,
+            shift: one_of("norm", "rms", "layer")?,
+            gated: one_of("mlp", "gelu", "swiglu")?,
+            rotary: integer("rotary")? != 0,
+            bias: integer("bias")? != 0,
+            rows: self.is_last,
+        };
+        let epsilon = context.get::<f32>("epsilon").ok_or_else(|| missing("epsilon"))?;
+        Ok(BlockKernel { parts, epsilon, instructions: self.instructions })
+    }
+}
+
+impl BlockKernel {
+    /// The block's tensors among the inputs.
+    fn block<'a>(&self, shape: &BlockShape, inputs: &'a Inputs<'_>) -> ort::Result<Block<'a>> {
+        let values = |index: usize| inputs.values::<f32>(index);
+        let norm = |at: usize| match self.parts.shift {
+            true => Ok::<_, ort::Error>(Norm::Layer([values(at)?, values(at + 1)?])),
+            false => Ok(Norm::Rms(values(at)?)),
+        };
+        let linear = |MatrixAt { first, affine, size, bias }: MatrixAt| {
+            let integers = inputs.values::<u8>(first)?;
+            let halves = |index: usize| inputs.values::<f16>(index);
+            let weights = match affine {
+                true => Affine::new(integers, [halves(first + 1)?, halves(first + 2)?], size).map(Few::Affine),
+                false => Bytes::new(integers, values(first + 1)?, size).map(Few::Bytes),
+            };
+            let bias = bias.map(values).transpose()?;
+            Ok::<_, ort::Error>(Linear { weights: weights.ok_or_else(misfit)?, bias })
+        };
+        let adapter = |at: usize| {
+            Ok::<_, ort::Error>(Adapter {
+                down: [values(at)?, values(at + 1)?],
+                up: [values(at + 2)?, values(at + 3)?],
+            })
+        };
+        let [qkv, projection, fc, mlp_projection] = shape.matrices;
+        Ok(Block {
+            instructions: self.instructions,
+            heads: shape.heads,
+            epsilon: self.epsilon,
+            norm_1: norm(shape.norms[0])?,
+            qkv: linear(qkv)?,
+            projection: linear(projection)?,
+            adapter_1: adapter(shape.adapters[0])?,
+            norm_2: norm(shape.norms[1])?,
+            fc: linear(fc)?,
+            mlp: if self.parts.gated { Mlp::SwiGlu } else { Mlp::Gelu },
+            mlp_projection: linear(mlp_projection)?,
+            adapter_2: adapter(shape.adapters[1])?,
+        })
+    }
+}
+
+impl Kernel for BlockKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let inputs = Inputs::of(context)?;
+        let element = |found: Option<TensorElementType>| match found {
+            Some(TensorElementType::Float32) => Element::Single,
+            Some(TensorElementType::Float16) => Element::Half,
+            Some(TensorElementType::Uint8) => Element::Byte,
+            _ => Element::Other,
+        };
+        let given: Vec<_> = inputs.shapes()?.into_iter().zip(inputs.elements().map(element)).collect();
+        let shape = shapes::block::block(self.parts, &given)?;
+        let mut y = output(context, 0, &shape.output)?;
+        let mut keys = continued(context, &inputs, [CACHES[0], 1])?;
+        let mut values = continued(context, &inputs, [CACHES[1], 2])?;
+        let BlockShape { batch, tokens, capacity, .. } = shape;
+        let rows = shape.rows.map(|(at, _)| some_rows(inputs.values::<i64>(at)?, batch * tokens)).transpose()?;
+        if shape.is_empty() || shape.output.contains(&0) {
+            return Ok(());
+        }
+        let last = inputs.values::<i32>(LAST)?;
+        let first_and_last = |last: i32| usize::try_from(last).is_ok_and(|last| last + 1 >= tokens && last < capacity);
+        if let Some(last) = last.iter().find(|last| !first_and_last(**last)) {
+            let problem =
+                format!("{tokens} tokens end at position {last}, expected {} to {}", tokens - 1, capacity as i64 - 1);
+            return Err(ort::Error::new(problem));
+        }
+        let angles = match shape.angles {
+            Some(at) => Some([inputs.values::<f32>(at)?, inputs.values::<f32>(at + 1)?]),
+            None => None,
+        };
+        let block = self.block(&shape, &inputs)?;
+        let places = Places { batch, tokens, capacity, last, angles };
+        let x = inputs.values::<f32>(X)?;
+        let cache = [keys.try_extract_tensor_mut::<f32>()?.1, values.try_extract_tensor_mut::<f32>()?.1];
+        let y = y.try_extract_tensor_mut::<f32>()?.1;
+        let threads = |number: usize, calls: block::Calls<'_>| par_for(context, number, calls);
+        let result = match rows.as_deref() {
+            None | Some([_]) if batch * tokens == 1 => block::of_one_token(&block, places, x, cache, y, threads),
+            rows => block::of_tokens(&block, places, x, rows, cache, y, threads),
+        };
+        result.map_err(|failure| match failure {
+            Failure::Misfit => misfit(),
+            Failure::Memory(error) => ort::Error::new(error.to_string()),
+            Failure::Threads(error) => error,
+        })
+    }
+}
+
+/// Places of rows, counted from the end where they are negative, as `Gather` counts.
+fn some_rows(rows: &[i64], all: usize) -> ort::Result<Vec<usize>> {
+    let mut places = room(rows.len())?;
+    for &row in rows {
+        let place = if row < 0 { row.checked_add(all as i64) } else { Some(row) };
+        let place = place.and_then(|place| usize::try_from(place).ok()).filter(|&place| place < all);
+        places.push(place.ok_or_else(|| ort::Error::new(format!("row {row} is asked for, expected one of {all}")))?);
+    }
+    Ok(places)
+}
