@@ -54,6 +54,8 @@ pub struct Cost {
     pub perplexity: f64,
     /// The same by f32 with the same rounded weights.
     pub perplexity_same_weights: f64,
+    /// The same with fresh adapters, which change nothing: of the model alone, as other programs compute it.
+    pub bare: f64,
     /// Of the adapters' gradient on a dialogue of each person, to that of f32 with the same rounded weights.
     pub cosines: Vec<f64>,
     /// On held-out dialogues of all people, each after [`STEPS`] steps.
@@ -125,6 +127,11 @@ impl Subject {
         Ok((Engine::open(&bundle, Options::default())?, engine::encoder(&bundle)?))
     }
 
+    /// The dialogues of others.
+    pub fn others(&self) -> &[Sequence] {
+        &self.others
+    }
+
     /// Measures a precision; each that is measured is compared to f32 with its own weights.
     ///
     /// # Errors
@@ -133,6 +140,8 @@ impl Subject {
         let config = &self.source.base.config;
         let bits = Weights::new(config, precision, Operators::Ort)?.bits();
         let (mut device, _) = self.open(precision, false)?;
+        device.set_adapters(&self.source.adapters)?;
+        let bare = device.loss(&self.others)?.exp();
         device.set_adapters(&self.start)?;
         let perplexity = device.loss(&self.others)?.exp();
         let (mut exact, _) = self.open(precision, true)?;
@@ -146,7 +155,7 @@ impl Subject {
         }
         let adapted = self.adapted(&mut device)?;
         let adapted_same_weights = self.adapted(&mut exact)?;
-        Ok(Cost { bits, perplexity, perplexity_same_weights, cosines, adapted, adapted_same_weights })
+        Ok(Cost { bits, bare, perplexity, perplexity_same_weights, cosines, adapted, adapted_same_weights })
     }
 
     /// On held-out dialogues, each person's after the person's steps.

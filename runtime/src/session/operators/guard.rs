@@ -87,6 +87,17 @@ impl<'a> Inputs<'a> {
         (0..context.num_inputs()?).map(input).collect::<ort::Result<_>>().map(Self)
     }
 
+    /// Those of an operator that knows some of them from when it was made.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn beside(context: &'a ComputeContext, constants: &'a [Option<ValueRef<'a>>]) -> ort::Result<Self> {
+        let missing = |index| ort::Error::new(format!("input {index} is missing"));
+        let input = |(index, constant): (usize, &'a Option<ValueRef<'a>>)| match constant {
+            Some(constant) => Ok(constant.view()),
+            None => context.input(index)?.ok_or_else(|| missing(index)),
+        };
+        constants.iter().enumerate().map(input).collect::<ort::Result<_>>().map(Self)
+    }
+
     /// Their shapes, as they are given.
     pub(super) fn shapes(&self) -> ort::Result<Vec<&[i64]>> {
         self.0.iter().map(shape).collect()
