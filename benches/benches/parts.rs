@@ -56,7 +56,7 @@ fn products(criterion: &mut Criterion) {
             let columns = affine.column_scales(instructions);
             let matrices = [
                 ("8 bits", Matrix::of_bytes(&eight.integers, &eight.scales).unwrap()),
-                ("4 bits", Matrix::of_affine(affine, &columns).unwrap()),
+                ("4 bits", Matrix::of_affine_back(affine, &columns).unwrap()),
             ];
             for ((name, matrix), values) in matrices.into_iter().zip(&stored) {
                 for (direction, depth, width) in [(Direction::Forward, WIDTH, INNER), (Direction::Back, INNER, WIDTH)] {
@@ -149,7 +149,7 @@ fn passes(criterion: &mut Criterion) {
     let (tokens, head_dim) = (128, 64);
     let qkv = floats(tokens * 3 * WIDTH);
     let heads = Heads { queries: WIDTH / head_dim, shared: WIDTH / head_dim, width: head_dim };
-    let head = Head { qkv: &qkv, branch: None, index: 3, heads };
+    let head = Head { qkv: &qkv, branch: None, index: 3, heads, cache: None };
     let (mut y, mut sums) = (vec![0.0; tokens * WIDTH], vec![0.0; tokens]);
     fn parts(values: &mut [f32], stride: usize, part: usize) -> Vec<&mut [f32]> {
         values.chunks_mut(stride).map(|row| &mut row[part * WIDTH + 3 * 64..part * WIDTH + 4 * 64]).collect()
