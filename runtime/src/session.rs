@@ -430,7 +430,7 @@ fn configure(
         // Else what the 4-bit weights become is not computed once, but in every run.
         .with_config_entry("session.disable_quant_qdq", "1")?;
     if options.kernels && options.provider == Provider::Cpu {
-        builder = builder.with_operators(operators::domain()?)?;
+        builder = builder.with_operators(operators::domain(options.threads)?)?;
     }
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads.get())?;

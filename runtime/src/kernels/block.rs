@@ -6,10 +6,9 @@
 
 use std::cell::RefCell;
 use std::collections::TryReserveError;
-use std::num::NonZero;
+use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::{LazyLock, Mutex};
-use std::thread;
+use std::sync::Mutex;
 
 use super::adapter::{self, Narrow};
 use super::attention::{self, Head, Heads};
@@ -60,6 +59,8 @@ pub struct Adapter<'a> {
 pub struct Block<'a> {
     /// What products of integers are computed with.
     pub instructions: Instructions,
+    /// About how many threads there are: matrices are cut into as many parts.
+    pub threads: NonZeroUsize,
     /// Heads of attention.
     pub heads: Heads,
     /// Of both normalisations.
@@ -138,6 +139,12 @@ impl Block<'_> {
         self.mlp_projection.weights.shape()[1]
     }
 
+    /// How many of so many outputs make a part of a phase, a multiple of `unit`, and how many parts there are: one a thread.
+    fn parts(&self, outputs: usize, unit: usize) -> (usize, usize) {
+        let of_part = outputs.div_ceil(self.threads.get()).next_multiple_of(unit);
+        (of_part, outputs.div_ceil(of_part))
+    }
+
     fn norm(&self, norm: Norm<'_>, x: &[f32], y: &mut [f32]) {
         match norm {
             Norm::Layer(parts) => super::layer_normalization(x, parts, self.epsilon, y),
@@ -151,9 +158,6 @@ impl Block<'_> {
         }
     }
 }
-
-/// About how many threads there are. (To ask takes as long as a phase.)
-static THREADS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
 
 thread_local! {
     /// Kept, since fresh memory costs more than what is done in it.
@@ -212,16 +216,10 @@ pub fn of_one_token<E>(
     };
     ROOM.with_borrow_mut(|room| room.shared = memory);
     match result {
-        Ok(()) if team.done() == parts(block.width(), LINE).1 => Ok(()),
+        Ok(()) if team.done() == block.parts(block.width(), LINE).1 => Ok(()),
         Ok(()) => Err(Failure::Misfit),
         Err(error) => Err(Failure::Threads(error)),
     }
-}
-
-/// How many of so many outputs make a part of a phase, a multiple of `unit`, and how many parts there are: one a thread.
-fn parts(outputs: usize, unit: usize) -> (usize, usize) {
-    let of_part = outputs.div_ceil(*THREADS).next_multiple_of(unit);
-    (of_part, outputs.div_ceil(of_part))
 }
 
 /// What the phases hand on: each is written in one, its parts by one thread each, and read in later ones.
@@ -337,7 +335,7 @@ impl Token<'_> {
         }
         rounded.rows(1, inner, Direction::Forward).iter_mut().for_each(|row| row.round(&room.normal, None));
         let spread = Spread::of_one(linear.weights, rounded).ok_or(Broken)?;
-        let (of_part, number) = parts(outputs, unit);
+        let (of_part, number) = self.block.parts(outputs, unit);
         member.share(number, |part| compute(&spread, part * of_part..outputs.min((part + 1) * of_part)))
     }
 
@@ -386,7 +384,7 @@ impl Token<'_> {
             hidden.iter_mut().zip(sums).for_each(|(hidden, sum)| *hidden += sum);
         }
         super::gelu(&mut hidden);
-        let (of_part, number) = parts(width, LINE);
+        let (of_part, number) = self.block.parts(width, LINE);
         member.share(number, |part| {
             let columns = part * of_part..width.min((part + 1) * of_part);
             let addends = [residual, x, up[1]].map(|addend| &addend[columns.clone()]);

@@ -1,8 +1,11 @@
 //! Kernels for the functions of the domain `marionette` in a bundle's graphs: with them, ONNX Runtime does not execute a function's
 //! body on the processor, but [`crate::kernels`].
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Mutex;
+#[cfg(target_arch = "x86_64")]
+use std::thread;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
@@ -28,11 +31,11 @@ use targets::TargetLogProb;
 /// Enough rows for a thread to be worth waking, counted in elements.
 const LEAST_SHARE: usize = 16 * 1024;
 
-/// All our operators.
+/// All our operators, for sessions of so many threads within an operator; one a core where nobody says.
 ///
 /// # Errors
 /// ONNX Runtime refuses one.
-pub(super) fn domain() -> ort::Result<OperatorDomain> {
+pub(super) fn domain(threads: Option<NonZeroUsize>) -> ort::Result<OperatorDomain> {
     let domain = OperatorDomain::new("marionette")?
         .add(Guarded(Rowwise::GeluGradient))?
         .add(Guarded(Rowwise::LayerNormalizationGradient))?
@@ -48,9 +51,13 @@ pub(super) fn domain() -> ort::Result<OperatorDomain> {
         .add(Guarded(Attention::CausalGradient))?
         .add(Guarded(TargetLogProb::Forward))?
         .add(Guarded(TargetLogProb::Gradient))?;
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = threads;
     #[cfg(target_arch = "x86_64")]
     if let Some(instructions) = kernels::product::Instructions::best() {
-        let domain = block::all(instructions).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add)?;
+        let threads = threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+        let domain =
+            block::all(instructions, threads).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add)?;
         return product::all(instructions).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add);
     }
     Ok(domain)

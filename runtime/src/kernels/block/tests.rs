@@ -133,6 +133,7 @@ impl Case {
         let heads = self.heads;
         Block {
             instructions,
+            threads: NonZeroUsize::new(3).unwrap(),
             heads,
             epsilon: 1e-5,
             norm_1,
@@ -228,7 +229,7 @@ fn gelu(x: f64) -> f64 {
 
 /// Calls on three threads.
 fn threads(number: usize, calls: Calls<'_>) -> Result<(), ()> {
-    thread::scope(|scope| {
+    std::thread::scope(|scope| {
         for first in 0..3 {
             scope.spawn(move || (first..number).step_by(3).for_each(calls));
         }

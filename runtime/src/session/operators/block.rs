@@ -1,5 +1,7 @@
 //! Whole blocks of a decoder.
 
+use std::num::NonZeroUsize;
+
 use half::f16;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::{DynValueTypeMarker, TensorElementType, ValueRef};
@@ -12,25 +14,26 @@ use crate::kernels::product::{Affine, Bytes, Few, Instructions};
 use crate::kernels::shapes::block::{BlockParts, BlockShape, CACHES, Element, LAST, MatrixAt, X};
 use crate::kernels::shapes::{self, HeadCounts};
 
-/// A block, or the last one, computed with these instructions.
+/// A block, or the last one, computed with these instructions by about so many threads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DecoderBlock {
     is_last: bool,
     instructions: Instructions,
+    threads: NonZeroUsize,
 }
 
 /// Both.
-pub(super) fn all(instructions: Instructions) -> [DecoderBlock; 2] {
-    [false, true].map(|is_last| DecoderBlock { is_last, instructions })
+pub(super) fn all(instructions: Instructions, threads: NonZeroUsize) -> [DecoderBlock; 2] {
+    [false, true].map(|is_last| DecoderBlock { is_last, instructions, threads })
 }
 
 /// An input's shape, and what its elements are.
 type Given = (Vec<i64>, Element);
 
 pub(super) struct BlockKernel<'a> {
+    operator: DecoderBlock,
     parts: BlockParts,
     epsilon: f32,
-    instructions: Instructions,
     /// The inputs that are the same in each call, and of the others nothing.
     constants: Vec<Option<ValueRef<'a>>>,
     /// The inputs of the last call, which fitted, and what they were found to be: to look at all of them again takes a tenth of a token's
@@ -74,7 +77,7 @@ impl Operator for DecoderBlock {
         let epsilon = context.get::<f32>("epsilon").ok_or_else(|| missing("epsilon"))?;
         let constant = |input| context.constant_input::<DynValueTypeMarker>(input).ok();
         let constants = (0..context.inputs()?.len()).map(constant).collect();
-        Ok(BlockKernel { parts, epsilon, instructions: self.instructions, constants, known: None })
+        Ok(BlockKernel { operator: *self, parts, epsilon, constants, known: None })
     }
 }
 
@@ -104,7 +107,8 @@ impl BlockKernel<'_> {
         };
         let [qkv, projection, fc, mlp_projection] = shape.matrices;
         Ok(Block {
-            instructions: self.instructions,
+            instructions: self.operator.instructions,
+            threads: self.operator.threads,
             heads: shape.heads,
             epsilon: self.epsilon,
             norm_1: norm(shape.norms[0])?,
