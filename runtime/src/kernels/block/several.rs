@@ -1,0 +1,219 @@
+//! Several tokens, for all of which matrices are laid out.
+
+use std::collections::TryReserveError;
+use std::sync::Mutex;
+
+use super::{Adapter, Block, Calls, Failure, Linear, Mlp, Places, ROOM};
+use crate::kernels::attention::{self, Head, Heads};
+use crate::kernels::product::{self, Direction, FEW, Rounded};
+use crate::kernels::{adapter, gelu, rotate, swi_glu};
+
+/// Any number of tokens: x \[B T, D\] to y, of all of them or of `rows` alone, \[N, D\]; their keys and values \[B, G, C, dh\] put into the
+/// cache.
+///
+/// # Errors
+/// As [`of_one_token`](super::of_one_token).
+pub fn of_tokens<E>(
+    block: &Block<'_>,
+    places: Places<'_>,
+    x: &[f32],
+    rows: Option<&[usize]>,
+    cache: [&mut [f32]; 2],
+    y: &mut [f32],
+    threads: impl Fn(usize, Calls<'_>) -> Result<(), E>,
+) -> Result<(), Failure<E>> {
+    let tokens = Tokens { block, threads };
+    let width = block.width();
+    let mut normal = room(x.len())?;
+    tokens.shares([(x, width)], &mut normal, width, |[x], y| block.norm(block.norm_1, x, y))?;
+    let mut qkv = tokens.product(block.qkv, &normal)?;
+    tokens.turn(places, &mut qkv)?;
+    let mut attended = room(places.rows() * block.heads.output())?;
+    tokens.attend(places, &qkv, cache, &mut attended)?;
+    let (mut some, mut of_rows) = (Vec::new(), Vec::new());
+    let (x, attended) = match rows {
+        Some(rows) => {
+            some.try_reserve(rows.len() * width)?;
+            of_rows.try_reserve(rows.len() * block.heads.output())?;
+            for &row in rows {
+                some.extend_from_slice(&x[row * width..][..width]);
+                of_rows.extend_from_slice(&attended[row * block.heads.output()..][..block.heads.output()]);
+            }
+            (&some[..], &of_rows[..])
+        }
+        None => (x, &attended[..]),
+    };
+    let projected = tokens.product(block.projection, attended)?;
+    let mut middle = room(x.len())?;
+    tokens.adapter(block.adapter_1, &projected, x, &mut middle)?;
+    let mut normal = room(x.len())?;
+    tokens.shares([(&middle, width)], &mut normal, width, |[x], y| block.norm(block.norm_2, x, y))?;
+    let fc = tokens.product(block.fc, &normal)?;
+    let hidden = block.hidden();
+    let mut activated = room(x.len() / width.max(1) * hidden)?;
+    let of_fc = block.fc.weights.shape()[0];
+    tokens.shares([(&fc, of_fc)], &mut activated, hidden, |[x], y| match block.mlp {
+        Mlp::Gelu => {
+            y.copy_from_slice(x);
+            gelu(y);
+        }
+        Mlp::SwiGlu => swi_glu(x, hidden, y),
+    })?;
+    let projected = tokens.product(block.mlp_projection, &activated)?;
+    tokens.adapter(block.adapter_2, &projected, &middle, y)
+}
+
+/// Zeros.
+fn room(length: usize) -> Result<Vec<f32>, TryReserveError> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(length)?;
+    room.resize(length, 0.0);
+    Ok(room)
+}
+
+/// What the parts of a block need where there are many tokens.
+struct Tokens<'a, F> {
+    block: &'a Block<'a>,
+    threads: F,
+}
+
+impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
+    /// Computes rows of y, of so many values, from the same rows of the inputs.
+    fn shares<const N: usize>(
+        &self,
+        inputs: [(&[f32], usize); N],
+        y: &mut [f32],
+        of_y: usize,
+        compute: impl Fn([&[f32]; N], &mut [f32]) + Send + Sync,
+    ) -> Result<(), Failure<E>> {
+        const ROWS: usize = 32;
+        let of_y = of_y.max(1);
+        self.each(y.chunks_mut(ROWS * of_y).collect(), |index, y| {
+            let rows = index * ROWS..index * ROWS + y.len() / of_y;
+            compute(inputs.map(|(x, of_x)| &x[rows.start * of_x..rows.end * of_x]), y);
+        })
+    }
+
+    fn each<T: Send>(&self, parts: Vec<T>, compute: impl Fn(usize, &mut T) + Send + Sync) -> Result<(), Failure<E>> {
+        let parts: Vec<Mutex<T>> = parts.into_iter().map(Mutex::new).collect();
+        let result = (self.threads)(parts.len(), &|index| {
+            // Each is asked for once: no thread waits.
+            if let Some(Ok(mut part)) = parts.get(index).map(Mutex::lock) {
+                compute(index, &mut part);
+            }
+        });
+        result.map_err(Failure::Threads)
+    }
+
+    fn product(&self, linear: Linear<'_>, x: &[f32]) -> Result<Vec<f32>, Failure<E>> {
+        let [columns, inner] = linear.weights.shape();
+        let rows = x.len() / inner.max(1);
+        let mut y = room(rows * columns)?;
+        let mut kept = ROOM.with_borrow_mut(|room| room.rounded.take());
+        let rounded = Rounded::kept(&mut kept, self.block.instructions);
+        rounded.try_reserve(rows, inner)?;
+        let places = rounded.rows(rows, inner, Direction::Forward).into_iter().zip(x.chunks(inner.max(1)));
+        let mut places: Vec<_> = places.collect();
+        self.each(places.chunks_mut(16).collect(), |_, places| {
+            places.iter_mut().for_each(|(place, x)| place.round(x, None));
+        })?;
+        let mut scales = Vec::new();
+        let threads = |number: usize, calls: Calls<'_>| (self.threads)(number, calls);
+        let fits = if rows <= FEW {
+            product::multiply_few(linear.weights, rounded, linear.bias, &mut y, threads)
+        } else {
+            let matrix = linear.weights.many(&mut scales).ok_or(Failure::Misfit)?;
+            product::multiply(matrix, Direction::Forward, rounded, linear.bias, &mut y, threads)
+        };
+        let fits = fits.map_err(Failure::Threads)?;
+        ROOM.with_borrow_mut(|room| room.rounded = kept);
+        if fits { Ok(y) } else { Err(Failure::Misfit) }
+    }
+
+    /// Turns queries and keys, in place.
+    fn turn(&self, places: Places<'_>, qkv: &mut [f32]) -> Result<(), Failure<E>> {
+        let Some([cosines, sines]) = places.angles else { return Ok(()) };
+        let heads = self.block.heads;
+        let (turned, half) = ((heads.queries + heads.shared) * heads.width, heads.width / 2);
+        let known = cosines.len() / half.max(1);
+        self.each(qkv.chunks_mut(heads.all()).collect(), |token, row| {
+            let angles = token % known.max(1) * half..(token % known.max(1) + 1) * half;
+            let x = row[..turned].to_vec();
+            rotate(&x, &cosines[angles.clone()], &sines[angles], &mut row[..turned]);
+        })
+    }
+
+    /// Puts keys and values into the cache, and attends to it.
+    fn attend(
+        &self,
+        places: Places<'_>,
+        qkv: &[f32],
+        [keys, values]: [&mut [f32]; 2],
+        y: &mut [f32],
+    ) -> Result<(), Failure<E>> {
+        let heads @ Heads { queries, shared, width } = self.block.heads;
+        let Places { tokens, capacity, .. } = places;
+        let of_head = capacity * width;
+        for (token, qkv) in qkv.chunks_exact(heads.all()).enumerate() {
+            let (row, at) = (token / tokens, places.first(token / tokens) + token % tokens);
+            for group in 0..shared {
+                let place = (row * shared + group) * of_head + at * width;
+                let part = |place: usize| &qkv[place * width..][..width];
+                keys[place..place + width].copy_from_slice(part(queries + group));
+                values[place..place + width].copy_from_slice(part(queries + shared + group));
+            }
+        }
+        let (keys, values) = (&*keys, &*values);
+        // A head of a row is a part, its outputs a slice a token.
+        let mut parts: Vec<Vec<&mut [f32]>> = (0..places.batch * queries).map(|_| Vec::new()).collect();
+        for (index, slice) in y.chunks_mut(width).enumerate() {
+            let (token, head) = (index / queries, index % queries);
+            parts[token / tokens * queries + head].push(slice);
+        }
+        self.each(parts, |index, y| {
+            let (row, head) = (index / queries, index % queries);
+            let start = (row * shared + head / heads.sharing()) * of_head;
+            let before = places.first(row);
+            let seen = |tokens: usize| [keys, values].map(|cache| &cache[start..][..tokens * width]);
+            let qkv = &qkv[row * tokens * heads.all()..][..tokens * heads.all()];
+            if tokens > FEW {
+                let head = Head { qkv, branch: None, index: head, heads, cache: Some(seen(before + tokens)) };
+                attention::forward(head, y, &mut vec![0.0; tokens]);
+                return;
+            }
+            let mut scores = Vec::new();
+            for ((token, qkv), y) in qkv.chunks_exact(heads.all()).enumerate().zip(y) {
+                let [keys, values] = seen(before + token + 1);
+                let query = &qkv[head * width..][..width];
+                attention::of_one_query(query, [keys, &[]], [values, &[]], &mut scores, y);
+            }
+        })
+    }
+
+    /// y = residual + x + gelu(x D + d) U + u.
+    fn adapter(
+        &self,
+        Adapter { down, up }: Adapter<'_>,
+        x: &[f32],
+        residual: &[f32],
+        y: &mut [f32],
+    ) -> Result<(), Failure<E>> {
+        let (bottleneck, width) = (down[1].len(), up[1].len());
+        let rows = x.len() / width.max(1);
+        let mut hidden = room(rows * bottleneck)?;
+        let mut narrow = ROOM.with_borrow_mut(|room| std::mem::take(&mut room.narrow));
+        narrow.try_reserve([width, bottleneck])?;
+        narrow.lay_out(down[0], [width, bottleneck], false);
+        self.shares([(x, width)], &mut hidden, bottleneck, |[x], y| {
+            adapter::add_product(x, &narrow, Some(down[1]), &[], bottleneck, y);
+            gelu(y);
+        })?;
+        narrow.try_reserve([bottleneck, width])?;
+        narrow.lay_out(up[0], [bottleneck, width], false);
+        self.shares([(&hidden, bottleneck), (x, width), (residual, width)], y, width, |[hidden, x, r], y| {
+            adapter::add_product(hidden, &narrow, Some(up[1]), &[x, r], width, y);
+        })?;
+        ROOM.with_borrow_mut(|room| room.narrow = narrow);
+        Ok(())
+    }
+}
