@@ -2,7 +2,7 @@
 //! values, attention, projection, adapter, and the same with the MLP in attention's place.
 //!
 //! A token by itself takes as long as its weights take to be read, if nothing else does: all threads go through the block as one
-//! [team](super::team), are woken once, and what is not shared out each computes for itself, which takes less than telling others.
+//! team (`kernels/team.rs`), are woken once, and what is not shared out each computes for itself, which takes less than telling others.
 
 use std::cell::RefCell;
 use std::collections::TryReserveError;

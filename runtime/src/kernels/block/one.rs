@@ -18,7 +18,7 @@ const SUMMED: usize = 32;
 /// Parts of an output begin with a line of the cache.
 const LINE: usize = 16;
 
-/// One token: x \[D\] to y \[D\], its keys and values \[G, C, dh\] put into the cache. `threads` calls a function [`MEMBERS`] times, or as
+/// One token: x \[D\] to y \[D\], its keys and values \[G, C, dh\] put into the cache. `threads` calls a function as many times as it is told, or as
 /// often as it likes, once at least.
 ///
 /// # Errors
