@@ -187,15 +187,10 @@ impl<'a> Decoder<'a> {
         let mut others = inside[5..].iter().copied();
         let angles = angles.and_then(|_| Some([others.next()?, others.next()?]));
         let rows = others.next();
-        let names = Block::new(layer);
-        let adapters = [&names.attn_adapter, &names.mlp_adapter]
-            .into_iter()
-            .flat_map(|adapter| [&adapter.down, &adapter.up])
-            .flat_map(|pair| [&pair.weight, &pair.bias]);
+        let parts = self.block_parts(&Block::new(layer))?;
         let mut by_name = BTreeMap::new();
-        for name in adapters {
-            let tensor = graph.tensor(self.trained(name)?).clone();
-            by_name.insert(name.clone(), inner.input(name, tensor));
+        for (name, &value) in parts.iter().filter_map(|name| self.by_name.get_key_value(name)) {
+            by_name.insert(name.clone(), inner.input(name, graph.tensor(value).clone()));
         }
         let block = Decoder { adapters: Vec::new(), by_name, ..*self };
         let mut attention = Cached::new(self.config, inside[3], inside[4], vec![[inside[1], inside[2]]]);
@@ -209,16 +204,16 @@ impl<'a> Decoder<'a> {
             inner.output(value, name)?;
         }
         // Then the block's tensors.
-        for name in self.block_parts(&names)? {
-            let value = match block.by_name.get(&name) {
-                Some(&value) => value,
-                None => inner.weight_named(&name)?,
+        for name in &parts {
+            let (here, there) = match (block.by_name.get(name), self.by_name.get(name)) {
+                (Some(&here), Some(&there)) => (here, there),
+                _ => {
+                    let here = inner.weight_named(name)?;
+                    (here, graph.weight(name, inner.tensor(here).clone()))
+                }
             };
-            inside.push(value);
-            outside.push(match self.by_name.get(&name) {
-                Some(&value) => value,
-                None => graph.weight(&name, inner.tensor(value).clone()),
-            });
+            inside.push(here);
+            outside.push(there);
         }
         let is_last = rows.is_some();
         let op = DecoderBlock::new(std::mem::take(inner), inside, self.block_attributes(), is_last);
@@ -251,7 +246,7 @@ impl<'a> Decoder<'a> {
 
     /// What an executor of [`DecoderBlock`] is told of its parts.
     fn block_attributes(&self) -> Vec<(&'static str, Attribute)> {
-        let ModelConfig { norm, norm_epsilon, mlp, positions, n_head, n_kv_head, .. } = *self.config;
+        let ModelConfig { norm, norm_epsilon, mlp, positions, n_head, n_kv_head, bias, .. } = *self.config;
         let is_rotary = matches!(positions, Positions::Rotary { .. });
         vec![
             ("num_heads", Attribute::Int(n_head as i64)),
@@ -260,7 +255,7 @@ impl<'a> Decoder<'a> {
             ("norm", Attribute::Text(if norm == Norm::Layer { "layer" } else { "rms" })),
             ("mlp", Attribute::Text(if mlp == Mlp::SwiGlu { "swiglu" } else { "gelu" })),
             ("rotary", Attribute::Int(is_rotary.into())),
-            ("bias", Attribute::Int(self.weights.has_bias().into())),
+            ("bias", Attribute::Int(bias.into())),
         ]
     }
 

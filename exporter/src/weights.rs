@@ -355,11 +355,6 @@ impl Weights {
         self.precision.is_integer() && self.operators == Operators::Ort
     }
 
-    /// Whether linear layers have biases.
-    pub(crate) fn has_bias(&self) -> bool {
-        self.bias
-    }
-
     /// The parts of a layer that its products are made with, in the order in which they are stored, and its bias.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 //! (`exporter/src/ops`), each in one pass over memory where the operators that it is made of take ten. Rows are cut among
 //! threads by whoever calls. Each function is compiled for several generations of processors, and the best is taken when it runs.
 
+use std::sync::Mutex;
+
 use pulp::Arch;
 
 pub mod adapter;
@@ -14,6 +16,27 @@ pub mod shapes;
 #[cfg(target_arch = "x86_64")]
 mod team;
 mod tiles;
+
+/// A function to be called with numbers, on any threads.
+pub type Calls<'a> = &'a (dyn Fn(usize) + Send + Sync);
+
+/// Lets threads compute shares: `compute` gets a share's number and the share. `threads` gets a number and calls a function with each
+/// index below it.
+///
+/// # Errors
+/// Those of `threads`.
+pub fn each_share<T: Send, E>(
+    shares: &[Mutex<T>],
+    threads: impl FnOnce(usize, Calls<'_>) -> Result<(), E>,
+    compute: impl Fn(usize, &mut T) + Send + Sync,
+) -> Result<(), E> {
+    threads(shares.len(), &|index| {
+        // Each share is asked for once: no thread waits.
+        if let Some(Ok(mut share)) = shares.get(index).map(Mutex::lock) {
+            compute(index, &mut share);
+        }
+    })
+}
 
 /// 2√(2/π), twice the factor of GELU's tanh approximation (Hendrycks & Gimpel 2016, section 2).
 const LINEAR: f32 = (2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2) as f32;
@@ -262,15 +285,6 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
             greatest + sum.ln()
         },
     )
-}
-
-/// Makes exp(z − `greatest`) of each value, and gives their sum.
-#[inline(always)]
-fn sum_of_exponentials(values: &mut [f32], greatest: f32) -> f64 {
-    for value in &mut *values {
-        *value = exp(*value - greatest);
-    }
-    sum_of(values, |value| value)
 }
 
 /// Makes exp((z − `greatest`) `factor`) of each of a row of logits, 0 where that is below e^−87, and gives their sum.

@@ -4,6 +4,8 @@
 //! Within a block everything is transposed, keys down and queries across, so that softmax adds up rows of 32 numbers, which are
 //! vectors on any processor. All products are made of tiles of 8 rows and 32 columns, whose sums stay in registers.
 
+use std::collections::TryReserveError;
+
 use pulp::{Simd, WithSimd};
 
 use super::exp;
@@ -94,6 +96,29 @@ impl<'a> Head<'a> {
 #[inline(always)]
 fn slices(values: &[f32], stride: usize, first: usize, len: usize) -> impl ExactSizeIterator<Item = &[f32]> {
     values.chunks_exact(stride).map(move |row| &row[first..first + len])
+}
+
+/// \[B, T, places · dh\] as slices: for each row and place, one a token.
+///
+/// # Errors
+/// There is no memory for them.
+pub fn places(
+    values: &mut [f32],
+    [batch, tokens, places]: [usize; 3],
+    width: usize,
+) -> Result<Vec<Vec<&mut [f32]>>, TryReserveError> {
+    let mut result: Vec<Vec<&mut [f32]>> = Vec::new();
+    result.try_reserve_exact(batch * places)?;
+    for _ in 0..batch * places {
+        let mut slices = Vec::new();
+        slices.try_reserve_exact(tokens)?;
+        result.push(slices);
+    }
+    for (index, slice) in values.chunks_mut(width).enumerate() {
+        let (token, place) = (index / places, index % places);
+        result[token / tokens * places + place].push(slice);
+    }
+    Ok(result)
 }
 
 /// How many keys a block of queries sees at most, in whole tiles; `first` is the place of its first query among all `tokens`.
@@ -212,7 +237,7 @@ pub fn of_one_query(query: &[f32], keys: [&[f32]; 2], values: [&[f32]; 2], score
             for &score in &*scores {
                 greatest = greatest.max(score);
             }
-            let sum = super::sum_of_exponentials(scores, greatest);
+            let sum = super::exponentials(scores, greatest, 1.0);
             let (y, y_rest) = S::as_mut_simd_f32s(y);
             let factor = simd.splat_f32s((sum as f32).recip());
             // Up to four vectors of all rows at a time: sums that do not wait for each other.

@@ -18,9 +18,6 @@ mod several;
 pub use one::of_one_token;
 pub use several::of_tokens;
 
-/// Which numbers are calls of a function for, on any threads.
-pub type Calls<'a> = &'a (dyn Fn(usize) + Send + Sync);
-
 /// A normalisation.
 #[derive(Debug, Clone, Copy)]
 pub enum Norm<'a> {
@@ -104,10 +101,6 @@ pub struct Places<'a> {
 }
 
 impl Places<'_> {
-    fn rows(&self) -> usize {
-        self.batch * self.tokens
-    }
-
     /// Where a row begins.
     fn first(&self, row: usize) -> usize {
         self.last[row] as usize + 1 - self.tokens

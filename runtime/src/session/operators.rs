@@ -189,12 +189,7 @@ fn in_parallel<T: Send>(
 ) -> ort::Result<()> {
     let mut all: Vec<Mutex<T>> = room(shares.len())?;
     all.extend(shares.map(Mutex::new));
-    par_for(context, all.len(), &|index| {
-        // Each share is asked for once: no thread waits.
-        if let Some(Ok(mut share)) = all.get(index).map(Mutex::lock) {
-            compute(index, &mut share);
-        }
-    })
+    kernels::each_share(&all, |number, calls| par_for(context, number, calls), compute)
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::{Adapter, Block, Calls, Failure, Linear, Mlp, Places, ROOM, Room};
+use super::{Adapter, Block, Failure, Linear, Mlp, Places, ROOM, Room};
 use crate::kernels::attention::{self, Heads};
 use crate::kernels::product::{Direction, Rounded, Spread};
 use crate::kernels::team::{Broken, Member, Shared, Team};
-use crate::kernels::{adapter, gelu, rotate, swi_glu};
+use crate::kernels::{Calls, adapter, gelu, rotate, swi_glu};
 
 /// The phases of a token: queries, keys and values; attention; the MLP's first matrix; and twice a projection and an adapter's end.
 const PHASES: usize = 7;
@@ -18,8 +18,8 @@ const SUMMED: usize = 32;
 /// Parts of an output begin with a line of the cache.
 const LINE: usize = 16;
 
-/// One token: x \[D\] to y \[D\], its keys and values \[G, C, dh\] put into the cache. `threads` calls a function as many times as it is told, or as
-/// often as it likes, once at least.
+/// One token: x \[D\] to y \[D\], its keys and values \[G, C, dh\] put into the cache. `threads` calls a function as many times as it is
+/// told, or as often as it likes, once at least.
 ///
 /// # Errors
 /// No memory, no threads, or a matrix that there are no products for.

@@ -3,10 +3,10 @@
 use std::collections::TryReserveError;
 use std::sync::Mutex;
 
-use super::{Adapter, Block, Calls, Failure, Linear, Mlp, Places, ROOM};
+use super::{Adapter, Block, Failure, Linear, Mlp, Places, ROOM};
 use crate::kernels::attention::{self, Head, Heads};
 use crate::kernels::product::{self, Direction, FEW, Rounded};
-use crate::kernels::{adapter, gelu, rotate, swi_glu};
+use crate::kernels::{Calls, adapter, each_share, gelu, rotate, swi_glu};
 
 /// Any number of tokens: x \[B T, D\] to y, of all of them or of `rows` alone, \[N, D\]; their keys and values \[B, G, C, dh\] put into the
 /// cache.
@@ -28,7 +28,7 @@ pub fn of_tokens<E>(
     tokens.shares([(x, width)], &mut normal, width, |[x], y| block.norm(block.norm_1, x, y))?;
     let mut qkv = tokens.product(block.qkv, &normal)?;
     tokens.turn(places, &mut qkv)?;
-    let mut attended = room(places.rows() * block.heads.output())?;
+    let mut attended = room(places.batch * places.tokens * block.heads.output())?;
     tokens.attend(places, &qkv, cache, &mut attended)?;
     let (mut some, mut of_rows) = (Vec::new(), Vec::new());
     let (x, attended) = match rows {
@@ -96,13 +96,7 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
 
     fn each<T: Send>(&self, parts: Vec<T>, compute: impl Fn(usize, &mut T) + Send + Sync) -> Result<(), Failure<E>> {
         let parts: Vec<Mutex<T>> = parts.into_iter().map(Mutex::new).collect();
-        let result = (self.threads)(parts.len(), &|index| {
-            // Each is asked for once: no thread waits.
-            if let Some(Ok(mut part)) = parts.get(index).map(Mutex::lock) {
-                compute(index, &mut part);
-            }
-        });
-        result.map_err(Failure::Threads)
+        each_share(&parts, &self.threads, compute).map_err(Failure::Threads)
     }
 
     fn product(&self, linear: Linear<'_>, x: &[f32]) -> Result<Vec<f32>, Failure<E>> {
@@ -112,13 +106,9 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
         let mut kept = ROOM.with_borrow_mut(|room| room.rounded.take());
         let rounded = Rounded::kept(&mut kept, self.block.instructions);
         rounded.try_reserve(rows, inner)?;
-        let places = rounded.rows(rows, inner, Direction::Forward).into_iter().zip(x.chunks(inner.max(1)));
-        let mut places: Vec<_> = places.collect();
-        self.each(places.chunks_mut(16).collect(), |_, places| {
-            places.iter_mut().for_each(|(place, x)| place.round(x, None));
-        })?;
+        let threads = &self.threads;
+        rounded.round(x, inner, Direction::Forward, None, threads).map_err(Failure::Threads)?;
         let mut scales = Vec::new();
-        let threads = |number: usize, calls: Calls<'_>| (self.threads)(number, calls);
         let fits = if rows <= FEW {
             product::multiply_few(linear.weights, rounded, linear.bias, &mut y, threads)
         } else {
@@ -165,11 +155,7 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
         }
         let (keys, values) = (&*keys, &*values);
         // A head of a row is a part, its outputs a slice a token.
-        let mut parts: Vec<Vec<&mut [f32]>> = (0..places.batch * queries).map(|_| Vec::new()).collect();
-        for (index, slice) in y.chunks_mut(width).enumerate() {
-            let (token, head) = (index / queries, index % queries);
-            parts[token / tokens * queries + head].push(slice);
-        }
+        let parts = attention::places(y, [places.batch, tokens, queries], width)?;
         self.each(parts, |index, y| {
             let (row, head) = (index / queries, index % queries);
             let start = (row * shared + head / heads.sharing()) * of_head;

@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::*;
+use crate::kernels::Calls;
 use crate::kernels::product::{Affine, Bytes};
 
 /// D, F, R, dh and C.

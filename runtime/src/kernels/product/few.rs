@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use super::rounded::Line;
 use super::{Affine, GROUP, Instructions, Matrix, Rounded, STRIP};
+use crate::kernels::each_share;
 
 mod avx2;
 mod vnni;
@@ -104,11 +105,7 @@ pub fn multiply_few<E>(
     for (row, y) in y.chunks_mut(columns.max(1)).enumerate() {
         let spread = Spread::new(weights, rows, row);
         let parts: Vec<Mutex<&mut [f32]>> = y.chunks_mut(STRIP).map(Mutex::new).collect();
-        in_parallel(parts.len(), &|index| {
-            if let Some(Ok(mut part)) = parts.get(index).map(Mutex::lock) {
-                spread.columns(index * STRIP, bias, &mut part);
-            }
-        })?;
+        each_share(&parts, &in_parallel, |index, part| spread.columns(index * STRIP, bias, part))?;
     }
     Ok(true)
 }

@@ -3,11 +3,13 @@
 use std::arch::x86_64::*;
 use std::borrow::Cow;
 use std::collections::TryReserveError;
+use std::sync::Mutex;
 
 use marionette_models::bundle::{BASE, RowRounding};
 
 use super::vectors::load_f32s;
 use super::{Direction, GROUP, Instructions};
+use crate::kernels::{Calls, each_share};
 
 /// The largest digit.
 const MOST: f32 = 127.0;
@@ -147,6 +149,31 @@ impl Rounded {
                 places.map(|place| RowToRound { place, rounding }).collect()
             }
         }
+    }
+
+    /// Rounds rows of `length` values, for which there is memory, each by itself: those of x, times `factors` where there are some
+    /// ([`RowToRound::round`]). `threads` gets a number and calls a function with each index below it.
+    ///
+    /// # Errors
+    /// Those of `threads`.
+    pub fn round<E>(
+        &mut self,
+        x: &[f32],
+        length: usize,
+        direction: Direction,
+        factors: Option<&[f32]>,
+        threads: impl FnOnce(usize, Calls<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        /// Enough elements for a thread to be worth waking.
+        const LEAST_SHARE: usize = 16 * 1024;
+        let share = LEAST_SHARE.div_ceil(length);
+        let mut places = self.rows(x.len() / length, length, direction);
+        let shares: Vec<_> = places.chunks_mut(share).map(Mutex::new).collect();
+        each_share(&shares, threads, |index, places| {
+            for (place, x) in places.iter_mut().zip(x[index * share * length..].chunks(length)) {
+                place.round(x, factors);
+            }
+        })
     }
 
     /// Which of the second digits there are. (In 16 bits, none is one of its own.)

@@ -53,24 +53,20 @@ pub struct BlockShape {
     pub batch: usize,
     /// T.
     pub tokens: usize,
-    /// D.
-    pub width: usize,
     /// C.
     pub capacity: usize,
     /// Of attention.
     pub heads: Heads,
     /// Cosines, and sines after them.
     pub angles: Option<usize>,
-    /// Which rows are asked for, and how many they are.
-    pub rows: Option<(usize, usize)>,
+    /// Which rows are asked for.
+    pub rows: Option<usize>,
     /// Scales of the two normalisations; a shift is next.
     pub norms: [usize; 2],
     /// To queries, keys and values; the projection; and those of the MLP.
     pub matrices: [MatrixAt; 4],
     /// The first of each adapter's four.
     pub adapters: [usize; 2],
-    /// The cache's shape \[B, G, C, dh\].
-    pub cache: Vec<i64>,
     /// The shape of x after the block.
     pub output: Vec<i64>,
 }
@@ -188,10 +184,9 @@ pub fn block(parts: BlockParts, inputs: &[(&[i64], Element)]) -> Result<BlockSha
         [of_rows, groups, capacity, head] if of_rows == batch && groups == shared && head > 0 => (capacity, head),
         _ => return Err(keys.misfit(format_args!("[{batch}, {shared}, C, dh]"))),
     };
-    let cache = keys.shape.to_vec();
     let values = cursor.next("past values", Single)?;
     if values.shape != keys.shape {
-        return Err(values.misfit(format_args!("{cache:?}")));
+        return Err(values.misfit(format_args!("{:?}", keys.shape)));
     }
     cursor.next("last positions", Other)?.holds(batch)?;
     cursor.next("number of positions", Other)?.holds(1)?;
@@ -207,10 +202,10 @@ pub fn block(parts: BlockParts, inputs: &[(&[i64], Element)]) -> Result<BlockSha
         }
         cursor.next("sines", Single)?.holds(cosines.elements)?;
     }
-    let mut rows = None;
+    let (mut rows, mut output) = (None, x.shape.to_vec());
     if parts.rows {
-        let at = cursor.next;
-        rows = Some((at, cursor.next("rows", Other)?.elements));
+        rows = Some(cursor.next);
+        output = vec![cursor.next("rows", Other)?.elements as i64, width as i64];
     }
     let of_all = product(&[all, head]);
     let Some(qkv) = of_all else { return Err(keys.misfit("narrower heads")) };
@@ -245,14 +240,9 @@ pub fn block(parts: BlockParts, inputs: &[(&[i64], Element)]) -> Result<BlockSha
     if cursor.next != inputs.len() {
         return Err(Misfit::Number { found: inputs.len(), expected: cursor.next });
     }
-    let output = match rows {
-        Some((_, number)) => vec![number as i64, width as i64],
-        None => x.shape.to_vec(),
-    };
     Ok(BlockShape {
         batch,
         tokens,
-        width,
         capacity,
         heads: Heads { queries, shared, width: head },
         angles,
@@ -260,7 +250,6 @@ pub fn block(parts: BlockParts, inputs: &[(&[i64], Element)]) -> Result<BlockSha
         norms: [norm_1, norm_2],
         matrices: [qkv, projection, fc, mlp_projection],
         adapters: [adapter_1, adapter_2],
-        cache,
         output,
     })
 }

@@ -3,7 +3,7 @@
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, in_parallel, output, room};
+use super::{Inputs, in_parallel, output, reserved, room};
 use crate::kernels::attention::{self, Gradients, Head};
 use crate::kernels::shapes::{self, Attended, HeadCounts};
 
@@ -81,7 +81,8 @@ impl AttentionKernel {
                 &mut unwanted[..]
             }
         };
-        let y = places(y.try_extract_tensor_mut::<f32>()?.1, [batch, tokens, heads.queries], heads.width)?;
+        let y = y.try_extract_tensor_mut::<f32>()?.1;
+        let y = reserved(attention::places(y, [batch, tokens, heads.queries], heads.width))?;
         let shares = y.into_iter().zip(sums.chunks_mut(tokens));
         in_parallel(context, shares, |index, (y, sums)| {
             let row = index / heads.queries * tokens..(index / heads.queries + 1) * tokens;
@@ -108,7 +109,8 @@ impl AttentionKernel {
         let values = |index| inputs.values::<f32>(index);
         let (dy, y, qkv, sums) = (values(0)?, values(1)?, values(2)?, values(3)?);
         let all = heads.all() / heads.width;
-        let all_places = places(output.try_extract_tensor_mut::<f32>()?.1, [batch, tokens, all], heads.width)?;
+        let output = output.try_extract_tensor_mut::<f32>()?.1;
+        let all_places = reserved(attention::places(output, [batch, tokens, all], heads.width))?;
         let (sharing, mut groups) = (heads.sharing(), room(batch * heads.shared)?);
         // Of each row the queries' heads, then the keys', then the values'.
         let mut all_places = all_places.into_iter();
@@ -132,19 +134,6 @@ impl AttentionKernel {
             attention::backward(first, outputs, &sums[index * sharing * tokens..][..sharing * tokens], gradients);
         })
     }
-}
-
-/// \[B, T, places · dh\] as slices: for each row and place, one a token.
-fn places(values: &mut [f32], [batch, tokens, places]: [usize; 3], width: usize) -> ort::Result<Vec<Vec<&mut [f32]>>> {
-    let mut result: Vec<Vec<&mut [f32]>> = room(batch * places)?;
-    for _ in 0..batch * places {
-        result.push(room(tokens)?);
-    }
-    for (index, slice) in values.chunks_mut(width).enumerate() {
-        let (token, place) = (index / places, index % places);
-        result[token / tokens * places + place].push(slice);
-    }
-    Ok(result)
 }
 
 impl Kernel for AttentionKernel {

@@ -9,6 +9,7 @@ use ort::value::{DynValueTypeMarker, TensorElementType, ValueRef};
 use super::guard::continued;
 use super::product::misfit;
 use super::{Inputs, output, par_for, room};
+use crate::kernels::Calls;
 use crate::kernels::block::{self, Adapter, Block, Failure, Linear, Mlp, Norm, Places};
 use crate::kernels::product::{Affine, Bytes, Few, Instructions};
 use crate::kernels::shapes::block::{BlockParts, BlockShape, CACHES, Element, LAST, MatrixAt, X};
@@ -148,7 +149,7 @@ impl Kernel for BlockKernel<'_> {
         let mut keys = continued(context, &inputs, [CACHES[0], 1])?;
         let mut values = continued(context, &inputs, [CACHES[1], 2])?;
         let &BlockShape { batch, tokens, capacity, .. } = shape;
-        let rows = shape.rows.map(|(at, _)| some_rows(inputs.values::<i64>(at)?, batch * tokens)).transpose()?;
+        let rows = shape.rows.map(|at| some_rows(inputs.values::<i64>(at)?, batch * tokens)).transpose()?;
         if shape.is_empty() || shape.output.contains(&0) {
             return Ok(());
         }
@@ -168,7 +169,7 @@ impl Kernel for BlockKernel<'_> {
         let x = inputs.values::<f32>(X)?;
         let cache = [keys.try_extract_tensor_mut::<f32>()?.1, values.try_extract_tensor_mut::<f32>()?.1];
         let y = y.try_extract_tensor_mut::<f32>()?.1;
-        let threads = |number: usize, calls: block::Calls<'_>| par_for(context, number, calls);
+        let threads = |number: usize, calls: Calls<'_>| par_for(context, number, calls);
         let result = match rows.as_deref() {
             None | Some([_]) if batch * tokens == 1 => block::of_one_token(&block, places, x, cache, y, threads),
             rows => block::of_tokens(&block, places, x, rows, cache, y, threads),

@@ -83,17 +83,15 @@ pub(super) struct Inputs<'a>(Vec<ValueRef<'a>>);
 
 impl<'a> Inputs<'a> {
     pub(super) fn of(context: &'a ComputeContext) -> ort::Result<Self> {
-        let input = |index| context.input(index)?.ok_or_else(|| ort::Error::new(format!("input {index} is missing")));
-        (0..context.num_inputs()?).map(input).collect::<ort::Result<_>>().map(Self)
+        (0..context.num_inputs()?).map(|index| given(context, index)).collect::<ort::Result<_>>().map(Self)
     }
 
     /// Those of an operator that knows some of them from when it was made.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn beside(context: &'a ComputeContext, constants: &'a [Option<ValueRef<'a>>]) -> ort::Result<Self> {
-        let missing = |index| ort::Error::new(format!("input {index} is missing"));
         let input = |(index, constant): (usize, &'a Option<ValueRef<'a>>)| match constant {
             Some(constant) => Ok(constant.view()),
-            None => context.input(index)?.ok_or_else(|| missing(index)),
+            None => given(context, index),
         };
         constants.iter().enumerate().map(input).collect::<ort::Result<_>>().map(Self)
     }
@@ -136,6 +134,10 @@ impl<'a> Inputs<'a> {
         // SAFETY: a tensor of so many integers has them there, two in a byte, as long as the value lives.
         Ok(unsafe { std::slice::from_raw_parts(data, elements.div_ceil(2)) })
     }
+}
+
+fn given(context: &ComputeContext, index: usize) -> ort::Result<ValueRef<'_>> {
+    context.input(index)?.ok_or_else(|| ort::Error::new(format!("input {index} is missing")))
 }
 
 fn shape<'v>(value: &'v ValueRef<'_>) -> ort::Result<&'v [i64]> {
@@ -192,6 +194,6 @@ pub(super) fn room<T>(elements: usize) -> ort::Result<Vec<T>> {
 }
 
 /// Memory that could not be had, as an error.
-pub(super) fn reserved(result: Result<(), TryReserveError>) -> ort::Result<()> {
+pub(super) fn reserved<T>(result: Result<T, TryReserveError>) -> ort::Result<T> {
     result.map_err(|error| ort::Error::new(error.to_string()))
 }

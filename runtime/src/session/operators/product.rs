@@ -5,12 +5,9 @@ use std::cell::RefCell;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, in_parallel, output, par_for, reserved};
+use super::{Inputs, output, par_for, reserved};
 use crate::kernels::product::{self, Affine, Bytes, Direction, FEW, Few, Instructions, Matrix, Rounded};
 use crate::kernels::shapes::{self, Form};
-
-/// Enough elements for a thread to be worth waking.
-const LEAST_SHARE: usize = 16 * 1024;
 
 thread_local! {
     /// Kept, since fresh memory costs more than rounding does.
@@ -104,9 +101,7 @@ impl Kernel for Product {
                 return ROUNDED.with_borrow_mut(|room| {
                     let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
                     reserved(rounded.try_reserve(rows, depth))?;
-                    for (place, x) in rounded.rows(rows, depth, self.direction).iter_mut().zip(x.chunks(depth)) {
-                        place.round(x, None);
-                    }
+                    rounded.round(x, depth, self.direction, None, strips)?;
                     fitting(product::multiply_few(few, rounded, bias, y, strips)?)
                 });
             }
@@ -122,13 +117,7 @@ impl Kernel for Product {
         ROUNDED.with_borrow_mut(|room| {
             let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
             reserved(rounded.try_reserve(rows, depth))?;
-            let share = LEAST_SHARE.div_ceil(depth);
-            let mut places = rounded.rows(rows, depth, self.direction);
-            in_parallel(context, places.chunks_mut(share), |index, places| {
-                for (place, x) in places.iter_mut().zip(x[index * share * depth..].chunks(depth)) {
-                    place.round(x, factors);
-                }
-            })?;
+            rounded.round(x, depth, self.direction, factors, strips)?;
             fitting(product::multiply(weights, self.direction, rounded, bias, y, strips)?)
         })
     }
