@@ -180,7 +180,7 @@ fn fitting() -> Vec<Fitting> {
     all
 }
 
-/// Blocks 32 wide, of a Llama in 8 bits and of a GPT-2 in 4, for one token, and for two rows of three.
+/// Blocks 32 wide: of a Llama in 8 bits for one token, and of a GPT-2 in 4 bits for six rows of one.
 #[cfg(target_arch = "x86_64")]
 fn blocks() -> Vec<Fitting> {
     const LLAMA: &[(&str, i64)] = &[("num_heads", 4), ("kv_num_heads", 2), ("rotary", 1), ("bias", 0)];
