@@ -78,6 +78,9 @@ impl Digit {
     }
 }
 
+/// How many bytes ahead those of 8 bits are fetched into the second-level cache, which waits for more of them at once than the first.
+const FARTHER: usize = 8192;
+
 /// Those of a piece's sums, of four values each, that are not of its first group.
 const UPPER: u16 = !0 << (GROUP / 4);
 
@@ -87,25 +90,46 @@ impl Bytes<'_> {
     pub(super) fn columns_vnni(&self, first: usize, row: &Spread, y: &mut [f32]) {
         let number = row.pieces.len() / row.of_block;
         let length = self.inner / row.pieces.len();
-        for (column, y) in (first..).zip(y) {
-            let integers = &self.integers[column * self.inner..][..self.inner];
-            let scales = &self.scales[column * number..][..number];
-            let mut sum = _mm512_setzero_ps();
-            let (mut pieces, mut digits) = (integers.chunks_exact(length).zip(&row.pieces), row.digits.iter());
-            for &scale in scales {
-                let mut block = _mm512_setzero_ps();
-                for (bytes, &has_second) in pieces.by_ref().take(row.of_block) {
-                    _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
-                    let bytes = load(bytes);
-                    for digit in digits.by_ref().take(1 + usize::from(has_second)) {
-                        block = digit.add_products(bytes, block);
+        let integers = self.integers[first * self.inner..].chunks_exact(self.inner);
+        let mut columns = integers.zip(self.scales[first * number..].chunks_exact(number));
+        for y in y.chunks_mut(4) {
+            let mut sums = [_mm512_setzero_ps(); 4];
+            for (place, (integers, scales)) in sums.iter_mut().take(y.len()).zip(columns.by_ref()) {
+                let mut sum = _mm512_setzero_ps();
+                let (mut pieces, mut digits) = (integers.chunks_exact(length).zip(&row.pieces), row.digits.iter());
+                for &scale in scales {
+                    let mut block = _mm512_setzero_ps();
+                    for (bytes, &has_second) in pieces.by_ref().take(row.of_block) {
+                        _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(FARTHER).cast());
+                        let bytes = load(bytes);
+                        for digit in digits.by_ref().take(1 + usize::from(has_second)) {
+                            block = digit.add_products(bytes, block);
+                        }
                     }
+                    sum = _mm512_fmadd_ps(block, _mm512_set1_ps(scale), sum);
                 }
-                sum = _mm512_fmadd_ps(block, _mm512_set1_ps(scale), sum);
+                *place = sum;
             }
-            *y = _mm512_reduce_add_ps(sum);
+            added(&sums, y);
         }
     }
+}
+
+/// What the values of each vector add up to, for up to four of them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn added([a, b, c, d]: &[__m512; 4], y: &mut [f32]) {
+    // In each quarter of a vector pairs of a and b, and of c and d; then one sum of each.
+    let ab = _mm512_add_ps(_mm512_unpacklo_ps(*a, *b), _mm512_unpackhi_ps(*a, *b));
+    let cd = _mm512_add_ps(_mm512_unpacklo_ps(*c, *d), _mm512_unpackhi_ps(*c, *d));
+    let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(ab, cd), _mm512_shuffle_ps::<0xee>(ab, cd));
+    let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(sums)));
+    let halves = _mm256_add_ps(_mm512_castps512_ps256(sums), upper);
+    let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+    let mut all = [0.0_f32; 4];
+    // SAFETY: 4 numbers.
+    unsafe { _mm_storeu_ps(all.as_mut_ptr(), sums) };
+    y.copy_from_slice(&all[..y.len()]);
 }
 
 /// A row as columns of 4 bits meet it.
@@ -120,27 +144,32 @@ impl Affine<'_> {
     pub(super) fn columns_vnni(&self, first: usize, row: &AffineSpread, y: &mut [f32]) {
         let (number, width) = (self.blocks(), self.inner / 2);
         let (low, places) = (_mm512_set1_epi8(15), load_i32s(&row.places));
-        for (column, y) in (first..).zip(y) {
-            let integers = &self.integers[column * width..][..width];
-            let scales = &self.scales[column * number..][..number];
-            let minima = &self.minima[column * number..][..number];
-            let mut sum = _mm512_setzero_ps();
-            let pieces = integers.chunks(PIECE / 2).zip(scales.chunks(PIECE / self.block));
-            for ((bytes, scales), piece) in pieces.zip(&row.pieces) {
-                _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
-                let pairs = load(bytes);
-                let halves = [_mm512_and_si512(pairs, low), _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), low)];
-                let mut total = products_of_halves(halves, &piece.first);
-                if let Some(second) = &piece.second {
-                    total = _mm512_add_ps(total, products_of_halves(halves, second));
+        let of_piece = PIECE / self.block;
+        let integers = self.integers[first * width..].chunks_exact(width);
+        let scales = self.scales[first * number..].chunks_exact(number);
+        let mut columns = integers.zip(scales.zip(self.minima[first * number..].chunks_exact(number)));
+        for y in y.chunks_mut(4) {
+            let mut sums = [_mm512_setzero_ps(); 4];
+            for (place, (integers, (scales, minima))) in sums.iter_mut().take(y.len()).zip(columns.by_ref()) {
+                let mut sum = _mm512_setzero_ps();
+                let pieces = integers.chunks(PIECE / 2).zip(scales.chunks(of_piece));
+                for ((bytes, scales), piece) in pieces.zip(&row.pieces) {
+                    _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
+                    let pairs = load(bytes);
+                    let halves = [_mm512_and_si512(pairs, low), _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), low)];
+                    let mut total = products_of_halves(halves, &piece.first);
+                    if let Some(second) = &piece.second {
+                        total = _mm512_add_ps(total, products_of_halves(halves, second));
+                    }
+                    let scales = _mm512_permutexvar_ps(places, _mm512_cvtph_ps(load_halves(scales)));
+                    sum = _mm512_fmadd_ps(total, scales, sum);
                 }
-                let scales = _mm512_permutexvar_ps(places, _mm512_cvtph_ps(load_halves(scales)));
-                sum = _mm512_fmadd_ps(total, scales, sum);
+                for (minima, sums) in minima.chunks(16).zip(&row.sums) {
+                    sum = _mm512_fmadd_ps(_mm512_cvtph_ps(load_halves(minima)), load_f32s(sums), sum);
+                }
+                *place = sum;
             }
-            for (minima, sums) in minima.chunks(16).zip(&row.sums) {
-                sum = _mm512_fmadd_ps(_mm512_cvtph_ps(load_halves(minima)), load_f32s(sums), sum);
-            }
-            *y = _mm512_reduce_add_ps(sum);
+            added(&sums, y);
         }
     }
 }
