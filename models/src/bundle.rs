@@ -10,7 +10,7 @@ mod writer;
 
 pub use audit::audit;
 pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators, Precision, RunMemory, ValueInfo};
-pub use open::Bundle;
+pub use open::{Bundle, Opening};
 pub use writer::{BundleWriter, seal};
 
 /// The format version that this code writes; it reads format 1 too.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
-use marionette_dialogues::{Dialogue, EvaluateError, group_by_persona, read_file};
+use marionette_dialogues::{Dialogue, Encoder, EvaluateError, group_by_persona, read_file};
 use marionette_models::bundle::Bundle;
 use marionette_models::interrupt::{self, Work};
 use marionette_models::terminal::{printable, printable_line, say};
@@ -78,30 +78,22 @@ fn hint(text: &str) {
 }
 
 /// Opens the bundle on its device, with a persona where one is named; gives the persona's sentences too.
-fn open_with(common: &Common, persona: Option<(&PersonaName, &Home)>) -> Result<(Bundle, Engine, Vec<String>), Error> {
-    // The device first: that it is missing is known at once, and the bundle may be large.
-    OnnxRuntime::load()?.require(common.ep)?;
-    let bundle = Bundle::open(&common.bundle)?;
-    let mut engine = Engine::open(&bundle, common.options())?;
+fn open(common: &Common, persona: Option<(&PersonaName, &Home)>) -> Result<(Engine, Encoder, Vec<String>), Error> {
+    let (mut engine, encoder) = engine::open(&common.bundle, common.options())?;
     let mut sentences = Vec::new();
     if let Some((name, Home { home })) = persona {
         let persona = Store::new(home.as_deref())?.load(name, engine.manifest())?;
         engine.set_adapters(&persona.adapters)?;
         sentences = persona.record.persona;
     }
-    Ok((bundle, engine, sentences))
-}
-
-fn open(common: &Common) -> Result<(Bundle, Engine), Error> {
-    open_with(common, None).map(|(bundle, engine, _)| (bundle, engine))
+    Ok((engine, encoder, sentences))
 }
 
 fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
     let dialogues = read(&args.dialogues)?;
     let chosen = adapt::support(&dialogues, args.shots.map(Into::into))
         .map_err(|error| anyhow!("{}: {error}", args.dialogues.display()))?;
-    let (bundle, mut engine) = open(&args.common)?;
-    let encoder = engine::encoder(&bundle)?;
+    let (mut engine, encoder, _) = open(&args.common, None)?;
     let store = Store::new(args.home.home.as_deref()).map_err(Error::from)?;
     let lock = store.lock(&args.persona).map_err(Error::from)?;
     let support = adapt::Support::new(&encoder, chosen)?;
@@ -202,9 +194,7 @@ fn answer(
 fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     // Options first: a wrong one is not worth loading a model for.
     Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
-    let (bundle, mut engine, sentences) =
-        open_with(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
-    let encoder = engine::encoder(&bundle)?;
+    let (mut engine, encoder, sentences) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     for prompt in &args.prompt {
         let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
         let mut conversation = Conversation::new(&encoder, sentences.clone(), args.sampling.max_tokens.get());
@@ -215,9 +205,7 @@ fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
 
 fn chat(args: &ChatArgs) -> anyhow::Result<()> {
     let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
-    let (bundle, mut engine, sentences) =
-        open_with(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
-    let encoder = engine::encoder(&bundle)?;
+    let (mut engine, encoder, sentences) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     let mut conversation = Conversation::new(&encoder, sentences, args.sampling.max_tokens.get());
     listen()?;
     let name = args.persona.as_ref().map_or("marionette", PersonaName::as_str);
@@ -288,8 +276,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         samples: 0,
     };
     options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
-    let (bundle, mut engine, _) = open_with(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
-    let encoder = engine::encoder(&bundle)?;
+    let (mut engine, encoder, _) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     let bar = progress::bar("evaluating", 0);
     let provider = engine.provider();
     let mut learner = [DeviceLearner::new(&mut engine, args.inner_lr)];
@@ -348,7 +335,10 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let BenchArgs { prompt_tokens, new_tokens, batch, length, only, memory_limit, .. } = *args;
     let shape = Shape { prompt_tokens, new_tokens, batch, length };
-    let (_, mut engine) = open(&args.common)?;
+    let common = &args.common;
+    // (Without the tokenizer, whose memory is not what is measured.) The device first, as elsewhere.
+    OnnxRuntime::load().and_then(|runtime| runtime.require(common.ep)).map_err(Error::from)?;
+    let mut engine = Engine::open(&Bundle::open(&common.bundle)?, common.options())?;
     let bar = progress::bar("measuring", if only.is_some() { 1 } else { 2 });
     let limit = memory_limit.map(|limit| limit.as_u64());
     let measured = bench::measure(&mut engine, shape, only, limit, |heard| match heard {

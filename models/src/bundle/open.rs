@@ -46,6 +46,56 @@ pub struct Bundle {
     manifest: Manifest,
 }
 
+/// A bundle all of which is verified but its weights, whose digest takes longer than all else: meanwhile the tokenizer can be read.
+#[derive(Debug)]
+pub struct Opening {
+    bundle: Bundle,
+    /// Where in the weights there are numbers that may be infinite.
+    floats: BTreeSet<audit::Floats>,
+}
+
+impl Opening {
+    /// Verifies all but the weights.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn new(dir: &Path) -> Result<Self> {
+        let manifest = read_manifest(dir)?;
+        verify_listing(dir, &manifest)?;
+        verify_digests(dir, &manifest)?;
+        let length = manifest.files.get(WEIGHTS).map_or(0, |entry| entry.bytes);
+        let mut floats = BTreeSet::new();
+        for interface in manifest.graphs.values() {
+            floats.extend(audit::graph(&dir.join(&interface.file), interface, &manifest, length)?);
+        }
+        Ok(Self { bundle: Bundle { dir: dir.to_owned(), manifest }, floats })
+    }
+
+    /// What the bundle says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.bundle.manifest
+    }
+
+    /// Where it lies.
+    pub fn dir(&self) -> &Path {
+        &self.bundle.dir
+    }
+
+    /// Verifies the weights too.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn verify_weights(&self) -> Result<Bundle> {
+        let Bundle { dir, manifest } = &self.bundle;
+        let path = dir.join(WEIGHTS);
+        let (digest, not_finite) = weights::digest(&path, &self.floats)?;
+        manifest.files.get(WEIGHTS).map_or(Ok(()), |entry| same(&path, &digest, entry))?;
+        not_finite.map_or(Ok(()), Err)?;
+        verify_weights_beside(dir)?;
+        Ok(self.bundle.clone())
+    }
+}
+
 impl Bundle {
     /// Opens and verifies a bundle: the manifest by its digest (which one of format 1 need not have), the list of files (no extra file but
     /// what systems leave in folders), every length and SHA-256, that the graphs take and give what the manifest says, hold nothing but the operators of a bundle, no more of
@@ -59,20 +109,7 @@ impl Bundle {
     /// # Errors
     /// What is wrong, with the file and the place.
     pub fn open(dir: &Path) -> Result<Self> {
-        let manifest = read_manifest(dir)?;
-        verify_listing(dir, &manifest)?;
-        verify_digests(dir, &manifest)?;
-        let length = manifest.files.get(WEIGHTS).map_or(0, |entry| entry.bytes);
-        let mut floats = BTreeSet::new();
-        for interface in manifest.graphs.values() {
-            floats.extend(audit::graph(&dir.join(&interface.file), interface, &manifest, length)?);
-        }
-        let path = dir.join(WEIGHTS);
-        let (digest, not_finite) = weights::digest(&path, floats)?;
-        manifest.files.get(WEIGHTS).map_or(Ok(()), |entry| same(&path, &digest, entry))?;
-        not_finite.map_or(Ok(()), Err)?;
-        verify_weights_beside(dir)?;
-        Ok(Self { dir: dir.to_owned(), manifest })
+        Opening::new(dir)?.verify_weights()
     }
 
     /// What it says about itself.

@@ -17,14 +17,14 @@ const PART: usize = 1 << 20;
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn digest(path: &Path, floats: BTreeSet<Floats>) -> Result<(String, Option<FileError>)> {
+pub(super) fn digest(path: &Path, floats: &BTreeSet<Floats>) -> Result<(String, Option<FileError>)> {
     let failed = |error: io::Error| FileError::new(path, format!("cannot be read: {error}"));
     let mut file = files::open_regular(path)?;
     let mut hasher = HashingWriter::new(io::sink());
     let mut part = Vec::with_capacity(PART);
     let mut wrong = None;
-    let mut waiting = floats.into_iter().peekable();
-    let mut open: Vec<Floats> = Vec::new();
+    let mut waiting = floats.iter().peekable();
+    let mut open: Vec<&Floats> = Vec::new();
     loop {
         part.clear();
         let begin = hasher.bytes();
@@ -80,7 +80,7 @@ mod tests {
             let mut bytes = vec![1; length];
             change(&mut bytes);
             std::fs::write(&path, &bytes).unwrap();
-            let (digest, wrong) = digest(&path, regions.clone().into()).unwrap();
+            let (digest, wrong) = digest(&path, &regions.clone().into()).unwrap();
             assert_eq!(digest, crate::digest::sha256(&bytes));
             wrong.map_or(Ok(()), |error| Err(error.to_string()))
         };

@@ -5,10 +5,11 @@ mod generate;
 mod score;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use marionette_dialogues::{Encoder, tokenizer_from_bytes};
-use marionette_models::bundle::{self, Bundle, Manifest};
+use marionette_models::bundle::{self, Bundle, Manifest, Opening};
 use marionette_models::{FileError, HostTensor, TensorSpec, Tensors, files, params};
 
 use crate::error::Result;
@@ -180,15 +181,35 @@ impl Bound {
     }
 }
 
+/// Opens a folder's bundle for words: its engine and its encoder. The tokenizer is read while the weights are verified, which takes as long.
+///
+/// # Errors
+/// As [`Bundle::open`], [`Engine::open`] and [`encoder`].
+pub fn open(dir: &Path, options: Options) -> Result<(Engine, Encoder)> {
+    // The device first: that it is missing is known at once, and the bundle may be large.
+    OnnxRuntime::load()?.require(options.provider)?;
+    let opening = Opening::new(dir)?;
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| encoder_of(opening.dir(), opening.manifest()));
+        let engine = Engine::open(&opening.verify_weights()?, options)?;
+        let encoder = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((engine, encoder))
+    })
+}
+
 /// The encoder of a bundle, which trainer and device share.
 ///
 /// # Errors
 /// The tokenizer is wrong or does not fit the model.
 pub fn encoder(bundle: &Bundle) -> Result<Encoder> {
-    let path = bundle.path(bundle::TOKENIZER);
+    encoder_of(bundle.dir(), bundle.manifest())
+}
+
+fn encoder_of(dir: &Path, manifest: &Manifest) -> Result<Encoder> {
+    let path = dir.join(bundle::TOKENIZER);
     let bytes = files::read_limited(&path, MAX_TOKENIZER)?;
     let tokenizer = tokenizer_from_bytes(&bytes, &path)?;
-    let Manifest { model, prompt, persona_text, .. } = bundle.manifest();
+    let Manifest { model, prompt, persona_text, .. } = manifest;
     let encoder = Encoder::new(tokenizer, prompt.clone(), model.n_positions, model.vocab_size)
         .map_err(|error| FileError::new(&path, error))?;
     Ok(encoder.with_persona_text(*persona_text))
