@@ -3,11 +3,13 @@
 mod byte_level;
 mod chat_template;
 mod dialogue;
+mod difference;
 mod distractors;
 mod encode;
 mod encoded;
 mod error;
 mod evaluate;
+mod in_context;
 mod interval;
 mod metrics;
 mod overlap;
@@ -23,11 +25,13 @@ mod text;
 mod tokenizer;
 
 pub use dialogue::{Dialogue, Exchange};
+pub use difference::{Change, Difference};
 pub use distractors::DISTRACTORS;
 pub use encode::Encoder;
 pub use encoded::{Batch, Example, Prompt, Ranking, Sequence};
 pub use error::{DataError, EncodeError};
 pub use evaluate::{EvaluateError, Learner, Options, Passes, PlanError, Progress, evaluate};
+pub use in_context::InContext;
 pub use interval::ratio_interval;
 pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use overlap::Overlap;

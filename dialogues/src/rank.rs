@@ -22,11 +22,13 @@ pub enum RankBy {
     Pmi,
     /// The score that the learner itself gives to each candidate.
     Classifier,
+    /// Nothing: candidates are not ranked, and there is no Hits@1.
+    None,
 }
 
 impl RankBy {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Mean, Self::Sum, Self::Pmi, Self::Classifier];
+    pub const ALL: [Self; 5] = [Self::Mean, Self::Sum, Self::Pmi, Self::Classifier, Self::None];
 
     /// As an option names it.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl RankBy {
             Self::Sum => "sum",
             Self::Pmi => "pmi",
             Self::Classifier => "classifier",
+            Self::None => "none",
         }
     }
 
@@ -45,6 +48,7 @@ impl RankBy {
             Self::Sum => "the sum of the log-probabilities of a candidate's tokens",
             Self::Pmi => "log p(reply | context) - log p(reply)",
             Self::Classifier => "the classifier's score",
+            Self::None => "nothing",
         }
     }
 }

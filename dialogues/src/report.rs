@@ -1,5 +1,6 @@
 //! What an evaluation gives: sums a persona, samples, and the summary that is printed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,16 @@ impl Outcome {
             .collect();
         too_few.dedup();
         Evaluation { rank_by: self.rank_by, candidates: self.candidates, shots, too_few, seconds: self.seconds }
+    }
+
+    /// Every K, from the smallest.
+    pub fn ks(&self) -> BTreeSet<usize> {
+        self.cells.iter().map(|cell| cell.k).collect()
+    }
+
+    /// The cell that stands for K: that of the inner loop as it was meta-learned, or else of the most epochs.
+    pub fn at(&self, k: usize) -> Option<&Cell> {
+        self.cells.iter().filter(|cell| cell.k == k).max_by_key(|cell| cell.epochs.unwrap_or(usize::MAX))
     }
 
     /// The same personas tested several times, as after training with several seeds: each persona's sums are added, so

@@ -30,6 +30,9 @@ pub struct Comparison {
     pub recipe: String,
     /// One entry a method, in the order in which they ran.
     pub methods: Vec<MethodResult>,
+    /// Methods against each other on the same replies, and each against itself before adapting.
+    #[serde(default)]
+    pub differences: Vec<Difference>,
     /// What a reader must know: dropped personas, cut dialogues, differences from the paper.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -71,6 +74,9 @@ pub struct MethodResult {
     /// The evaluation, one entry for each K and number of epochs.
     #[serde(default)]
     pub cells: Vec<Cell>,
+    /// What was tried on the validation personas before the tests, K by K for each seed.
+    #[serde(default)]
+    pub tried: Vec<Tried>,
     /// Learning curves, one a seed.
     #[serde(default)]
     pub curves: Vec<Curve>,
@@ -80,6 +86,49 @@ pub struct MethodResult {
     /// What went wrong, such as `seed 2 diverged at iteration 120`. It is shown beside what there is of the method.
     #[serde(default)]
     pub failure: Option<String>,
+}
+
+/// A way of adapting that was tried on the validation personas.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Tried {
+    /// The run's seed.
+    pub seed: u64,
+    /// Dialogues adapted on.
+    pub k: usize,
+    /// What the trained inner learning rate was multiplied by.
+    #[serde(deserialize_with = "number")]
+    pub factor: f64,
+    /// Passes over the dialogues; `None` is the recipe's own number of steps.
+    #[serde(default)]
+    pub epochs: Option<usize>,
+    /// Of the validation personas; `None` where it diverged.
+    #[serde(default)]
+    pub perplexity: Option<f64>,
+    /// Whether the tests were made so, being the best for its K.
+    #[serde(default)]
+    pub chosen: bool,
+}
+
+/// How one method at one K differs from another, or from itself at another K, on the same replies.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Difference {
+    /// The one method.
+    pub method: String,
+    /// Its K.
+    pub k: usize,
+    /// The other, which is subtracted.
+    pub from: String,
+    /// Its K.
+    pub from_k: usize,
+    /// Perplexity, in per cent of the other's.
+    #[serde(default)]
+    pub perplexity: Option<Figure>,
+    /// Hits@1, in points of a per cent.
+    #[serde(default)]
+    pub hits_at_1: Option<Figure>,
+    /// F1, in points of a per cent.
+    #[serde(default)]
+    pub f1: Option<Figure>,
 }
 
 /// One evaluation: K dialogues of each test persona to adapt on.

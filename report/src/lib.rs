@@ -3,6 +3,7 @@
 
 pub mod comparison;
 mod curves;
+mod differences;
 mod figures;
 mod page;
 pub mod paper;
@@ -12,6 +13,7 @@ mod style;
 mod svg;
 mod table;
 mod text;
+mod tried;
 mod view;
 
 use std::fs;
@@ -21,7 +23,7 @@ use std::path::Path;
 use marionette_models::FileError;
 use marionette_models::files::{create_folders, read_limited, write_atomic};
 
-pub use comparison::{Cell, Comparison, Curve, Figure, MethodResult, Point, Sample, Split};
+pub use comparison::{Cell, Comparison, Curve, Difference, Figure, MethodResult, Point, Sample, Split, Tried};
 pub use paper::{PaperRow, paper_methods, paper_only_rows, paper_row};
 
 use view::View;

@@ -2,11 +2,13 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::differences;
 use crate::samples::{Context, Contexts, contexts, turns};
 use crate::style::dark_rules;
 use crate::svg::{Panel, inline};
 use crate::table::figure;
 use crate::text::{DASH, count, duration, fixed};
+use crate::tried;
 use crate::view::{Metric, Row, View, last_cell, seeds};
 
 const CSS: &str = include_str!("page.css");
@@ -33,6 +35,7 @@ pub fn page(view: &View<'_>, shots: &[Panel], epochs: &[Panel], curves: &[Panel]
                     nav {
                         a href="#table" { "Table" }
                         @if !shots.is_empty() { a href="#figure" { "Figure" } }
+                        @if !comparison.differences.is_empty() { a href="#differences" { "Differences" } }
                         @if !epochs.is_empty() { a href="#epochs" { "Epochs" } }
                         @if !curves.is_empty() { a href="#curves" { "Learning curves" } }
                         a href="#cost" { "Training" }
@@ -52,6 +55,7 @@ pub fn page(view: &View<'_>, shots: &[Panel], epochs: &[Panel], curves: &[Panel]
                             (every_k(view))
                         }
                     }
+                    @if !comparison.differences.is_empty() { (all_differences(view)) }
                     @if !epochs.is_empty() {
                         section #epochs {
                             h2 { "Against the number of epochs" }
@@ -64,7 +68,7 @@ pub fn page(view: &View<'_>, shots: &[Panel], epochs: &[Panel], curves: &[Panel]
                             (pictures(curves, "Losses against the iteration of the outer loop. Thick: mean over seeds; thin: one line a seed."))
                         }
                     }
-                    section #cost { h2 { "What training took" } (cost(view)) }
+                    section #cost { h2 { "What training took" } (cost(view)) (all_tried(view)) }
                     @if !samples.contexts.is_empty() { (all_samples(&samples)) }
                     @if !comparison.notes.is_empty() {
                         section #notes { h2 { "Notes" } ul { @for note in &comparison.notes { li { (note) } } } }
@@ -203,6 +207,34 @@ fn every_k(view: &View<'_>) -> Markup {
     }
 }
 
+fn all_differences(view: &View<'_>) -> Markup {
+    html! {
+        section #differences {
+            h2 { "Differences" }
+            @for metric in differences::metrics(view) {
+                h3 { (metric.name()) }
+                div.scroll tabindex="0" {
+                    table {
+                        thead { tr { th.name scope="col" { "Compared" } @for k in &view.ks { th scope="col" { i { "K" } " = " (k) } } } }
+                        tbody {
+                            @for line in differences::lines(view, metric) {
+                                tr {
+                                    th.name scope="row" { (line.name) }
+                                    @for &figure in &line.figures {
+                                        @let text = differences::text(metric, figure);
+                                        td { @if figure.is_some_and(differences::is_shown) { b { (text) } } @else { (text) } }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            p.caption { (differences::CAPTION) }
+        }
+    }
+}
+
 fn every_seed(view: &View<'_>, k: usize) -> Markup {
     let seeds = &view.comparison.seeds;
     let metrics: Vec<Metric> = Metric::PAPER.into_iter().filter(|metric| view.has(*metric)).collect();
@@ -266,6 +298,46 @@ fn cost(view: &View<'_>) -> Markup {
             }
         }
         p.caption { "Every column is of one seed; tokens and time are means over seeds. Iterations are of the outer loop, replies and personas those of the test at K = " (last) "." }
+    }
+}
+
+fn all_tried(view: &View<'_>) -> Markup {
+    let tried = tried::grid(view);
+    html! {
+        @if !tried.lines.is_empty() {
+            details {
+                summary { "What the validation personas chose" }
+                div.scroll tabindex="0" {
+                    table {
+                        thead {
+                            tr {
+                                @for head in tried.lead() { th.name scope="col" { (head) } }
+                                @for point in &tried.points { th scope="col" { (tried::name(point)) } }
+                            }
+                        }
+                        tbody {
+                            @for line in &tried.lines {
+                                tr {
+                                    th.name scope="row" { (line.method) }
+                                    td { (line.seed) }
+                                    td { (line.k) }
+                                    @for value in &line.values {
+                                        td {
+                                            @match value {
+                                                Some((text, true)) => b { (text) },
+                                                Some((text, false)) => (text),
+                                                None => "",
+                                            }
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+                p.caption { (tried::CAPTION) }
+            }
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The paper's table with our rows beside the paper's, as Markdown and as comma-separated values.
 
 use crate::comparison::Figure;
+use crate::differences;
 use crate::text::{DASH, count, duration, markdown as escape};
+use crate::tried;
 use crate::view::{Metric, Row, View, last_cell, seeds};
 
 /// The table at the smallest and the largest K, one table a metric with every K, what training took, and the notes.
@@ -55,6 +57,40 @@ pub fn markdown(view: &View<'_>) -> String {
             std::iter::once(name(row)).chain(figures).collect()
         });
         out.push_str(&table(&head, rows));
+    }
+
+    for metric in differences::metrics(view) {
+        out.push_str(&format!("\n## Differences of {}\n\n", metric.name()));
+        let head: Vec<String> =
+            std::iter::once(String::new()).chain(view.ks.iter().map(|k| format!("K = {k}"))).collect();
+        let rows = differences::lines(view, metric).into_iter().map(|line| {
+            let figures = line.figures.iter().map(|&figure| {
+                let text = differences::text(metric, figure);
+                if figure.is_some_and(differences::is_shown) { format!("**{text}**") } else { text }
+            });
+            std::iter::once(escape(&line.name)).chain(figures).collect()
+        });
+        out.push_str(&table(&head, rows));
+    }
+    if !comparison.differences.is_empty() {
+        out.push_str(&format!("\n{}\n", differences::CAPTION));
+    }
+
+    let tried = tried::grid(view);
+    if !tried.lines.is_empty() {
+        out.push_str("\n## What the validation personas chose\n\n");
+        let head: Vec<String> =
+            tried.lead().map(str::to_owned).into_iter().chain(tried.points.iter().map(tried::name)).collect();
+        let rows = tried.lines.iter().map(|line| {
+            let values = line.values.iter().map(|value| match value {
+                Some((text, true)) => format!("**{text}**"),
+                Some((text, false)) => text.clone(),
+                None => String::new(),
+            });
+            [escape(&line.method), line.seed.to_string(), line.k.to_string()].into_iter().chain(values).collect()
+        });
+        out.push_str(&table(&head, rows));
+        out.push_str(&format!("\n{}\n", tried::CAPTION));
     }
 
     out.push_str("\n## What training took\n\n");

@@ -1,6 +1,6 @@
 //! Numbers and foreign text, made fit to be shown.
 
-use crate::comparison::{Comparison, MethodResult, Sample};
+use crate::comparison::{Comparison, Difference, MethodResult, Sample};
 use crate::paper::PaperRow;
 
 /// Stands where there is no number.
@@ -20,6 +20,17 @@ pub fn fixed(value: f64, decimals: usize) -> String {
 /// [`fixed`], or a dash.
 pub fn optional(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| DASH.to_owned(), |value| fixed(value, decimals))
+}
+
+/// The same with its sign.
+pub fn signed(value: f64, decimals: usize) -> String {
+    let text = fixed(value.abs(), decimals);
+    let is_zero = !text.contains(|c: char| ('1'..='9').contains(&c));
+    match value {
+        _ if is_zero => text,
+        value if value < 0.0 => format!("−{text}"),
+        _ => format!("+{text}"),
+    }
 }
 
 /// 1234567 as `1,234,567`.
@@ -102,8 +113,15 @@ impl Comparison {
             machine: clean(&self.machine),
             recipe: clean(&self.recipe),
             methods: self.methods.iter().map(MethodResult::cleaned).collect(),
+            differences: self.differences.iter().map(Difference::cleaned).collect(),
             notes: clean_all(&self.notes),
         }
+    }
+}
+
+impl Difference {
+    fn cleaned(&self) -> Self {
+        Self { method: clean(&self.method), from: clean(&self.from), ..self.clone() }
     }
 }
 
@@ -118,6 +136,7 @@ impl MethodResult {
             failure: self.failure.as_deref().map(clean),
             cells: self.cells.clone(),
             curves: self.curves.clone(),
+            tried: self.tried.clone(),
             ..*self
         }
     }
@@ -149,6 +168,8 @@ mod tests {
         assert_eq!(fixed(f64::NAN, 2), DASH);
         assert_eq!(fixed(f64::INFINITY, 1), DASH);
         assert_eq!(fixed(1.25e9, 2), "1.2e9");
+        assert_eq!([-1.254, 0.5, -0.001].map(|value| signed(value, 2)), ["−1.25", "+0.50", "0.00"]);
+        assert_eq!(signed(f64::NAN, 2), DASH);
         assert_eq!([count(7), count(999), count(1_000), count(124_439_808)], ["7", "999", "1,000", "124,439,808"]);
         assert_eq!(
             [duration(3.25), duration(61.0), duration(7384.0), duration(f64::NAN)],

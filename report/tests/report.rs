@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use marionette_report::{
-    Cell, Comparison, Curve, Figure, MethodResult, Point, ReportError, Sample, Split, paper_methods, paper_only_rows,
-    paper_row, read, write,
+    Cell, Comparison, Curve, Difference, Figure, MethodResult, Point, ReportError, Sample, Split, Tried, paper_methods,
+    paper_only_rows, paper_row, read, write,
 };
 
 fn figure(value: f64) -> Figure {
@@ -82,6 +82,7 @@ fn comparison() -> Comparison {
         machine: "2 cores".to_owned(),
         recipe: "5 steps of SGD".to_owned(),
         methods: paper_methods().enumerate().map(|(at, name)| method(name, at)).collect(),
+        differences: Vec::new(),
         notes: vec!["One persona was dropped.".to_owned()],
     }
 }
@@ -341,6 +342,63 @@ fn what_is_missing_is_a_dash_and_a_failure_is_shown() {
     assert!(page.contains("seed 4 diverged at iteration 3") && page.contains("not run"));
     let again = read(&dir.path().join("comparison.json")).unwrap();
     assert!(again.methods[0].train_seconds.is_nan() && again.methods[0].cells[0].perplexity.seeds[0].is_nan());
+}
+
+#[test]
+fn differences_say_whom_they_are_between_and_claim_nothing_whose_interval_holds_zero() {
+    let of = |value, low, high| Some(Figure { value, low: Some(low), high: Some(high), seeds: Vec::new() });
+    let between = |k, from: &str, from_k| Difference {
+        method: "extra-place".to_owned(),
+        k,
+        from: from.to_owned(),
+        from_k,
+        ..Difference::default()
+    };
+    let mut given = comparison();
+    given.differences = vec![
+        Difference { perplexity: of(-1.25, -2.0, -0.5), f1: of(0.5, -0.25, 1.0), ..between(1, "transfer", 1) },
+        Difference { perplexity: of(0.125, -0.5, 1.5), ..between(5, "transfer", 5) },
+        Difference { perplexity: of(-4.0, -6.0, -3.0), ..between(5, "extra-place", 0) },
+    ];
+    let dir = written(&given);
+    let table = text(dir.path(), "table.md");
+    for line in [
+        "## Differences of Perplexity",
+        "| extra-place − transfer | — | **−1.25 % (−2.00, −0.50)** | +0.12 % (−0.50, +1.50) |",
+        "| extra-place − itself at K = 0 | — | — | **−4.00 % (−6.00, −3.00)** |",
+        "| extra-place − transfer | — | +0.50 (−0.25, +1.00) | — |",
+    ] {
+        assert!(table.contains(line), "{line} is not in {table}");
+    }
+    assert!(!table.contains("Differences of Hits@1"));
+    let page = text(dir.path(), "index.html");
+    assert!(page.contains("<b>−1.25 % (−2.00, −0.50)</b>") && page.contains("<td>+0.12 % (−0.50, +1.50)</td>"));
+    assert!(
+        page.contains("href=\"#differences\"") && !text(written(&comparison()).path(), "index.html").contains("#diff")
+    );
+}
+
+#[test]
+fn what_was_tried_on_the_validation_personas_is_shown_whole() {
+    let tried = |seed, k, factor, epochs, perplexity| Tried { seed, k, factor, epochs, perplexity, chosen: false };
+    let mut given = comparison();
+    given.methods[5].tried = vec![
+        Tried { chosen: true, ..tried(4, 1, 0.3, Some(5), Some(20.5)) },
+        tried(4, 1, 3.0, Some(1), None),
+        tried(4, 1, 0.3, Some(1), Some(21.0)),
+        tried(9, 1, 0.3, Some(1), Some(19.0)),
+    ];
+    let dir = written(&given);
+    let table = text(dir.path(), "table.md");
+    for line in [
+        "| Method | Seed | K | α × 0.3, 1 pass | α × 0.3, 5 passes | α × 3, 1 pass |",
+        "| extra-place | 4 | 1 | 21.00 | **20.50** | — |",
+        "| extra-place | 9 | 1 | 19.00 |  |  |",
+    ] {
+        assert!(table.contains(line), "{line} is not in {table}");
+    }
+    assert!(text(dir.path(), "index.html").contains("<td><b>20.50</b></td>"));
+    assert!(!text(written(&comparison()).path(), "table.md").contains("validation personas chose"));
 }
 
 #[test]

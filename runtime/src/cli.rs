@@ -184,7 +184,7 @@ fn ascending(text: &str) -> Result<Epochs, String> {
 
 /// A bundle has no classifier, so it cannot be ranked by.
 fn ranking() -> impl TypedValueParser<Value = RankBy> {
-    PossibleValuesParser::new([RankBy::Mean, RankBy::Sum, RankBy::Pmi].map(RankBy::name))
+    PossibleValuesParser::new([RankBy::Mean, RankBy::Sum, RankBy::Pmi, RankBy::None].map(RankBy::name))
         .try_map(|name| name.parse::<RankBy>())
 }
 

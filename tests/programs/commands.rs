@@ -135,6 +135,51 @@ fn a_comparison_says_unseen_only_where_it_is_true() {
     assert!(said.contains("10 of 10 personas and 80 of 80 dialogues to test on were trained on"), "{said}");
 }
 
+/// The same comparison twice: what it does the second time, it has done.
+#[test]
+fn rivals_are_compared_at_their_best_on_the_same_replies() {
+    let scratch = Scratch::new();
+    let (base, valid, test, out) = (tiny(), dialogues("valid"), dialogues("test"), scratch.path("out"));
+    let paths = [("base", base.as_path()), ("valid", &valid), ("test", &test), ("out", &out)];
+    let line = "compare --base {base} --data {valid} --test {test} --out {out} --seeds 2 --validation-personas 2 \
+                --methods extra-place,transfer-adapters,none,in-context,in-context-persona --hold-out 0.3 --iterations 1 \
+                --meta-batch 1 --inner-steps 1 --support-dialogues 1 --query-dialogues 1 --bottleneck 4 --shots 0,2 \
+                --folds 1 --personas 3 --max-tokens 4 --tune-rates 0.1,1,1e30 --tune-epochs 1,2";
+    let compare = || scratch.run("marionette-train", words(line, &paths));
+    let table = compare().done();
+    for name in ["none", "in-context", "in-context-persona", "transfer-adapters"] {
+        assert!(table.contains(&format!("| extra-place − {name} | ")), "{table}");
+    }
+    assert!(table.contains("| transfer-adapters − itself at K = 0 |"), "{table}");
+    let comparison = || json(&fs::read_to_string(out.join("report/comparison.json")).unwrap());
+    let first = comparison();
+    let methods = first["methods"].as_array().unwrap();
+    for method in methods {
+        let (name, tried) = (method["method"].as_str().unwrap(), method["tried"].as_array().unwrap());
+        let seeds = method["cells"][0]["perplexity"]["seeds"].as_array().unwrap().len();
+        match name.starts_with("in-context") {
+            true => assert_eq!((tried.len(), seeds, &method["learned_parameters"]), (0, 1, &serde_json::json!(0))),
+            false => {
+                assert_eq!((tried.len(), seeds), (2 * 3 * 2, 2), "{name}: a point a seed, factor and number of passes");
+                let far = tried.iter().filter(|tried| tried["factor"].as_f64() == Some(1e30));
+                let is_lost = |tried: &&serde_json::Value| tried["perplexity"].is_null() && tried["chosen"] == false;
+                assert_eq!(far.filter(is_lost).count(), 2 * 2, "{name}: what diverges is not chosen");
+                assert_eq!(tried.iter().filter(|tried| tried["chosen"] == true).count(), 2, "{name}");
+            }
+        }
+    }
+    // Fresh adapters and dialogues that are not there yet leave the base as it is.
+    let at_0 = |index: usize| methods[index]["cells"][0]["perplexity"]["value"].as_f64().unwrap();
+    let index = |name: &str| methods.iter().position(|method| method["method"] == name).unwrap();
+    assert!((at_0(index("none")) - at_0(index("in-context"))).abs() < 1e-6);
+    let again = compare();
+    again.done();
+    assert_eq!(comparison()["methods"], first["methods"], "nothing is done twice, or comes out otherwise");
+    let refused = scratch
+        .run("marionette-train", words("run --base {base} --data {valid} --out {out}2 --method in-context", &paths));
+    refused.refused(2, &["--method", "--in-context"]);
+}
+
 #[test]
 fn what_was_trained_on_is_said_where_it_is_evaluated() {
     let scratch = Scratch::new();

@@ -2,19 +2,19 @@
 //! others, and a report says what came. What is done already is not done again.
 
 mod results;
+mod test;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use marionette_dialogues::{Candidates, Evaluation, Outcome, PersonaSplit, Task};
-use marionette_models::{AdapterConfig, FileError, InnerLoop, files, interrupt};
+use marionette_dialogues::{Candidates, Evaluation, PersonaSplit};
+use marionette_models::{AdapterConfig, FileError, InnerLoop, interrupt};
 use marionette_report::{Comparison, MethodResult, Split};
-use serde::{Deserialize, Serialize};
 
 use crate::data;
 use crate::error::{Result, TrainError};
-use crate::evaluate::{self, How};
+use crate::evaluate::How;
 use crate::method::{METHODS, Method};
 use crate::train::options::MOST_AT_ONCE;
 use crate::train::{self, Config, Data, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
@@ -22,6 +22,8 @@ use crate::trained::Trained;
 use crate::workers::Compute;
 use marionette_models::options::whole;
 use marionette_models::terminal::say;
+
+use test::{Grid, Personas};
 
 /// The outcome of an evaluation, beside the run that it is of.
 const OUTCOME: &str = "outcome.json";
@@ -73,6 +75,9 @@ pub struct Options {
     /// How to evaluate
     #[command(flatten)]
     pub how: How,
+    /// What is looked for before
+    #[command(flatten)]
+    pub grid: Grid,
 }
 
 /// `--rates`.
@@ -98,14 +103,6 @@ impl FromStr for Rates {
     }
 }
 
-/// The outcome of one run, and by what evaluation it came.
-#[derive(Debug, Serialize, Deserialize)]
-struct Recorded {
-    how: How,
-    test: Vec<String>,
-    outcome: Outcome,
-}
-
 /// Compares the methods, and writes `OUT/report` after each run. `command` is said in the report. Gives the Markdown table.
 ///
 /// # Errors
@@ -122,7 +119,7 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     }
     // All settings are checked before the first run takes its time, and before personas are split by them.
     for &method in &options.methods {
-        settings(&options, method, options.plan.seed).resolve(compute.device)?;
+        settings(&options, method.trained_as(), options.plan.seed).resolve(compute.device)?;
     }
     let (split, mut notes) = data::split(&options.data)?;
     let test = match options.test.is_empty() {
@@ -134,6 +131,13 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
         }
     };
     options.how.check(&test)?;
+    options.grid.check()?;
+    if !options.grid.factors.is_empty() && !options.how.epochs.is_empty() {
+        return Err(TrainError::option(
+            "--epochs",
+            "are given, but --tune-rates chooses the passes: see --tune-epochs",
+        ));
+    }
     let known = data::known(&split, &test);
     notes.extend(known.clone());
     notes.iter().for_each(say);
@@ -151,8 +155,12 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
         machine: results::machine(compute),
         recipe: results::recipe(&options),
         methods: Vec::new(),
+        differences: Vec::new(),
         notes: notes.clone(),
     };
+    let valid = &split.valid[..split.valid.len().min(options.data.validation_personas)];
+    let names = options.test.iter().map(|file| file.display().to_string()).collect();
+    let personas = Personas { valid, test: &test, names };
     let mut done: Vec<Vec<results::Done>> = options.methods.iter().map(|_| Vec::new()).collect();
     let mut failures: Vec<Option<String>> = vec![None; options.methods.len()];
     let total = seeds.len() * options.methods.len();
@@ -160,8 +168,12 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     for &seed in &seeds {
         for (index, &method) in options.methods.iter().enumerate() {
             number += 1;
+            // Fresh adapters change nothing, whatever they were drawn with.
+            if method.in_context().is_some() && seed != options.plan.seed {
+                continue;
+            }
             say(format_args!("{} with seed {seed} ({number} of {total})", method.name()));
-            match one(&options, method, seed, &test, compute) {
+            match one(&options, (method, seed), &personas, compute) {
                 Ok(result) => done[index].push(result),
                 Err(error @ (TrainError::NotFinite { .. } | TrainError::Evaluation(_))) => {
                     say(format_args!("{}: {error}", method.name()));
@@ -170,6 +182,7 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
                 Err(error) => return Err(error),
             }
             comparison.methods = results_of(&options.methods, &done, &failures);
+            comparison.differences = results::differences(&options.methods, &done);
             let evaluations: Vec<Evaluation> = done.iter().flatten().map(|done| done.outcome.evaluation()).collect();
             if evaluations.iter().any(|evaluation| evaluation.candidates == Candidates::Drawn) {
                 comparison.rank_by = format!("{}, candidates drawn", options.how.rank_by);
@@ -214,7 +227,14 @@ fn notes_on(options: &Options) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if options.methods.iter().any(|method| !method.is_meta()) {
+    if options.methods.iter().any(|method| method.in_context().is_some()) {
+        notes.push(
+            "in-context learns nothing: as many of the K dialogues as fit stand in the prompt, with the first seed alone; \
+             in-context-persona has the persona's sentences before each of them."
+                .to_owned(),
+        );
+    }
+    if options.methods.iter().any(|method| !method.is_meta() && method.in_context().is_none()) {
         notes.push(
             "Methods with ordinary training are fine-tuned with the learning rate that the validation personas chose."
                 .to_owned(),
@@ -245,29 +265,33 @@ fn settings(options: &Options, method: Method, seed: u64) -> Settings {
     }
 }
 
-/// Trains and evaluates one method with one seed, as far as that was not done before.
-fn one(options: &Options, method: Method, seed: u64, test: &[Task], compute: Compute) -> Result<results::Done> {
-    let run = options.out.join("runs").join(format!("{}-seed{seed}", method.name()));
-    let (config, base): (Config, _) = settings(options, method, seed).resolve(compute.device)?;
-    let trained = train::run(&config, base, &run, compute, Resume::Same)?;
-    if trained.interrupted || interrupt::asked() {
+/// Trains and tests one method with one seed, as far as that was not done before.
+fn one(
+    options: &Options,
+    (method, seed): (Method, u64),
+    personas: &Personas<'_>,
+    compute: Compute,
+) -> Result<results::Done> {
+    let trained_as = method.trained_as();
+    let run = options.out.join("runs").join(format!("{}-seed{seed}", trained_as.name()));
+    let (config, base): (Config, _) = settings(options, trained_as, seed).resolve(compute.device)?;
+    let report = train::run(&config, base, &run, compute, Resume::Same)?;
+    if report.interrupted || interrupt::asked() {
         return Err(TrainError::Interrupted);
     }
-    let path = run.join(OUTCOME);
-    let names = options.test.iter().map(|file| file.display().to_string()).collect();
-    let learner = Trained::open(&run, None, compute.device)?;
-    let recorded = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Recorded>(&bytes).ok());
-    let outcome = match recorded {
-        Some(recorded) if recorded.how == options.how && recorded.test == names => recorded.outcome,
-        _ => {
-            let outcome = evaluate::evaluate_trained(&learner, test, &options.how, SAMPLES, compute)?;
-            let recorded = Recorded { how: options.how.clone(), test: names, outcome };
-            let text = serde_json::to_string(&recorded).map_err(|error| FileError::new(&path, error))?;
-            files::write_atomic(&path, |writer| writer.write_all(text.as_bytes()))?;
-            recorded.outcome
-        }
+    let (file, grid) = match method.in_context() {
+        None => (OUTCOME.to_owned(), options.grid.clone()),
+        Some(_) => (format!("{}.{OUTCOME}", method.name()), Grid::default()),
     };
-    let learned = learner.model.table().iter().map(marionette_models::params::TensorSpec::len).sum();
-    let rates = results::rates(&learner);
-    Ok(results::Done { seed, report: trained, outcome, curve: train::read_metrics(&run)?, learned, rates })
+    let how = How { in_context: method.in_context(), ..options.how.clone() };
+    let learner = Trained::open(&run, None, compute.device)?;
+    let (outcome, tried) = test::test(&learner, personas, (&how, &grid), &run.join(file), compute)?;
+    let (learned, rates) = match method.in_context() {
+        None => {
+            let table = learner.model.table();
+            (table.iter().map(marionette_models::params::TensorSpec::len).sum(), results::rates(&learner))
+        }
+        Some(_) => (0, String::new()),
+    };
+    Ok(results::Done { seed, report, outcome, tried, curve: train::read_metrics(&run)?, learned, rates })
 }

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use marionette_dialogues::{
-    Batch, EvaluateError, Example, Grouping, Learner, Options as Tested, Outcome, Passes, RankBy, Ranking, Sequence,
-    Task, evaluate as evaluate_learners,
+    Batch, EvaluateError, Example, Grouping, InContext, Learner, Options as Tested, Outcome, Passes, Progress as Heard,
+    RankBy, Ranking, Sequence, Task, evaluate as evaluate_learners,
 };
 use marionette_models::{InnerLoop, interrupt};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,16 @@ pub struct Options {
     pub json: bool,
 }
 
+/// What stands in the prompt, where a model adapts by reading alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Context {
+    /// The dialogues to adapt on, as many as fit
+    Dialogues,
+    /// The same, each with the persona's sentences in front
+    Persona,
+}
+
 /// How to evaluate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct How {
@@ -54,8 +64,8 @@ pub struct How {
     #[arg(long, value_delimiter = ',', value_name = "E,…", value_parser = whole::<0, MOST_COUNTED>, allow_negative_numbers = true)]
     pub epochs: Vec<usize>,
     /// By what candidates are ranked: the mean or sum of their log-probability, or the sum less that without a context;
-    /// transfertransfo always ranks by its classifier
-    #[arg(long, default_value_t = RankBy::Mean, value_name = "mean|sum|pmi")]
+    /// transfertransfo always ranks by its classifier. none ranks nothing
+    #[arg(long, default_value_t = RankBy::Mean, value_name = "mean|sum|pmi|none")]
     pub rank_by: RankBy,
     /// Only the first so many personas
     #[arg(long, value_name = "N", value_parser = whole::<1, MOST_COUNTED>, allow_negative_numbers = true)]
@@ -66,6 +76,14 @@ pub struct How {
     /// The longest reply that is generated for F1, in tokens; 0 generates none
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = whole::<0, MOST_TOKENS>, allow_negative_numbers = true)]
     pub max_tokens: usize,
+    /// Adapt with the trained inner learning rate times this
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_factor: Option<f32>,
+    /// Learn nothing: let what is to be adapted on stand in the prompt
+    #[arg(long, value_enum, value_name = "WHAT")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_context: Option<Context>,
 }
 
 impl How {
@@ -84,6 +102,9 @@ impl How {
         }
         if !self.epochs.is_sorted_by(|before, after| before < after) {
             return Err(TrainError::option("--epochs", "is not in ascending order, expected numbers such as 0,1,3"));
+        }
+        if let Some(factor) = self.rate_factor.filter(|factor| !(factor.is_finite() && *factor > 0.0)) {
+            return Err(TrainError::option("--rate-factor", format!("is {factor}, expected a number above 0")));
         }
         if self.rank_by == RankBy::Classifier {
             let problem = "is classifier, which is what transfertransfo ranks by; expected mean, sum or pmi";
@@ -125,11 +146,11 @@ pub struct TorchLearner {
 }
 
 impl TorchLearner {
-    /// A learner that computes with so many threads.
+    /// A learner that computes with so many threads, and adapts with the trained learning rates times a factor.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn new(trained: &Trained, threads: usize) -> Result<Self> {
+    pub fn new(trained: &Trained, threads: usize, factor: f32) -> Result<Self> {
         let handles = || trained.start.iter().map(Tensor::shallow_clone).collect::<Vec<_>>();
         Ok(Self {
             model: trained.model.handle(),
@@ -137,7 +158,7 @@ impl TorchLearner {
             parameters: handles(),
             now: trained.model.at(&trained.start)?,
             recipe: trained.recipe.clone(),
-            rates: trained.rates.clone(),
+            rates: trained.rates.iter().map(|rate| rate * factor).collect(),
             turn: 0,
             threads,
             n_positions: trained.model.config().n_positions,
@@ -251,18 +272,32 @@ pub fn evaluate_trained(
     samples: usize,
     compute: Compute,
 ) -> Result<Outcome> {
-    let rank_by = if trained.method.classifies() { RankBy::Classifier } else { how.rank_by };
+    let classifies = trained.method.classifies() && how.rank_by != RankBy::None;
+    let rank_by = if classifies { RankBy::Classifier } else { how.rank_by };
     let tested = how.options(rank_by, samples);
     let progress = Progress::new(0, "tests");
     let threads = compute.threads_each();
-    let mut learners =
-        (0..compute.workers.max(1)).map(|_| TorchLearner::new(trained, threads)).collect::<Result<Vec<_>>>()?;
-    let result = evaluate_learners(&mut learners, &trained.encoder, tasks, &tested, |at| {
+    let learner = |_| TorchLearner::new(trained, threads, how.rate_factor.unwrap_or(1.0));
+    let mut learners = (0..compute.workers.max(1)).map(learner).collect::<Result<Vec<_>>>()?;
+    let mut hear = |at: Heard| {
         progress.at(at.done as u64, at.total as u64, || {
             format!("persona {}/{}, {} shots", at.persona + 1, at.personas, at.shots)
         });
         if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    };
+    let encoder = &trained.encoder;
+    let result = match how.in_context {
+        None => evaluate_learners(&mut learners, encoder, tasks, &tested, &mut hear),
+        Some(context) => {
+            let positions = trained.model.config().n_positions;
+            let mut readers: Vec<_> = learners.into_iter().map(|learner| InContext::new(learner, positions)).collect();
+            let shown = match context {
+                Context::Dialogues => encoder.clone(),
+                Context::Persona => encoder.clone().with_persona_text(true),
+            };
+            evaluate_learners(&mut readers, &shown, tasks, &tested, &mut hear)
+        }
+    };
     drop(progress);
     result.map_err(|error| match error {
         EvaluateError::Learner(error) => error,

@@ -1,12 +1,13 @@
-//! The methods of the paper. A method is which tensors learn, where they start, and which gradient is taken; all share one
-//! training loop.
+//! The methods of the paper, and what they are to be measured against. A method is which tensors learn, where they start, and which
+//! gradient is taken; all share one training loop.
 
 use marionette_models::params::{self, TensorSpec};
 use marionette_models::{AdapterConfig, InnerLoop, ModelConfig};
 
 use crate::decoder::Parts;
+use crate::evaluate::Context;
 
-/// What is trained, by the paper's rows.
+/// What is trained: the paper's rows, and their rivals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Method {
     /// Random start, ordinary training (the paper's REINIT GPT-2)
@@ -23,10 +24,18 @@ pub enum Method {
     ExtraPlace,
     /// Ordinary training with next-utterance classification and persona sentences in the input (Wolf et al. 2019)
     Transfertransfo,
+    /// Ordinary training of adapters on all personas, the pre-trained parameters are frozen
+    TransferAdapters,
+    /// Fresh adapters, not trained at all
+    None,
+    /// Nothing learns: the dialogues to adapt on stand in the prompt
+    InContext,
+    /// The same with the persona's sentences in front
+    InContextPersona,
 }
 
-/// Every method, in the order of the paper's table.
-pub const METHODS: [Method; 7] = [
+/// Every method, in the order of the paper's table, and then those that are not in it.
+pub const METHODS: [Method; 11] = [
     Method::Reinit,
     Method::Transfer,
     Method::ReinitMaml,
@@ -34,6 +43,10 @@ pub const METHODS: [Method; 7] = [
     Method::ExtraPlaceUnfixed,
     Method::ExtraPlace,
     Method::Transfertransfo,
+    Method::TransferAdapters,
+    Method::None,
+    Method::InContext,
+    Method::InContextPersona,
 ];
 
 /// Candidates of one next-utterance choice, the gold one among them.
@@ -50,6 +63,10 @@ impl Method {
             Self::ExtraPlaceUnfixed => "extra-place-unfixed",
             Self::ExtraPlace => "extra-place",
             Self::Transfertransfo => "transfertransfo",
+            Self::TransferAdapters => "transfer-adapters",
+            Self::None => "none",
+            Self::InContext => "in-context",
+            Self::InContextPersona => "in-context-persona",
         }
     }
 
@@ -65,17 +82,39 @@ impl Method {
 
     /// Whether the pre-trained parameters (or the random ones in their place) learn.
     pub fn learns_base(self) -> bool {
-        self != Self::ExtraPlace
+        matches!(
+            self,
+            Self::Reinit
+                | Self::Transfer
+                | Self::ReinitMaml
+                | Self::InPlace
+                | Self::ExtraPlaceUnfixed
+                | Self::Transfertransfo
+        )
     }
 
     /// Whether it has adapters; they learn.
     pub fn learns_adapters(self) -> bool {
-        matches!(self, Self::ExtraPlace | Self::ExtraPlaceUnfixed)
+        !self.learns_base() || self == Self::ExtraPlaceUnfixed
     }
 
     /// Whether it is meta-learned; otherwise it follows the ordinary gradient over the same dialogues.
     pub fn is_meta(self) -> bool {
-        !matches!(self, Self::Reinit | Self::Transfer | Self::Transfertransfo)
+        matches!(self, Self::ReinitMaml | Self::InPlace | Self::ExtraPlaceUnfixed | Self::ExtraPlace)
+    }
+
+    /// What stands in the prompt, where it adapts by reading alone.
+    pub fn in_context(self) -> Option<Context> {
+        match self {
+            Self::InContext => Some(Context::Dialogues),
+            Self::InContextPersona => Some(Context::Persona),
+            _ => None,
+        }
+    }
+
+    /// The method that trains for it: fresh adapters change nothing, so what only reads its dialogues needs no other model.
+    pub fn trained_as(self) -> Self {
+        if self.in_context().is_some() { Self::None } else { self }
     }
 
     /// Whether it learns to choose the next utterance, and sees the persona's sentences.
@@ -102,7 +141,7 @@ impl Method {
 
     /// α where the command line says none. Adapters that begin at zero bear long steps, a whole model does not.
     pub fn inner_rate(self) -> f32 {
-        if self == Self::ExtraPlace { InnerLoop::RATE } else { 0.1 }
+        if self.learns_base() { 0.1 } else { InnerLoop::RATE }
     }
 
     /// β where the command line says none. What begins at zero or at random has further to go than what is pre-trained.
@@ -112,6 +151,7 @@ impl Method {
             Self::Reinit => 2e-3,
             // With the ordinary one's rate the inner loop comes to diverge.
             Self::ReinitMaml => 7e-4,
+            Self::TransferAdapters => 1e-3,
             _ => 1e-4,
         }
     }

@@ -209,7 +209,7 @@ impl Run<'_> {
             newest: first,
             metrics_bytes: 0,
             metrics_sha256: None,
-            finished: false,
+            finished: self.config.outer.plan.iterations == 0,
             optimiser_steps: 0,
             rates,
             rng,

@@ -39,6 +39,10 @@ fn each_method_learns_its_tensors() {
         ("extra-place-unfixed", (BASE, BOTH, 0), false, true),
         ("extra-place", (0, BOTH, 0), false, true),
         ("transfertransfo", (BASE, 0, 2), false, false),
+        ("transfer-adapters", (0, BOTH, 0), false, false),
+        ("none", (0, BOTH, 0), false, false),
+        ("in-context", (0, BOTH, 0), false, false),
+        ("in-context-persona", (0, BOTH, 0), false, false),
     ];
     let found = METHODS.map(|method| (method.name(), counts(method), method.starts_random(), method.is_meta()));
     assert_eq!(found, expected);
@@ -158,18 +162,26 @@ each_method_runs!(
     extra_place_unfixed_runs: ExtraPlaceUnfixed,
     extra_place_runs: ExtraPlace,
     transfertransfo_runs: Transfertransfo,
+    transfer_adapters_runs: TransferAdapters,
 );
 
 #[test]
 fn adapters_begin_as_the_bare_base_and_random_starts_are_shared() {
     let (_keep, folder) = workplace();
     let once = RUN.replace("--iterations 3", "--iterations 1");
-    for name in ["extra-place", "extra-place-unfixed", "transfer", "reinit", "reinit-maml"] {
+    for name in ["extra-place", "extra-place-unfixed", "transfer", "reinit", "reinit-maml", "transfer-adapters", "none"]
+    {
         works(&train(&folder, &format!("{once} --method {name} --out {name}")));
     }
     let first = |name: &str| read_metrics(&folder.join(name)).unwrap()[0].validation.unwrap().loss_before;
     assert_eq!(first("extra-place"), first("transfer"));
     assert_eq!(first("extra-place-unfixed"), first("transfer"));
+    // One trains them for a meta-iteration, one as usual, one not at all.
+    assert_eq!([first("transfer-adapters"), first("none")], [first("extra-place"); 2]);
+    let iterations = |name: &str| read_metrics(&folder.join(name)).unwrap().len() - 1;
+    assert_eq!(["extra-place", "transfer-adapters", "none"].map(iterations), [1, 1, 0]);
+    let adapters = |name: &str| fs::read(folder.join(name).join("checkpoints/step-0").join(ADAPTERS)).unwrap();
+    assert_eq!([adapters("transfer-adapters"), adapters("none")], [adapters("extra-place"), adapters("extra-place")]);
     // With the same seed the methods that start at random differ in what they learn alone.
     let start = |name: &str| fs::read(folder.join(name).join("checkpoints/step-0/model.safetensors")).unwrap();
     assert_eq!(start("reinit"), start("reinit-maml"));

@@ -49,6 +49,7 @@ impl<'a> Plan<'a> {
         let (all, tasks) = (tasks, options.checked(tasks)?);
         let learned = || tasks.iter().flat_map(|task| &task.dialogues).flat_map(|dialogue| &dialogue.exchanges);
         let (candidates, tasks) = match with_distractors(all, tasks.len()) {
+            _ if options.rank_by == RankBy::None => (Candidates::None, Cow::Borrowed(tasks)),
             _ if learned().any(|exchange| !exchange.candidates.is_empty()) => {
                 (Candidates::Stored, Cow::Borrowed(tasks))
             }
@@ -195,7 +196,7 @@ impl<'a> Plan<'a> {
         let mut history: Vec<&str> = Vec::with_capacity(2 * dialogue.exchanges.len());
         for (index, exchange) in dialogue.exchanges.iter().enumerate() {
             history.push(&exchange.partner);
-            if exchange.learned && !exchange.candidates.is_empty() {
+            if exchange.learned && !exchange.candidates.is_empty() && self.options.rank_by != RankBy::None {
                 let scores = self.scores(learner, dialogue, index)?;
                 let top = best_candidate(&scores).and_then(|top| exchange.candidates.get(top));
                 tally.hits += usize::from(top.is_some_and(|top| hits_at_1(top, &exchange.reply)));
@@ -243,7 +244,7 @@ impl<'a> Plan<'a> {
                 sums.map(|(conditional, unconditional)| pmi_scores(&conditional, &unconditional))
             }
             RankBy::Sum => sum_scores(&conditional, &ranking),
-            RankBy::Mean | RankBy::Classifier => mean_scores(&conditional, &ranking),
+            RankBy::Mean | RankBy::Classifier | RankBy::None => mean_scores(&conditional, &ranking),
         };
         scores.ok_or_else(|| Failure::Diverged("a candidate has no log-probability".into()))
     }

@@ -211,6 +211,10 @@ fn candidates_are_ranked_as_asked() {
     let encoder = encoder.with_choices(2);
     let mut fake = Fake { classifier: Some([0.5, 1.5]), ..Fake::default() };
     assert_eq!(hits(&mut fake, RankBy::Classifier, &encoder).unwrap(), [100.0, 100.0]);
+    // Where nothing is ranked there is no Hits@1, and nobody is asked to rank.
+    let asked = Options { rank_by: RankBy::None, ..options(&[0, 1]) };
+    let outcome = run(&mut Fake::default(), &[task(2)], &asked).unwrap();
+    assert!(outcome.evaluation().shots.iter().all(|shot| shot.hits_at_1.is_none() && shot.f1.is_some()));
     let error = hits(&mut Fake::default(), RankBy::Classifier, &encoder).unwrap_err();
     assert_eq!(error.to_string(), "the model has no classifier to rank candidates by; rank by mean, sum or pmi");
 }

@@ -1,10 +1,11 @@
 //! From runs and outcomes to what the report shows.
 
-use marionette_dialogues::{Evaluation, Outcome, RankBy, ShotResult};
+use marionette_dialogues::{Cell as Tests, Change, Difference as Differs, Evaluation, Outcome, RankBy, ShotResult};
 use marionette_models::LearningRate;
-use marionette_report::{Cell, Curve, Figure, MethodResult, Point, Sample, paper_row};
+use marionette_report::{Cell, Curve, Difference, Figure, MethodResult, Point, Sample, paper_row};
 
 use super::Options;
+use super::test::{Tried, best};
 use crate::method::Method;
 use crate::train::{Metrics, Report};
 use crate::trained::Trained;
@@ -15,6 +16,8 @@ pub struct Done {
     pub seed: u64,
     pub report: Report,
     pub outcome: Outcome,
+    /// What the validation personas were tried with before.
+    pub tried: Vec<Tried>,
     pub curve: Vec<Metrics>,
     /// The number of parameters that learned.
     pub learned: usize,
@@ -94,10 +97,70 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
         train_seconds: mean(&|done| done.report.seconds),
         train_tokens: mean(&|done| done.report.tokens as f64) as usize,
         cells: pooled.iter().flat_map(|evaluation| &evaluation.shots).map(cell).collect(),
+        tried: done.iter().flat_map(tried).collect(),
         curves: done.iter().map(curve).collect(),
         samples: done.first().map(samples).unwrap_or_default(),
         failure,
     }
+}
+
+/// Each method at each K less itself without adapting, and the one that the device ships less every other.
+pub fn differences(methods: &[Method], done: &[Vec<Done>]) -> Vec<Difference> {
+    let pooled: Vec<(Method, Outcome)> = methods
+        .iter()
+        .zip(done)
+        .filter_map(|(&method, done)| Some((method, Outcome::pooled(done.iter().map(|done| &done.outcome))?)))
+        .collect();
+    let mut differences = Vec::new();
+    let mut compare = |(method, cell): (Method, &Tests), (from, other): (Method, &Tests)| {
+        if let Some(found) = Differs::of(cell, other) {
+            let figure = |change: Change| Figure {
+                value: change.value,
+                low: Some(change.interval[0]),
+                high: Some(change.interval[1]),
+                seeds: Vec::new(),
+            };
+            differences.push(Difference {
+                method: method.name().to_owned(),
+                k: cell.k,
+                from: from.name().to_owned(),
+                from_k: other.k,
+                perplexity: found.perplexity.map(figure),
+                // Candidates that are ranked by something else do not compare.
+                hits_at_1: found.hits_at_1.filter(|_| method.classifies() == from.classifies()).map(figure),
+                f1: found.f1.map(figure),
+            });
+        }
+    };
+    let others = || pooled.iter().filter(|(method, _)| *method != Method::ExtraPlace);
+    if let Some((shipped, ours)) = pooled.iter().find(|(method, _)| *method == Method::ExtraPlace) {
+        for (k, (method, outcome)) in others().flat_map(|other| ours.ks().into_iter().map(move |k| (k, other))) {
+            if let Some((one, other)) = ours.at(k).zip(outcome.at(k)) {
+                compare((*shipped, one), (*method, other));
+            }
+        }
+    }
+    for (method, outcome) in &pooled {
+        for k in outcome.ks().into_iter().filter(|&k| k > 0) {
+            if let Some((one, other)) = outcome.at(k).zip(outcome.at(0)) {
+                compare((*method, one), (*method, other));
+            }
+        }
+    }
+    differences
+}
+
+fn tried(done: &Done) -> Vec<marionette_report::Tried> {
+    let point = |tried: &Tried| marionette_report::Tried {
+        seed: done.seed,
+        k: tried.k,
+        // As it was written: 0.3 and not what is nearest to it in 32 bits.
+        factor: tried.factor.to_string().parse().unwrap_or(f64::from(tried.factor)),
+        epochs: tried.epochs,
+        perplexity: tried.perplexity,
+        chosen: best(&done.tried, tried.k) == Some(tried),
+    };
+    done.tried.iter().map(point).collect()
 }
 
 fn curve(done: &Done) -> Curve {

@@ -142,6 +142,11 @@ impl Config {
     pub(crate) fn check(&self) -> Result<()> {
         let Self { model, data, outer } = self;
         let method = self.method()?;
+        if method.in_context().is_some() {
+            let problem =
+                format!("is {}, which trains nothing: evaluate a run of none with --in-context", model.method);
+            return Err(TrainError::option("--method", problem));
+        }
         if method.is_meta() == (outer.gradient == Gradient::Normal) {
             return Err(TrainError::option("--meta", format!("does not fit --method {}", model.method)));
         }
@@ -155,7 +160,6 @@ impl Config {
             ("--support-dialogues", data.support_dialogues, MOST_AT_ONCE),
             ("--query-dialogues", data.query_dialogues, MOST_AT_ONCE),
             ("--validation-personas", data.validation_personas, MOST_COUNTED),
-            ("--iterations", outer.plan.iterations, MOST_ITERATIONS),
             ("--meta-batch", outer.plan.meta_batch, MOST_AT_ONCE),
             ("--validate-every", outer.plan.validate_every, MOST_ITERATIONS),
             ("--patience", outer.plan.patience, MOST_ITERATIONS),
@@ -165,6 +169,12 @@ impl Config {
             if value == 0 || value > most {
                 return Err(TrainError::option(option, format!("is {value}, expected 1 to {most}")));
             }
+        }
+        let iterations = outer.plan.iterations;
+        if iterations > MOST_ITERATIONS || (iterations == 0) != (method == Method::None) {
+            let least = usize::from(method != Method::None);
+            let most = if least == 0 { 0 } else { MOST_ITERATIONS };
+            return Err(TrainError::option("--iterations", format!("is {iterations}, expected {least} to {most}")));
         }
         let rates = match &model.inner_loop.learning_rate {
             LearningRate::Shared(rate) => std::slice::from_ref(rate),

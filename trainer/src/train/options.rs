@@ -147,7 +147,7 @@ pub struct Settings {
     #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub inner_steps: usize,
     /// Inner learning rate α: a number; `learned`, one a tensor, with the parameters; `chosen`, by the validations.
-    /// [default: 0.3 for extra-place, 0.1 for a whole model; chosen where training is ordinary]
+    /// [default: 0.3 for adapters alone, 0.1 for a whole model; chosen where training is ordinary]
     #[arg(long, value_name = "A", allow_negative_numbers = true)]
     pub inner_lr: Option<InnerRate>,
     /// Support dialogues in the batch of one inner step
@@ -197,8 +197,8 @@ pub struct OuterOptions {
     /// The gradient of the outer loop, for methods that are meta-learned [default: maml]
     #[arg(long, value_enum, value_name = "GRADIENT")]
     pub meta: Option<Gradient>,
-    /// Outer learning rate, β [default: 0.003 for extra-place, 0.002 for reinit, 0.0007 for reinit-maml,
-    /// else 0.0001]
+    /// Outer learning rate, β [default: 0.003 for extra-place, 0.001 for transfer-adapters, 0.002 for reinit, 0.0007 for
+    /// reinit-maml, else 0.0001]
     #[arg(long = "outer-lr", value_name = "B", allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
@@ -212,7 +212,7 @@ pub struct OuterOptions {
 /// The numbers of the outer loop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct Plan {
-    /// Meta-iterations
+    /// Meta-iterations; none has none
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = whole::<1, MOST_ITERATIONS>, allow_negative_numbers = true)]
     pub iterations: usize,
     /// Personas in one meta-iteration
@@ -263,6 +263,7 @@ impl Settings {
         };
         let usual = if method.is_meta() { RateRule::Fixed } else { RateRule::Chosen };
         let InnerRate { rule, start } = self.inner_lr.unwrap_or(InnerRate { rule: usual, start: None });
+        let plan = if method == Method::None { Plan { iterations: 0, ..plan } } else { plan };
         let mut config = Config {
             model: RunModel {
                 base: base.clone(),
