@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use crate::likeness;
 use crate::rank::RankBy;
 use crate::report::{Cell, Outcome};
 use crate::tasks::Task;
-use crate::{EncodeError, Encoder, Example, Ranking, Sequence};
+use crate::{Dialogue, EncodeError, Encoder, Example, Ranking, Sequence};
 
 use persona::{Plan, Tested};
 
@@ -89,6 +90,9 @@ pub struct Options {
     /// Of how many personas, the first ones, to keep a sample: the reply to the third exchange (or the last, where there
     /// are fewer) of the first fold, for every K and number of epochs.
     pub samples: usize,
+    /// Dialogues of people who are none of the personas: what a learner forgets of them by adapting is measured after every test of a
+    /// persona's first fold.
+    pub reference: Vec<Sequence>,
 }
 
 impl Options {
@@ -124,6 +128,21 @@ impl Options {
     }
 }
 
+/// The most reference dialogues, since all of them are read in every test of a first fold.
+const MOST_REFERENCE: usize = 16;
+
+/// What [`Options::reference`] is made of: the first sixteen of some dialogues.
+///
+/// # Errors
+/// Where the tokenizer fails.
+pub fn reference(encoder: &Encoder, dialogues: &[Dialogue]) -> Result<Vec<Sequence>, EncodeError> {
+    let mut sequences = Vec::new();
+    for dialogue in dialogues.iter().take(MOST_REFERENCE) {
+        sequences.extend(encoder.examples(dialogue)?.into_iter().map(|example| example.sequence));
+    }
+    Ok(sequences)
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -134,6 +153,7 @@ impl Default for Options {
             max_new_tokens: 32,
             rank_by: RankBy::Mean,
             samples: 0,
+            reference: Vec::new(),
         }
     }
 }
@@ -258,14 +278,26 @@ where
     let cell = |&(k, epochs): &(usize, Option<usize>)| Cell { k, epochs, personas: Vec::new(), too_few: 0 };
     let mut cells: Vec<Cell> = plan.cells().iter().map(cell).collect();
     let mut samples = Vec::new();
-    for Tested { tallies, samples: more } in tested {
-        for (cell, tally) in cells.iter_mut().zip(tallies) {
+    // Of each cell who was tested, and what was generated.
+    let mut generated: Vec<Vec<(usize, Vec<String>)>> = vec![Vec::new(); cells.len()];
+    for (persona, Tested { tallies, replies, samples: more }) in tested.into_iter().enumerate() {
+        let of_cells = cells.iter_mut().zip(&mut generated);
+        for ((cell, generated), (tally, replies)) in of_cells.zip(tallies.into_iter().zip(replies)) {
             match tally {
-                Some(tally) => cell.personas.push(tally),
+                Some(tally) => {
+                    cell.personas.push(tally);
+                    generated.push((persona, replies));
+                }
                 None => cell.too_few += 1,
             }
         }
         samples.extend(more);
+    }
+    let people = plan.people();
+    for (cell, generated) in cells.iter_mut().zip(generated) {
+        let of_cell = generated.into_iter().zip(&mut cell.personas);
+        let mut of_cell: Vec<_> = of_cell.map(|((persona, replies), tally)| (persona, replies, tally)).collect();
+        likeness::measure(&people, &mut of_cell);
     }
     let used = cells.iter().filter(|cell| !cell.personas.is_empty());
     if used.map(Cell::total).any(|total| total.tokens == 0 || total.words == 0) {

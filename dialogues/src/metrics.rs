@@ -74,6 +74,30 @@ pub struct Tally {
     pub f1_sum: f64,
     /// Replies that were generated.
     pub generated: usize,
+    /// The persona's own words, where replies were generated.
+    #[serde(default)]
+    pub own_words: usize,
+    /// How many of them these replies use.
+    #[serde(default)]
+    pub recalled: usize,
+    /// How many of them as many replies for other personas use, on the average.
+    #[serde(default)]
+    pub recalled_elsewhere: f64,
+    /// Personas whose style was measured.
+    #[serde(default)]
+    pub styled: usize,
+    /// The distance of the generated replies' style from the persona's, summed.
+    #[serde(default)]
+    pub style: f64,
+    /// The same from other personas', on the average of these.
+    #[serde(default)]
+    pub style_elsewhere: f64,
+    /// Negative log-likelihood of the replies of people who are none of the personas, summed, in nats.
+    #[serde(default)]
+    pub reference_nll: f64,
+    /// Target tokens of these.
+    #[serde(default)]
+    pub reference_tokens: usize,
 }
 
 impl Tally {
@@ -87,6 +111,14 @@ impl Tally {
         self.ranked += other.ranked;
         self.f1_sum += other.f1_sum;
         self.generated += other.generated;
+        self.own_words += other.own_words;
+        self.recalled += other.recalled;
+        self.recalled_elsewhere += other.recalled_elsewhere;
+        self.styled += other.styled;
+        self.style += other.style;
+        self.style_elsewhere += other.style_elsewhere;
+        self.reference_nll += other.reference_nll;
+        self.reference_tokens += other.reference_tokens;
     }
 
     /// `exp(nll / tokens)`; `None` without tokens.
@@ -107,6 +139,24 @@ impl Tally {
     /// Mean F1 of the generated replies in per cent; `None` where nothing was generated.
     pub fn f1(&self) -> Option<f64> {
         (self.generated > 0).then(|| 100.0 * self.f1_sum / self.generated as f64)
+    }
+
+    /// Per cent of the persona's own words that the generated replies use, less those that other personas' use; `None` where neither was
+    /// measured.
+    pub fn recall_margin(&self) -> Option<f64> {
+        let margin = self.recalled as f64 - self.recalled_elsewhere;
+        (self.own_words > 0).then(|| 100.0 * margin / self.own_words as f64)
+    }
+
+    /// How much nearer the generated replies' style is to the persona's than to other personas', a hundredth of the distance of styles
+    /// that have nothing in common; `None` where it was not measured.
+    pub fn style_margin(&self) -> Option<f64> {
+        (self.styled > 0).then(|| 100.0 * (self.style_elsewhere - self.style) / self.styled as f64)
+    }
+
+    /// Perplexity per token of the replies of people who are none of the personas; `None` where there are none.
+    pub fn reference_perplexity(&self) -> Option<f64> {
+        exp_mean(self.reference_nll, self.reference_tokens)
     }
 }
 

@@ -173,6 +173,44 @@ pub struct ShotResult {
     pub personas: usize,
     /// The intervals around them.
     pub intervals: Intervals,
+    /// How like the personas the generated replies are, where there are others to tell them from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likeness: Option<Likeness>,
+    /// Perplexity per token of the replies of people who are none of the personas, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_perplexity: Option<f64>,
+}
+
+/// Persona recall and style of generated replies, with 95 % intervals over personas.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Likeness {
+    /// Per cent of the personas' own words that the replies use.
+    pub recall: f64,
+    /// That, less what replies for other personas use of them, in points.
+    pub recall_margin: f64,
+    /// The margin's interval.
+    pub recall_interval: Option<[f64; 2]>,
+    /// How much nearer their style is to the persona's than to others', in hundredths of the distance of styles that have nothing in
+    /// common.
+    pub style_margin: f64,
+    /// Its interval.
+    pub style_interval: Option<[f64; 2]>,
+}
+
+impl Likeness {
+    fn of(cell: &Cell) -> Option<Self> {
+        let total = cell.total();
+        let over = |pair: fn(&Tally) -> (f64, usize)| {
+            ratio_interval(cell.personas.iter().map(pair).map(|(y, x)| (100.0 * y, x as f64)))
+        };
+        Some(Self {
+            recall: 100.0 * total.recalled as f64 / total.own_words as f64,
+            recall_margin: total.recall_margin()?,
+            recall_interval: over(|tally| (tally.recalled as f64 - tally.recalled_elsewhere, tally.own_words)),
+            style_margin: total.style_margin()?,
+            style_interval: over(|tally| (tally.style_elsewhere - tally.style, tally.styled)),
+        })
+    }
 }
 
 impl ShotResult {
@@ -189,6 +227,8 @@ impl ShotResult {
             replies: total.replies,
             personas: cell.personas.len(),
             intervals: cell.intervals(),
+            likeness: Likeness::of(cell),
+            reference_perplexity: total.reference_perplexity(),
         })
     }
 }
@@ -264,6 +304,31 @@ impl fmt::Display for Evaluation {
                 shot.replies,
                 shot.personas
             )?;
+        }
+        if self.shots.iter().any(|shot| shot.likeness.is_some() || shot.reference_perplexity.is_some()) {
+            writeln!(
+                out,
+                "{:>5}  {}{:>16}  {:>21}  {:>21}  {:>19}",
+                "shots",
+                epochs("epochs"),
+                "own words used %",
+                "above others' (95 %)",
+                "nearer style (95 %)",
+                "others' perplexity"
+            )?;
+            for shot in &self.shots {
+                let likeness = shot.likeness.as_ref();
+                writeln!(
+                    out,
+                    "{:>5}  {}{:>16}  {:>21}  {:>21}  {:>19}",
+                    shot.k,
+                    epochs(&shot.epochs.map_or_else(String::new, |epochs| epochs.to_string())),
+                    likeness.map_or_else(|| "-".to_owned(), |likeness| short(likeness.recall)),
+                    with_half_width(likeness.map(|l| l.recall_margin), likeness.and_then(|l| l.recall_interval)),
+                    with_half_width(likeness.map(|l| l.style_margin), likeness.and_then(|l| l.style_interval)),
+                    shot.reference_perplexity.map_or_else(|| "-".to_owned(), short)
+                )?;
+            }
         }
         if self.shots.iter().any(|shot| shot.hits_at_1.is_some()) {
             writeln!(out, "Hits@1 ranks by {}: {}", self.rank_by, self.rank_by.description())?;

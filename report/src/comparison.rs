@@ -149,6 +149,15 @@ pub struct Cell {
     /// Per cent.
     #[serde(default)]
     pub f1: Option<Figure>,
+    /// Per cent of the personas' own words that the replies use, less what replies for others use of them.
+    #[serde(default)]
+    pub recall: Option<Figure>,
+    /// How much nearer the replies' style is to the persona's than to others', in hundredths.
+    #[serde(default)]
+    pub style: Option<Figure>,
+    /// Perplexity of a token of people who are none of the personas.
+    #[serde(default)]
+    pub reference: Option<Figure>,
     /// Replies that were scored, for one seed.
     pub replies: usize,
     /// Personas that were scored, for one seed.

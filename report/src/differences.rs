@@ -53,7 +53,7 @@ fn name(difference: &Difference) -> String {
 fn figure(difference: &Difference, metric: Metric) -> Option<&Figure> {
     let figure = match metric {
         Metric::Perplexity => difference.perplexity.as_ref(),
-        Metric::PerWord => None,
+        Metric::PerWord | Metric::Recall | Metric::Style | Metric::Reference => None,
         Metric::HitsAt1 => difference.hits_at_1.as_ref(),
         Metric::F1 => difference.f1.as_ref(),
     };

@@ -135,7 +135,7 @@ fn table(head: &[String], rows: impl Iterator<Item = Vec<String>>) -> String {
     out
 }
 
-const COLUMNS: [&str; 23] = [
+const COLUMNS: [&str; 32] = [
     "method",
     "paper_name",
     "paper_perplexity",
@@ -155,6 +155,15 @@ const COLUMNS: [&str; 23] = [
     "f1",
     "f1_low",
     "f1_high",
+    "recall",
+    "recall_low",
+    "recall_high",
+    "style",
+    "style_low",
+    "style_high",
+    "reference_perplexity",
+    "reference_perplexity_low",
+    "reference_perplexity_high",
     "ranked_by",
     "seeds",
     "learned_parameters",
@@ -197,7 +206,7 @@ pub fn csv(view: &View<'_>) -> Result<Vec<u8>, csv::Error> {
             writer.write_record(record)?;
         }
         if cells.is_empty() {
-            writer.write_record(start.into_iter().chain(vec![String::new(); 14]).chain(end))?;
+            writer.write_record(start.into_iter().chain(vec![String::new(); 2 + 3 * Metric::ALL.len()]).chain(end))?;
         }
     }
     writer.into_inner().map_err(|error| error.into_error().into())

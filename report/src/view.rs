@@ -17,11 +17,18 @@ pub enum Metric {
     HitsAt1,
     /// Per cent.
     F1,
+    /// Points of a per cent.
+    Recall,
+    /// Hundredths of the distance of styles that have nothing in common.
+    Style,
+    /// Of a token of people who are none of the personas.
+    Reference,
 }
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Perplexity, Self::PerWord, Self::HitsAt1, Self::F1];
+    pub const ALL: [Self; 7] =
+        [Self::Perplexity, Self::PerWord, Self::HitsAt1, Self::F1, Self::Recall, Self::Style, Self::Reference];
     /// Those of the paper's table.
     pub const PAPER: [Self; 3] = [Self::Perplexity, Self::HitsAt1, Self::F1];
 
@@ -32,6 +39,9 @@ impl Metric {
             Self::PerWord => "Perplexity per word",
             Self::HitsAt1 => "Hits@1, %",
             Self::F1 => "F1, %",
+            Self::Recall => "Own words used beyond others’, points",
+            Self::Style => "Style nearer than to others’, hundredths",
+            Self::Reference => "Perplexity of other people",
         }
     }
 
@@ -42,6 +52,9 @@ impl Metric {
             Self::PerWord => "PPL/word",
             Self::HitsAt1 => "Hits@1",
             Self::F1 => "F1",
+            Self::Recall => "Recall",
+            Self::Style => "Style",
+            Self::Reference => "PPL of others",
         }
     }
 
@@ -51,7 +64,7 @@ impl Metric {
     }
 
     fn lower_is_better(self) -> bool {
-        matches!(self, Self::Perplexity | Self::PerWord)
+        matches!(self, Self::Perplexity | Self::PerWord | Self::Reference)
     }
 
     /// As many as the paper prints.
@@ -66,6 +79,9 @@ impl Metric {
             Self::PerWord => Some(&cell.perplexity_per_word),
             Self::HitsAt1 => cell.hits_at_1.as_ref(),
             Self::F1 => cell.f1.as_ref(),
+            Self::Recall => cell.recall.as_ref(),
+            Self::Style => cell.style.as_ref(),
+            Self::Reference => cell.reference.as_ref(),
         };
         figure.filter(|figure| figure.value.is_finite())
     }
@@ -74,7 +90,7 @@ impl Metric {
     pub fn of_paper(self, row: Option<&PaperRow>) -> Option<f64> {
         match self {
             Self::Perplexity => row?.perplexity,
-            Self::PerWord => None,
+            Self::PerWord | Self::Recall | Self::Style | Self::Reference => None,
             Self::HitsAt1 => row?.hits_at_1,
             Self::F1 => row?.f1,
         }

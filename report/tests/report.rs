@@ -23,6 +23,9 @@ fn cell(k: usize, perplexity: f64, hits: f64, f1: f64) -> Cell {
         perplexity_per_word: figure(perplexity * 2.0),
         hits_at_1: Some(figure(hits)),
         f1: Some(figure(f1)),
+        recall: None,
+        style: None,
+        reference: None,
         replies: 321,
         personas: 12,
     }

@@ -252,6 +252,9 @@ pub struct EvaluateArgs {
     /// The longest reply to generate for F1, in tokens, greedy; 0 leaves F1 out
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = whole::<0, MOST_TOKENS>, allow_negative_numbers = true)]
     pub max_tokens: usize,
+    /// Dialogues of people who are none of the personas: what is forgotten of them by adapting is measured on the first sixteen
+    #[arg(long, value_name = "FILE")]
+    pub reference: Option<PathBuf>,
     /// After how many passes over the dialogues to test, in ascending order; 0 tests without adapting [default: once, after as
     /// many steps as the bundle's inner loop has]
     #[arg(long, value_name = "E,E,…", value_parser = ascending, allow_negative_numbers = true)]

@@ -266,7 +266,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let dialogues = read(&args.dialogues)?;
     let grouping = group_by_persona(dialogues).map_err(|error| in_file(&error))?;
     grouping.notes().iter().for_each(|note| hint(note));
-    let options = marionette_dialogues::Options {
+    let mut options = marionette_dialogues::Options {
         shots: args.shots.clone(),
         epochs: args.epochs.clone().map(|epochs| epochs.0).unwrap_or_default(),
         personas: args.personas.map(Into::into),
@@ -274,9 +274,14 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         max_new_tokens: args.max_tokens,
         rank_by: args.rank_by,
         samples: 0,
+        reference: Vec::new(),
     };
     options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
     let (mut engine, encoder, _) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
+    if let Some(file) = &args.reference {
+        options.reference = marionette_dialogues::reference(&encoder, &read(file)?)
+            .map_err(|error| anyhow!("{}: {error}", file.display()))?;
+    }
     let bar = progress::bar("evaluating", 0);
     let provider = engine.provider();
     let mut learner = [DeviceLearner::new(&mut engine, args.inner_lr)];

@@ -137,7 +137,8 @@ fn the_device_computes_what_the_trainer_did() {
 #[test]
 fn trainer_and_device_evaluate_alike() {
     let scratch = Scratch::new();
-    let few = ["--shots", "0,2", "--personas", "1", "--folds", "2", "--json"].map(PathBuf::from);
+    let few = ["--shots", "0,2", "--personas", "2", "--folds", "1", "--json", "--reference"].map(PathBuf::from);
+    let few: Vec<PathBuf> = few.into_iter().chain([dialogues("valid")]).collect();
     let data = dialogues("test");
     let trainer = scratch
         .run(
@@ -152,12 +153,16 @@ fn trainer_and_device_evaluate_alike() {
     assert_eq!(keys(&device), ["candidates", "rank_by", "seconds", "shots", "too_few"]);
     for k in 0..2 {
         let (a, b) = (&trainer["shots"][k], &device["shots"][k]);
-        let figures = ["f1", "hits_at_1", "intervals", "k", "perplexity", "perplexity_per_word", "personas", "replies"];
-        assert_eq!(keys(b), figures);
+        let figures =
+            "f1 hits_at_1 intervals k likeness perplexity perplexity_per_word personas reference_perplexity replies";
+        assert_eq!(keys(b).join(" "), figures);
         assert_eq!((&a["replies"], &a["personas"], &a["k"]), (&b["replies"], &b["personas"], &b["k"]));
-        let (p, q) = (a["perplexity"].as_f64().unwrap(), b["perplexity"].as_f64().unwrap());
-        assert!((p / q - 1.0).abs() < 1e-3, "perplexity {p} and {q}");
+        for figure in ["perplexity", "reference_perplexity"] {
+            let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());
+            assert!((p / q - 1.0).abs() < 1e-3, "{figure} {p} and {q}");
+        }
         // The same candidates win, and the same words are said.
+        assert_eq!(a["likeness"], b["likeness"]);
         for figure in ["hits_at_1", "f1"] {
             let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());
             assert!((p - q).abs() < 1e-9, "{figure} {p} and {q}");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use marionette_dialogues::{
     Batch, EvaluateError, Example, Grouping, InContext, Learner, Options as Tested, Outcome, Passes, Progress as Heard,
-    RankBy, Ranking, Sequence, Task, evaluate as evaluate_learners,
+    RankBy, Ranking, Sequence, Task, evaluate as evaluate_learners, read_file, reference,
 };
 use marionette_models::{InnerLoop, interrupt};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,10 @@ pub struct How {
     /// The longest reply that is generated for F1, in tokens; 0 generates none
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = whole::<0, MOST_TOKENS>, allow_negative_numbers = true)]
     pub max_tokens: usize,
+    /// Dialogues of people who are none of the personas: what is forgotten of them by adapting is measured on the first sixteen
+    #[arg(long, value_name = "FILE")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<PathBuf>,
     /// Adapt with the trained inner learning rate times this
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +127,7 @@ impl How {
             max_new_tokens: self.max_tokens,
             rank_by,
             samples,
+            reference: Vec::new(),
         }
     }
 }
@@ -274,7 +279,10 @@ pub fn evaluate_trained(
 ) -> Result<Outcome> {
     let classifies = trained.method.classifies() && how.rank_by != RankBy::None;
     let rank_by = if classifies { RankBy::Classifier } else { how.rank_by };
-    let tested = how.options(rank_by, samples);
+    let mut tested = how.options(rank_by, samples);
+    if let Some(file) = &how.reference {
+        tested.reference = reference(&trained.encoder, &read_file(file)?.dialogues)?;
+    }
     let progress = Progress::new(0, "tests");
     let threads = compute.threads_each();
     let learner = |_| TorchLearner::new(trained, threads, how.rate_factor.unwrap_or(1.0));

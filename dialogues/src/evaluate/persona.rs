@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{EvaluateError, Learner, Options, Passes, PlanError, Progress};
 use crate::distractors::with_distractors;
+use crate::likeness::{self, Person};
 use crate::metrics::{Tally, f1, hits_at_1};
 use crate::rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
 use crate::report::{Candidates, Sample};
 use crate::tasks::{Fold, Task, leave_one_out};
-use crate::{Dialogue, EncodeError, Encoder, Example, Exchange};
+use crate::{Dialogue, EncodeError, Encoder, Example, Exchange, Sequence};
 
 /// The exchange whose reply is kept as a sample, where the dialogue has so many.
 const SAMPLED: usize = 2;
@@ -34,6 +35,8 @@ pub(super) struct Plan<'a> {
 pub(super) struct Tested {
     /// One a cell; none where the persona has too few dialogues for its K.
     pub(super) tallies: Vec<Option<Tally>>,
+    /// What was generated in the tests of each cell.
+    pub(super) replies: Vec<Vec<String>>,
     pub(super) samples: Vec<Sample>,
 }
 
@@ -41,6 +44,7 @@ pub(super) struct Tested {
 #[derive(Clone)]
 struct Test {
     tally: Tally,
+    replies: Vec<String>,
     sampled: Option<String>,
 }
 
@@ -74,6 +78,14 @@ impl<'a> Plan<'a> {
         &self.cells
     }
 
+    /// What generated replies are measured by.
+    pub(super) fn people(&self) -> Vec<Person> {
+        if self.options.max_new_tokens == 0 {
+            return Vec::new();
+        }
+        likeness::people(&self.tasks, self.options.folds.unwrap_or(usize::MAX))
+    }
+
     fn folds(&self, task: &Task) -> usize {
         self.options.folds.unwrap_or(usize::MAX).min(task.dialogues.len())
     }
@@ -88,7 +100,11 @@ impl<'a> Plan<'a> {
     where
         L::Error: fmt::Display,
     {
-        let mut tested = Tested { tallies: vec![None; self.cells.len()], samples: Vec::new() };
+        let mut tested = Tested {
+            tallies: vec![None; self.cells.len()],
+            replies: vec![Vec::new(); self.cells.len()],
+            samples: Vec::new(),
+        };
         let Some(task) = self.tasks.get(persona) else {
             return Ok(tested);
         };
@@ -100,7 +116,7 @@ impl<'a> Plan<'a> {
         for fold in 0..folds {
             // What was computed for this fold: a support and a number of passes, and the test.
             let mut known: Vec<((&[usize], Passes), Test)> = Vec::new();
-            let mut cells = self.cells.iter().zip(&mut tested.tallies);
+            let mut cells = self.cells.iter().zip(tested.tallies.iter_mut().zip(&mut tested.replies));
             for (shots, of_shots) in &folds_of {
                 let Some(Fold { held_out, support }) = of_shots.get(fold) else {
                     continue;
@@ -118,7 +134,7 @@ impl<'a> Plan<'a> {
                     support.iter().filter_map(|&one| examples.get(one)).flatten().cloned().collect();
                 // The passes that the learner has behind it; `None` before its reset.
                 let mut behind: Option<usize> = None;
-                for (&(_, epochs), tally) in of_shots {
+                for (&(_, epochs), (tally, replies)) in of_shots {
                     let passes = epochs.map_or(Passes::Recipe, Passes::Epochs);
                     let untouched = support.is_empty() || passes == Passes::Epochs(0);
                     let key: (&[usize], Passes) = if untouched { (&[], Passes::Epochs(0)) } else { (support, passes) };
@@ -148,21 +164,27 @@ impl<'a> Plan<'a> {
                                 learner.adapt(&chosen, passes).map_err(EvaluateError::Learner)?;
                             }
                             behind = Some(epochs.filter(|_| !untouched).unwrap_or(0));
-                            let sampled = fold == 0 && persona < self.options.samples;
-                            let test = self.test(learner, dialogue, held, sampled).map_err(|error| match error {
-                                Failure::Learner(error) => EvaluateError::Learner(error),
-                                Failure::Encode(error) => EvaluateError::Encode(error),
-                                Failure::NoClassifier => EvaluateError::NoClassifier,
-                                Failure::Diverged(problem) => {
-                                    EvaluateError::Diverged { persona, fold, shots: *shots, problem }
-                                }
-                            })?;
+                            let is_first = fold == 0;
+                            let sampled = is_first && persona < self.options.samples;
+                            let reference: &[Sequence] = if is_first { &self.options.reference } else { &[] };
+                            let test =
+                                self.test(learner, (dialogue, held), reference, sampled).map_err(
+                                    |error| match error {
+                                        Failure::Learner(error) => EvaluateError::Learner(error),
+                                        Failure::Encode(error) => EvaluateError::Encode(error),
+                                        Failure::NoClassifier => EvaluateError::NoClassifier,
+                                        Failure::Diverged(problem) => {
+                                            EvaluateError::Diverged { persona, fold, shots: *shots, problem }
+                                        }
+                                    },
+                                )?;
                             known.push((key, test.clone()));
                             test
                         }
                     };
                     self.done.fetch_add(1, Ordering::Relaxed);
                     tally.get_or_insert_default().merge(&test.tally);
+                    replies.extend(test.replies);
                     if let Some(reply) = test.sampled {
                         tested.samples.push(sample(task, dialogue, (*shots, epochs), reply));
                     }
@@ -176,17 +198,24 @@ impl<'a> Plan<'a> {
     fn test<L: Learner>(
         &self,
         learner: &mut L,
-        dialogue: &Dialogue,
-        windows: &[Example],
+        (dialogue, windows): (&Dialogue, &[Example]),
+        reference: &[Sequence],
         sampled: bool,
     ) -> Result<Test, Failure<L::Error>> {
-        let mut tally = Tally::default();
-        for Example { sequence, .. } in windows {
+        let (mut tally, mut replies) = (Tally::default(), Vec::new());
+        let nll_of = |learner: &mut L, sequence: &Sequence| {
             let nll = learner.negative_log_likelihood(sequence).map_err(Failure::Learner)?;
-            if !nll.is_finite() {
-                return Err(Failure::Diverged(format!("the negative log-likelihood is {nll}")));
+            match nll.is_finite() {
+                true => Ok(nll),
+                false => Err(Failure::Diverged(format!("the negative log-likelihood is {nll}"))),
             }
-            tally.nll += nll;
+        };
+        for sequence in reference {
+            tally.reference_nll += nll_of(learner, sequence)?;
+            tally.reference_tokens += sequence.targets();
+        }
+        for Example { sequence, .. } in windows {
+            tally.nll += nll_of(learner, sequence)?;
             tally.tokens += sequence.targets();
             tally.words += sequence.words;
             tally.replies += sequence.replies;
@@ -210,12 +239,13 @@ impl<'a> Plan<'a> {
                 tally.f1_sum += f1(&reply, &exchange.reply);
                 tally.generated += 1;
                 if sampled && index == sampled_exchange(dialogue) {
-                    kept = Some(reply);
+                    kept = Some(reply.clone());
                 }
+                replies.push(reply);
             }
             history.push(&exchange.reply);
         }
-        Ok(Test { tally, sampled: kept })
+        Ok(Test { tally, replies, sampled: kept })
     }
 
     /// A score for each candidate of an exchange.

@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 use approx::assert_relative_eq;
 use marionette_dialogues::{
     Candidates, Cell, Dialogue, Encoder, EvaluateError, Example, Learner, Options, Outcome, Passes, Progress, RankBy,
-    Ranking, Sample, Sequence, Task, TooFew, evaluate,
+    Ranking, Sample, Sequence, Task, TooFew, evaluate, reference,
 };
 
 use crate::helpers::{dialogue, tiny_encoder};
@@ -217,6 +217,38 @@ fn candidates_are_ranked_as_asked() {
     assert!(outcome.evaluation().shots.iter().all(|shot| shot.hits_at_1.is_none() && shot.f1.is_some()));
     let error = hits(&mut Fake::default(), RankBy::Classifier, &encoder).unwrap_err();
     assert_eq!(error.to_string(), "the model has no classifier to rank candidates by; rank by mean, sum or pmi");
+}
+
+#[test]
+fn other_people_are_read_once_a_persona_before_and_after_adapting() {
+    let encoder = tiny_encoder(40);
+    // Three exchanges of nobody's.
+    let stranger = dialogue(&["b"], &[("bb", "a"), ("b", "c"), ("b", "c")]);
+    let asked = Options { reference: reference(&encoder, &[stranger.clone()]).unwrap(), ..options(&[0, 2]) };
+    let outcome = run(&mut Fake::default(), &[task(3), task(4)], &asked).unwrap();
+    let targets = asked.reference.iter().map(Sequence::targets).sum::<usize>();
+    // Two personas, the first of each one's folds.
+    let counts: Vec<usize> = outcome.cells.iter().map(|cell| cell.total().reference_tokens).collect();
+    assert_eq!(counts, [2 * targets; 2]);
+    let perplexities: Vec<f64> =
+        outcome.evaluation().shots.iter().map(|shot| shot.reference_perplexity.unwrap()).collect();
+    assert_relative_eq!(perplexities[0], 4.0, max_relative = 1e-12);
+    assert_relative_eq!(perplexities[1], 2.0, max_relative = 1e-12);
+    assert_eq!(reference(&encoder, &vec![stranger; 30]).unwrap().len(), 16);
+}
+
+#[test]
+fn generated_replies_are_told_from_those_for_others() {
+    // Alike but for one sentence; what is generated is "c" after adapting, and nothing before.
+    let mut personas = [task(3), task(3)];
+    personas[1].persona = vec!["c".into()];
+    let outcome = run(&mut Fake::default(), &personas, &options(&[0, 2])).unwrap();
+    let sums: Vec<_> = outcome.cells[1].personas.iter().map(|tally| (tally.own_words, tally.recalled)).collect();
+    // "a" is an article, which no normal form has: the first persona has no word of its own.
+    assert_eq!(sums, [(0, 0), (1, 1)]);
+    // All say the same, so nobody is nearer to itself.
+    let total = outcome.cells[1].total();
+    assert_eq!((total.recall_margin(), total.style_margin()), (Some(0.0), Some(0.0)));
 }
 
 #[test]

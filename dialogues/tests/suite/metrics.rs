@@ -50,6 +50,14 @@ fn tallies_add_up_to_the_metrics() {
         ranked: 3,
         f1_sum: 0.5,
         generated: 1,
+        own_words: 4,
+        recalled: 2,
+        recalled_elsewhere: 0.5,
+        styled: 1,
+        style: 0.25,
+        style_elsewhere: 0.75,
+        reference_nll: 2.0_f64.ln(),
+        reference_tokens: 1,
     };
     tally.merge(&Tally { nll: 2.0 * 2.0_f64.ln(), ranked: 1, generated: 3, words: 1, replies: 2, ..Tally::default() });
     // Six halvings over three tokens, and over three words.
@@ -57,6 +65,11 @@ fn tallies_add_up_to_the_metrics() {
     assert_relative_eq!(tally.perplexity_per_word().unwrap(), 4.0, max_relative = 1e-12);
     assert_relative_eq!(tally.hits_at_1().unwrap(), 25.0);
     assert_relative_eq!(tally.f1().unwrap(), 12.5);
+    tally.merge(&Tally { own_words: 4, recalled_elsewhere: 0.5, styled: 1, style: 0.25, ..Tally::default() });
+    // One word of eight, and a quarter on the average of two.
+    assert_relative_eq!(tally.recall_margin().unwrap(), 12.5);
+    assert_relative_eq!(tally.style_margin().unwrap(), 12.5);
+    assert_relative_eq!(tally.reference_perplexity().unwrap(), 2.0, max_relative = 1e-12);
     let empty = Tally::default();
     assert_eq!(
         (empty.perplexity(), empty.perplexity_per_word(), empty.hits_at_1(), empty.f1()),

@@ -1,5 +1,7 @@
 use approx::assert_relative_eq;
-use marionette_dialogues::{Candidates, Cell, Evaluation, Intervals, Outcome, RankBy, Sample, ShotResult, Tally};
+use marionette_dialogues::{
+    Candidates, Cell, Evaluation, Intervals, Likeness, Outcome, RankBy, Sample, ShotResult, Tally,
+};
 
 /// Two personas. Perplexity: nll 2 of 4 tokens and 4 of 4; Hits@1 1 of 2 and 0 of 2; F1 1 of 2 and 2 of 2.
 fn cell(k: usize, epochs: Option<usize>) -> Cell {
@@ -92,6 +94,8 @@ fn an_evaluation_prints_as_json() {
         replies: 12,
         personas: 3,
         intervals: Intervals { perplexity: Some([25.5, 30.0]), hits_at_1: Some([9.0, 12.5]), f1: None },
+        likeness: None,
+        reference_perplexity: None,
     };
     let asked = ShotResult { k: 10, epochs: Some(7), hits_at_1: None, intervals: Intervals::default(), ..shot.clone() };
     let evaluation = Evaluation {
@@ -128,6 +132,8 @@ fn an_evaluation_prints_as_a_table() {
             hits_at_1: hits_at_1.map(|_| [0.0, 12.5]),
             f1: Some([11.0, 11.64]),
         },
+        likeness: None,
+        reference_perplexity: None,
     };
     let evaluation = Evaluation {
         rank_by: RankBy::Sum,
@@ -143,6 +149,23 @@ fn an_evaluation_prints_as_a_table() {
          10       27.35 [25.50, 30.00]      60.50              -   11.32 ± 0.32       12         3\n\
          Hits@1 ranks by sum: the sum of the log-probabilities of a candidate's tokens\n\
          1.5 s"
+    );
+    let likeness = Likeness {
+        recall: 20.0,
+        recall_margin: 5.25,
+        recall_interval: Some([3.0, 7.5]),
+        style_margin: 1.5,
+        style_interval: None,
+    };
+    let alike = ShotResult { likeness: Some(likeness), reference_perplexity: Some(30.5), ..shot(0, None) };
+    let table = Evaluation { shots: vec![alike, shot(5, None)], ..evaluation.clone() }.to_string();
+    assert!(
+        table.ends_with(
+            "shots  own words used %   above others' (95 %)    nearer style (95 %)   others' perplexity\n    \
+             0             20.00            5.25 ± 2.25                   1.50                30.50\n    \
+             5                 -                      -                      -                    -\n1.5 s"
+        ),
+        "{table}"
     );
     let mut hopeless = shot(1, None);
     (hopeless.epochs, hopeless.perplexity, hopeless.f1, hopeless.intervals) =

@@ -81,6 +81,15 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
             perplexity_per_word: figure(shot.perplexity_per_word, None, of(&|shot| Some(shot.perplexity_per_word))),
             hits_at_1: shot.hits_at_1.map(|hits| figure(hits, intervals.hits_at_1, of(&|shot| shot.hits_at_1))),
             f1: shot.f1.map(|f1| figure(f1, intervals.f1, of(&|shot| shot.f1))),
+            recall: shot.likeness.map(|found| {
+                figure(found.recall_margin, found.recall_interval, of(&|shot| Some(shot.likeness?.recall_margin)))
+            }),
+            style: shot.likeness.map(|found| {
+                figure(found.style_margin, found.style_interval, of(&|shot| Some(shot.likeness?.style_margin)))
+            }),
+            reference: shot
+                .reference_perplexity
+                .map(|perplexity| figure(perplexity, None, of(&|shot| shot.reference_perplexity))),
             replies: shot.replies,
             personas: shot.personas,
         }

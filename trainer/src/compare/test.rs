@@ -182,6 +182,7 @@ fn validated(
             shots: vec![k],
             epochs: asked.to_vec(),
             rank_by: RankBy::None,
+            reference: None,
             personas: None,
             max_tokens: 0,
             rate_factor: Some(factor),
@@ -215,6 +216,7 @@ mod tests {
             personas: None,
             folds: None,
             max_tokens: 0,
+            reference: None,
             rate_factor: None,
             in_context: None,
         };
