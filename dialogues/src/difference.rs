@@ -99,9 +99,10 @@ mod tests {
     use approx::assert_relative_eq;
 
     use super::*;
+    use crate::report::Cost;
 
     fn cell(personas: Vec<Tally>) -> Cell {
-        Cell { k: 1, epochs: None, personas, too_few: 0 }
+        Cell { k: 1, epochs: None, personas, too_few: 0, cost: Cost::default() }
     }
 
     fn tally(nll: f64, tokens: usize, hits: usize) -> Tally {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::likeness;
 use crate::rank::RankBy;
-use crate::report::{Cell, Outcome};
+use crate::report::{Cell, Cost, Outcome};
 use crate::tasks::Task;
 use crate::{Dialogue, EncodeError, Encoder, Example, Ranking, Sequence};
 
@@ -275,12 +275,19 @@ where
         }
         several => side_by_side(several, &plan, progress)?,
     };
-    let cell = |&(k, epochs): &(usize, Option<usize>)| Cell { k, epochs, personas: Vec::new(), too_few: 0 };
+    let cell = |&(k, epochs): &(usize, Option<usize>)| Cell {
+        k,
+        epochs,
+        personas: Vec::new(),
+        too_few: 0,
+        cost: Cost::default(),
+    };
     let mut cells: Vec<Cell> = plan.cells().iter().map(cell).collect();
     let mut samples = Vec::new();
     // Of each cell who was tested, and what was generated.
     let mut generated: Vec<Vec<(usize, Vec<String>)>> = vec![Vec::new(); cells.len()];
-    for (persona, Tested { tallies, replies, samples: more }) in tested.into_iter().enumerate() {
+    for (persona, Tested { tallies, replies, costs, samples: more }) in tested.into_iter().enumerate() {
+        cells.iter_mut().zip(costs).for_each(|(cell, cost)| cell.cost.merge(&cost));
         let of_cells = cells.iter_mut().zip(&mut generated);
         for ((cell, generated), (tally, replies)) in of_cells.zip(tallies.into_iter().zip(replies)) {
             match tally {

@@ -1,8 +1,51 @@
 //! Adapting without learning: the dialogues stand in the prompt (in-context learning, Brown et al. 2020).
 
 use std::collections::VecDeque;
+use std::str::FromStr;
 
-use crate::{Example, Learner, Passes, Ranking, Sequence};
+use serde::{Deserialize, Serialize};
+
+use crate::{Encoder, Example, Learner, Passes, Ranking, Sequence};
+
+/// What stands in the prompt, where a model adapts by reading alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Context {
+    /// The dialogues to adapt on, as many as fit.
+    Dialogues,
+    /// The same, each with the persona's sentences in front.
+    Persona,
+}
+
+impl Context {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Dialogues, Self::Persona];
+
+    /// As an option names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dialogues => "dialogues",
+            Self::Persona => "persona",
+        }
+    }
+
+    /// The encoder of what stands there.
+    pub fn encoder(self, encoder: &Encoder) -> Encoder {
+        match self {
+            Self::Dialogues => encoder.clone(),
+            Self::Persona => encoder.clone().with_persona_text(true),
+        }
+    }
+}
+
+impl FromStr for Context {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|context| context.name() == text);
+        found.ok_or_else(|| format!("{text:?} is nothing to read, expected dialogues or persona"))
+    }
+}
 
 /// A learner that reads the dialogues to adapt on before everything else, instead of learning from them: as many as fit into the
 /// context with what is asked of it, the last ones.

@@ -22,6 +22,39 @@ pub enum Candidates {
     None,
 }
 
+/// What adapting and talking took, summed over a cell's tests.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// Wall-clock seconds of adapting, from the state before any.
+    pub adapt_seconds: f64,
+    /// How often that was done.
+    pub adaptations: usize,
+    /// Wall-clock seconds of generating replies, what they follow included.
+    pub reply_seconds: f64,
+    /// Tokens that were generated, the one that ends a reply included.
+    pub reply_tokens: usize,
+}
+
+impl Cost {
+    /// Adds that of another test.
+    pub fn merge(&mut self, other: &Self) {
+        self.adapt_seconds += other.adapt_seconds;
+        self.adaptations += other.adaptations;
+        self.reply_seconds += other.reply_seconds;
+        self.reply_tokens += other.reply_tokens;
+    }
+
+    /// Seconds of one adaptation; `None` where there was none.
+    pub fn adaptation(&self) -> Option<f64> {
+        (self.adaptations > 0).then(|| self.adapt_seconds / self.adaptations as f64)
+    }
+
+    /// Milliseconds of a generated token; `None` where none was.
+    pub fn token(&self) -> Option<f64> {
+        (self.reply_tokens > 0).then(|| 1e3 * self.reply_seconds / self.reply_tokens as f64)
+    }
+}
+
 /// The tests after one K and one number of epochs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
@@ -35,6 +68,9 @@ pub struct Cell {
     /// How many personas do not have K dialogues beside the one that is tested on.
     #[serde(default)]
     pub too_few: usize,
+    /// What they took.
+    #[serde(default)]
+    pub cost: Cost,
 }
 
 impl Cell {
@@ -132,6 +168,7 @@ impl Outcome {
                 for (tally, more) in cell.personas.iter_mut().zip(&more.personas) {
                     tally.merge(more);
                 }
+                cell.cost.merge(&more.cost);
             }
             pooled.seconds += other.seconds;
         }
@@ -179,6 +216,12 @@ pub struct ShotResult {
     /// Perplexity per token of the replies of people who are none of the personas, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_perplexity: Option<f64>,
+    /// Seconds that one adaptation took, where there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapt_seconds: Option<f64>,
+    /// Milliseconds that a generated token took, what it follows included, where replies were generated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_ms: Option<f64>,
 }
 
 /// Persona recall and style of generated replies, with 95 % intervals over personas.
@@ -229,6 +272,8 @@ impl ShotResult {
             intervals: cell.intervals(),
             likeness: Likeness::of(cell),
             reference_perplexity: total.reference_perplexity(),
+            adapt_seconds: cell.cost.adaptation(),
+            token_ms: cell.cost.token(),
         })
     }
 }
@@ -305,28 +350,37 @@ impl fmt::Display for Evaluation {
                 shot.personas
             )?;
         }
-        if self.shots.iter().any(|shot| shot.likeness.is_some() || shot.reference_perplexity.is_some()) {
+        let is_more = |shot: &ShotResult| {
+            shot.likeness.is_some()
+                || [shot.reference_perplexity, shot.adapt_seconds, shot.token_ms].iter().any(Option::is_some)
+        };
+        if self.shots.iter().any(is_more) {
+            let plain = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), short);
             writeln!(
                 out,
-                "{:>5}  {}{:>16}  {:>21}  {:>21}  {:>19}",
+                "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>8}  {:>10}  {:>8}",
                 "shots",
                 epochs("epochs"),
-                "own words used %",
-                "above others' (95 %)",
-                "nearer style (95 %)",
-                "others' perplexity"
+                "own words %",
+                "beyond others'",
+                "nearer style",
+                "others",
+                "s to adapt",
+                "ms/token"
             )?;
             for shot in &self.shots {
                 let likeness = shot.likeness.as_ref();
                 writeln!(
                     out,
-                    "{:>5}  {}{:>16}  {:>21}  {:>21}  {:>19}",
+                    "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>8}  {:>10}  {:>8}",
                     shot.k,
                     epochs(&shot.epochs.map_or_else(String::new, |epochs| epochs.to_string())),
-                    likeness.map_or_else(|| "-".to_owned(), |likeness| short(likeness.recall)),
+                    plain(likeness.map(|likeness| likeness.recall)),
                     with_half_width(likeness.map(|l| l.recall_margin), likeness.and_then(|l| l.recall_interval)),
                     with_half_width(likeness.map(|l| l.style_margin), likeness.and_then(|l| l.style_interval)),
-                    shot.reference_perplexity.map_or_else(|| "-".to_owned(), short)
+                    plain(shot.reference_perplexity),
+                    plain(shot.adapt_seconds),
+                    plain(shot.token_ms)
                 )?;
             }
         }

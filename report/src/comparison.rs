@@ -158,6 +158,12 @@ pub struct Cell {
     /// Perplexity of a token of people who are none of the personas.
     #[serde(default)]
     pub reference: Option<Figure>,
+    /// Seconds that one adaptation took.
+    #[serde(default)]
+    pub adapt_seconds: Option<f64>,
+    /// Milliseconds that a generated token took, what it follows included.
+    #[serde(default)]
+    pub token_ms: Option<f64>,
     /// Replies that were scored, for one seed.
     pub replies: usize,
     /// Personas that were scored, for one seed.

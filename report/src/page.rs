@@ -6,7 +6,7 @@ use crate::differences;
 use crate::samples::{Context, Contexts, contexts, turns};
 use crate::style::dark_rules;
 use crate::svg::{Panel, inline};
-use crate::table::figure;
+use crate::table::{self, figure};
 use crate::text::{DASH, count, duration, fixed};
 use crate::tried;
 use crate::view::{Metric, Row, View, last_cell, seeds};
@@ -68,7 +68,7 @@ pub fn page(view: &View<'_>, shots: &[Panel], epochs: &[Panel], curves: &[Panel]
                             (pictures(curves, "Losses against the iteration of the outer loop. Thick: mean over seeds; thin: one line a seed."))
                         }
                     }
-                    section #cost { h2 { "What training took" } (cost(view)) (all_tried(view)) }
+                    section #cost { h2 { "What training took" } (cost(view)) (costs_of_tests(view)) (all_tried(view)) }
                     @if !samples.contexts.is_empty() { (all_samples(&samples)) }
                     @if !comparison.notes.is_empty() {
                         section #notes { h2 { "Notes" } ul { @for note in &comparison.notes { li { (note) } } } }
@@ -298,6 +298,27 @@ fn cost(view: &View<'_>) -> Markup {
             }
         }
         p.caption { "Every column is of one seed; tokens and time are means over seeds. Iterations are of the outer loop, replies and personas those of the test at K = " (last) "." }
+    }
+}
+
+fn costs_of_tests(view: &View<'_>) -> Markup {
+    html! {
+        @if view.has_costs() {
+            details {
+                summary { "What adapting and talking took in the tests" }
+                div.scroll tabindex="0" {
+                    table {
+                        thead { tr { th.name scope="col" { "Method" } @for k in &view.ks { th scope="col" { i { "K" } " = " (k) } } } }
+                        tbody {
+                            @for (row, result) in view.results() {
+                                tr { (name(row)) @for &k in &view.ks { td { (last_cell(result, k).map_or_else(|| DASH.to_owned(), table::cost)) } } }
+                            }
+                        }
+                    }
+                }
+                p.caption { (table::COST_CAPTION) }
+            }
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The paper's table with our rows beside the paper's, as Markdown and as comma-separated values.
 
-use crate::comparison::Figure;
+use crate::comparison::{Cell, Figure};
 use crate::differences;
-use crate::text::{DASH, count, duration, markdown as escape};
+use crate::text::{DASH, count, duration, markdown as escape, optional};
 use crate::tried;
 use crate::view::{Metric, Row, View, last_cell, seeds};
 
@@ -93,6 +93,18 @@ pub fn markdown(view: &View<'_>) -> String {
         out.push_str(&format!("\n{}\n", tried::CAPTION));
     }
 
+    if view.has_costs() {
+        out.push_str("\n## What adapting and talking took in the tests\n\n");
+        let mut head = vec!["Method".to_owned()];
+        head.extend(view.ks.iter().map(|k| format!("K = {k}")));
+        let rows = view.results().map(|(row, result)| {
+            let cells = view.ks.iter().map(|&k| last_cell(result, k).map_or_else(|| DASH.to_owned(), cost));
+            std::iter::once(name(row)).chain(cells).collect()
+        });
+        out.push_str(&table(&head, rows));
+        out.push_str(&format!("\n{COST_CAPTION}\n"));
+    }
+
     out.push_str("\n## What training took\n\n");
     let head =
         ["Method", "Learned parameters", "Inner learning rate", "Iterations", "Tokens", "Time"].map(str::to_owned);
@@ -115,6 +127,15 @@ pub fn markdown(view: &View<'_>) -> String {
         }
     }
     out
+}
+
+/// Below what the tests took.
+pub const COST_CAPTION: &str = "Seconds of one adaptation, and milliseconds of a generated token, with the reading of what it follows; on the \
+     machine of the comparison, several personas side by side.";
+
+/// Seconds to adapt and milliseconds a token.
+pub fn cost(cell: &Cell) -> String {
+    format!("{} s, {} ms", optional(cell.adapt_seconds, 2), optional(cell.token_ms, 1))
 }
 
 fn name(row: &Row<'_>) -> String {

@@ -218,6 +218,11 @@ impl<'a> View<'a> {
         self.results().any(|(_, result)| result.cells.iter().any(|cell| metric.of(cell).is_some()))
     }
 
+    /// Whether it was measured how long the tests took.
+    pub fn has_costs(&self) -> bool {
+        self.results().flat_map(|(_, result)| &result.cells).any(|cell| cell.token_ms.is_some())
+    }
+
     /// Methods that failed, with why.
     pub fn failures(&self) -> impl Iterator<Item = (&str, &'a str)> {
         self.results().filter_map(|(row, result)| Some((row.name.as_str(), result.failure.as_deref()?)))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use marionette_dialogues::RankBy;
+use marionette_dialogues::{Context, RankBy};
 use marionette_models::InnerLoop;
 use marionette_models::options::{MOST_TOKENS, whole};
 
@@ -188,6 +188,10 @@ fn ranking() -> impl TypedValueParser<Value = RankBy> {
         .try_map(|name| name.parse::<RankBy>())
 }
 
+fn context() -> impl TypedValueParser<Value = Context> {
+    PossibleValuesParser::new(Context::ALL.map(Context::name)).try_map(|name| name.parse::<Context>())
+}
+
 /// `generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -252,6 +256,10 @@ pub struct EvaluateArgs {
     /// The longest reply to generate for F1, in tokens, greedy; 0 leaves F1 out
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = whole::<0, MOST_TOKENS>, allow_negative_numbers = true)]
     pub max_tokens: usize,
+    /// Learn nothing: let what is to be adapted on stand in the prompt, as much as fits: the dialogues, or each with the persona's
+    /// sentences in front
+    #[arg(long, value_name = "WHAT", value_parser = context())]
+    pub in_context: Option<Context>,
     /// Dialogues of people who are none of the personas: what is forgotten of them by adapting is measured on the first sixteen
     #[arg(long, value_name = "FILE")]
     pub reference: Option<PathBuf>,

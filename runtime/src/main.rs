@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
-use marionette_dialogues::{Dialogue, Encoder, EvaluateError, group_by_persona, read_file};
+use marionette_dialogues::{Dialogue, Encoder, EvaluateError, InContext, group_by_persona, read_file};
 use marionette_models::bundle::Bundle;
 use marionette_models::interrupt::{self, Work};
 use marionette_models::terminal::{printable, printable_line, say};
@@ -284,8 +284,9 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     let bar = progress::bar("evaluating", 0);
     let provider = engine.provider();
-    let mut learner = [DeviceLearner::new(&mut engine, args.inner_lr)];
-    let result = marionette_dialogues::evaluate(&mut learner, &encoder, &grouping.tasks, &options, |at| {
+    let positions = engine.manifest().model.n_positions;
+    let learner = DeviceLearner::new(&mut engine, args.inner_lr);
+    let hear = |at: marionette_dialogues::Progress| {
         bar.set_length(at.total as u64);
         bar.set_position(at.done as u64);
         let epochs = at.epochs.map(|epochs| format!(", {}", count(epochs, "epoch"))).unwrap_or_default();
@@ -298,7 +299,15 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
             count(at.shots, "shot")
         ));
         ControlFlow::Continue(())
-    });
+    };
+    let result = match args.in_context {
+        None => marionette_dialogues::evaluate(&mut [learner], &encoder, &grouping.tasks, &options, hear),
+        Some(context) => {
+            let mut reader = [InContext::new(learner, positions)];
+            let shown = context.encoder(&encoder);
+            marionette_dialogues::evaluate(&mut reader, &shown, &grouping.tasks, &options, hear)
+        }
+    };
     bar.finish_and_clear();
     let outcome = result.map_err(|error| match error {
         EvaluateError::Learner(error) => anyhow::Error::from(error),
@@ -310,6 +319,9 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         writeln!(out, "{}", serde_json::to_string(&evaluation)?)?;
     } else {
         writeln!(out, "{evaluation} ({provider})")?;
+    }
+    if let Some(held) = memory::resident() {
+        hint(&format!("held at most {}", ByteSize(held.peak)));
     }
     Ok(())
 }

@@ -137,36 +137,37 @@ fn the_device_computes_what_the_trainer_did() {
 #[test]
 fn trainer_and_device_evaluate_alike() {
     let scratch = Scratch::new();
+    let data = dialogues("test");
     let few = ["--shots", "0,2", "--personas", "2", "--folds", "1", "--json", "--reference"].map(PathBuf::from);
     let few: Vec<PathBuf> = few.into_iter().chain([dialogues("valid")]).collect();
-    let data = dialogues("test");
-    let trainer = scratch
-        .run(
-            "marionette-train",
-            ["evaluate".into(), road().run(), "--data".into(), data.clone()].into_iter().chain(few.clone()),
-        )
-        .done();
-    let device = scratch
-        .run("marionette", ["evaluate".into(), road().bundle(), "--dialogues".into(), data].into_iter().chain(few))
-        .done();
-    let (trainer, device) = (json(&trainer), json(&device));
-    assert_eq!(keys(&device), ["candidates", "rank_by", "seconds", "shots", "too_few"]);
-    for k in 0..2 {
-        let (a, b) = (&trainer["shots"][k], &device["shots"][k]);
-        let figures =
-            "f1 hits_at_1 intervals k likeness perplexity perplexity_per_word personas reference_perplexity replies";
-        assert_eq!(keys(b).join(" "), figures);
-        assert_eq!((&a["replies"], &a["personas"], &a["k"]), (&b["replies"], &b["personas"], &b["k"]));
-        for figure in ["perplexity", "reference_perplexity"] {
-            let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());
-            assert!((p / q - 1.0).abs() < 1e-3, "{figure} {p} and {q}");
+    for reading in [&[][..], &["--in-context", "dialogues"], &["--in-context", "persona"]] {
+        let options = || few.iter().cloned().chain(reading.iter().map(PathBuf::from));
+        let trainer = ["evaluate".into(), road().run(), "--data".into(), data.clone()].into_iter().chain(options());
+        let device =
+            ["evaluate".into(), road().bundle(), "--dialogues".into(), data.clone()].into_iter().chain(options());
+        let trainer = json(&scratch.run("marionette-train", trainer).done());
+        let device = json(&scratch.run("marionette", device).done());
+        assert_eq!(keys(&device), ["candidates", "rank_by", "seconds", "shots", "too_few"]);
+        for k in 0..2 {
+            let (a, b) = (&trainer["shots"][k], &device["shots"][k]);
+            let figures = "f1 hits_at_1 intervals k likeness perplexity perplexity_per_word personas reference_perplexity \
+                           replies token_ms";
+            let adapted = if k == 0 { "" } else { "adapt_seconds " };
+            assert_eq!(keys(b).join(" "), format!("{adapted}{figures}"));
+            assert_eq!((&a["replies"], &a["personas"], &a["k"]), (&b["replies"], &b["personas"], &b["k"]));
+            for figure in ["perplexity", "reference_perplexity"] {
+                let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());
+                assert!((p / q - 1.0).abs() < 1e-3, "{reading:?}, {figure} {p} and {q}");
+            }
+            // The same candidates win, and the same words are said.
+            assert_eq!(a["likeness"], b["likeness"], "{reading:?}");
+            for figure in ["hits_at_1", "f1"] {
+                let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());
+                assert!((p - q).abs() < 1e-9, "{reading:?}, {figure} {p} and {q}");
+            }
         }
-        // The same candidates win, and the same words are said.
-        assert_eq!(a["likeness"], b["likeness"]);
-        for figure in ["hits_at_1", "f1"] {
-            let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());
-            assert!((p - q).abs() < 1e-9, "{figure} {p} and {q}");
-        }
+        let perplexity = |k: usize| device["shots"][k]["perplexity"].as_f64().unwrap();
+        assert!(perplexity(0) != perplexity(1), "{reading:?}: two dialogues make no difference");
     }
 }
 

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use marionette_dialogues::{
-    Batch, EvaluateError, Example, Grouping, InContext, Learner, Options as Tested, Outcome, Passes, Progress as Heard,
-    RankBy, Ranking, Sequence, Task, evaluate as evaluate_learners, read_file, reference,
+    Batch, Context, EvaluateError, Example, Grouping, InContext, Learner, Options as Tested, Outcome, Passes,
+    Progress as Heard, RankBy, Ranking, Sequence, Task, evaluate as evaluate_learners, read_file, reference,
 };
 use marionette_models::{InnerLoop, interrupt};
 use serde::{Deserialize, Serialize};
@@ -44,16 +44,6 @@ pub struct Options {
     pub json: bool,
 }
 
-/// What stands in the prompt, where a model adapts by reading alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Context {
-    /// The dialogues to adapt on, as many as fit
-    Dialogues,
-    /// The same, each with the persona's sentences in front
-    Persona,
-}
-
 /// How to evaluate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, clap::Args)]
 pub struct How {
@@ -85,7 +75,7 @@ pub struct How {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_factor: Option<f32>,
     /// Learn nothing: let what is to be adapted on stand in the prompt
-    #[arg(long, value_enum, value_name = "WHAT")]
+    #[arg(long, value_name = "dialogues|persona")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_context: Option<Context>,
 }
@@ -299,11 +289,7 @@ pub fn evaluate_trained(
         Some(context) => {
             let positions = trained.model.config().n_positions;
             let mut readers: Vec<_> = learners.into_iter().map(|learner| InContext::new(learner, positions)).collect();
-            let shown = match context {
-                Context::Dialogues => encoder.clone(),
-                Context::Persona => encoder.clone().with_persona_text(true),
-            };
-            evaluate_learners(&mut readers, &shown, tasks, &tested, &mut hear)
+            evaluate_learners(&mut readers, &context.encoder(encoder), tasks, &tested, &mut hear)
         }
     };
     drop(progress);

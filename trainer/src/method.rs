@@ -1,11 +1,11 @@
 //! The methods of the paper, and what they are to be measured against. A method is which tensors learn, where they start, and which
 //! gradient is taken; all share one training loop.
 
+use marionette_dialogues::Context;
 use marionette_models::params::{self, TensorSpec};
 use marionette_models::{AdapterConfig, InnerLoop, ModelConfig};
 
 use crate::decoder::Parts;
-use crate::evaluate::Context;
 
 /// What is trained: the paper's rows, and their rivals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use super::{EvaluateError, Learner, Options, Passes, PlanError, Progress};
 use crate::distractors::with_distractors;
 use crate::likeness::{self, Person};
 use crate::metrics::{Tally, f1, hits_at_1};
 use crate::rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
-use crate::report::{Candidates, Sample};
+use crate::report::{Candidates, Cost, Sample};
 use crate::tasks::{Fold, Task, leave_one_out};
 use crate::{Dialogue, EncodeError, Encoder, Example, Exchange, Sequence};
 
@@ -37,6 +38,8 @@ pub(super) struct Tested {
     pub(super) tallies: Vec<Option<Tally>>,
     /// What was generated in the tests of each cell.
     pub(super) replies: Vec<Vec<String>>,
+    /// What the tests of each cell took.
+    pub(super) costs: Vec<Cost>,
     pub(super) samples: Vec<Sample>,
 }
 
@@ -45,6 +48,7 @@ pub(super) struct Tested {
 struct Test {
     tally: Tally,
     replies: Vec<String>,
+    cost: Cost,
     sampled: Option<String>,
 }
 
@@ -103,6 +107,7 @@ impl<'a> Plan<'a> {
         let mut tested = Tested {
             tallies: vec![None; self.cells.len()],
             replies: vec![Vec::new(); self.cells.len()],
+            costs: vec![Cost::default(); self.cells.len()],
             samples: Vec::new(),
         };
         let Some(task) = self.tasks.get(persona) else {
@@ -116,7 +121,8 @@ impl<'a> Plan<'a> {
         for fold in 0..folds {
             // What was computed for this fold: a support and a number of passes, and the test.
             let mut known: Vec<((&[usize], Passes), Test)> = Vec::new();
-            let mut cells = self.cells.iter().zip(tested.tallies.iter_mut().zip(&mut tested.replies));
+            let sums = tested.tallies.iter_mut().zip(tested.replies.iter_mut().zip(&mut tested.costs));
+            let mut cells = self.cells.iter().zip(sums);
             for (shots, of_shots) in &folds_of {
                 let Some(Fold { held_out, support }) = of_shots.get(fold) else {
                     continue;
@@ -134,7 +140,8 @@ impl<'a> Plan<'a> {
                     support.iter().filter_map(|&one| examples.get(one)).flatten().cloned().collect();
                 // The passes that the learner has behind it; `None` before its reset.
                 let mut behind: Option<usize> = None;
-                for (&(_, epochs), (tally, replies)) in of_shots {
+                let mut adapt_seconds = 0.0;
+                for (&(_, epochs), (tally, (replies, cost))) in of_shots {
                     let passes = epochs.map_or(Passes::Recipe, Passes::Epochs);
                     let untouched = support.is_empty() || passes == Passes::Epochs(0);
                     let key: (&[usize], Passes) = if untouched { (&[], Passes::Epochs(0)) } else { (support, passes) };
@@ -161,23 +168,27 @@ impl<'a> Plan<'a> {
                             let before = behind.unwrap_or(0);
                             if !untouched {
                                 let passes = epochs.map_or(Passes::Recipe, |epochs| Passes::Epochs(epochs - before));
+                                let started = Instant::now();
                                 learner.adapt(&chosen, passes).map_err(EvaluateError::Learner)?;
+                                adapt_seconds += started.elapsed().as_secs_f64();
                             }
                             behind = Some(epochs.filter(|_| !untouched).unwrap_or(0));
                             let is_first = fold == 0;
                             let sampled = is_first && persona < self.options.samples;
                             let reference: &[Sequence] = if is_first { &self.options.reference } else { &[] };
-                            let test =
-                                self.test(learner, (dialogue, held), reference, sampled).map_err(
-                                    |error| match error {
-                                        Failure::Learner(error) => EvaluateError::Learner(error),
-                                        Failure::Encode(error) => EvaluateError::Encode(error),
-                                        Failure::NoClassifier => EvaluateError::NoClassifier,
-                                        Failure::Diverged(problem) => {
-                                            EvaluateError::Diverged { persona, fold, shots: *shots, problem }
-                                        }
-                                    },
-                                )?;
+                            let mut test = self.test(learner, (dialogue, held), reference, sampled).map_err(
+                                |error| match error {
+                                    Failure::Learner(error) => EvaluateError::Learner(error),
+                                    Failure::Encode(error) => EvaluateError::Encode(error),
+                                    Failure::NoClassifier => EvaluateError::NoClassifier,
+                                    Failure::Diverged(problem) => {
+                                        EvaluateError::Diverged { persona, fold, shots: *shots, problem }
+                                    }
+                                },
+                            )?;
+                            if !untouched {
+                                (test.cost.adapt_seconds, test.cost.adaptations) = (adapt_seconds, 1);
+                            }
                             known.push((key, test.clone()));
                             test
                         }
@@ -185,6 +196,7 @@ impl<'a> Plan<'a> {
                     self.done.fetch_add(1, Ordering::Relaxed);
                     tally.get_or_insert_default().merge(&test.tally);
                     replies.extend(test.replies);
+                    cost.merge(&test.cost);
                     if let Some(reply) = test.sampled {
                         tested.samples.push(sample(task, dialogue, (*shots, epochs), reply));
                     }
@@ -202,7 +214,7 @@ impl<'a> Plan<'a> {
         reference: &[Sequence],
         sampled: bool,
     ) -> Result<Test, Failure<L::Error>> {
-        let (mut tally, mut replies) = (Tally::default(), Vec::new());
+        let (mut tally, mut replies, mut cost) = (Tally::default(), Vec::new(), Cost::default());
         let nll_of = |learner: &mut L, sequence: &Sequence| {
             let nll = learner.negative_log_likelihood(sequence).map_err(Failure::Learner)?;
             match nll.is_finite() {
@@ -233,8 +245,11 @@ impl<'a> Plan<'a> {
             }
             if exchange.learned && max_new > 0 {
                 let prompt = self.encoder.prompt(&dialogue.persona, &history, max_new).map_err(Failure::Encode)?;
+                let started = Instant::now();
                 let ids = learner.reply(&prompt.ids, end, max_new).map_err(Failure::Learner)?;
+                cost.reply_seconds += started.elapsed().as_secs_f64();
                 let length = ids.iter().position(|&id| id == end).unwrap_or(ids.len());
+                cost.reply_tokens += (length + 1).min(max_new);
                 let reply = self.encoder.decode(ids.get(..length).unwrap_or_default());
                 tally.f1_sum += f1(&reply, &exchange.reply);
                 tally.generated += 1;
@@ -245,7 +260,7 @@ impl<'a> Plan<'a> {
             }
             history.push(&exchange.reply);
         }
-        Ok(Test { tally, replies, sampled: kept })
+        Ok(Test { tally, replies, cost, sampled: kept })
     }
 
     /// A score for each candidate of an exchange.

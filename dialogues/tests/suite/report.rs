@@ -1,13 +1,13 @@
 use approx::assert_relative_eq;
 use marionette_dialogues::{
-    Candidates, Cell, Evaluation, Intervals, Likeness, Outcome, RankBy, Sample, ShotResult, Tally,
+    Candidates, Cell, Cost, Evaluation, Intervals, Likeness, Outcome, RankBy, Sample, ShotResult, Tally,
 };
 
 /// Two personas. Perplexity: nll 2 of 4 tokens and 4 of 4; Hits@1 1 of 2 and 0 of 2; F1 1 of 2 and 2 of 2.
 fn cell(k: usize, epochs: Option<usize>) -> Cell {
     let counts = Tally { tokens: 4, words: 2, replies: 2, ranked: 2, generated: 2, ..Tally::default() };
     let personas = vec![Tally { nll: 2.0, hits: 1, f1_sum: 1.0, ..counts }, Tally { nll: 4.0, f1_sum: 2.0, ..counts }];
-    Cell { k, epochs, personas, too_few: 0 }
+    Cell { k, epochs, personas, too_few: 0, cost: Cost::default() }
 }
 
 fn outcome() -> Outcome {
@@ -45,6 +45,14 @@ fn a_cells_figures_and_intervals_by_hand() {
     let alone = Cell { personas: vec![cell(0, None).personas[0]], ..cell(0, None) };
     assert_eq!(alone.intervals(), Intervals::default());
     assert_eq!(ShotResult::new(&Cell { personas: vec![Tally::default(); 2], ..cell(0, None) }), None);
+}
+
+#[test]
+fn costs_are_means_over_adaptations_and_tokens() {
+    let mut cost = Cost { adapt_seconds: 3.0, adaptations: 1, reply_seconds: 0.5, reply_tokens: 10 };
+    cost.merge(&Cost { adapt_seconds: 5.0, adaptations: 3, reply_seconds: 1.5, reply_tokens: 30 });
+    assert_eq!((cost.adaptation(), cost.token()), (Some(2.0), Some(50.0)));
+    assert_eq!((Cost::default().adaptation(), Cost::default().token()), (None, None));
 }
 
 #[test]
@@ -96,6 +104,8 @@ fn an_evaluation_prints_as_json() {
         intervals: Intervals { perplexity: Some([25.5, 30.0]), hits_at_1: Some([9.0, 12.5]), f1: None },
         likeness: None,
         reference_perplexity: None,
+        adapt_seconds: None,
+        token_ms: None,
     };
     let asked = ShotResult { k: 10, epochs: Some(7), hits_at_1: None, intervals: Intervals::default(), ..shot.clone() };
     let evaluation = Evaluation {
@@ -134,6 +144,8 @@ fn an_evaluation_prints_as_a_table() {
         },
         likeness: None,
         reference_perplexity: None,
+        adapt_seconds: None,
+        token_ms: None,
     };
     let evaluation = Evaluation {
         rank_by: RankBy::Sum,
@@ -157,13 +169,19 @@ fn an_evaluation_prints_as_a_table() {
         style_margin: 1.5,
         style_interval: None,
     };
-    let alike = ShotResult { likeness: Some(likeness), reference_perplexity: Some(30.5), ..shot(0, None) };
-    let table = Evaluation { shots: vec![alike, shot(5, None)], ..evaluation.clone() }.to_string();
+    let alike = ShotResult {
+        likeness: Some(likeness),
+        reference_perplexity: Some(30.5),
+        token_ms: Some(12.5),
+        ..shot(0, None)
+    };
+    let quick = ShotResult { adapt_seconds: Some(0.5), ..shot(5, None) };
+    let table = Evaluation { shots: vec![alike, quick], ..evaluation.clone() }.to_string();
     assert!(
         table.ends_with(
-            "shots  own words used %   above others' (95 %)    nearer style (95 %)   others' perplexity\n    \
-             0             20.00            5.25 ± 2.25                   1.50                30.50\n    \
-             5                 -                      -                      -                    -\n1.5 s"
+            "shots  own words %  beyond others'    nearer style    others  s to adapt  ms/token\n    \
+             0        20.00     5.25 ± 2.25            1.50     30.50           -     12.50\n    \
+             5            -               -               -         -        0.50         -\n1.5 s"
         ),
         "{table}"
     );

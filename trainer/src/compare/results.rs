@@ -90,6 +90,8 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
             reference: shot
                 .reference_perplexity
                 .map(|perplexity| figure(perplexity, None, of(&|shot| shot.reference_perplexity))),
+            adapt_seconds: shot.adapt_seconds,
+            token_ms: shot.token_ms,
             replies: shot.replies,
             personas: shot.personas,
         }

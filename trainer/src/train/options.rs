@@ -177,11 +177,11 @@ pub struct Data {
     /// The part of the training personas to keep for testing, which a run never sees
     #[arg(long, default_value_t = 0.0, value_name = "PART", allow_negative_numbers = true)]
     pub test_part: f64,
-    /// Support dialogues of a persona, K
-    #[arg(long, default_value_t = 5, value_name = "K", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
+    /// Support dialogues of a persona, K. PAML's recipe is --support 1 --query 1
+    #[arg(long, visible_alias = "support", default_value_t = 5, value_name = "K", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub support_dialogues: usize,
     /// The most query dialogues of a persona
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
+    #[arg(long, visible_alias = "query", default_value_t = 4, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub query_dialogues: usize,
     /// The most personas to validate on
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = whole::<1, MOST_COUNTED>, allow_negative_numbers = true)]
