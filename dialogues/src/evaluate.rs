@@ -71,6 +71,18 @@ pub trait Learner {
     fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>, Self::Error>;
 }
 
+/// A model of natural language inference, which PAML's consistency asks.
+pub trait Judge {
+    /// Why the model can fail.
+    type Error: fmt::Display;
+
+    /// Whether a sentence follows from a text (1), contradicts it (-1), or neither (0).
+    ///
+    /// # Errors
+    /// Where the model fails.
+    fn judge(&mut self, text: &str, sentence: &str) -> Result<i8, Self::Error>;
+}
+
 /// What is evaluated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -234,6 +246,9 @@ pub enum EvaluateError<E: fmt::Display> {
         /// What was given.
         problem: String,
     },
+    /// The judge failed.
+    #[error("{0}")]
+    Judge(String),
     /// The progress callback asked to stop.
     #[error("the evaluation was interrupted")]
     Interrupted,
@@ -259,11 +274,42 @@ pub fn evaluate<L>(
     encoder: &Encoder,
     tasks: &[Task],
     options: &Options,
-    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Outcome, EvaluateError<L::Error>>
 where
     L: Learner + Send,
     L::Error: fmt::Display + Send,
+{
+    evaluate_judged(learners, encoder, tasks, options, progress, None::<&mut Nobody>)
+}
+
+/// Nobody judges.
+enum Nobody {}
+
+impl Judge for Nobody {
+    type Error = String;
+
+    fn judge(&mut self, _: &str, _: &str) -> Result<i8, String> {
+        match *self {}
+    }
+}
+
+/// [`evaluate`], and a judge says of each generated reply how consistent it is with each of the persona's sentences.
+///
+/// # Errors
+/// As [`evaluate`]; [`EvaluateError::Judge`].
+pub fn evaluate_judged<L, J>(
+    learners: &mut [L],
+    encoder: &Encoder,
+    tasks: &[Task],
+    options: &Options,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    mut judge: Option<&mut J>,
+) -> Result<Outcome, EvaluateError<L::Error>>
+where
+    L: Learner + Send,
+    L::Error: fmt::Display + Send,
+    J: Judge,
 {
     let started = Instant::now();
     let plan = Plan::new(encoder, tasks, options)?;
@@ -305,6 +351,18 @@ where
         let of_cell = generated.into_iter().zip(&mut cell.personas);
         let mut of_cell: Vec<_> = of_cell.map(|((persona, replies), tally)| (persona, replies, tally)).collect();
         likeness::measure(&people, &mut of_cell);
+        if let Some(judge) = judge.as_deref_mut() {
+            for (persona, replies, tally) in &mut of_cell {
+                let sentences = tasks.get(*persona).map(|task| task.persona.as_slice()).unwrap_or_default();
+                for reply in replies.iter().filter(|_| !sentences.is_empty()) {
+                    for sentence in sentences {
+                        let verdict = judge.judge(reply, sentence).map_err(|e| EvaluateError::Judge(e.to_string()))?;
+                        tally.consistency += i64::from(verdict.signum());
+                    }
+                    tally.judged += 1;
+                }
+            }
+        }
     }
     let used = cells.iter().filter(|cell| !cell.personas.is_empty());
     if used.map(Cell::total).any(|total| total.tokens == 0 || total.words == 0) {

@@ -31,7 +31,9 @@ pub use distractors::DISTRACTORS;
 pub use encode::Encoder;
 pub use encoded::{Batch, Example, Prompt, Ranking, Sequence};
 pub use error::{DataError, EncodeError};
-pub use evaluate::{EvaluateError, Learner, Options, Passes, PlanError, Progress, evaluate, reference};
+pub use evaluate::{
+    EvaluateError, Judge, Learner, Options, Passes, PlanError, Progress, evaluate, evaluate_judged, reference,
+};
 pub use in_context::{Context, InContext};
 pub use interval::ratio_interval;
 pub use metrics::{Tally, f1, hits_at_1, normalise};

@@ -92,6 +92,12 @@ pub struct Tally {
     /// The same from other personas', on the average of these.
     #[serde(default)]
     pub style_elsewhere: f64,
+    /// What a judge made of the generated replies ([`crate::Judge`]), summed.
+    #[serde(default)]
+    pub consistency: i64,
+    /// Replies that it judged.
+    #[serde(default)]
+    pub judged: usize,
     /// Negative log-likelihood of the replies of people who are none of the personas, summed, in nats.
     #[serde(default)]
     pub reference_nll: f64,
@@ -117,6 +123,8 @@ impl Tally {
         self.styled += other.styled;
         self.style += other.style;
         self.style_elsewhere += other.style_elsewhere;
+        self.consistency += other.consistency;
+        self.judged += other.judged;
         self.reference_nll += other.reference_nll;
         self.reference_tokens += other.reference_tokens;
     }
@@ -152,6 +160,12 @@ impl Tally {
     /// that have nothing in common; `None` where it was not measured.
     pub fn style_margin(&self) -> Option<f64> {
         (self.styled > 0).then(|| 100.0 * (self.style_elsewhere - self.style) / self.styled as f64)
+    }
+
+    /// PAML's consistency of a generated reply (Madotto et al. 2019, equation 5): of the persona's sentences, those that it entails less those
+    /// that it contradicts, on the average; `None` where none was judged.
+    pub fn consistency(&self) -> Option<f64> {
+        (self.judged > 0).then(|| self.consistency as f64 / self.judged as f64)
     }
 
     /// Perplexity per token of the replies of people who are none of the personas; `None` where there are none.

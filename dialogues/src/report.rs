@@ -216,6 +216,9 @@ pub struct ShotResult {
     /// Perplexity per token of the replies of people who are none of the personas, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_perplexity: Option<f64>,
+    /// PAML's consistency of a generated reply, where a judge was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<f64>,
     /// Seconds that one adaptation took, where there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapt_seconds: Option<f64>,
@@ -272,6 +275,7 @@ impl ShotResult {
             intervals: cell.intervals(),
             likeness: Likeness::of(cell),
             reference_perplexity: total.reference_perplexity(),
+            consistency: total.consistency(),
             adapt_seconds: cell.cost.adaptation(),
             token_ms: cell.cost.token(),
         })
@@ -358,12 +362,13 @@ impl fmt::Display for Evaluation {
             let plain = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), short);
             writeln!(
                 out,
-                "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>8}  {:>10}  {:>8}",
+                "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>11}  {:>8}  {:>10}  {:>8}",
                 "shots",
                 epochs("epochs"),
                 "own words %",
                 "beyond others'",
                 "nearer style",
+                "consistency",
                 "others",
                 "s to adapt",
                 "ms/token"
@@ -372,12 +377,13 @@ impl fmt::Display for Evaluation {
                 let likeness = shot.likeness.as_ref();
                 writeln!(
                     out,
-                    "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>8}  {:>10}  {:>8}",
+                    "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>11}  {:>8}  {:>10}  {:>8}",
                     shot.k,
                     epochs(&shot.epochs.map_or_else(String::new, |epochs| epochs.to_string())),
                     plain(likeness.map(|likeness| likeness.recall)),
                     with_half_width(likeness.map(|l| l.recall_margin), likeness.and_then(|l| l.recall_interval)),
                     with_half_width(likeness.map(|l| l.style_margin), likeness.and_then(|l| l.style_interval)),
+                    plain(shot.consistency),
                     plain(shot.reference_perplexity),
                     plain(shot.adapt_seconds),
                     plain(shot.token_ms)

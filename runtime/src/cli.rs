@@ -260,6 +260,10 @@ pub struct EvaluateArgs {
     /// sentences in front
     #[arg(long, value_name = "WHAT", value_parser = context())]
     pub in_context: Option<Context>,
+    /// A model of natural language inference: the folder with its model.onnx, tokenizer.json and config.json. It says of each reply which of
+    /// the persona's sentences follow from it (PAML's consistency)
+    #[arg(long, value_name = "DIR")]
+    pub nli: Option<PathBuf>,
     /// Dialogues of people who are none of the personas: what is forgotten of them by adapting is measured on the first sixteen
     #[arg(long, value_name = "FILE")]
     pub reference: Option<PathBuf>,

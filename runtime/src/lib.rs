@@ -8,6 +8,7 @@ pub mod bench;
 pub mod chat;
 pub mod cli;
 pub mod engine;
+pub mod entailment;
 pub mod error;
 pub mod evaluate;
 pub mod generate;

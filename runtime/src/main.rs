@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
-use marionette_dialogues::{Dialogue, Encoder, EvaluateError, InContext, group_by_persona, read_file};
+use marionette_dialogues::{Dialogue, Encoder, EvaluateError, InContext, evaluate_judged, group_by_persona, read_file};
 use marionette_models::bundle::Bundle;
 use marionette_models::interrupt::{self, Work};
 use marionette_models::terminal::{printable, printable_line, say};
@@ -20,6 +20,7 @@ use marionette_runtime::cli::{
     AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, EvaluateArgs, GenerateArgs, Home, InspectArgs,
 };
 use marionette_runtime::engine::{self, Engine};
+use marionette_runtime::entailment::Entailment;
 use marionette_runtime::evaluate::DeviceLearner;
 use marionette_runtime::generate::{Finish, Go};
 use marionette_runtime::persona_name::PersonaName;
@@ -284,6 +285,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     let bar = progress::bar("evaluating", 0);
     let provider = engine.provider();
+    let mut judge = args.nli.as_deref().map(|dir| Entailment::open(dir, args.common.options())).transpose()?;
     let positions = engine.manifest().model.n_positions;
     let learner = DeviceLearner::new(&mut engine, args.inner_lr);
     let hear = |at: marionette_dialogues::Progress| {
@@ -301,11 +303,11 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         ControlFlow::Continue(())
     };
     let result = match args.in_context {
-        None => marionette_dialogues::evaluate(&mut [learner], &encoder, &grouping.tasks, &options, hear),
+        None => evaluate_judged(&mut [learner], &encoder, &grouping.tasks, &options, hear, judge.as_mut()),
         Some(context) => {
             let mut reader = [InContext::new(learner, positions)];
             let shown = context.encoder(&encoder);
-            marionette_dialogues::evaluate(&mut reader, &shown, &grouping.tasks, &options, hear)
+            evaluate_judged(&mut reader, &shown, &grouping.tasks, &options, hear, judge.as_mut())
         }
     };
     bar.finish_and_clear();

@@ -418,6 +418,40 @@ impl Graph {
     }
 }
 
+/// An open graph of somebody else's, which gives one row of f32 for some rows of whole numbers.
+pub struct Classifier {
+    name: String,
+    session: Session,
+}
+
+impl Classifier {
+    /// Opens a graph.
+    ///
+    /// # Errors
+    /// As [`Graph::open`].
+    pub fn open(runtime: &OnnxRuntime, path: &Path, options: GraphOptions) -> Result<Self, SessionError> {
+        let Graph { name, session, .. } = Graph::open(runtime, path, options)?;
+        Ok(Self { name, session })
+    }
+
+    /// Runs it on rows [1, T], of which it gets those that it has inputs for: its first output, flat.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`]: it wants other inputs, or gives no f32.
+    pub fn run(&mut self, rows: Vec<(&str, Vec<i64>)>) -> Result<Vec<f32>, SessionError> {
+        let failed = |error: ort::Error| failure(&self.name, "failed", &error);
+        let mut inputs = Vec::new();
+        for (name, row) in rows {
+            if self.session.inputs().iter().any(|input| input.name() == name) {
+                inputs.push((name, Tensor::from_array(([1, row.len()], row)).map_err(failed)?));
+            }
+        }
+        let outputs = self.session.run(inputs).map_err(failed)?;
+        let values = outputs[0].try_extract_tensor::<f32>().map_err(failed)?.1;
+        Ok(values.to_vec())
+    }
+}
+
 fn configure(
     builder: ort::session::builder::SessionBuilder,
     options: GraphOptions,

@@ -2,8 +2,8 @@ use std::ops::ControlFlow;
 
 use approx::assert_relative_eq;
 use marionette_dialogues::{
-    Candidates, Cell, Cost, Dialogue, Encoder, EvaluateError, Example, Learner, Options, Outcome, Passes, Progress,
-    RankBy, Ranking, Sample, Sequence, Task, TooFew, evaluate, reference,
+    Candidates, Cell, Cost, Dialogue, Encoder, EvaluateError, Example, Judge, Learner, Options, Outcome, Passes,
+    Progress, RankBy, Ranking, Sample, Sequence, Task, TooFew, evaluate, evaluate_judged, reference,
 };
 
 use crate::helpers::{dialogue, tiny_encoder};
@@ -250,6 +250,32 @@ fn generated_replies_are_told_from_those_for_others() {
     // All say the same, so nobody is nearer to itself.
     let total = outcome.cells[1].total();
     assert_eq!((total.recall_margin(), total.style_margin()), (Some(0.0), Some(0.0)));
+}
+
+#[test]
+fn a_judge_hears_every_reply_with_every_sentence() {
+    struct Equal(usize);
+    impl Judge for Equal {
+        type Error = String;
+
+        fn judge(&mut self, text: &str, sentence: &str) -> Result<i8, String> {
+            self.0 += 1;
+            if self.0 > 40 { Err("enough".into()) } else { Ok(if text == sentence { 1 } else { -1 }) }
+        }
+    }
+    let mut personas = [task(3), task(3)];
+    personas[1].persona = vec!["c".into(), "b".into(), "c".into()];
+    let judged = |personas: &[Task]| {
+        let fakes = &mut [Fake::default()];
+        let silent = |_: Progress| ControlFlow::Continue(());
+        evaluate_judged(fakes, &tiny_encoder(40), personas, &options(&[1]), silent, Some(&mut Equal(0)))
+    };
+    // Six replies each, all of them "c": of the first's one sentence and of the second's three.
+    let outcome = judged(&personas).unwrap();
+    let sums: Vec<_> = outcome.cells[0].personas.iter().map(|tally| (tally.consistency, tally.judged)).collect();
+    assert_eq!(sums, [(-6, 6), (6, 6)]);
+    assert_eq!(outcome.evaluation().shots[0].consistency, Some(0.0));
+    assert_eq!(judged(&[task(3), task(20), task(30)]).unwrap_err().to_string(), "enough");
 }
 
 #[test]

@@ -56,6 +56,8 @@ fn tallies_add_up_to_the_metrics() {
         styled: 1,
         style: 0.25,
         style_elsewhere: 0.75,
+        consistency: 3,
+        judged: 1,
         reference_nll: 2.0_f64.ln(),
         reference_tokens: 1,
     };
@@ -69,6 +71,8 @@ fn tallies_add_up_to_the_metrics() {
     // One word of eight, and a quarter on the average of two.
     assert_relative_eq!(tally.recall_margin().unwrap(), 12.5);
     assert_relative_eq!(tally.style_margin().unwrap(), 12.5);
+    tally.merge(&Tally { consistency: -1, judged: 3, ..Tally::default() });
+    assert_eq!((tally.consistency(), Tally::default().consistency()), (Some(0.5), None));
     assert_relative_eq!(tally.reference_perplexity().unwrap(), 2.0, max_relative = 1e-12);
     let empty = Tally::default();
     assert_eq!(

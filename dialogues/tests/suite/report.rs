@@ -104,6 +104,7 @@ fn an_evaluation_prints_as_json() {
         intervals: Intervals { perplexity: Some([25.5, 30.0]), hits_at_1: Some([9.0, 12.5]), f1: None },
         likeness: None,
         reference_perplexity: None,
+        consistency: None,
         adapt_seconds: None,
         token_ms: None,
     };
@@ -144,6 +145,7 @@ fn an_evaluation_prints_as_a_table() {
         },
         likeness: None,
         reference_perplexity: None,
+        consistency: None,
         adapt_seconds: None,
         token_ms: None,
     };
@@ -172,6 +174,7 @@ fn an_evaluation_prints_as_a_table() {
     let alike = ShotResult {
         likeness: Some(likeness),
         reference_perplexity: Some(30.5),
+        consistency: Some(-0.25),
         token_ms: Some(12.5),
         ..shot(0, None)
     };
@@ -179,9 +182,9 @@ fn an_evaluation_prints_as_a_table() {
     let table = Evaluation { shots: vec![alike, quick], ..evaluation.clone() }.to_string();
     assert!(
         table.ends_with(
-            "shots  own words %  beyond others'    nearer style    others  s to adapt  ms/token\n    \
-             0        20.00     5.25 ± 2.25            1.50     30.50           -     12.50\n    \
-             5            -               -               -         -        0.50         -\n1.5 s"
+            "shots  own words %  beyond others'    nearer style  consistency    others  s to adapt  ms/token\n    \
+             0        20.00     5.25 ± 2.25            1.50        -0.25     30.50           -     12.50\n    \
+             5            -               -               -            -         -        0.50         -\n1.5 s"
         ),
         "{table}"
     );
