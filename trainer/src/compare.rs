@@ -17,7 +17,7 @@ use crate::error::{Result, TrainError};
 use crate::evaluate::How;
 use crate::method::{METHODS, Method};
 use crate::train::options::MOST_AT_ONCE;
-use crate::train::{self, Config, Data, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
+use crate::train::{self, Config, Data, Gradient, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
 use marionette_models::options::whole;
@@ -63,6 +63,12 @@ pub struct Options {
     /// Support dialogues in the batch of one inner step
     #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub dialogues_per_step: usize,
+    /// The gradient of the outer loop, for methods that are meta-learned [default: maml]
+    #[arg(long, value_enum, value_name = "GRADIENT")]
+    pub meta: Option<Gradient>,
+    /// A run whose adapters extra-place and extra-place-unfixed begin with, instead of zero
+    #[arg(long, value_name = "RUN")]
+    pub meta_start: Option<PathBuf>,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
@@ -255,9 +261,10 @@ fn settings(options: &Options, method: Method, seed: u64) -> Settings {
         inner_steps: options.inner_steps,
         inner_lr: rates.map(|rates| rates.inner),
         dialogues_per_step: options.dialogues_per_step,
+        start: options.meta_start.clone().filter(|_| method.is_meta() && method.learns_adapters()),
         data: options.data.clone(),
         outer: OuterOptions {
-            meta: None,
+            meta: options.meta.filter(|_| method.is_meta()),
             learning_rate: rates.map(|rates| rates.outer),
             precision: options.precision,
             plan: Plan { seed, ..options.plan.clone() },

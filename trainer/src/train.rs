@@ -135,6 +135,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
         }
         None => {
             say(forecast::memory(&run));
+            let start = begin::start_of(config, &run.model, start)?;
             let first = run.first_state(start, ChaCha8Rng::seed_from_u64(config.outer.plan.seed))?;
             if held_folder.is_none() {
                 held_folder = Some(hold(out)?);

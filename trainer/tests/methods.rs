@@ -13,7 +13,7 @@ use marionette_models::run::{ADAPTERS, CLASSIFIER, OPTIMISER, RunModel, Which, c
 use marionette_models::{LearningRate, ModelConfig, Tensors, digest, params, safetensors_file};
 use marionette_trainer::method::{METHODS, Method};
 use marionette_trainer::train::read_metrics;
-use support::program::{train, works};
+use support::program::{refuses, train, works};
 use support::{ADAPTER, result, small_config, small_configs, workplace, workplace_of};
 
 /// Which tensors learn: of the base, of the adapters, of the classifier.
@@ -47,6 +47,33 @@ fn each_method_learns_its_tensors() {
     let found = METHODS.map(|method| (method.name(), counts(method), method.starts_random(), method.is_meta()));
     assert_eq!(found, expected);
     assert!(METHODS.iter().all(|&method| Method::from_name(method.name()) == Some(method)));
+}
+
+#[test]
+fn adapters_of_another_run_can_be_begun_with() {
+    let (_keep, folder) = workplace();
+    let once = RUN.replace("--iterations 3", "--iterations 1");
+    let usual = |seed: u64| train(&folder, &format!("{RUN} --method transfer-adapters --seed {seed} --out usual"));
+    works(&usual(1));
+    let best = || checkpoint(&folder.join("usual"), Which::Best).unwrap().join(ADAPTERS);
+    works(&train(&folder, &format!("{once} --start usual --out meta")));
+    let tensors = |file: &Path| safetensors_file::read(file).unwrap().0;
+    assert_eq!(tensors(&folder.join("meta/checkpoints/step-0").join(ADAPTERS)), tensors(&best()));
+    // The run goes on without them, and with the same ones elsewhere, but not with others.
+    fs::rename(folder.join("usual"), folder.join("moved")).unwrap();
+    works(&train(&folder, "run --resume --out meta --iterations 2"));
+    works(&usual(5));
+    let other = train(&folder, "run --resume --out meta --iterations 3 --start usual");
+    refuses(&other, 1, &["cannot go on as another", "start.sha256"]);
+    works(&train(&folder, "run --resume --out meta --iterations 3 --start moved"));
+    // A new one needs what it names, and a method that has adapters.
+    let begun = |more: &str| train(&folder, &format!("{once} {more} --out other"));
+    refuses(&begun("--start usual --method transfer"), 2, &["--start", "transfer has none"]);
+    refuses(&begun("--start nowhere"), 1, &["nowhere"]);
+    let whole = fs::read(best()).unwrap();
+    fs::write(best(), &whole[..whole.len() - 1]).unwrap();
+    refuses(&begun("--start usual"), 1, &[ADAPTERS]);
+    assert!(!folder.join("other").exists());
 }
 
 const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --support-dialogues 2 --inner-steps 2 \

@@ -2,6 +2,7 @@
 
 use marionette_dialogues::{Encoder, PersonaSplit};
 use marionette_models::checkpoint::Base;
+use marionette_models::params::TensorSpec;
 use marionette_models::{ModelConfig, init};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -40,6 +41,17 @@ pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Res
     let model = Model::new(&base.config, method.parts(), frozen, table, products, device)?;
     let start = to_torch(&start, &model)?;
     Ok((model, start))
+}
+
+/// θ_0 where another run's adapters are to begin with.
+pub fn start_of(config: &Config, model: &Model, start: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    let Some(given) = &config.start else { return Ok(start) };
+    let adapters = given.read(model.config(), &config.model)?;
+    let tensor = |(spec, fresh): (&TensorSpec, Tensor)| match adapters.get(&spec.name) {
+        Some(tensor) => tensors::to_torch(tensor, Kind::Float, model.device()),
+        None => Ok(fresh),
+    };
+    model.table().iter().zip(start).map(tensor).collect()
 }
 
 /// The personas to train and to validate on.

@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use marionette_models::LearningRate;
-use marionette_models::checkpoint::Base;
-use marionette_models::run::{CONFIG_TOML, RunModel};
-use marionette_models::{FileError, digest, files};
+use marionette_models::checkpoint::{Base, read_adapters};
+use marionette_models::run::{ADAPTERS, CONFIG_TOML, RunModel, Which, checkpoint};
+use marionette_models::{FileError, ModelConfig, Tensors, digest, files};
 use serde::{Deserialize, Serialize};
 
 use super::options::{Data, Gradient, MOST_AT_ONCE, MOST_COUNTED, MOST_ITERATIONS, Plan, Precision, RateRule};
@@ -39,15 +39,59 @@ pub struct Config {
     pub data: Data,
     /// The outer loop.
     pub outer: Outer,
+    /// The adapters that it begins with, where these are not zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+}
+
+/// Adapters that another run learned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// Their file.
+    pub adapters: PathBuf,
+    /// Its digest.
+    pub sha256: String,
+}
+
+impl Start {
+    /// The adapters of a run's best checkpoint.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn of_run(run: &Path) -> Result<Self> {
+        let adapters = checkpoint(run, Which::Best)?.join(ADAPTERS);
+        let adapters = std::fs::canonicalize(&adapters)
+            .map_err(|error| FileError::new(&adapters, format!("cannot be opened: {error}")))?;
+        let sha256 = digest_of(&adapters)?;
+        Ok(Self { adapters, sha256 })
+    }
+
+    /// Reads them, for a model.
+    ///
+    /// # Errors
+    /// The file has changed, or is of another base model or bottleneck.
+    pub fn read(&self, shape: &ModelConfig, model: &RunModel) -> Result<Tensors> {
+        let wrong = |problem: String| FileError::new(&self.adapters, problem).remedy("give --start another run");
+        if digest_of(&self.adapters)? != self.sha256 {
+            return Err(wrong("has changed since the run began with it".to_owned()).into());
+        }
+        let (adapters, metadata) = read_adapters(&self.adapters, shape, &model.adapter)?;
+        match metadata.get("base_sha256") {
+            Some(base) if *base != model.base_sha256 => Err(wrong("is of another base model".to_owned()).into()),
+            _ => Ok(adapters),
+        }
+    }
+}
+
+fn digest_of(path: &Path) -> Result<String, FileError> {
+    let failed = |error: std::io::Error| FileError::new(path, format!("cannot be read: {error}"));
+    Ok(digest::sha256_reader(&mut files::open_regular(path)?).map_err(failed)?.0)
 }
 
 /// The digest of each dialogue file, those to train on first.
 pub(super) fn digests(data: &Data) -> Result<Vec<String>, FileError> {
-    let digest = |path: &PathBuf| {
-        let (path, _) = marionette_dialogues::split_part(path);
-        let failed = |error: std::io::Error| FileError::new(&path, format!("cannot be read: {error}"));
-        Ok(digest::sha256_reader(&mut files::open_regular(&path)?).map_err(failed)?.0)
-    };
+    let digest = |path: &PathBuf| digest_of(&marionette_dialogues::split_part(path).0);
     data.train.iter().chain(&data.valid).map(digest).collect()
 }
 
@@ -115,6 +159,11 @@ impl Config {
                 }
             }
         }
+        if let (Some(was), Some(now)) = (&self.start, &mut now.start)
+            && was.sha256 == now.sha256
+        {
+            now.adapters.clone_from(&was.adapters);
+        }
         let tree = |config: &Self| toml::Value::from(toml::Table::try_from(config).unwrap_or_default());
         let mut found = Vec::new();
         collect_differences("", Some(&tree(self)), Some(&tree(&now)), &mut found);
@@ -140,8 +189,12 @@ impl Config {
 
     /// Refuses values that cannot be.
     pub(crate) fn check(&self) -> Result<()> {
-        let Self { model, data, outer } = self;
+        let Self { model, data, outer, start } = self;
         let method = self.method()?;
+        if start.is_some() && !method.learns_adapters() {
+            let problem = format!("gives adapters, of which {} has none", model.method);
+            return Err(TrainError::option("--start", problem));
+        }
         if method.in_context().is_some() {
             let problem =
                 format!("is {}, which trains nothing: evaluate a run of none with --in-context", model.method);

@@ -15,7 +15,7 @@ use marionette_models::{FileError, digest};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use super::config::{Config, Outer, digests, method_of};
+use super::config::{Config, Outer, Start, digests, method_of};
 use crate::error::{Result, TrainError};
 use crate::hub;
 use crate::method::Method;
@@ -101,7 +101,7 @@ impl Precision {
 }
 
 /// The options of [`Settings`] and [`OuterOptions`], those of the structs within them left out.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     "base",
     "offline",
     "method",
@@ -110,6 +110,7 @@ const OWN: [&str; 11] = [
     "inner_steps",
     "inner_lr",
     "dialogues_per_step",
+    "start",
     "meta",
     "learning_rate",
     "precision",
@@ -153,6 +154,9 @@ pub struct Settings {
     /// Support dialogues in the batch of one inner step
     #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub dialogues_per_step: usize,
+    /// A run whose adapters to begin with, those of its best checkpoint, instead of zero
+    #[arg(long, value_name = "RUN")]
+    pub start: Option<PathBuf>,
     /// Where the personas come from
     #[command(flatten)]
     pub data: Data,
@@ -285,6 +289,7 @@ impl Settings {
                 precision: precision.unwrap_or(Precision::usual(device)),
                 plan,
             },
+            start: self.start.as_deref().map(Start::of_run).transpose()?,
         };
         config.check()?;
         if config.data.train.is_empty() {
@@ -310,7 +315,10 @@ impl Settings {
         let mut config = Config::recorded(recorded)?;
         let Self { base, offline, method, persona_text, bottleneck, inner_steps, inner_lr, dialogues_per_step, .. } =
             self;
-        let Config { model, data, outer } = &mut config;
+        if let Some(run) = &self.start {
+            config.start = Some(Start::of_run(run)?);
+        }
+        let Config { model, data, outer, .. } = &mut config;
         given.put("method", &mut model.method, method.name().to_owned());
         given.put("persona_text", &mut model.persona_text, persona_text);
         given.put("bottleneck", &mut model.adapter.bottleneck, bottleneck);

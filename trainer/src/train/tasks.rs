@@ -193,6 +193,7 @@ mod tests {
                     seed: 1,
                 },
             },
+            start: None,
         }
     }
 
