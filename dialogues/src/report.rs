@@ -138,7 +138,14 @@ impl Outcome {
             .map(|cell| TooFew { k: cell.k, personas: cell.too_few, of: cell.too_few + cell.personas.len() })
             .collect();
         too_few.dedup();
-        Evaluation { rank_by: self.rank_by, candidates: self.candidates, shots, too_few, seconds: self.seconds }
+        let costs = self.cells.iter().map(|cell| ShotCost {
+            k: cell.k,
+            epochs: cell.epochs,
+            adapt_seconds: cell.cost.adaptation(),
+            token_ms: cell.cost.token(),
+        });
+        let costs = costs.filter(|cost| cost.adapt_seconds.is_some() || cost.token_ms.is_some()).collect();
+        Evaluation { rank_by: self.rank_by, candidates: self.candidates, shots, too_few, costs, seconds: self.seconds }
     }
 
     /// Every K, from the smallest.
@@ -219,11 +226,19 @@ pub struct ShotResult {
     /// PAML's consistency of a generated reply, where a judge was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<f64>,
-    /// Seconds that one adaptation took, where there were any.
+}
+
+/// What the tests after one K and one number of epochs took; of another run of the same evaluation alone it is another.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ShotCost {
+    /// K, the dialogues adapted on.
+    pub k: usize,
+    /// The passes over them, where they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// Seconds that one adaptation took, where there were any.
     pub adapt_seconds: Option<f64>,
     /// Milliseconds that a generated token took, what it follows included, where replies were generated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_ms: Option<f64>,
 }
 
@@ -276,8 +291,6 @@ impl ShotResult {
             likeness: Likeness::of(cell),
             reference_perplexity: total.reference_perplexity(),
             consistency: total.consistency(),
-            adapt_seconds: cell.cost.adaptation(),
-            token_ms: cell.cost.token(),
         })
     }
 }
@@ -314,6 +327,9 @@ pub struct Evaluation {
     pub shots: Vec<ShotResult>,
     /// The K for which personas have too few dialogues.
     pub too_few: Vec<TooFew>,
+    /// What adapting and talking took.
+    #[serde(default)]
+    pub costs: Vec<ShotCost>,
     /// Wall-clock seconds that the evaluation took.
     pub seconds: f64,
 }
@@ -354,11 +370,8 @@ impl fmt::Display for Evaluation {
                 shot.personas
             )?;
         }
-        let is_more = |shot: &ShotResult| {
-            shot.likeness.is_some()
-                || [shot.reference_perplexity, shot.adapt_seconds, shot.token_ms].iter().any(Option::is_some)
-        };
-        if self.shots.iter().any(is_more) {
+        let is_more = |shot: &ShotResult| shot.likeness.is_some() || shot.reference_perplexity.is_some();
+        if !self.costs.is_empty() || self.shots.iter().any(is_more) {
             let plain = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), short);
             writeln!(
                 out,
@@ -375,6 +388,7 @@ impl fmt::Display for Evaluation {
             )?;
             for shot in &self.shots {
                 let likeness = shot.likeness.as_ref();
+                let cost = self.costs.iter().find(|cost| (cost.k, cost.epochs) == (shot.k, shot.epochs));
                 writeln!(
                     out,
                     "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>11}  {:>8}  {:>10}  {:>8}",
@@ -385,8 +399,8 @@ impl fmt::Display for Evaluation {
                     with_half_width(likeness.map(|l| l.style_margin), likeness.and_then(|l| l.style_interval)),
                     plain(shot.consistency),
                     plain(shot.reference_perplexity),
-                    plain(shot.adapt_seconds),
-                    plain(shot.token_ms)
+                    plain(cost.and_then(|cost| cost.adapt_seconds)),
+                    plain(cost.and_then(|cost| cost.token_ms))
                 )?;
             }
         }

@@ -147,13 +147,14 @@ fn trainer_and_device_evaluate_alike() {
             ["evaluate".into(), road().bundle(), "--dialogues".into(), data.clone()].into_iter().chain(options());
         let trainer = json(&scratch.run("marionette-train", trainer).done());
         let device = json(&scratch.run("marionette", device).done());
-        assert_eq!(keys(&device), ["candidates", "rank_by", "seconds", "shots", "too_few"]);
+        assert_eq!(keys(&device), ["candidates", "costs", "rank_by", "seconds", "shots", "too_few"]);
         for k in 0..2 {
             let (a, b) = (&trainer["shots"][k], &device["shots"][k]);
             let figures = "f1 hits_at_1 intervals k likeness perplexity perplexity_per_word personas reference_perplexity \
-                           replies token_ms";
-            let adapted = if k == 0 { "" } else { "adapt_seconds " };
-            assert_eq!(keys(b).join(" "), format!("{adapted}{figures}"));
+                           replies";
+            assert_eq!(keys(b).join(" "), figures);
+            let cost = &device["costs"][k];
+            assert!(cost["token_ms"].as_f64() > Some(0.0) && cost["adapt_seconds"].is_null() == (k == 0), "{cost}");
             assert_eq!((&a["replies"], &a["personas"], &a["k"]), (&b["replies"], &b["personas"], &b["k"]));
             for figure in ["perplexity", "reference_perplexity"] {
                 let (p, q) = (a[figure].as_f64().unwrap(), b[figure].as_f64().unwrap());

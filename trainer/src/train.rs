@@ -197,6 +197,10 @@ impl Run<'_> {
         let rates = self.config.model.inner_loop.learning_rate.per_tensor(self.model.table().len());
         let rates = rates.map_err(|problem| TrainError::option("--inner-lr", problem))?;
         let started = Instant::now();
+        let rates = match self.config.outer.find_inner_rate {
+            true => self.find_rates(&parameters, &rates)?,
+            false => rates,
+        };
         let (first, rates) = self.validate(&parameters, &rates)?;
         let mut counters = Counters {
             config: self.config.clone(),
@@ -374,7 +378,6 @@ impl Run<'_> {
     /// The loss on the held-out personas' query dialogues before and after the inner loop, and α: as it is, or that of
     /// those tried with which the loss after it is lowest.
     fn validate(&self, parameters: &[Tensor], rates: &[f32]) -> Result<(Validation, Vec<f32>)> {
-        let tasks = self.tasks();
         let tried: Vec<Vec<f32>> = match self.config.outer.inner_rate {
             RateRule::Fixed | RateRule::Learned => vec![rates.to_vec()],
             RateRule::Chosen => {
@@ -382,26 +385,46 @@ impl Run<'_> {
                 vec![by(1.0), by(1.0 / RATE_FACTOR), by(RATE_FACTOR)]
             }
         };
+        let sum = self.judge(parameters, &tried, self.held.len())?;
+        let (after, rates) = best(&sum, tried, "the validation")?;
+        let targets = sum.targets as f64;
+        Ok((Validation { loss_before: sum.before / targets, loss_after: after / targets }, rates))
+    }
+
+    /// α to begin at: what a base bears is not known before it is tried. The best of the usual one and of smaller ones on some of the
+    /// held-out personas.
+    fn find_rates(&self, parameters: &[Tensor], usual: &[f32]) -> Result<Vec<f32>> {
+        /// Personas that it is tried on.
+        const TRIED_ON: usize = 4;
+        let of = |factor: f32| usual.iter().map(|rate| rate * factor).collect::<Vec<_>>();
+        let tried: Vec<Vec<f32>> = [1.0, 1.0 / 3.0, 0.1, 1.0 / 30.0].map(of).into();
+        let sum = self.judge(parameters, &tried, TRIED_ON)?;
+        let listed: Vec<String> =
+            tried.iter().flat_map(|rates| rates.first()).map(|rate| format!("{rate:.2}")).collect();
+        let (_, rates) = best(&sum, tried, "the search for --inner-lr")?;
+        let found = rates.first().copied().unwrap_or_default();
+        say(format_args!("inner learning rate {found:.2}, the best of {} before training", listed.join(", ")));
+        Ok(rates)
+    }
+
+    /// The loss on the query dialogues of the first `count` held-out personas before and after the inner loop, summed, with each of
+    /// some learning rates.
+    fn judge(&self, parameters: &[Tensor], tried: &[Vec<f32>], count: usize) -> Result<Judged> {
+        let tasks = self.tasks();
         // Their dialogues keep their order, so that every validation asks the same.
         let draws: Vec<Draw> = (1..)
-            .zip(&self.held)
+            .zip(self.held.iter().take(count))
             .map(|(number, persona)| Draw { number, persona, order: (0..persona.dialogues.len()).collect(), turn: 0 })
             .collect();
         let mut sum = Judged { before: 0.0, after: vec![0.0; tried.len()], targets: 0 };
-        let judge = |model: &Model, parameters: &[Tensor], draw: &Draw| tasks.judge(model, parameters, &tried, draw);
+        let judge = |model: &Model, parameters: &[Tensor], draw: &Draw| tasks.judge(model, parameters, tried, draw);
         self.compute.map(&self.model, parameters, &draws, judge, |judged| {
             sum.before += judged.before;
             sum.after.iter_mut().zip(&judged.after).for_each(|(sum, after)| *sum += after);
             sum.targets += judged.targets;
             Ok(())
         })?;
-        let best = sum.after.iter().zip(tried).min_by(|(one, _), (other, _)| one.total_cmp(other));
-        let Some((&after, rates)) = best.filter(|(after, _)| after.is_finite()) else {
-            let (what, place) = ("the loss after the inner loop", "the validation".to_owned());
-            return Err(TrainError::NotFinite { what, value: f64::INFINITY, place, remedy: "--inner-lr" });
-        };
-        let targets = sum.targets as f64;
-        Ok((Validation { loss_before: sum.before / targets, loss_after: after / targets }, rates))
+        Ok(sum)
     }
 
     /// What libtorch computes with the best checkpoint, for the device to compare with.
@@ -415,6 +438,15 @@ impl Run<'_> {
         let probe = probe::record(&self.model.unrounded(), &parameters, &adapters, &probed, &recipe)?;
         Ok(probe.write(&self.out.join(PROBE))?)
     }
+}
+
+/// The summed loss after the inner loop with the learning rates with which it is lowest, and these.
+fn best(sum: &Judged, tried: Vec<Vec<f32>>, place: &str) -> Result<(f64, Vec<f32>)> {
+    let best = sum.after.iter().zip(tried).min_by(|(one, _), (other, _)| one.total_cmp(other));
+    best.filter(|(after, _)| after.is_finite()).map(|(&after, rates)| (after, rates)).ok_or_else(|| {
+        let (what, place) = ("the loss after the inner loop", place.to_owned());
+        TrainError::NotFinite { what, value: f64::INFINITY, place, remedy: "--inner-lr" }
+    })
 }
 
 /// A line of the metrics.

@@ -76,6 +76,33 @@ fn adapters_of_another_run_can_be_begun_with() {
     assert!(!folder.join("other").exists());
 }
 
+#[test]
+fn the_rate_that_nobody_gave_is_the_best_of_four_for_the_base() {
+    for config in small_configs() {
+        let (_keep, folder) = workplace_of(config);
+        let once = RUN.replace("--iterations 3", "--iterations 1 --validation-personas 4");
+        let first = |name: &str, more: &str| {
+            works(&train(&folder, &format!("{once} {more} --out {name}")));
+            read_metrics(&folder.join(name)).unwrap().swap_remove(0)
+        };
+        let tried: Vec<(f64, f64)> = ["0.3", "0.1", "0.03", "0.01"]
+            .iter()
+            .map(|rate| {
+                let found = first(rate, &format!("--inner-lr {rate}"));
+                (found.validation.unwrap().loss_after, found.inner_lr)
+            })
+            .collect();
+        let best = tried.iter().copied().reduce(|one, other| if other.0 < one.0 { other } else { one }).unwrap();
+        for (name, more) in [("found", ""), ("learned", "--inner-lr learned")] {
+            let found = first(name, more);
+            assert!((found.inner_lr / best.1 - 1.0).abs() < 1e-5, "{}, of {tried:?}", found.inner_lr);
+            assert!((found.validation.unwrap().loss_after - best.0).abs() < 1e-5, "{found:?}");
+        }
+        // A whole model keeps to its usual one.
+        assert!((first("whole", "--method in-place").inner_lr - 0.1).abs() < 1e-6);
+    }
+}
+
 const RUN: &str = "run --base base --data train.txt --valid valid.txt --bottleneck 4 --support-dialogues 2 --inner-steps 2 \
                    --meta-batch 2 --iterations 3 --validate-every 2 --save-every 1 --keep 9";
 

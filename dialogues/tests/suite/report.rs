@@ -1,6 +1,6 @@
 use approx::assert_relative_eq;
 use marionette_dialogues::{
-    Candidates, Cell, Cost, Evaluation, Intervals, Likeness, Outcome, RankBy, Sample, ShotResult, Tally,
+    Candidates, Cell, Cost, Evaluation, Intervals, Likeness, Outcome, RankBy, Sample, ShotCost, ShotResult, Tally,
 };
 
 /// Two personas. Perplexity: nll 2 of 4 tokens and 4 of 4; Hits@1 1 of 2 and 0 of 2; F1 1 of 2 and 2 of 2.
@@ -105,8 +105,6 @@ fn an_evaluation_prints_as_json() {
         likeness: None,
         reference_perplexity: None,
         consistency: None,
-        adapt_seconds: None,
-        token_ms: None,
     };
     let asked = ShotResult { k: 10, epochs: Some(7), hits_at_1: None, intervals: Intervals::default(), ..shot.clone() };
     let evaluation = Evaluation {
@@ -114,6 +112,7 @@ fn an_evaluation_prints_as_json() {
         candidates: Candidates::Stored,
         shots: vec![shot, asked],
         too_few: vec![],
+        costs: vec![],
         seconds: 1.5,
     };
     let json = serde_json::to_string(&evaluation).unwrap();
@@ -121,7 +120,7 @@ fn an_evaluation_prints_as_json() {
         r#"{"rank_by":"mean","candidates":"stored","shots":[{"k":0,"perplexity":27.35,"perplexity_per_word":60.5,"hits_at_1":10.9,"f1":null,"#,
         r#""replies":12,"personas":3,"intervals":{"perplexity":[25.5,30.0],"hits_at_1":[9.0,12.5],"f1":null}},"#,
         r#"{"k":10,"epochs":7,"perplexity":27.35,"perplexity_per_word":60.5,"hits_at_1":null,"f1":null,"#,
-        r#""replies":12,"personas":3,"intervals":{"perplexity":null,"hits_at_1":null,"f1":null}}],"too_few":[],"seconds":1.5}"#,
+        r#""replies":12,"personas":3,"intervals":{"perplexity":null,"hits_at_1":null,"f1":null}}],"too_few":[],"costs":[],"seconds":1.5}"#,
     ];
     assert_eq!(json, expected.concat());
     assert_eq!(serde_json::from_str::<Evaluation>(&json).unwrap(), evaluation);
@@ -146,14 +145,13 @@ fn an_evaluation_prints_as_a_table() {
         likeness: None,
         reference_perplexity: None,
         consistency: None,
-        adapt_seconds: None,
-        token_ms: None,
     };
     let evaluation = Evaluation {
         rank_by: RankBy::Sum,
         candidates: Candidates::Stored,
         shots: vec![shot(0, Some(5.9)), shot(10, None)],
         too_few: vec![],
+        costs: vec![],
         seconds: 1.5,
     };
     assert_eq!(
@@ -175,11 +173,11 @@ fn an_evaluation_prints_as_a_table() {
         likeness: Some(likeness),
         reference_perplexity: Some(30.5),
         consistency: Some(-0.25),
-        token_ms: Some(12.5),
         ..shot(0, None)
     };
-    let quick = ShotResult { adapt_seconds: Some(0.5), ..shot(5, None) };
-    let table = Evaluation { shots: vec![alike, quick], ..evaluation.clone() }.to_string();
+    let cost = |k, adapt_seconds, token_ms| ShotCost { k, epochs: None, adapt_seconds, token_ms };
+    let costs = vec![cost(0, None, Some(12.5)), cost(5, Some(0.5), None)];
+    let table = Evaluation { shots: vec![alike, shot(5, None)], costs, ..evaluation.clone() }.to_string();
     assert!(
         table.ends_with(
             "shots  own words %  beyond others'    nearer style  consistency    others  s to adapt  ms/token\n    \
@@ -196,6 +194,7 @@ fn an_evaluation_prints_as_a_table() {
         candidates: Candidates::Stored,
         shots: vec![hopeless],
         too_few: vec![],
+        costs: vec![],
         seconds: 0.0,
     }
     .to_string();

@@ -74,6 +74,8 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
             seeds,
         };
         let intervals = &shot.intervals;
+        let costs = pooled.iter().flat_map(|evaluation| &evaluation.costs);
+        let cost = costs.into_iter().find(|cost| (cost.k, cost.epochs) == (shot.k, shot.epochs));
         Cell {
             k: shot.k,
             epochs: shot.epochs,
@@ -90,8 +92,8 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
             reference: shot
                 .reference_perplexity
                 .map(|perplexity| figure(perplexity, None, of(&|shot| shot.reference_perplexity))),
-            adapt_seconds: shot.adapt_seconds,
-            token_ms: shot.token_ms,
+            adapt_seconds: cost.and_then(|cost| cost.adapt_seconds),
+            token_ms: cost.and_then(|cost| cost.token_ms),
             replies: shot.replies,
             personas: shot.personas,
         }

@@ -22,6 +22,9 @@ pub struct Outer {
     pub learning_rate: f64,
     /// Where the inner learning rates come from.
     pub inner_rate: RateRule,
+    /// Whether what they begin at is looked for before the first meta-iteration: nobody gave it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub find_inner_rate: bool,
     /// What products are computed in.
     pub precision: Precision,
     /// The other numbers.

@@ -181,6 +181,7 @@ mod tests {
                 gradient,
                 learning_rate: 0.1,
                 inner_rate: RateRule::Fixed,
+                find_inner_rate: false,
                 precision: Precision::Fp32,
                 plan: Plan {
                     iterations: 1,
