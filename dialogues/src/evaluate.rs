@@ -105,6 +105,8 @@ pub struct Options {
     /// Dialogues of people who are none of the personas: what a learner forgets of them by adapting is measured after every test of a
     /// persona's first fold.
     pub reference: Vec<Sequence>,
+    /// Whether the dialogues to adapt on are without the persona's sentences, wherever else these stand in front.
+    pub bare_support: bool,
 }
 
 impl Options {
@@ -166,6 +168,7 @@ impl Default for Options {
             rank_by: RankBy::Mean,
             samples: 0,
             reference: Vec::new(),
+            bare_support: false,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{Encoder, Example, Learner, Passes, Ranking, Sequence};
 pub enum Context {
     /// The dialogues to adapt on, as many as fit.
     Dialogues,
-    /// The same, each with the persona's sentences in front.
+    /// The same, and then the persona's sentences.
     Persona,
 }
 

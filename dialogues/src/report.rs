@@ -370,40 +370,7 @@ impl fmt::Display for Evaluation {
                 shot.personas
             )?;
         }
-        let is_more = |shot: &ShotResult| shot.likeness.is_some() || shot.reference_perplexity.is_some();
-        if !self.costs.is_empty() || self.shots.iter().any(is_more) {
-            let plain = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), short);
-            writeln!(
-                out,
-                "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>11}  {:>8}  {:>10}  {:>8}",
-                "shots",
-                epochs("epochs"),
-                "own words %",
-                "beyond others'",
-                "nearer style",
-                "consistency",
-                "others",
-                "s to adapt",
-                "ms/token"
-            )?;
-            for shot in &self.shots {
-                let likeness = shot.likeness.as_ref();
-                let cost = self.costs.iter().find(|cost| (cost.k, cost.epochs) == (shot.k, shot.epochs));
-                writeln!(
-                    out,
-                    "{:>5}  {}{:>11}  {:>14}  {:>14}  {:>11}  {:>8}  {:>10}  {:>8}",
-                    shot.k,
-                    epochs(&shot.epochs.map_or_else(String::new, |epochs| epochs.to_string())),
-                    plain(likeness.map(|likeness| likeness.recall)),
-                    with_half_width(likeness.map(|l| l.recall_margin), likeness.and_then(|l| l.recall_interval)),
-                    with_half_width(likeness.map(|l| l.style_margin), likeness.and_then(|l| l.style_interval)),
-                    plain(shot.consistency),
-                    plain(shot.reference_perplexity),
-                    plain(cost.and_then(|cost| cost.adapt_seconds)),
-                    plain(cost.and_then(|cost| cost.token_ms))
-                )?;
-            }
-        }
+        self.write_more(out)?;
         if self.shots.iter().any(|shot| shot.hits_at_1.is_some()) {
             writeln!(out, "Hits@1 ranks by {}: {}", self.rank_by, self.rank_by.description())?;
         }
@@ -414,6 +381,69 @@ impl fmt::Display for Evaluation {
             writeln!(out, "{few}")?;
         }
         write!(out, "{:.1} s", self.seconds)
+    }
+}
+
+impl Evaluation {
+    /// What else was measured: a table of the columns that have a figure.
+    fn write_more(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        type Column = (&'static str, fn(&ShotResult, &ShotCost) -> Option<String>);
+        const COLUMNS: [Column; 7] = [
+            ("own words %", |shot, _| shot.likeness.map(|found| short(found.recall))),
+            ("beyond others'", |shot, _| {
+                shot.likeness.map(|found| with_half_width(Some(found.recall_margin), found.recall_interval))
+            }),
+            ("nearer style", |shot, _| {
+                shot.likeness.map(|found| with_half_width(Some(found.style_margin), found.style_interval))
+            }),
+            ("consistency", |shot, _| shot.consistency.map(short)),
+            ("others", |shot, _| shot.reference_perplexity.map(short)),
+            ("s to adapt", |_, cost| cost.adapt_seconds.map(short)),
+            ("ms/token", |_, cost| cost.token_ms.map(short)),
+        ];
+        let rows: Vec<(&ShotResult, ShotCost)> = self
+            .shots
+            .iter()
+            .map(|shot| {
+                let none = ShotCost { k: shot.k, epochs: shot.epochs, adapt_seconds: None, token_ms: None };
+                let found = self.costs.iter().find(|cost| (cost.k, cost.epochs) == (shot.k, shot.epochs));
+                (shot, found.copied().unwrap_or(none))
+            })
+            .collect();
+        let has = |column: &Column| rows.iter().any(|(shot, cost)| (column.1)(shot, cost).is_some());
+        let columns: Vec<Column> = COLUMNS.into_iter().filter(has).collect();
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let with_epochs = self.shots.iter().any(|shot| shot.epochs.is_some());
+        let mut lines = vec![(format!("{:>5}", "shots"), "epochs".to_owned(), Vec::new())];
+        lines.extend(rows.iter().map(|(shot, _)| {
+            let epochs = shot.epochs.map_or_else(String::new, |epochs| epochs.to_string());
+            (format!("{:>5}", shot.k), epochs, Vec::new())
+        }));
+        for (head, figure) in columns {
+            let figures = rows.iter().map(|(shot, cost)| figure(shot, cost).unwrap_or_else(|| "-".to_owned()));
+            let cells: Vec<String> = std::iter::once(head.to_owned()).chain(figures).collect();
+            let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+            for ((.., line), cell) in lines.iter_mut().zip(cells) {
+                line.push(format!("{cell:>width$}"));
+            }
+        }
+        for (shots, epochs, cells) in lines {
+            let epochs = if with_epochs { format!("  {epochs:>6}") } else { String::new() };
+            writeln!(out, "{shots}{epochs}  {}", cells.join("  "))?;
+        }
+        if self.shots.iter().any(|shot| shot.likeness.is_some()) {
+            writeln!(
+                out,
+                "own words: those that few other personas have; beyond others': more than replies for them use, points\n\
+                 nearer style: how much nearer character trigrams are to the persona's than to others', hundredths"
+            )?;
+        }
+        if self.shots.iter().any(|shot| shot.reference_perplexity.is_some()) {
+            writeln!(out, "others: perplexity of people who are none of the personas")?;
+        }
+        Ok(())
     }
 }
 

@@ -256,8 +256,8 @@ pub struct EvaluateArgs {
     /// The longest reply to generate for F1, in tokens, greedy; 0 leaves F1 out
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = whole::<0, MOST_TOKENS>, allow_negative_numbers = true)]
     pub max_tokens: usize,
-    /// Learn nothing: let what is to be adapted on stand in the prompt, as much as fits: the dialogues, or each with the persona's
-    /// sentences in front
+    /// Learn nothing: let what is to be adapted on stand in the prompt, as much as fits: the dialogues, or these and the persona's
+    /// sentences
     #[arg(long, value_name = "WHAT", value_parser = context())]
     pub in_context: Option<Context>,
     /// A model of natural language inference: the folder with its model.onnx, tokenizer.json and config.json. It says of each reply which of

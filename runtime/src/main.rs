@@ -276,6 +276,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         rank_by: args.rank_by,
         samples: 0,
         reference: Vec::new(),
+        bare_support: args.in_context.is_some(),
     };
     options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
     let (mut engine, encoder, _) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;

@@ -236,7 +236,7 @@ fn notes_on(options: &Options) -> Vec<String> {
     if options.methods.iter().any(|method| method.in_context().is_some()) {
         notes.push(
             "in-context learns nothing: as many of the K dialogues as fit stand in the prompt, with the first seed alone; \
-             in-context-persona has the persona's sentences before each of them."
+             in-context-persona has the persona's sentences after them."
                 .to_owned(),
         );
     }

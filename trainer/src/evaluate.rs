@@ -118,6 +118,7 @@ impl How {
             rank_by,
             samples,
             reference: Vec::new(),
+            bare_support: self.in_context.is_some(),
         }
     }
 }

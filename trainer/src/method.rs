@@ -30,7 +30,7 @@ pub enum Method {
     None,
     /// Nothing learns: the dialogues to adapt on stand in the prompt
     InContext,
-    /// The same with the persona's sentences in front
+    /// The same, and the persona's sentences
     InContextPersona,
 }
 

@@ -113,8 +113,14 @@ impl<'a> Plan<'a> {
         let Some(task) = self.tasks.get(persona) else {
             return Ok(tested);
         };
-        let examples =
-            task.dialogues.iter().map(|dialogue| self.encoder.examples(dialogue)).collect::<Result<Vec<_>, _>>()?;
+        let encoded = |encoder: &Encoder| -> Result<Vec<_>, EncodeError> {
+            task.dialogues.iter().map(|dialogue| encoder.examples(dialogue)).collect()
+        };
+        let examples = encoded(self.encoder)?;
+        let supports = match self.options.bare_support {
+            true => encoded(&self.encoder.clone().with_persona_text(false))?,
+            false => examples.clone(),
+        };
         let folds_of: Vec<(usize, Vec<Fold>)> =
             self.options.shots.iter().map(|&shots| (shots, leave_one_out(task, shots))).collect();
         let folds = self.folds(task);
@@ -137,7 +143,7 @@ impl<'a> Plan<'a> {
                 }
                 // Each window of a long dialogue is learned from as a dialogue is.
                 let chosen: Vec<Example> =
-                    support.iter().filter_map(|&one| examples.get(one)).flatten().cloned().collect();
+                    support.iter().filter_map(|&one| supports.get(one)).flatten().cloned().collect();
                 // The passes that the learner has behind it; `None` before its reset.
                 let mut behind: Option<usize> = None;
                 let mut adapt_seconds = 0.0;

@@ -239,6 +239,20 @@ fn other_people_are_read_once_a_persona_before_and_after_adapting() {
 }
 
 #[test]
+fn what_is_adapted_on_can_be_without_the_sentences_that_are_tested_with() {
+    let encoder = tiny_encoder(40).with_persona_text(true);
+    let longest = |bare_support: bool| {
+        let mut fakes = [Fake::default()];
+        let asked = Options { bare_support, ..options(&[1]) };
+        evaluate(&mut fakes, &encoder, &[task(2)], &asked, |_| ControlFlow::Continue(())).unwrap();
+        fakes[0].support[0].sequence.ids.len()
+    };
+    let bare = tiny_encoder(40).examples(&numbered(0)).unwrap()[0].sequence.ids.len();
+    assert_eq!(longest(true), bare);
+    assert!(longest(false) > bare);
+}
+
+#[test]
 fn generated_replies_are_told_from_those_for_others() {
     // Alike but for one sentence; what is generated is "c" after adapting, and nothing before.
     let mut personas = [task(3), task(3)];

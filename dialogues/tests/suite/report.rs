@@ -180,9 +180,12 @@ fn an_evaluation_prints_as_a_table() {
     let table = Evaluation { shots: vec![alike, shot(5, None)], costs, ..evaluation.clone() }.to_string();
     assert!(
         table.ends_with(
-            "shots  own words %  beyond others'    nearer style  consistency    others  s to adapt  ms/token\n    \
-             0        20.00     5.25 ± 2.25            1.50        -0.25     30.50           -     12.50\n    \
-             5            -               -               -            -         -        0.50         -\n1.5 s"
+            "shots  own words %  beyond others'  nearer style  consistency  others  s to adapt  ms/token\n    \
+             0        20.00     5.25 ± 2.25          1.50        -0.25   30.50           -     12.50\n    \
+             5            -               -             -            -       -        0.50         -\n\
+             own words: those that few other personas have; beyond others': more than replies for them use, points\n\
+             nearer style: how much nearer character trigrams are to the persona's than to others', hundredths\n\
+             others: perplexity of people who are none of the personas\n1.5 s"
         ),
         "{table}"
     );
