@@ -56,10 +56,9 @@ impl Difference {
         let per_cent = |share: f64| 100.0 * share;
         Some(Self {
             // exp(a - b) is the quotient of two perplexities.
-            perplexity: change(|tally| (tally.nll, tally.tokens))
-                .map(|nats| turned(nats, |nats| 100.0 * nats.exp_m1())),
-            hits_at_1: change(|tally| (tally.hits as f64, tally.ranked)).map(|share| turned(share, per_cent)),
-            f1: change(|tally| (tally.f1_sum, tally.generated)).map(|share| turned(share, per_cent)),
+            perplexity: change(Tally::nats).map(|nats| turned(nats, |nats| 100.0 * nats.exp_m1())),
+            hits_at_1: change(Tally::hit_share).map(|share| turned(share, per_cent)),
+            f1: change(Tally::f1_share).map(|share| turned(share, per_cent)),
         })
     }
 }

@@ -73,14 +73,11 @@ pub trait Learner {
 
 /// A model of natural language inference, which PAML's consistency asks.
 pub trait Judge {
-    /// Why the model can fail.
-    type Error: fmt::Display;
-
     /// Whether a sentence follows from a text (1), contradicts it (-1), or neither (0).
     ///
     /// # Errors
-    /// Where the model fails.
-    fn judge(&mut self, text: &str, sentence: &str) -> Result<i8, Self::Error>;
+    /// Where the model fails: why.
+    fn judge(&mut self, text: &str, sentence: &str) -> Result<i8, String>;
 }
 
 /// What is evaluated.
@@ -283,36 +280,24 @@ where
     L: Learner + Send,
     L::Error: fmt::Display + Send,
 {
-    evaluate_judged(learners, encoder, tasks, options, progress, None::<&mut Nobody>)
-}
-
-/// Nobody judges.
-enum Nobody {}
-
-impl Judge for Nobody {
-    type Error = String;
-
-    fn judge(&mut self, _: &str, _: &str) -> Result<i8, String> {
-        match *self {}
-    }
+    evaluate_judged(learners, encoder, tasks, options, progress, None)
 }
 
 /// [`evaluate`], and a judge says of each generated reply how consistent it is with each of the persona's sentences.
 ///
 /// # Errors
 /// As [`evaluate`]; [`EvaluateError::Judge`].
-pub fn evaluate_judged<L, J>(
+pub fn evaluate_judged<L>(
     learners: &mut [L],
     encoder: &Encoder,
     tasks: &[Task],
     options: &Options,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
-    mut judge: Option<&mut J>,
+    mut judge: Option<&mut dyn Judge>,
 ) -> Result<Outcome, EvaluateError<L::Error>>
 where
     L: Learner + Send,
     L::Error: fmt::Display + Send,
-    J: Judge,
 {
     let started = Instant::now();
     let plan = Plan::new(encoder, tasks, options)?;
@@ -359,7 +344,7 @@ where
                 let sentences = tasks.get(*persona).map(|task| task.persona.as_slice()).unwrap_or_default();
                 for reply in replies.iter().filter(|_| !sentences.is_empty()) {
                     for sentence in sentences {
-                        let verdict = judge.judge(reply, sentence).map_err(|e| EvaluateError::Judge(e.to_string()))?;
+                        let verdict = judge.judge(reply, sentence).map_err(EvaluateError::Judge)?;
                         tally.consistency += i64::from(verdict.signum());
                     }
                     tally.judged += 1;

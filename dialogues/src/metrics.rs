@@ -129,37 +129,61 @@ impl Tally {
         self.reference_tokens += other.reference_tokens;
     }
 
+    /// Nats, and the tokens that they are of: as all that follow a sum and its count, whose quotient is a metric.
+    pub(crate) fn nats(&self) -> (f64, usize) {
+        (self.nll, self.tokens)
+    }
+
+    /// Gold candidates that were the top one, of those ranked.
+    pub(crate) fn hit_share(&self) -> (f64, usize) {
+        (self.hits as f64, self.ranked)
+    }
+
+    /// F1, of the replies that were generated.
+    pub(crate) fn f1_share(&self) -> (f64, usize) {
+        (self.f1_sum, self.generated)
+    }
+
+    /// Own words that the replies use beyond those that other people's use, of all.
+    pub(crate) fn recall_share(&self) -> (f64, usize) {
+        (self.recalled as f64 - self.recalled_elsewhere, self.own_words)
+    }
+
+    /// How much nearer the style is than other people's, of the personas whose style was measured.
+    pub(crate) fn style_share(&self) -> (f64, usize) {
+        (self.style_elsewhere - self.style, self.styled)
+    }
+
     /// `exp(nll / tokens)`; `None` without tokens.
     pub fn perplexity(&self) -> Option<f64> {
-        exp_mean(self.nll, self.tokens)
+        exp_mean(self.nats())
     }
 
     /// `exp(nll / words)`, which alone compares between tokenizers; `None` without words.
     pub fn perplexity_per_word(&self) -> Option<f64> {
-        exp_mean(self.nll, self.words)
+        exp_mean((self.nll, self.words))
     }
 
     /// Per cent of the ranked exchanges whose top candidate was the gold; `None` where nothing was ranked.
     pub fn hits_at_1(&self) -> Option<f64> {
-        (self.ranked > 0).then(|| 100.0 * self.hits as f64 / self.ranked as f64)
+        per_cent(self.hit_share())
     }
 
     /// Mean F1 of the generated replies in per cent; `None` where nothing was generated.
     pub fn f1(&self) -> Option<f64> {
-        (self.generated > 0).then(|| 100.0 * self.f1_sum / self.generated as f64)
+        per_cent(self.f1_share())
     }
 
     /// Per cent of the persona's own words that the generated replies use, less those that other personas' use; `None` where neither was
     /// measured.
     pub fn recall_margin(&self) -> Option<f64> {
-        let margin = self.recalled as f64 - self.recalled_elsewhere;
-        (self.own_words > 0).then(|| 100.0 * margin / self.own_words as f64)
+        per_cent(self.recall_share())
     }
 
     /// How much nearer the generated replies' style is to the persona's than to other personas', a hundredth of the distance of styles
     /// that have nothing in common; `None` where it was not measured.
     pub fn style_margin(&self) -> Option<f64> {
-        (self.styled > 0).then(|| 100.0 * (self.style_elsewhere - self.style) / self.styled as f64)
+        per_cent(self.style_share())
     }
 
     /// PAML's consistency of a generated reply (Madotto et al. 2019, equation 5): of the persona's sentences, those that it entails less those
@@ -170,11 +194,15 @@ impl Tally {
 
     /// Perplexity per token of the replies of people who are none of the personas; `None` where there are none.
     pub fn reference_perplexity(&self) -> Option<f64> {
-        exp_mean(self.reference_nll, self.reference_tokens)
+        exp_mean((self.reference_nll, self.reference_tokens))
     }
 }
 
 /// Infinity has no JSON, so a mean beyond what a double can exponentiate becomes the largest double.
-fn exp_mean(nll: f64, count: usize) -> Option<f64> {
+fn exp_mean((nll, count): (f64, usize)) -> Option<f64> {
     (count > 0).then(|| (nll / count as f64).exp().min(f64::MAX))
+}
+
+fn per_cent((sum, count): (f64, usize)) -> Option<f64> {
+    (count > 0).then(|| 100.0 * sum / count as f64)
 }

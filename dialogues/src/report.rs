@@ -89,9 +89,9 @@ impl Cell {
         };
         let per_cent = |[low, high]: [f64; 2]| [(100.0 * low).max(0.0), (100.0 * high).min(100.0)];
         Intervals {
-            perplexity: over(|tally| (tally.nll, tally.tokens)).map(|ends| ends.map(|end| end.exp().min(f64::MAX))),
-            hits_at_1: over(|tally| (tally.hits as f64, tally.ranked)).map(per_cent),
-            f1: over(|tally| (tally.f1_sum, tally.generated)).map(per_cent),
+            perplexity: over(Tally::nats).map(|ends| ends.map(|end| end.exp().min(f64::MAX))),
+            hits_at_1: over(Tally::hit_share).map(per_cent),
+            f1: over(Tally::f1_share).map(per_cent),
         }
     }
 }
@@ -267,9 +267,9 @@ impl Likeness {
         Some(Self {
             recall: 100.0 * total.recalled as f64 / total.own_words as f64,
             recall_margin: total.recall_margin()?,
-            recall_interval: over(|tally| (tally.recalled as f64 - tally.recalled_elsewhere, tally.own_words)),
+            recall_interval: over(Tally::recall_share),
             style_margin: total.style_margin()?,
-            style_interval: over(|tally| (tally.style_elsewhere - tally.style, tally.styled)),
+            style_interval: over(Tally::style_share),
         })
     }
 }

@@ -201,10 +201,7 @@ fn validation(path: &Path, checkpoint: &Path) -> Result<Vec<Task>, String> {
     let data = RunData::read(path, checkpoint).map_err(|error| error.to_string())?;
     for (file, expected) in data.train.iter().chain(&data.valid).zip(&data.sha256) {
         let (whole, _) = split_part(file);
-        let found = files::open_regular(&whole).and_then(|mut open| {
-            digest::sha256_reader(&mut open).map_err(|error| FileError::new(file, format!("cannot be read: {error}")))
-        });
-        if found.map_err(|error| error.to_string())?.0 != *expected {
+        if digest::sha256_file(&whole).map_err(|error| error.to_string())? != *expected {
             return Err(format!("{} has changed since the run", file.display()));
         }
     }

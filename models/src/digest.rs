@@ -6,10 +6,13 @@
 //! nothing, since it may be edited. A persona and a run name the digest of the base that they belong to.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::config::ModelConfig;
+use crate::error::{FileError, Result};
+use crate::files;
 use crate::params::{self, Tensors};
 
 /// SHA-256 (FIPS 180-4) as 64 lower-case hexadecimal digits.
@@ -25,6 +28,15 @@ pub fn sha256_reader(reader: &mut impl Read) -> io::Result<(String, u64)> {
     let mut hasher = HashingWriter::new(io::sink());
     let bytes = io::copy(reader, &mut io::BufWriter::with_capacity(1 << 18, &mut hasher))?;
     Ok((hasher.digest(), bytes))
+}
+
+/// The SHA-256 of a regular file.
+///
+/// # Errors
+/// It is none, or cannot be read.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let failed = |error: io::Error| FileError::new(path, format!("cannot be read: {error}"));
+    Ok(sha256_reader(&mut files::open_regular(path)?).map_err(failed)?.0)
 }
 
 /// The digest that says which frozen parameters φ something belongs to: over the configuration and, in the order of the

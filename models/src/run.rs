@@ -224,7 +224,7 @@ pub fn verify(checkpoint: &Path) -> Result<()> {
             return Err(FileError::new(&path, problem).remedy(restore));
         };
         let file = checkpoint.join(name);
-        if digest_of(&file).map_err(|error| error.remedy(restore))? != sum {
+        if digest::sha256_file(&file).map_err(|error| error.remedy(restore))? != sum {
             return Err(FileError::new(&file, "has another digest than it was written with").remedy(restore));
         }
         listed.insert(name);
@@ -246,7 +246,7 @@ pub fn verify(checkpoint: &Path) -> Result<()> {
 pub fn seal(checkpoint: &Path) -> Result<()> {
     let mut text = String::new();
     for name in names(checkpoint)?.into_iter().filter(|name| name != SUMS) {
-        text.push_str(&format!("{}  {name}\n", digest_of(&checkpoint.join(&name))?));
+        text.push_str(&format!("{}  {name}\n", digest::sha256_file(&checkpoint.join(&name))?));
     }
     files::write_atomic(&checkpoint.join(SUMS), |writer| writer.write_all(text.as_bytes()))
 }
@@ -261,11 +261,6 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     names.retain(|name| !name.starts_with('.'));
     names.sort_unstable();
     Ok(names)
-}
-
-fn digest_of(path: &Path) -> Result<String> {
-    let failed = |error: std::io::Error| FileError::new(path, format!("cannot be read: {error}"));
-    Ok(digest::sha256_reader(&mut files::open_regular(path)?).map_err(failed)?.0)
 }
 
 /// The inner loop of a checkpoint: that of the run, with α as it was then.

@@ -186,6 +186,13 @@ fn pictures(panels: &[Panel], caption: &str) -> Markup {
     }
 }
 
+/// The head of a table with a column for every K.
+fn every_k_head(view: &View<'_>, first: &str) -> Markup {
+    html! {
+        thead { tr { th.name scope="col" { (first) } @for k in &view.ks { th scope="col" { i { "K" } " = " (k) } } } }
+    }
+}
+
 fn every_k(view: &View<'_>) -> Markup {
     html! {
         @for metric in Metric::ALL.into_iter().filter(|metric| view.has(*metric)) {
@@ -193,7 +200,7 @@ fn every_k(view: &View<'_>) -> Markup {
                 summary { (metric.name()) " at every K" }
                 div.scroll tabindex="0" {
                     table {
-                        thead { tr { th.name scope="col" { "Method" } @for k in &view.ks { th scope="col" { i { "K" } " = " (k) } } } }
+                        (every_k_head(view, "Method"))
                         tbody {
                             @for (row, _) in view.results() {
                                 tr { (name(row)) @for k in &view.ks { (value(view, row, *k, metric)) } }
@@ -215,7 +222,7 @@ fn all_differences(view: &View<'_>) -> Markup {
                 h3 { (metric.name()) }
                 div.scroll tabindex="0" {
                     table {
-                        thead { tr { th.name scope="col" { "Compared" } @for k in &view.ks { th scope="col" { i { "K" } " = " (k) } } } }
+                        (every_k_head(view, "Compared"))
                         tbody {
                             @for line in differences::lines(view, metric) {
                                 tr {
@@ -308,7 +315,7 @@ fn costs_of_tests(view: &View<'_>) -> Markup {
                 summary { "What adapting and talking took in the tests" }
                 div.scroll tabindex="0" {
                     table {
-                        thead { tr { th.name scope="col" { "Method" } @for k in &view.ks { th scope="col" { i { "K" } " = " (k) } } } }
+                        (every_k_head(view, "Method"))
                         tbody {
                             @for (row, result) in view.results() {
                                 tr { (name(row)) @for &k in &view.ks { td { (last_cell(result, k).map_or_else(|| DASH.to_owned(), table::cost)) } } }
@@ -332,7 +339,7 @@ fn all_tried(view: &View<'_>) -> Markup {
                     table {
                         thead {
                             tr {
-                                @for head in tried.lead() { th.name scope="col" { (head) } }
+                                @for head in tried::LEAD { th.name scope="col" { (head) } }
                                 @for point in &tried.points { th scope="col" { (tried::name(point)) } }
                             }
                         }

@@ -50,19 +50,15 @@ pub fn markdown(view: &View<'_>) -> String {
 
     for metric in Metric::ALL.into_iter().filter(|metric| view.has(*metric)) {
         out.push_str(&format!("\n## {} at every K\n\n", metric.name()));
-        let mut head = vec!["Method".to_owned()];
-        head.extend(view.ks.iter().map(|k| format!("K = {k}")));
         let rows = view.results().map(|(row, _)| {
             let figures = view.ks.iter().map(|k| metric.text(figure(row, *k, metric)));
             std::iter::once(name(row)).chain(figures).collect()
         });
-        out.push_str(&table(&head, rows));
+        out.push_str(&table(&every_k_head(view, "Method"), rows));
     }
 
     for metric in differences::metrics(view) {
         out.push_str(&format!("\n## Differences of {}\n\n", metric.name()));
-        let head: Vec<String> =
-            std::iter::once(String::new()).chain(view.ks.iter().map(|k| format!("K = {k}"))).collect();
         let rows = differences::lines(view, metric).into_iter().map(|line| {
             let figures = line.figures.iter().map(|&figure| {
                 let text = differences::text(metric, figure);
@@ -70,7 +66,7 @@ pub fn markdown(view: &View<'_>) -> String {
             });
             std::iter::once(escape(&line.name)).chain(figures).collect()
         });
-        out.push_str(&table(&head, rows));
+        out.push_str(&table(&every_k_head(view, ""), rows));
     }
     if !comparison.differences.is_empty() {
         out.push_str(&format!("\n{}\n", differences::CAPTION));
@@ -80,7 +76,7 @@ pub fn markdown(view: &View<'_>) -> String {
     if !tried.lines.is_empty() {
         out.push_str("\n## What the validation personas chose\n\n");
         let head: Vec<String> =
-            tried.lead().map(str::to_owned).into_iter().chain(tried.points.iter().map(tried::name)).collect();
+            tried::LEAD.map(str::to_owned).into_iter().chain(tried.points.iter().map(tried::name)).collect();
         let rows = tried.lines.iter().map(|line| {
             let values = line.values.iter().map(|value| match value {
                 Some((text, true)) => format!("**{text}**"),
@@ -95,13 +91,11 @@ pub fn markdown(view: &View<'_>) -> String {
 
     if view.has_costs() {
         out.push_str("\n## What adapting and talking took in the tests\n\n");
-        let mut head = vec!["Method".to_owned()];
-        head.extend(view.ks.iter().map(|k| format!("K = {k}")));
         let rows = view.results().map(|(row, result)| {
             let cells = view.ks.iter().map(|&k| last_cell(result, k).map_or_else(|| DASH.to_owned(), cost));
             std::iter::once(name(row)).chain(cells).collect()
         });
-        out.push_str(&table(&head, rows));
+        out.push_str(&table(&every_k_head(view, "Method"), rows));
         out.push_str(&format!("\n{COST_CAPTION}\n"));
     }
 
@@ -136,6 +130,11 @@ pub const COST_CAPTION: &str = "Seconds of one adaptation, and milliseconds of a
 /// Seconds to adapt and milliseconds a token.
 pub fn cost(cell: &Cell) -> String {
     format!("{} s, {} ms", optional(cell.adapt_seconds, 2), optional(cell.token_ms, 1))
+}
+
+/// The head of a table with a column for every K.
+fn every_k_head(view: &View<'_>, first: &str) -> Vec<String> {
+    std::iter::once(first.to_owned()).chain(view.ks.iter().map(|k| format!("K = {k}"))).collect()
 }
 
 fn name(row: &Row<'_>) -> String {

@@ -8,6 +8,9 @@ use crate::view::View;
 pub const CAPTION: &str =
     "Perplexity of the validation personas, which no test is of; bold is what was tested, a dash diverged.";
 
+/// What stands before the points in a table.
+pub const LEAD: [&str; 3] = ["Method", "Seed", "K"];
+
 /// A way of adapting: the factor of the inner learning rate, and the passes.
 pub type Point = (f64, Option<usize>);
 
@@ -29,13 +32,6 @@ pub struct Grid {
     pub points: Vec<Point>,
     /// In the order of the methods.
     pub lines: Vec<Line>,
-}
-
-impl Grid {
-    /// What stands before the points in a table.
-    pub fn lead(&self) -> [&'static str; 3] {
-        ["Method", "Seed", "K"]
-    }
 }
 
 /// The grid of a comparison.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use crate::engine::Options;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::session::{Classifier, GraphOptions, OnnxRuntime};
 
 /// The graph: ids, mask and, where it has them, types of tokens in, a logit for each label out.
@@ -89,23 +89,22 @@ fn meaning(label: &str) -> Option<i8> {
 }
 
 impl Judge for Entailment {
-    type Error = Error;
-
-    fn judge(&mut self, text: &str, sentence: &str) -> Result<i8> {
-        let wrong = |error: String| Error::Impossible(format!("{TOKENIZER}: {error}"));
+    fn judge(&mut self, text: &str, sentence: &str) -> Result<i8, String> {
+        let wrong = |error: String| format!("{TOKENIZER}: {error}");
         let encoding = caught(|| self.tokenizer.encode((text, sentence), true)).map_err(wrong)?;
         let encoding = encoding.map_err(|error| wrong(error.to_string()))?;
         let row = |values: &[u32]| values.iter().take(self.most).map(|&value| i64::from(value)).collect::<Vec<_>>();
-        let logits = self.classifier.run(vec![
+        let rows = vec![
             ("input_ids", row(encoding.get_ids())),
             ("attention_mask", row(encoding.get_attention_mask())),
             ("token_type_ids", row(encoding.get_type_ids())),
-        ])?;
+        ];
+        let logits = self.classifier.run(rows).map_err(|error| error.to_string())?;
         if logits.len() != self.labels.len() || logits.iter().any(|logit| logit.is_nan()) {
             let (found, expected) = (logits.len(), self.labels.len());
-            return Err(Error::Impossible(format!(
+            return Err(format!(
                 "{MODEL}: gives {found} logits, or not-a-number among them, expected one for each of {expected} labels"
-            )));
+            ));
         }
         let best = logits.iter().zip(&self.labels).max_by(|(one, _), (other, _)| one.total_cmp(other));
         Ok(best.map_or(0, |(_, &says)| says))
@@ -223,7 +222,7 @@ mod tests {
             assert!(error.contains("config.json") && error.contains(part) && error.lines().count() == 1, "{error}");
         }
         stand_in(dir.path(), r#"{"0": "neutral", "1": "entailment", "2": "contradiction", "3": "neutral"}"#);
-        let error = Entailment::open(dir.path(), Options::default()).unwrap().judge("a", "b").unwrap_err().to_string();
+        let error = Entailment::open(dir.path(), Options::default()).unwrap().judge("a", "b").unwrap_err();
         assert!(error.contains("3 logits") && error.contains("4 labels"), "{error}");
         std::fs::remove_file(dir.path().join(TOKENIZER)).unwrap();
         assert!(Entailment::open(dir.path(), Options::default()).err().unwrap().to_string().contains(TOKENIZER));

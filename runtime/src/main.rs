@@ -9,7 +9,9 @@ use std::time::Instant;
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
-use marionette_dialogues::{Dialogue, Encoder, EvaluateError, InContext, evaluate_judged, group_by_persona, read_file};
+use marionette_dialogues::{
+    Dialogue, Encoder, EvaluateError, InContext, Judge, evaluate_judged, group_by_persona, read_file,
+};
 use marionette_models::bundle::Bundle;
 use marionette_models::interrupt::{self, Work};
 use marionette_models::terminal::{printable, printable_line, say};
@@ -287,6 +289,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let bar = progress::bar("evaluating", 0);
     let provider = engine.provider();
     let mut judge = args.nli.as_deref().map(|dir| Entailment::open(dir, args.common.options())).transpose()?;
+    let judge = judge.as_mut().map(|judge| judge as &mut dyn Judge);
     let positions = engine.manifest().model.n_positions;
     let learner = DeviceLearner::new(&mut engine, args.inner_lr);
     let hear = |at: marionette_dialogues::Progress| {
@@ -304,11 +307,11 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         ControlFlow::Continue(())
     };
     let result = match args.in_context {
-        None => evaluate_judged(&mut [learner], &encoder, &grouping.tasks, &options, hear, judge.as_mut()),
+        None => evaluate_judged(&mut [learner], &encoder, &grouping.tasks, &options, hear, judge),
         Some(context) => {
             let mut reader = [InContext::new(learner, positions)];
             let shown = context.encoder(&encoder);
-            evaluate_judged(&mut reader, &shown, &grouping.tasks, &options, hear, judge.as_mut())
+            evaluate_judged(&mut reader, &shown, &grouping.tasks, &options, hear, judge)
         }
     };
     bar.finish_and_clear();

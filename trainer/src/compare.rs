@@ -286,19 +286,16 @@ fn one(
     if report.interrupted || interrupt::asked() {
         return Err(TrainError::Interrupted);
     }
-    let (file, grid) = match method.in_context() {
-        None => (OUTCOME.to_owned(), options.grid.clone()),
-        Some(_) => (format!("{}.{OUTCOME}", method.name()), Grid::default()),
-    };
-    let how = How { in_context: method.in_context(), ..options.how.clone() };
     let learner = Trained::open(&run, None, compute.device)?;
-    let (outcome, tried) = test::test(&learner, personas, (&how, &grid), &run.join(file), compute)?;
-    let (learned, rates) = match method.in_context() {
+    let (file, grid, learned, rates) = match method.in_context() {
         None => {
             let table = learner.model.table();
-            (table.iter().map(marionette_models::params::TensorSpec::len).sum(), results::rates(&learner))
+            let learned = table.iter().map(marionette_models::params::TensorSpec::len).sum();
+            (OUTCOME.to_owned(), options.grid.clone(), learned, results::rates(&learner))
         }
-        Some(_) => (0, String::new()),
+        Some(_) => (format!("{}.{OUTCOME}", method.name()), Grid::default(), 0, String::new()),
     };
+    let how = How { in_context: method.in_context(), ..options.how.clone() };
+    let (outcome, tried) = test::test(&learner, personas, (&how, &grid), &run.join(file), compute)?;
     Ok(results::Done { seed, report, outcome, tried, curve: train::read_metrics(&run)?, learned, rates })
 }

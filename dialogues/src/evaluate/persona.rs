@@ -118,8 +118,8 @@ impl<'a> Plan<'a> {
         };
         let examples = encoded(self.encoder)?;
         let supports = match self.options.bare_support {
-            true => encoded(&self.encoder.clone().with_persona_text(false))?,
-            false => examples.clone(),
+            true => Cow::Owned(encoded(&self.encoder.clone().with_persona_text(false))?),
+            false => Cow::Borrowed(&examples),
         };
         let folds_of: Vec<(usize, Vec<Fold>)> =
             self.options.shots.iter().map(|&shots| (shots, leave_one_out(task, shots))).collect();

@@ -270,8 +270,6 @@ fn generated_replies_are_told_from_those_for_others() {
 fn a_judge_hears_every_reply_with_every_sentence() {
     struct Equal(usize);
     impl Judge for Equal {
-        type Error = String;
-
         fn judge(&mut self, text: &str, sentence: &str) -> Result<i8, String> {
             self.0 += 1;
             if self.0 > 40 { Err("enough".into()) } else { Ok(if text == sentence { 1 } else { -1 }) }

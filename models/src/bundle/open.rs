@@ -315,10 +315,7 @@ fn verify_weights_beside(dir: &Path) -> Result<()> {
 fn verify_digests(dir: &Path, manifest: &Manifest) -> Result<()> {
     for (name, entry) in manifest.files.iter().filter(|(name, _)| *name != WEIGHTS) {
         let path = dir.join(name);
-        let mut file = files::open_regular(&path)?;
-        let (digest, _) = digest::sha256_reader(&mut file)
-            .map_err(|error| FileError::new(&path, format!("cannot be read: {error}")))?;
-        same(&path, &digest, entry)?;
+        same(&path, &digest::sha256_file(&path)?, entry)?;
     }
     Ok(())
 }

@@ -59,8 +59,8 @@ pub struct Tried {
 pub fn best(tried: &[Tried], k: usize) -> Option<&Tried> {
     let known = tried.iter().map(|tried| tried.k).filter(|&known| known <= k).max()?;
     let of_k = tried.iter().filter(|tried| tried.k == known);
-    of_k.filter(|tried| tried.perplexity.is_some())
-        .min_by(|one, other| one.perplexity.unwrap_or(f64::MAX).total_cmp(&other.perplexity.unwrap_or(f64::MAX)))
+    let found = of_k.filter_map(|tried| Some((tried.perplexity?, tried)));
+    found.min_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, best)| best)
 }
 
 /// What was tried and tested so far, and by what settings it came.

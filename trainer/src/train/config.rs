@@ -66,7 +66,7 @@ impl Start {
         let adapters = checkpoint(run, Which::Best)?.join(ADAPTERS);
         let adapters = std::fs::canonicalize(&adapters)
             .map_err(|error| FileError::new(&adapters, format!("cannot be opened: {error}")))?;
-        let sha256 = digest_of(&adapters)?;
+        let sha256 = digest::sha256_file(&adapters)?;
         Ok(Self { adapters, sha256 })
     }
 
@@ -76,7 +76,7 @@ impl Start {
     /// The file has changed, or is of another base model or bottleneck.
     pub fn read(&self, shape: &ModelConfig, model: &RunModel) -> Result<Tensors> {
         let wrong = |problem: String| FileError::new(&self.adapters, problem).remedy("give --start another run");
-        if digest_of(&self.adapters)? != self.sha256 {
+        if digest::sha256_file(&self.adapters)? != self.sha256 {
             return Err(wrong("has changed since the run began with it".to_owned()).into());
         }
         let (adapters, metadata) = read_adapters(&self.adapters, shape, &model.adapter)?;
@@ -87,14 +87,9 @@ impl Start {
     }
 }
 
-fn digest_of(path: &Path) -> Result<String, FileError> {
-    let failed = |error: std::io::Error| FileError::new(path, format!("cannot be read: {error}"));
-    Ok(digest::sha256_reader(&mut files::open_regular(path)?).map_err(failed)?.0)
-}
-
 /// The digest of each dialogue file, those to train on first.
 pub(super) fn digests(data: &Data) -> Result<Vec<String>, FileError> {
-    let digest = |path: &PathBuf| digest_of(&marionette_dialogues::split_part(path).0);
+    let digest = |path: &PathBuf| digest::sha256_file(&marionette_dialogues::split_part(path).0);
     data.train.iter().chain(&data.valid).map(digest).collect()
 }
 

@@ -75,6 +75,14 @@ impl FromStr for InnerRate {
     }
 }
 
+impl InnerRate {
+    /// For a method: the rule, whether what α begins at is looked for, and that.
+    fn resolve(self, method: Method) -> (RateRule, bool, LearningRate) {
+        let start = LearningRate::Shared(self.start.unwrap_or(method.inner_rate()));
+        (self.rule, self.start.is_none() && !method.learns_base(), start)
+    }
+}
+
 /// The kind in which linear layers, attention and the head are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -267,7 +275,8 @@ impl Settings {
             }
         };
         let usual = if method.is_meta() { RateRule::Fixed } else { RateRule::Chosen };
-        let InnerRate { rule, start } = self.inner_lr.unwrap_or(InnerRate { rule: usual, start: None });
+        let inner_lr = self.inner_lr.unwrap_or(InnerRate { rule: usual, start: None });
+        let (inner_rate, find_inner_rate, rate) = inner_lr.resolve(method);
         let plan = if method == Method::None { Plan { iterations: 0, ..plan } } else { plan };
         let mut config = Config {
             model: RunModel {
@@ -279,15 +288,15 @@ impl Settings {
                 inner_loop: InnerLoop {
                     steps: self.inner_steps,
                     dialogues_per_step: self.dialogues_per_step,
-                    learning_rate: LearningRate::Shared(start.unwrap_or(method.inner_rate())),
+                    learning_rate: rate,
                 },
             },
             data: self.data,
             outer: Outer {
                 gradient,
                 learning_rate: learning_rate.unwrap_or(method.outer_rate()),
-                inner_rate: rule,
-                find_inner_rate: start.is_none() && !method.learns_base(),
+                inner_rate,
+                find_inner_rate,
                 precision: precision.unwrap_or(Precision::usual(device)),
                 plan,
             },
@@ -326,11 +335,9 @@ impl Settings {
         given.put("bottleneck", &mut model.adapter.bottleneck, bottleneck);
         given.put("inner_steps", &mut model.inner_loop.steps, inner_steps);
         given.put("dialogues_per_step", &mut model.inner_loop.dialogues_per_step, dialogues_per_step);
-        if let Some(InnerRate { rule, start }) = inner_lr {
-            outer.inner_rate = rule;
-            let method = method_of(model)?;
-            outer.find_inner_rate = start.is_none() && !method.learns_base();
-            model.inner_loop.learning_rate = LearningRate::Shared(start.unwrap_or(method.inner_rate()));
+        if let Some(inner_lr) = inner_lr {
+            (outer.inner_rate, outer.find_inner_rate, model.inner_loop.learning_rate) =
+                inner_lr.resolve(method_of(model)?);
         }
         let Data { train, valid, hold_out, test_part, support_dialogues, query_dialogues, validation_personas, .. } =
             self.data;
