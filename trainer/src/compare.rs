@@ -66,9 +66,9 @@ pub struct Options {
     /// The gradient of the outer loop, for methods that are meta-learned [default: maml]
     #[arg(long, value_enum, value_name = "GRADIENT")]
     pub meta: Option<Gradient>,
-    /// A run whose adapters extra-place and extra-place-unfixed begin with, instead of zero
+    /// A run whose adapters every method that learns adapters begins with, instead of zero; none has fresh ones
     #[arg(long, value_name = "RUN")]
-    pub meta_start: Option<PathBuf>,
+    pub start: Option<PathBuf>,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
@@ -261,7 +261,7 @@ fn settings(options: &Options, method: Method, seed: u64) -> Settings {
         inner_steps: options.inner_steps,
         inner_lr: rates.map(|rates| rates.inner),
         dialogues_per_step: options.dialogues_per_step,
-        start: options.meta_start.clone().filter(|_| method.is_meta() && method.learns_adapters()),
+        start: options.start.clone().filter(|_| method.bears_start()),
         data: options.data.clone(),
         outer: OuterOptions {
             meta: options.meta.filter(|_| method.is_meta()),

@@ -164,12 +164,13 @@ fn causal_mask(past: i64, length: i64, kind: Kind, device: Device) -> Result<Ten
     mask(&Tensor::f_ones([length, past + length], (Kind::Bool, device))?.f_tril(past)?, kind)
 }
 
-/// [B, 1, T, T]: token j sees token i where i ≤ j and i is of branch 0 or of j's branch. `branch` is i64 [B, T].
-fn branch_mask(branch: &Tensor, kind: Kind) -> Result<Tensor> {
+/// [B, 1, T, past + T]: token j sees the past, and token i where i ≤ j and i is of branch 0 or of j's branch. `branch` is
+/// i64 [B, T].
+fn branch_mask(branch: &Tensor, past: i64, kind: Kind) -> Result<Tensor> {
     let (batch, length) = branch.size2()?;
-    let column = branch.f_reshape([batch, 1, length])?;
+    let column = branch.f_constant_pad_nd([past, 0])?.f_unsqueeze(1)?;
     let same = column.f_eq_tensor(&branch.f_reshape([batch, length, 1])?)?;
-    mask(&column.f_eq(0)?.f_logical_or(&same)?.f_tril(0)?.f_unsqueeze(1)?, kind)
+    mask(&column.f_eq(0)?.f_logical_or(&same)?.f_tril(past)?.f_unsqueeze(1)?, kind)
 }
 
 /// Keys and values of the tokens so far, [B, G, S, dh] each, one pair a block.
@@ -182,6 +183,17 @@ impl Cache {
     /// S, the number of tokens so far.
     pub fn length(&self) -> i64 {
         self.blocks.first().and_then(|(keys, _)| keys.size().get(2).copied()).unwrap_or(0)
+    }
+
+    /// The cache of the first `tokens` tokens, a view.
+    ///
+    /// # Errors
+    /// What libtorch says, for more tokens than there are too.
+    pub fn first(&self, tokens: i64) -> Result<Self> {
+        let first = |(keys, values): &(Tensor, Tensor)| -> Result<_> {
+            Ok((keys.f_narrow(2, 0, tokens)?, values.f_narrow(2, 0, tokens)?))
+        };
+        Ok(Self { blocks: self.blocks.iter().map(first).collect::<Result<_>>()? })
     }
 }
 
@@ -261,6 +273,15 @@ impl Decoder {
         })
     }
 
+    /// [`Decoder::forward`] after the tokens in the cache, all of which are of branch 0, with `rows` counted from the first
+    /// new token.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_after(&self, cache: &mut Cache, ids: &Tensor, layout: Layout, rows: &Tensor) -> Result<Tensor> {
+        self.logits(&self.hidden(ids, layout, Some(cache))?.f_index_select(0, rows)?)
+    }
+
     /// Feeds tokens (i64 [B, T]) after those in the cache, and gives the logits [B, V] after the last one.
     ///
     /// # Errors
@@ -322,7 +343,7 @@ impl Decoder {
         let (kind, device) = (self.head.kind(), self.device());
         let past = cache.as_ref().map_or(0, |cache| cache.length());
         let mask = match layout.branch {
-            Some(branch) => branch_mask(branch, kind)?,
+            Some(branch) => branch_mask(branch, past, kind)?,
             None => causal_mask(past, length, kind, device)?,
         };
         let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
@@ -366,8 +387,10 @@ impl Decoder {
                     so_far
                 }
             };
-            let [key, value] = [self.for_each_head(&key)?, self.for_each_head(&value)?];
-            let attended = attention(&query, &key, &value, &mask)?;
+            let attended = match cache {
+                Some(_) => fused_attention(&query, &key, &value, &mask)?,
+                None => attention(&query, &self.for_each_head(&key)?, &self.for_each_head(&value)?, &mask)?,
+            };
             let attended = attended.f_transpose(1, 2)?.f_reshape([batch * length, -1])?;
             let attended = block.attn_proj.forward(&attended)?;
             x = x.f_add(&adapt(attended, block.attn_adapter.as_ref())?)?;
@@ -395,9 +418,14 @@ impl Decoder {
     }
 }
 
+/// The same by the kernel of libtorch, which never holds the [T, S] scores, with k and v [B, G, S, dh]. It cannot be differentiated
+/// twice, and what is read with a cache is never differentiated.
+fn fused_attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::f_scaled_dot_product_attention(query, key, value, Some(mask), 0.0, false, None, true)?)
+}
+
 /// softmax(q kᵀ / √dh + mask) v (Vaswani et al. 2017, section 3.2.1): q [B, H, T, dh], k and v [B, H, S, dh], to
-/// [B, H, T, dh]. Product by product, because the fused kernel of libtorch cannot be differentiated twice (and was no
-/// faster for dialogues of a hundred tokens).
+/// [B, H, T, dh], product by product.
 fn attention(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let width = query.size().last().copied().unwrap_or(1) as f64;
     let scores = query.f_mul_scalar(1.0 / width.sqrt())?.f_matmul(&key.f_transpose(-2, -1)?)?.f_add(mask)?;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use marionette_dialogues::{
-    Batch, Context, EvaluateError, Example, Grouping, InContext, Learner, Options as Tested, Outcome, Passes,
+    Context, EvaluateError, Example, Grouping, InContext, Learner, Options as Tested, Outcome, Passes,
     Progress as Heard, RankBy, Ranking, Sequence, Task, evaluate as evaluate_learners, read_file, reference,
 };
 use marionette_models::{InnerLoop, interrupt};
@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::data;
-use crate::decoder::{Cache, Decoder, Layout};
 use crate::error::{Result, TrainError};
 use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::progress::Progress;
-use crate::tensors::{self, Choices, TokenBatch};
+use crate::reader::Reader;
+use crate::tensors::{self, Choices};
 use crate::train::options::MOST_COUNTED;
 use crate::trained::Trained;
 use crate::workers::Compute;
@@ -131,7 +131,7 @@ pub struct TorchLearner {
     /// θ as it is now.
     parameters: Vec<Tensor>,
     /// The model at θ.
-    now: Decoder,
+    now: Reader,
     recipe: InnerLoop,
     /// α, one a tensor.
     rates: Vec<f32>,
@@ -152,7 +152,7 @@ impl TorchLearner {
             model: trained.model.handle(),
             start: handles(),
             parameters: handles(),
-            now: trained.model.at(&trained.start)?,
+            now: Reader::new(trained.model.at(&trained.start)?),
             recipe: trained.recipe.clone(),
             rates: trained.rates.iter().map(|rate| rate * factor).collect(),
             turn: 0,
@@ -161,9 +161,11 @@ impl TorchLearner {
         })
     }
 
-    fn tensor(&self, values: &[u32]) -> Result<Tensor> {
-        let values: Vec<i64> = values.iter().map(|&value| i64::from(value)).collect();
-        Ok(Tensor::f_from_slice(&values)?.f_to_device(self.model.device())?)
+    /// Moves on to other parameters, which have read nothing.
+    fn become_of(&mut self, parameters: Vec<Tensor>) -> Result<()> {
+        self.now = Reader::new(self.model.at(&parameters)?);
+        self.parameters = parameters;
+        Ok(())
     }
 }
 
@@ -173,8 +175,7 @@ impl Learner for TorchLearner {
     fn reset(&mut self) -> Result<()> {
         // libtorch counts threads for each thread that calls it, and this may be a new one.
         tch::set_num_threads(self.threads as i32);
-        self.parameters = self.start.iter().map(Tensor::shallow_clone).collect();
-        self.now = self.model.at(&self.parameters)?;
+        self.become_of(self.start.iter().map(Tensor::shallow_clone).collect())?;
         self.turn = 0;
         Ok(())
     }
@@ -188,28 +189,25 @@ impl Learner for TorchLearner {
         };
         for _ in 0..passes {
             let support = Support::new(&recipe, &examples, self.turn, self.model.device())?;
-            self.parameters = inner::adapt(&self.model, &self.parameters, &support, &self.rates)?.parameters;
+            let adapted = inner::adapt(&self.model, &self.parameters, &support, &self.rates)?;
+            self.become_of(adapted.parameters)?;
             self.turn += 1;
         }
-        self.now = self.model.at(&self.parameters)?;
         Ok(())
     }
 
     fn negative_log_likelihood(&mut self, sequence: &Sequence) -> Result<f64> {
-        let batch = TokenBatch::new(&Batch::new([sequence])?, self.model.device())?;
-        let loss = no_grad(|| self.now.language_loss(&batch))?;
-        Ok(loss.f_double_value(&[])? * batch.targets() as f64)
+        let (rows, targets): (Vec<u32>, Vec<u32>) =
+            sequence.predictions().map(|(before, target)| (before as u32, target)).unzip();
+        if rows.is_empty() {
+            return Ok(0.0);
+        }
+        let log_probs = self.now.log_probs(&sequence.ids, &rows, &targets, None)?;
+        Ok(-log_probs.f_sum(Kind::Double)?.f_double_value(&[])?)
     }
 
     fn rank(&mut self, ranking: &Ranking) -> Result<Vec<f32>> {
-        let row = |values: &[u32]| -> Result<Tensor> { Ok(self.tensor(values)?.f_unsqueeze(0)?) };
-        let (ids, positions, branch) = (row(&ranking.ids)?, row(&ranking.positions)?, row(&ranking.branch)?);
-        let layout = Layout { positions: Some(&positions), branch: Some(&branch) };
-        let log_probs = no_grad(|| -> Result<Tensor> {
-            let logits = self.now.forward(&ids, layout, Some(&self.tensor(&ranking.rows)?))?;
-            let targets = self.tensor(&ranking.targets)?.f_unsqueeze(1)?;
-            Ok(logits.f_log_softmax(-1, Kind::Float)?.f_gather(1, &targets, false)?)
-        })?;
+        let log_probs = self.now.log_probs(&ranking.ids, &ranking.rows, &ranking.targets, Some(ranking))?;
         Ok(tensors::to_host(&log_probs)?.values)
     }
 
@@ -218,25 +216,11 @@ impl Learner for TorchLearner {
             return Ok(None);
         }
         let choices = Choices::new(std::slice::from_ref(ranking), self.model.device())?;
-        Ok(Some(tensors::to_host(&no_grad(|| self.now.classify(&choices))?)?.values))
+        Ok(Some(tensors::to_host(&no_grad(|| self.now.decoder().classify(&choices))?)?.values))
     }
 
     fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>> {
-        let mut cache = Cache::default();
-        let mut input: Vec<i64> = prompt.iter().map(|&id| i64::from(id)).collect();
-        let mut reply = Vec::new();
-        // Greedy: the most likely token each time.
-        while reply.len() < max_new && prompt.len() + reply.len() < self.n_positions {
-            let ids = Tensor::f_from_slice(&input)?.f_unsqueeze(0)?.f_to_device(self.model.device())?;
-            let logits = no_grad(|| self.now.step(&ids, &mut cache))?;
-            let next = logits.f_argmax(-1, false)?.f_int64_value(&[0])?;
-            if next == i64::from(end) {
-                break;
-            }
-            reply.push(next as u32);
-            input = vec![next];
-        }
-        Ok(reply)
+        self.now.reply(prompt, end, max_new.min(self.n_positions.saturating_sub(prompt.len())))
     }
 }
 

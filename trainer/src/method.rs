@@ -98,6 +98,11 @@ impl Method {
         !self.learns_base() || self == Self::ExtraPlaceUnfixed
     }
 
+    /// Whether it can begin with the adapters of another run.
+    pub fn bears_start(self) -> bool {
+        self.learns_adapters() && self != Self::None
+    }
+
     /// Whether it is meta-learned; otherwise it follows the ordinary gradient over the same dialogues.
     pub fn is_meta(self) -> bool {
         matches!(self, Self::ReinitMaml | Self::InPlace | Self::ExtraPlaceUnfixed | Self::ExtraPlace)

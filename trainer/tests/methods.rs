@@ -59,6 +59,14 @@ fn adapters_of_another_run_can_be_begun_with() {
     works(&train(&folder, &format!("{once} --start usual --out meta")));
     let tensors = |file: &Path| safetensors_file::read(file).unwrap().0;
     assert_eq!(tensors(&folder.join("meta/checkpoints/step-0").join(ADAPTERS)), tensors(&best()));
+    // In a comparison by all whose adapters are trained.
+    let line = once.replace("run ", "compare ")
+        + " --methods extra-place,transfer-adapters,none --start usual --test valid.txt";
+    works(&train(&folder, &format!("{line} --shots 0 --folds 1 --max-tokens 0 --rank-by none --out compared")));
+    for (method, begins) in [("extra-place", true), ("transfer-adapters", true), ("none", false)] {
+        let start = folder.join(format!("compared/runs/{method}-seed1/checkpoints/step-0")).join(ADAPTERS);
+        assert_eq!(tensors(&start) == tensors(&best()), begins, "{method}");
+    }
     // The run goes on without them, and with the same ones elsewhere, but not with others.
     fs::rename(folder.join("usual"), folder.join("moved")).unwrap();
     works(&train(&folder, "run --resume --out meta --iterations 2"));
@@ -68,7 +76,8 @@ fn adapters_of_another_run_can_be_begun_with() {
     works(&train(&folder, "run --resume --out meta --iterations 3 --start moved"));
     // A new one needs what it names, and a method that has adapters.
     let begun = |more: &str| train(&folder, &format!("{once} {more} --out other"));
-    refuses(&begun("--start usual --method transfer"), 2, &["--start", "transfer has none"]);
+    refuses(&begun("--start usual --method transfer"), 2, &["--start", "transfer begins with none"]);
+    refuses(&begun("--start usual --method none"), 2, &["--start", "none begins with none"]);
     refuses(&begun("--start nowhere"), 1, &["nowhere"]);
     let whole = fs::read(best()).unwrap();
     fs::write(best(), &whole[..whole.len() - 1]).unwrap();

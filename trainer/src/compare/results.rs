@@ -49,11 +49,16 @@ pub fn machine(compute: Compute) -> String {
 
 /// What all methods share, in one line.
 pub fn recipe(options: &Options) -> String {
-    let Options { inner_steps, dialogues_per_step, bottleneck, data, plan, .. } = options;
+    let Options { inner_steps, dialogues_per_step, bottleneck, start, data, plan, .. } = options;
+    let start = start.as_ref().map(|run| format!("; adapters begin with those of {}", run.display()));
     format!(
         "{} meta-iterations at most of {} personas each, the best by validation; K = {} support and at most {} query \
-         dialogues; {inner_steps} inner SGD steps on {dialogues_per_step} dialogue(s) each; bottleneck {bottleneck}",
-        plan.iterations, plan.meta_batch, data.support_dialogues, data.query_dialogues
+         dialogues; {inner_steps} inner SGD steps on {dialogues_per_step} dialogue(s) each; bottleneck {bottleneck}{}",
+        plan.iterations,
+        plan.meta_batch,
+        data.support_dialogues,
+        data.query_dialogues,
+        start.unwrap_or_default()
     )
 }
 

@@ -189,8 +189,8 @@ impl Config {
     pub(crate) fn check(&self) -> Result<()> {
         let Self { model, data, outer, start } = self;
         let method = self.method()?;
-        if start.is_some() && !method.learns_adapters() {
-            let problem = format!("gives adapters, of which {} has none", model.method);
+        if start.is_some() && !method.bears_start() {
+            let problem = format!("gives adapters, but {} begins with none", model.method);
             return Err(TrainError::option("--start", problem));
         }
         if method.in_context().is_some() {
