@@ -69,6 +69,14 @@ pub trait Learner {
     /// # Errors
     /// Where the model fails.
     fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>, Self::Error>;
+
+    /// [`Learner::reply`] after each of some prompts, which are those of one dialogue: one by one, unless the learner can do better.
+    ///
+    /// # Errors
+    /// Where the model fails.
+    fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>, Self::Error> {
+        prompts.iter().map(|prompt| self.reply(prompt, end, max_new)).collect()
+    }
 }
 
 /// A model of natural language inference, which PAML's consistency asks.

@@ -76,6 +76,13 @@ impl<L> InContext<L> {
         chosen.into_iter().flatten().copied().collect()
     }
 
+    /// A prompt with them in front, and room for a reply.
+    fn after(&self, prompt: &[u32], max_new: usize) -> Vec<u32> {
+        let mut ids = self.before(prompt.len().saturating_add(max_new));
+        ids.extend(prompt);
+        ids
+    }
+
     /// A ranking whose history has them in front.
     fn after_dialogues(&self, ranking: &Ranking) -> Ranking {
         // Branches share positions: what counts is the last one.
@@ -127,9 +134,12 @@ impl<L: Learner> Learner for InContext<L> {
     }
 
     fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>, L::Error> {
-        let mut ids = self.before(prompt.len().saturating_add(max_new));
-        ids.extend(prompt);
-        self.learner.reply(&ids, end, max_new)
+        self.learner.reply(&self.after(prompt, max_new), end, max_new)
+    }
+
+    fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>, L::Error> {
+        let prompts: Vec<_> = prompts.iter().map(|prompt| self.after(prompt, max_new)).collect();
+        self.learner.replies(&prompts, end, max_new)
     }
 }
 
@@ -197,7 +207,10 @@ mod tests {
         assert_eq!(reader.negative_log_likelihood(&asked).unwrap(), 11.0);
         // The same targets after the same tokens: nothing of the dialogues is one.
         assert_eq!(reader.learner.asked.pop().unwrap(), [20, 21, 21, 22]);
-        // With room for a reply, the first dialogue has none.
+        // With room for a reply, the first dialogue has none; so it is with several prompts.
+        reader.replies(&[vec![20, 21], vec![22]], 0, 5).unwrap();
+        assert_eq!(reader.learner.asked.pop().unwrap(), [5, 6, 7, 8, 22]);
+        assert_eq!(reader.learner.asked.pop().unwrap(), [5, 6, 7, 8, 20, 21]);
         reader.reply(&[20, 21], 0, 5).unwrap();
         assert_eq!(reader.learner.asked.pop().unwrap(), [5, 6, 7, 8, 20, 21]);
         reader.reply(&[20; 12], 0, 5).unwrap();

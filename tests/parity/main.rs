@@ -318,7 +318,7 @@ fn the_trainers_cached_decoding_is_its_full_forward() {
     let mut worst = 0.0_f64;
     for (index, &id) in ids.iter().enumerate() {
         let one = Tensor::from_slice(&[id]).reshape([1, 1]);
-        let step = tch::no_grad(|| torch.step(&one, &mut cache)).unwrap();
+        let step = tch::no_grad(|| torch.step(&one, Layout::default(), &mut cache)).unwrap();
         worst = worst.max((step.get(0) - full.get(index as i64)).abs().max().double_value(&[]));
     }
     eprintln!("libtorch, cached decoding: worst error {worst:.1e}, at most 1e-4");

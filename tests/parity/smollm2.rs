@@ -173,7 +173,7 @@ fn the_greedy_continuation_is_that_of_transformers() {
     let (torch, mut cache) = (model.decoder(), Cache::default());
     let (mut input, mut found) = (prompt.clone(), Vec::new());
     for _ in &greedy.ids {
-        let logits = no_grad(|| torch.step(&row(&input), &mut cache)).unwrap();
+        let logits = no_grad(|| torch.step(&row(&input), Layout::default(), &mut cache)).unwrap();
         input = vec![logits.argmax(-1, false).int64_value(&[0]) as u32];
         found.extend(&input);
     }

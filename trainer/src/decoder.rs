@@ -153,24 +153,22 @@ fn activate(mlp: Mlp, x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Who sees whom: 0 where the token of the row sees the one of the column, −∞ elsewhere; broadcasts to [B, H, T, S].
-fn mask(sees: &Tensor, kind: Kind) -> Result<Tensor> {
-    let zeros = Tensor::f_zeros(sees.size(), (kind, sees.device()))?;
+/// Who sees whom, [T, past + T] or [B, 1, T, past + T]: 0 where the token of the row sees the one of the column, −∞ elsewhere. A token sees the past, as far as its row does, and the new tokens of branch 0 or of
+/// its own branch up to itself.
+fn mask(layout: Layout, past: i64, length: i64, kind: Kind, device: Device) -> Result<Tensor> {
+    let mut sees = Tensor::f_ones([length, past + length], (Kind::Bool, device))?.f_tril(past)?;
+    if let Some(branch) = layout.branch {
+        let column = branch.f_constant_pad_nd([past, 0])?.f_unsqueeze(1)?;
+        let same = column.f_eq_tensor(&branch.f_unsqueeze(2)?)?;
+        sees = column.f_eq(0)?.f_logical_or(&same)?.f_logical_and(&sees)?.f_unsqueeze(1)?;
+    }
+    if let Some(of_past) = layout.sees {
+        let others = past + length - of_past.size2()?.1;
+        let row = of_past.f_logical_not()?.f_constant_pad_nd([0, others])?.f_logical_not()?;
+        sees = row.f_unsqueeze(1)?.f_unsqueeze(1)?.f_logical_and(&sees)?;
+    }
+    let zeros = Tensor::f_zeros(sees.size(), (kind, device))?;
     Ok(zeros.f_masked_fill(&sees.f_logical_not()?, f64::NEG_INFINITY)?)
-}
-
-/// [T, past + T]: row j sees the past and the new tokens up to j.
-fn causal_mask(past: i64, length: i64, kind: Kind, device: Device) -> Result<Tensor> {
-    mask(&Tensor::f_ones([length, past + length], (Kind::Bool, device))?.f_tril(past)?, kind)
-}
-
-/// [B, 1, T, past + T]: token j sees the past, and token i where i ≤ j and i is of branch 0 or of j's branch. `branch` is
-/// i64 [B, T].
-fn branch_mask(branch: &Tensor, past: i64, kind: Kind) -> Result<Tensor> {
-    let (batch, length) = branch.size2()?;
-    let column = branch.f_constant_pad_nd([past, 0])?.f_unsqueeze(1)?;
-    let same = column.f_eq_tensor(&branch.f_reshape([batch, length, 1])?)?;
-    mask(&column.f_eq(0)?.f_logical_or(&same)?.f_tril(past)?.f_unsqueeze(1)?, kind)
 }
 
 /// Keys and values of the tokens so far, [B, G, S, dh] each, one pair a block.
@@ -195,6 +193,16 @@ impl Cache {
         };
         Ok(Self { blocks: self.blocks.iter().map(first).collect::<Result<_>>()? })
     }
+
+    /// The same for B rows, a view of the one that there is.
+    ///
+    /// # Errors
+    /// What libtorch says, for more rows than one too.
+    pub fn for_rows(&self, rows: i64) -> Result<Self> {
+        let expand = |tensor: &Tensor| tensor.f_expand([rows, -1, -1, -1], true);
+        let all = |(keys, values): &(Tensor, Tensor)| -> Result<_> { Ok((expand(keys)?, expand(values)?)) };
+        Ok(Self { blocks: self.blocks.iter().map(all).collect::<Result<_>>()? })
+    }
 }
 
 /// What a sequence is beside its tokens.
@@ -205,6 +213,8 @@ pub struct Layout<'a> {
     /// Branches, i64 [B, T]: token j sees token i where i ≤ j and i is of branch 0 or of j's branch. Ordinary text,
     /// branch 0 everywhere, where there are none.
     pub branch: Option<&'a Tensor>,
+    /// Which of the first tokens in the cache a row sees, bool [B, S]; it sees all others.
+    pub sees: Option<&'a Tensor>,
 }
 
 /// A decoder ([`ModelConfig`]). It holds handles to its tensors, so that gradients reach the caller's.
@@ -255,6 +265,11 @@ impl Decoder {
         })
     }
 
+    /// The shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
     /// The device of the tensors.
     pub fn device(&self) -> Device {
         self.wte.device()
@@ -286,9 +301,9 @@ impl Decoder {
     ///
     /// # Errors
     /// What libtorch says, for a position beyond the context too.
-    pub fn step(&self, ids: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+    pub fn step(&self, ids: &Tensor, layout: Layout, cache: &mut Cache) -> Result<Tensor> {
         let (batch, length) = ids.size2()?;
-        let hidden = self.hidden(ids, Layout::default(), Some(cache))?;
+        let hidden = self.hidden(ids, layout, Some(cache))?;
         self.logits(&hidden.f_reshape([batch, length, -1])?.f_select(1, length - 1)?)
     }
 
@@ -311,7 +326,7 @@ impl Decoder {
     /// # Errors
     /// What libtorch says.
     pub fn language_loss(&self, batch: &TokenBatch) -> Result<Tensor> {
-        let layout = Layout { positions: batch.positions.as_ref(), branch: None };
+        let layout = Layout { positions: batch.positions.as_ref(), ..Layout::default() };
         let logits = self.forward(&batch.ids, layout, Some(&batch.rows))?;
         Ok(logits.f_cross_entropy_loss::<Tensor>(&batch.targets, None, tch::Reduction::Mean, -100, 0.0)?)
     }
@@ -324,7 +339,7 @@ impl Decoder {
         let Some(classifier) = &self.classifier else {
             return Err(FileError::new("the model".as_ref(), "is missing").at(names::classifier().weight).into());
         };
-        let layout = Layout { positions: Some(&choices.positions), branch: Some(&choices.branch) };
+        let layout = Layout { positions: Some(&choices.positions), branch: Some(&choices.branch), ..Layout::default() };
         let hidden = self.hidden(&choices.ids, layout, None)?.f_index_select(0, &choices.ends)?;
         let scores = classifier.forward(&self.ln_f.forward(&hidden)?)?.f_reshape(choices.missing.size())?;
         Ok(scores.f_to_kind(self.ln_f.scale.kind())?.f_masked_fill(&choices.missing, f64::NEG_INFINITY)?)
@@ -342,10 +357,7 @@ impl Decoder {
         let (batch, length) = ids.size2()?;
         let (kind, device) = (self.head.kind(), self.device());
         let past = cache.as_ref().map_or(0, |cache| cache.length());
-        let mask = match layout.branch {
-            Some(branch) => branch_mask(branch, past, kind)?,
-            None => causal_mask(past, length, kind, device)?,
-        };
+        let mask = mask(layout, past, length, kind, device)?;
         let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
         let positions = match layout.positions {
             Some(positions) => positions.shallow_clone(),

@@ -138,7 +138,6 @@ pub struct TorchLearner {
     /// Passes so far.
     turn: usize,
     threads: usize,
-    n_positions: usize,
 }
 
 impl TorchLearner {
@@ -157,7 +156,6 @@ impl TorchLearner {
             rates: trained.rates.iter().map(|rate| rate * factor).collect(),
             turn: 0,
             threads,
-            n_positions: trained.model.config().n_positions,
         })
     }
 
@@ -220,7 +218,11 @@ impl Learner for TorchLearner {
     }
 
     fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>> {
-        self.now.reply(prompt, end, max_new.min(self.n_positions.saturating_sub(prompt.len())))
+        Ok(self.now.replies(&[prompt], end, max_new)?.pop().unwrap_or_default())
+    }
+
+    fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>> {
+        self.now.replies(prompts, end, max_new)
     }
 }
 

@@ -44,7 +44,7 @@ impl Reader {
             |values: &[u32]| -> Result<Tensor> { Ok(self.tensor(values.iter().skip(known).copied())?.f_unsqueeze(0)?) };
         let positions = ranking.map(|ranking| rest(&ranking.positions)).transpose()?;
         let branch = ranking.map(|ranking| rest(&ranking.branch)).transpose()?;
-        let layout = Layout { positions: positions.as_ref(), branch: branch.as_ref() };
+        let layout = Layout { positions: positions.as_ref(), branch: branch.as_ref(), ..Layout::default() };
         let rows = self.tensor(rows.iter().map(|row| row - known as u32))?;
         let mut cache = self.cache.first(known as i64)?;
         let logits = no_grad(|| self.decoder.forward_after(&mut cache, &rest(ids)?, layout, &rows))?;
@@ -67,26 +67,58 @@ impl Reader {
         Ok(logits.f_log_softmax(-1, Kind::Float)?.f_gather(1, &targets, false)?)
     }
 
-    /// At most `max_new` tokens after a prompt, the most likely one each time, up to but without the token `end`.
+    /// At most `max_new` tokens after each prompt, as far as the context reaches: the most likely one each time, up to but without
+    /// the token `end`. Prompts that others begin with are gone on from together.
     ///
     /// # Errors
     /// As [`Reader::log_probs`].
-    pub fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>> {
-        let mut reply = Vec::new();
-        let last = (prompt.len() as u32).checked_sub(1);
-        let Some(last) = last.filter(|_| max_new > 0) else { return Ok(reply) };
-        let (mut logits, mut cache) = self.logits(prompt, &[last], None)?;
+    pub fn replies<P: AsRef<[u32]>>(&mut self, prompts: &[P], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>> {
+        let n_positions = self.decoder.config().n_positions;
+        let has_room = |prompt: &[u32]| max_new > 0 && !prompt.is_empty() && prompt.len() < n_positions;
+        let mut waiting: Vec<(usize, &[u32])> = prompts.iter().map(AsRef::as_ref).enumerate().collect();
+        waiting.retain(|(_, prompt)| has_room(prompt));
+        let mut replies: Vec<(usize, Vec<u32>)> = Vec::new();
+        while let Some(&(_, longest)) = waiting.iter().max_by_key(|(_, prompt)| prompt.len()) {
+            let (together, others): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|(_, prompt)| longest.starts_with(prompt));
+            let lengths: Vec<usize> = together.iter().map(|(_, prompt)| prompt.len()).collect();
+            let found = self.replies_to_parts(longest, &lengths, end, max_new)?;
+            replies.extend(together.iter().zip(found).map(|(&(index, _), reply)| (index, reply)));
+            waiting = others;
+        }
+        let mut by_prompt = vec![Vec::new(); prompts.len()];
+        replies.into_iter().for_each(|(index, reply)| by_prompt[index] = reply);
+        Ok(by_prompt)
+    }
+
+    /// The same after the first so many tokens of a text, for each of B numbers.
+    fn replies_to_parts(&mut self, text: &[u32], lengths: &[usize], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>> {
+        let n_positions = self.decoder.config().n_positions;
+        let room = |length: usize| max_new.min(n_positions.saturating_sub(length));
+        let mut replies: Vec<Vec<u32>> = vec![Vec::new(); lengths.len()];
+        let mut room: Vec<usize> = lengths.iter().map(|&length| room(length)).collect();
+        let last: Vec<u32> = lengths.iter().map(|&length| length as u32 - 1).collect();
+        let (mut logits, cache) = self.logits(text, &last, None)?;
+        let mut cache = cache.for_rows(lengths.len() as i64)?;
+        let mut positions = self.tensor(last)?.f_unsqueeze(1)?;
+        let sees = self.tensor(0..text.len() as u32)?.f_le_tensor(&positions)?;
         loop {
-            let next = logits.f_argmax(-1, false)?.f_int64_value(&[0])? as u32;
-            if next == end {
-                return Ok(reply);
+            let next = Vec::<i64>::try_from(logits.f_argmax(-1, false)?)?;
+            for ((reply, room), &next) in replies.iter_mut().zip(&mut room).zip(&next) {
+                let goes_on = *room > reply.len() && next != i64::from(end);
+                match goes_on {
+                    true => reply.push(next as u32),
+                    false => *room = reply.len(),
+                }
             }
-            reply.push(next);
-            if reply.len() >= max_new {
-                return Ok(reply);
+            if replies.iter().zip(&room).all(|(reply, &room)| reply.len() >= room) {
+                return Ok(replies);
             }
-            let ids = self.tensor([next])?.f_unsqueeze(0)?;
-            logits = no_grad(|| self.decoder.step(&ids, &mut cache))?;
+            let ids = Tensor::f_from_slice(&next)?.f_unsqueeze(1)?.f_to_device(self.decoder.device())?;
+            // A reply that has ended is computed with the others, at a position that there is.
+            positions = positions.f_add_scalar(1)?.f_clamp_max(n_positions as i64 - 1)?;
+            let layout = Layout { positions: Some(&positions), branch: None, sees: Some(&sees) };
+            logits = no_grad(|| self.decoder.step(&ids, layout, &mut cache))?;
         }
     }
 }
@@ -120,7 +152,7 @@ mod tests {
         let tensor = |values: &[u32]| Tensor::from_slice(&values.iter().map(|&id| i64::from(id)).collect::<Vec<_>>());
         let row = |values: &[u32]| tensor(values).unsqueeze(0);
         let (positions, branch) = (of.map(|ranking| row(&ranking.positions)), of.map(|ranking| row(&ranking.branch)));
-        let layout = Layout { positions: positions.as_ref(), branch: branch.as_ref() };
+        let layout = Layout { positions: positions.as_ref(), branch: branch.as_ref(), ..Layout::default() };
         let logits = decoder.forward(&row(ids), layout, Some(&tensor(rows))).unwrap();
         logits.log_softmax(-1, Kind::Float).gather(1, &tensor(targets).unsqueeze(1), false)
     }
@@ -170,23 +202,33 @@ mod tests {
     #[test]
     fn replies_are_the_most_likely_tokens_and_end_at_their_end() {
         let (mut reader, decoder) = (Reader::new(decoder()), decoder());
-        let mut expected = vec![7, 2, 9];
-        for _ in 0..6 {
-            let row = |ids: &[u32]| Tensor::from_slice(&ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>());
-            let rows = Tensor::from_slice(&[expected.len() as i64 - 1]);
-            let logits = decoder.forward(&row(&expected).unsqueeze(0), Layout::default(), Some(&rows)).unwrap();
-            expected.push(logits.argmax(-1, false).int64_value(&[0]) as u32);
-        }
-        let expected = &expected[3..];
+        let alone = |prompt: &[u32], end: u32, max_new: usize| {
+            let mut ids: Vec<i64> = prompt.iter().map(|&id| i64::from(id)).collect();
+            while ids.len() < 20.min(prompt.len() + max_new) {
+                let rows = Tensor::from_slice(&[ids.len() as i64 - 1]);
+                let row = Tensor::from_slice(&ids).unsqueeze(0);
+                let next = decoder.forward(&row, Layout::default(), Some(&rows)).unwrap().argmax(-1, false);
+                match next.int64_value(&[0]) {
+                    next if next == i64::from(end) => break,
+                    next => ids.push(next),
+                }
+            }
+            ids[prompt.len()..].iter().map(|&id| id as u32).collect::<Vec<_>>()
+        };
+        let long: Vec<u32> = (0..17).map(|place| place * 7 % 30).collect();
+        // Some of them begin with others, one with nothing that was read, one has room for three tokens, one for none.
+        let prompts: Vec<&[u32]> = vec![&[7, 2, 9], &long[..4], &long[..9], &long, &long[..1], &[7, 2], &[], &[5; 20]];
         let never = u32::MAX;
-        assert_eq!(reader.reply(&[7, 2, 9], never, 6).unwrap(), expected);
-        // Again, now that it has read the prompt, and up to a token that comes.
-        let end = expected[3];
-        let first = expected.iter().position(|&id| id == end).unwrap();
-        assert_eq!(reader.reply(&[7, 2, 9], end, 6).unwrap(), expected[..first]);
-        assert_eq!(reader.reply(&[7, 2, 9], never, 2).unwrap(), expected[..2]);
-        assert!(
-            reader.reply(&[7, 2, 9], never, 0).unwrap().is_empty() && reader.reply(&[], never, 3).unwrap().is_empty()
-        );
+        let end = alone(&long[..9], never, 6)[3];
+        for (end, max_new) in [(never, 6), (end, 6), (never, 1), (end, 0)] {
+            let found = reader.replies(&prompts, end, max_new).unwrap();
+            for (prompt, found) in prompts.iter().zip(found) {
+                assert_eq!(
+                    found,
+                    if prompt.is_empty() { Vec::new() } else { alone(prompt, end, max_new) },
+                    "{prompt:?}"
+                );
+            }
+        }
     }
 }

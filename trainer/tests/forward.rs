@@ -127,7 +127,7 @@ fn decoding_with_a_cache_is_the_full_forward() {
         let mut worst_error = 0.0_f64;
         for _ in 0..64 {
             let row = |ids: &[i64]| Tensor::from_slice(ids).unsqueeze(0);
-            let step = no_grad(|| model.step(&row(&input), &mut cache)).unwrap();
+            let step = no_grad(|| model.step(&row(&input), Layout::default(), &mut cache)).unwrap();
             let whole = no_grad(|| model.forward(&row(&tokens), Layout::default(), None)).unwrap();
             let whole = whole.narrow(0, tokens.len() as i64 - 1, 1);
             worst_error = worst_error.max(worst(&step, &whole));
@@ -141,8 +141,8 @@ fn decoding_with_a_cache_is_the_full_forward() {
         // Several tokens after a past, too.
         let row = |ids: &[i64]| Tensor::from_slice(ids).unsqueeze(0);
         let mut cache = Cache::default();
-        let _ = no_grad(|| model.step(&row(&tokens[..10]), &mut cache)).unwrap();
-        let step = no_grad(|| model.step(&row(&tokens[10..15]), &mut cache)).unwrap();
+        let _ = no_grad(|| model.step(&row(&tokens[..10]), Layout::default(), &mut cache)).unwrap();
+        let step = no_grad(|| model.step(&row(&tokens[10..15]), Layout::default(), &mut cache)).unwrap();
         let whole = no_grad(|| model.forward(&row(&tokens[..15]), Layout::default(), None)).unwrap();
         assert!(worst(&step, &whole.narrow(0, 14, 1)) <= 1e-4);
         assert_eq!(cache.length(), 15);
@@ -162,7 +162,7 @@ fn branches_are_separate_passes() {
         }
         let row = |values: &[i64]| Tensor::from_slice(values).unsqueeze(0);
         let (positions, branch) = (row(&positions), row(&branch));
-        let layout = Layout { positions: Some(&positions), branch: Some(&branch) };
+        let layout = Layout { positions: Some(&positions), branch: Some(&branch), sees: None };
         let together = model.forward(&row(&ids), layout, None).unwrap();
         let mut first = history.len() as i64;
         let mut worst_error = 0.0_f64;

@@ -238,9 +238,10 @@ impl<'a> Plan<'a> {
             tally.words += sequence.words;
             tally.replies += sequence.replies;
         }
-        let mut kept = None;
         let (end, max_new) = (self.encoder.end_id(), self.options.max_new_tokens);
         let mut history: Vec<&str> = Vec::with_capacity(2 * dialogue.exchanges.len());
+        // The exchanges to reply to, and what to reply after.
+        let (mut asked, mut prompts) = (Vec::new(), Vec::new());
         for (index, exchange) in dialogue.exchanges.iter().enumerate() {
             history.push(&exchange.partner);
             if exchange.learned && !exchange.candidates.is_empty() && self.options.rank_by != RankBy::None {
@@ -250,21 +251,25 @@ impl<'a> Plan<'a> {
                 tally.ranked += 1;
             }
             if exchange.learned && max_new > 0 {
-                let prompt = self.encoder.prompt(&dialogue.persona, &history, max_new).map_err(Failure::Encode)?;
-                let started = Instant::now();
-                let ids = learner.reply(&prompt.ids, end, max_new).map_err(Failure::Learner)?;
-                cost.reply_seconds += started.elapsed().as_secs_f64();
-                let length = ids.iter().position(|&id| id == end).unwrap_or(ids.len());
-                cost.reply_tokens += (length + 1).min(max_new);
-                let reply = self.encoder.decode(ids.get(..length).unwrap_or_default());
-                tally.f1_sum += f1(&reply, &exchange.reply);
-                tally.generated += 1;
-                if sampled && index == sampled_exchange(dialogue) {
-                    kept = Some(reply.clone());
-                }
-                replies.push(reply);
+                asked.push((index, exchange));
+                prompts.push(self.encoder.prompt(&dialogue.persona, &history, max_new).map_err(Failure::Encode)?.ids);
             }
             history.push(&exchange.reply);
+        }
+        let started = Instant::now();
+        let generated = learner.replies(&prompts, end, max_new).map_err(Failure::Learner)?;
+        cost.reply_seconds += started.elapsed().as_secs_f64();
+        let mut kept = None;
+        for ((index, exchange), ids) in asked.into_iter().zip(generated) {
+            let length = ids.iter().position(|&id| id == end).unwrap_or(ids.len());
+            cost.reply_tokens += (length + 1).min(max_new);
+            let reply = self.encoder.decode(ids.get(..length).unwrap_or_default());
+            tally.f1_sum += f1(&reply, &exchange.reply);
+            tally.generated += 1;
+            if sampled && index == sampled_exchange(dialogue) {
+                kept = Some(reply.clone());
+            }
+            replies.push(reply);
         }
         Ok(Test { tally, replies, cost, sampled: kept })
     }
