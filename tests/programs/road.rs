@@ -1,6 +1,9 @@
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use marionette_models::run::{ADAPTERS, Which, checkpoint};
+use marionette_models::safetensors_file::{self, RawTensor};
 use marionette_tests::{Scratch, dialogues, root, tiny};
 use serde_json::Value;
 
@@ -30,6 +33,10 @@ pub fn road() -> &'static Road {
 
 /// Two meta-iterations: enough for every file, far too few to learn.
 fn train(scratch: &Scratch, out: &str) -> marionette_tests::Run {
+    train_with(scratch, out, &[])
+}
+
+fn train_with(scratch: &Scratch, out: &str, more: &[PathBuf]) -> marionette_tests::Run {
     let mut arguments = vec![
         "run".into(),
         "--base".into(),
@@ -54,6 +61,7 @@ fn train(scratch: &Scratch, out: &str) -> marionette_tests::Run {
     ] {
         arguments.extend([flag.into(), value.into()]);
     }
+    arguments.extend_from_slice(more);
     scratch.run("marionette-train", arguments)
 }
 
@@ -238,6 +246,42 @@ fn a_memory_limit_is_kept_and_explained() {
     let explained = kept.stderr();
     assert!(explained.contains("memory limit") && explained.contains("tokens at once"), "{explained}");
     assert!(explained.contains("held at most") && !explained.contains("more than the limit"), "{explained}");
+}
+
+/// What a run learned is passed on in half the bytes, goes the same road elsewhere, and names no place of this machine.
+#[test]
+fn a_start_is_passed_on_and_gone_on_from() {
+    let scratch = Scratch::new();
+    let (run, start, bundle) = (road().run(), scratch.path("start"), scratch.path("bundle"));
+    let publish = || scratch.run("marionette-train", ["publish".into(), run.clone(), "--out".into(), start.clone()]);
+    publish().done();
+    publish().refused(1, &["start", "exists already"]);
+    let adapters = |run: &Path| checkpoint(run, Which::Best).unwrap().join(ADAPTERS);
+    let (learned, passed_on) = [&run, &start].map(|run| safetensors_file::read(&adapters(run)).unwrap().0).into();
+    assert_eq!(learned.len(), passed_on.len());
+    for (name, whole) in learned {
+        let (whole, half) = (whole.to_f32().unwrap(), &passed_on[&name]);
+        assert_eq!(*half, RawTensor::f16(&whole.shape, &whole.values), "{name}");
+    }
+    let config = fs::read_to_string(start.join("config.toml")).unwrap();
+    assert!(config.contains("base = \"tiny\"") && config.contains("train = [\"valid.txt\"]"), "{config}");
+    let export = |base: Option<PathBuf>| {
+        let mut arguments = vec![start.clone(), "--out".into(), bundle.clone()];
+        arguments.extend(base.into_iter().flat_map(|base| ["--base".into(), base]));
+        scratch.run("marionette-export", arguments)
+    };
+    export(None).refused(1, &["tiny: is not a folder", "--base gives its new place"]);
+    export(Some(tiny())).done();
+    let checked = scratch.run("marionette", ["inspect".into(), bundle, "--check".into()]);
+    assert!(checked.done().contains("adapter tensors"), "{}", checked.stderr());
+    // Another run begins with it; itself it cannot go on.
+    let begun = train_with(&scratch, "begun", &["--start".into(), start.clone()]);
+    begun.done();
+    let first = safetensors_file::read(&scratch.path("begun/checkpoints/step-0").join(ADAPTERS)).unwrap().0;
+    assert!(first.iter().all(|(name, tensor)| tensor.to_f32() == passed_on[name].to_f32()));
+    let mut arguments: Vec<PathBuf> = ["run", "--resume", "--base"].map(PathBuf::from).into();
+    arguments.extend([tiny(), "--data".into(), dialogues("valid"), "--out".into(), start]);
+    scratch.run("marionette-train", arguments).refused(1, &["state.json"]);
 }
 
 #[test]

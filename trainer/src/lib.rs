@@ -20,6 +20,7 @@ pub mod model;
 pub mod optimiser;
 pub mod pretrain;
 pub mod progress;
+pub mod publish;
 mod reader;
 mod rotary;
 pub mod tensorboard;

@@ -9,7 +9,7 @@ use marionette_models::interrupt::{self, Work};
 use marionette_models::terminal::{printable, say};
 use marionette_trainer::device::DeviceName;
 use marionette_trainer::workers::Compute;
-use marionette_trainer::{Result, TrainError, compare, data, evaluate, memory, pretrain, train};
+use marionette_trainer::{Result, TrainError, compare, data, evaluate, memory, pretrain, publish, train};
 
 /// Meta-trains persona adapters for a language model (MAMLviaPP).
 #[derive(Parser)]
@@ -69,6 +69,8 @@ enum Command {
     Evaluate(Evaluate),
     /// Train and evaluate every method, and report: the paper's table, figure and samples
     Compare(Compare),
+    /// Make of a run's adapters a small run directory to pass on
+    Publish(Publish),
     /// Say what dialogue files hold: dialogues, personas, replies, tokens
     Data(Data),
 }
@@ -132,6 +134,14 @@ struct Compare {
 }
 
 #[derive(clap::Args)]
+struct Publish {
+    #[command(flatten)]
+    options: publish::Options,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(clap::Args)]
 struct Data {
     /// Dialogue files, of any format that can be trained on
     #[arg(required = true, value_name = "FILE")]
@@ -190,6 +200,10 @@ fn run(arguments: Arguments, given: &train::Given) -> Result<ExitCode> {
             let words: Vec<String> = std::env::args().collect();
             let table = compare::compare(&options, machine.compute(workers)?, words.join(" "))?;
             print(table)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Publish(Publish { options, machine }) => {
+            print(publish::publish(&options, machine.open()?.0)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Data(Data { files, base, offline, json }) => {

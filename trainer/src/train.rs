@@ -8,7 +8,7 @@ mod config;
 mod forecast;
 mod metrics;
 pub(crate) mod options;
-mod probe;
+pub(crate) mod probe;
 mod sampler;
 mod state;
 mod tasks;
@@ -18,6 +18,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use indicatif::HumanDuration;
+use marionette_dialogues::Batch;
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
 use marionette_models::{FileError, interrupt, params};
@@ -37,7 +38,7 @@ use marionette_models::terminal::say;
 pub(crate) use begin::encoder;
 use begin::{begin, read_personas};
 pub use check::{DeviceCheck, check_device};
-pub use config::{Config, Difference, Outer, method_of};
+pub use config::{Config, Difference, Outer, Start, method_of};
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
 pub use options::{Data, Given, Gradient, InnerRate, OuterOptions, Plan, Precision, RateRule, Settings};
@@ -435,7 +436,8 @@ impl Run<'_> {
         let adapters = params::adapter_table(self.model.config(), &self.config.model.adapter);
         let probed: Vec<_> = self.held.iter().take(1).flat_map(|persona| persona.windows().take(2)).collect();
         // The device computes in 32 bits, whatever the training was in.
-        let probe = probe::record(&self.model.unrounded(), &parameters, &adapters, &probed, &recipe)?;
+        let batch = Batch::new(probed.iter().map(|example| &example.sequence))?;
+        let probe = probe::record(&self.model.unrounded(), &parameters, &adapters, batch, &recipe)?;
         Ok(probe.write(&self.out.join(PROBE))?)
     }
 }

@@ -1,6 +1,6 @@
 //! The probe: what libtorch computes on a small batch, for the device to compare with.
 
-use marionette_dialogues::{Batch, Example};
+use marionette_dialogues::Batch;
 use marionette_models::InnerLoop;
 use marionette_models::params::TensorSpec;
 use marionette_models::probe::{Probe, sample};
@@ -21,10 +21,9 @@ pub fn record(
     model: &Model,
     parameters: &[Tensor],
     adapters: &[TensorSpec],
-    examples: &[&Example],
+    batch: Batch,
     recipe: &InnerLoop,
 ) -> Result<Probe> {
-    let batch = Batch::new(examples.iter().map(|example| &example.sequence))?;
     let tokens = TokenBatch::new(&batch, model.device())?;
     let ids = tokens.ids.f_narrow(0, 0, 1)?;
     let length = batch.length as i64;
