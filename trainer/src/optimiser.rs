@@ -60,19 +60,25 @@ impl AdamState {
         self.steps
     }
 
-    /// One step in place: p ← p − η (m̂ / (√v̂ + ε) + λ p), with one gradient a parameter.
+    /// One step in place: p ← p − η (m̂ / (√v̂ + ε) + λ p), with one gradient and one η a parameter.
     ///
     /// # Errors
     /// What libtorch says.
-    pub fn step(&mut self, parameters: &mut [Tensor], gradients: &[Tensor], learning_rate: f64) -> Result<()> {
+    pub fn step(
+        &mut self,
+        parameters: &mut [Tensor],
+        gradients: &[Tensor],
+        learning_rate: impl Fn(usize) -> f64,
+    ) -> Result<()> {
         let Adam { beta_1, beta_2, epsilon } = self.settings;
         self.steps += 1;
         let (correction_1, correction_2) = (1.0 - beta_1.powi(self.steps), 1.0 - beta_2.powi(self.steps));
         let moments = self.first.iter_mut().zip(&mut self.second);
         no_grad(|| {
-            for (((parameter, gradient), (first, second)), decay) in
-                parameters.iter_mut().zip(gradients).zip(moments).zip(&self.decay)
+            for (index, (((parameter, gradient), (first, second)), decay)) in
+                parameters.iter_mut().zip(gradients).zip(moments).zip(&self.decay).enumerate()
             {
+                let learning_rate = learning_rate(index);
                 let _ = first.f_lerp_(gradient, 1.0 - beta_1)?;
                 let _ = second.f_lerp_(&gradient.f_square()?, 1.0 - beta_2)?;
                 let root = (second.f_sqrt()? / correction_2.sqrt()).f_add_scalar_(epsilon)?;
@@ -122,11 +128,11 @@ mod tests {
         let mut parameters = [Tensor::from_slice(&[1.0_f64, 2.0])];
         let mut state = AdamState::new(settings, &parameters, |_| 0.0).unwrap();
         // The first step is η sign(g), whatever g is.
-        state.step(&mut parameters, &[Tensor::from_slice(&[4.0_f64, -0.5])], 0.1).unwrap();
+        state.step(&mut parameters, &[Tensor::from_slice(&[4.0_f64, -0.5])], |_| 0.1).unwrap();
         let expected = Tensor::from_slice(&[0.9_f64, 2.1]);
         assert!((&parameters[0] - expected).abs().max().double_value(&[]) < 1e-12);
         // Then g = 0: m̂ = 0.09 · 4 / 0.19, v̂ = 0.0099 · 16 / 0.0199 for the first value.
-        state.step(&mut parameters, &[Tensor::from_slice(&[0.0_f64, 0.0])], 0.1).unwrap();
+        state.step(&mut parameters, &[Tensor::from_slice(&[0.0_f64, 0.0])], |_| 0.1).unwrap();
         let update = 0.1 * (0.09 * 4.0 / 0.19) / (0.0099_f64 * 16.0 / 0.0199).sqrt();
         assert!((parameters[0].double_value(&[0]) - (0.9 - update)).abs() < 1e-12);
     }
@@ -136,7 +142,7 @@ mod tests {
         let mut parameters = [Tensor::from_slice(&[2.0_f64])];
         let settings = Adam { beta_1: 0.9, beta_2: 0.99, epsilon: 1e-8 };
         let mut state = AdamState::new(settings, &parameters, |_| 0.5).unwrap();
-        state.step(&mut parameters, &[Tensor::from_slice(&[0.0_f64])], 0.1).unwrap();
+        state.step(&mut parameters, &[Tensor::from_slice(&[0.0_f64])], |_| 0.1).unwrap();
         assert!((parameters[0].double_value(&[0]) - 2.0 * (1.0 - 0.1 * 0.5)).abs() < 1e-12);
     }
 

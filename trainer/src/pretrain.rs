@@ -278,7 +278,7 @@ fn train(
         }
         let mut gradients = Tensor::f_run_backward(&[&loss], trained, false, false)?;
         clip(&mut gradients, CLIP)?;
-        adam.step(trained, &gradients, options.rate(step, steps))?;
+        adam.step(trained, &gradients, |_| options.rate(step, steps))?;
 
         (sum, weights) = (0.98 * sum + value, 0.98 * weights + 1.0);
         report.steps = step + 1;

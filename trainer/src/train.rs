@@ -49,6 +49,9 @@ use tasks::{Draw, Judged, Tasks};
 
 /// The constants of the outer optimiser (Kingma & Ba 2015).
 const ADAM: Adam = Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8 };
+/// β of log α, where α is learned. α is a scale, so what counts is by what part of itself it moves, which has nothing to do with how
+/// far adapters move: with theirs it would change by a hundredth in twenty steps.
+const LOG_RATE: f64 = 0.02;
 /// The factor between the learning rates of which [`RateRule::Chosen`] takes one.
 const RATE_FACTOR: f32 = 3.0;
 
@@ -333,7 +336,9 @@ impl Run<'_> {
         if learned {
             moved.push(state.log_rates(&self.model)?);
         }
-        state.adam.step(&mut moved, &gradient, outer.learning_rate)?;
+        let is_log = |index| index >= state.parameters.len();
+        let rate = |index| if is_log(index) { LOG_RATE } else { outer.learning_rate };
+        state.adam.step(&mut moved, &gradient, rate)?;
         if learned && let Some(logs) = moved.last() {
             state.counters.rates = tensors::to_host(logs)?.values.iter().map(|log| log.exp()).collect();
         }

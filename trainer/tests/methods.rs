@@ -263,7 +263,9 @@ fn rates_are_learned_or_chosen() {
         let LearningRate::PerTensor(learned) = rates(meta) else { panic!("{:?}", rates(meta)) };
         assert_eq!(learned.len(), 16);
         // Adam's steps of 0.003 in log α: near the start, but elsewhere, and not all in one place.
-        assert!(learned.iter().all(|rate| *rate != 0.05 && (rate / 0.05).ln().abs() < 0.01), "{learned:?}");
+        // Two hundredths an iteration, whatever the rate of the outer loop is.
+        assert!(learned.iter().all(|rate| *rate != 0.05 && (rate / 0.05).ln().abs() < 0.0601), "{learned:?}");
+        assert!(learned.iter().any(|rate| (rate / 0.05).ln().abs() > 0.055), "{learned:?}");
         assert!(learned.iter().any(|rate| *rate != learned[0]));
         let metrics = read_metrics(&folder.join(meta)).unwrap();
         let mean = learned.iter().map(|&rate| f64::from(rate)).sum::<f64>() / 16.0;
