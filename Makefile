@@ -1,7 +1,8 @@
 # Set-up happens by itself: each target fetches and builds what it misses, a second run fetches nothing.
 #
 #   make demo    meta-train, export, adapt to a persona, chat (after the build at most 4 minutes; with MODEL=smollm2, a model that
-#                speaks English, at most 10)
+#                speaks English, with a start that was meta-trained before, two)
+#   make smollm2-bundle   SmolLM2 with the start of models/smollm2-persona, in eight bits, into OUT (smollm2-bundle)
 #   make test    every test
 #   make build   the three binaries in target/release
 #   make check   format, lints, licences, documentation
@@ -13,7 +14,7 @@
 #   make sanitize   AddressSanitizer and Miri over the runtime's kernels; needs a nightly toolchain, and says how to get it
 #   make tiny    makes models/tiny again (about an hour on two cores)
 
-.PHONY: demo test build check bench sanitize fuzz faults tiny deps
+.PHONY: demo smollm2-bundle test build check bench sanitize fuzz faults tiny deps
 .DEFAULT_GOAL := build
 
 deps:
@@ -25,6 +26,9 @@ build: deps
 
 demo: build
 	@scripts/demo.sh $(MODEL)
+
+smollm2-bundle: build
+	@scripts/smollm2-bundle.sh $(or $(OUT),smollm2-bundle)
 
 test: deps
 	cargo build --locked --workspace --bins

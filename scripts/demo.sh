@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The main job, from dialogues to a persona that answers: meta-train, export, check, adapt, measure, talk.
+# The main job, from dialogues to a persona that answers: a start, export, check, adapt, measure, talk.
 #
-#   scripts/demo.sh [tiny]      the bundled GPT-2, and invented personas of few words
-#   scripts/demo.sh smollm2     SmolLM2-135M-Instruct, which speaks English, and a person
+#   scripts/demo.sh [tiny]      the bundled GPT-2, and invented personas of few words: the start is meta-trained here
+#   scripts/demo.sh smollm2     SmolLM2-135M-Instruct, which speaks English, with the bundled start
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=target/release
@@ -12,20 +12,14 @@ step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 # dialogues FILE FIRST LAST: so many dialogues of a file in ConvAI2's format.
 dialogues() { awk -v first="$2" -v last="$3" '/^1 / { n++ } n >= first && n <= last' "$1"; }
 
-out=demo base=models/tiny train=models/tiny/dialogues/train.txt shots=5
-training=(--valid models/tiny/dialogues/valid.txt --iterations 60 --validate-every 10 --meta-batch 4 --support-dialogues "$shots")
+out=demo shots=5 who=models/tiny/dialogues/test.txt last=8
 adapting=() talking=()
-who=models/tiny/dialogues/test.txt
 case $model in
 tiny) ;;
 smollm2)
-    out=demo-smollm2 base=demo-smollm2/model
-    # First order, a few minutes: what 135 million parameters allow on two cores.
-    training=(--meta fomaml --inner-lr 0.03 --outer-lr 0.0005 --iterations 6 --validate-every 6 --validation-personas 2
-        --meta-batch 4 --support-dialogues 3 --query-dialogues 1)
+    out=demo-smollm2 who=models/people/maud.txt last=12
     # So small a model repeats itself, greedy or not, unless it is told.
-    adapting=(--epochs 2) talking=(--repetition-penalty 1.2 --max-tokens 48)
-    who=models/people/maud.txt
+    talking=(--repetition-penalty 1.2 --max-tokens 48)
     ;;
 *)
     printf 'demo: there is no demo of %s: tiny, smollm2\n' "$model" >&2
@@ -36,28 +30,22 @@ rm -rf "$out"
 mkdir -p "$out"
 start=$SECONDS
 
-if [ "$model" = smollm2 ]; then
-    step "0. SmolLM2-135M-Instruct, out of a GGUF file"
-    scripts/smollm2.sh
-    "$bin/marionette-export" import .deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --context 2048 --out "$base"
-    real=../shared/data/convai2/dialogues.txt
-    if [ -e "$real" ]; then
-        # Real people: who is held out is not trained on.
-        cargo run --quiet --release --locked -p marionette-dialogues --example split -- --data "$real" --hold-out 0.1 --out "$out/data"
-        train=$out/data/rest.txt who=$out/data/held-out/1.txt
-    fi
+if [ "$model" = tiny ]; then
+    step "1. Meta-training: many personas teach the adapters how to learn one from a few dialogues"
+    "$bin/marionette-train" run --base models/tiny --data models/tiny/dialogues/train.txt --valid models/tiny/dialogues/valid.txt \
+        --out "$out/run" --iterations 60 --validate-every 10 --meta-batch 4 --support-dialogues "$shots"
+    step "2. Export to ONNX, and the parity check: does ONNX Runtime compute here what libtorch did?"
+    "$bin/marionette-export" "$out/run" --out "$out/bundle"
+else
+    step "1. Meta-training was done before: models/smollm2-persona"
+    step "2. SmolLM2 out of a GGUF file, export to ONNX in eight bits, and the parity check: does ONNX Runtime compute here what libtorch did?"
+    scripts/smollm2-bundle.sh "$out/bundle"
 fi
-
-step "1. Meta-training: many personas teach the adapters how to learn one from a few dialogues"
-"$bin/marionette-train" run --base "$base" --data "$train" --out "$out/run" "${training[@]}"
-
-step "2. Export to ONNX, and the parity check: does ONNX Runtime compute here what libtorch did?"
-"$bin/marionette-export" "$out/run" --out "$out/bundle"
 "$bin/marionette" inspect "$out/bundle" --check
 
 step "3. Adapting to a persona that no training saw, with $shots of its dialogues"
 dialogues "$who" 1 "$shots" >"$out/persona.txt"
-dialogues "$who" $((shots + 1)) 8 >"$out/persona-other.txt"
+dialogues "$who" $((shots + 1)) "$last" >"$out/persona-other.txt"
 head -n 40 "$out/persona.txt" | sed -n 's/^[0-9]* your persona: /   who it is: /p' | sort -u
 printf '   (these sentences are for you: it only sees the dialogues)\n'
 "$bin/marionette" adapt "$out/bundle" --home "$out/home" --persona demo --dialogues "$out/persona.txt" "${adapting[@]}"

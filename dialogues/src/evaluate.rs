@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use crate::in_context::{Context, InContext};
 use crate::likeness;
 use crate::rank::RankBy;
 use crate::report::{Cell, Cost, Outcome};
@@ -79,6 +80,38 @@ pub trait Learner {
     }
 }
 
+impl<L: Learner> Learner for &mut L {
+    type Error = L::Error;
+
+    fn reset(&mut self) -> Result<(), L::Error> {
+        (**self).reset()
+    }
+
+    fn adapt(&mut self, support: &[Example], passes: Passes) -> Result<(), L::Error> {
+        (**self).adapt(support, passes)
+    }
+
+    fn negative_log_likelihood(&mut self, sequence: &Sequence) -> Result<f64, L::Error> {
+        (**self).negative_log_likelihood(sequence)
+    }
+
+    fn rank(&mut self, ranking: &Ranking) -> Result<Vec<f32>, L::Error> {
+        (**self).rank(ranking)
+    }
+
+    fn classify(&mut self, ranking: &Ranking) -> Result<Option<Vec<f32>>, L::Error> {
+        (**self).classify(ranking)
+    }
+
+    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>, L::Error> {
+        (**self).reply(prompt, end, max_new)
+    }
+
+    fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>, L::Error> {
+        (**self).replies(prompts, end, max_new)
+    }
+}
+
 /// A model of natural language inference, which PAML's consistency asks.
 pub trait Judge {
     /// Whether a sentence follows from a text (1), contradicts it (-1), or neither (0).
@@ -110,8 +143,8 @@ pub struct Options {
     /// Dialogues of people who are none of the personas: what a learner forgets of them by adapting is measured after every test of a
     /// persona's first fold.
     pub reference: Vec<Sequence>,
-    /// Whether the dialogues to adapt on are without the persona's sentences, wherever else these stand in front.
-    pub bare_support: bool,
+    /// Learn nothing: let what is to be adapted on stand in the prompt, without the persona's sentences wherever these stand.
+    pub in_context: Option<Context>,
 }
 
 impl Options {
@@ -173,7 +206,7 @@ impl Default for Options {
             rank_by: RankBy::Mean,
             samples: 0,
             reference: Vec::new(),
-            bare_support: false,
+            in_context: None,
         }
     }
 }
@@ -296,6 +329,28 @@ where
 /// # Errors
 /// As [`evaluate`]; [`EvaluateError::Judge`].
 pub fn evaluate_judged<L>(
+    learners: &mut [L],
+    encoder: &Encoder,
+    tasks: &[Task],
+    options: &Options,
+    progress: impl FnMut(Progress) -> ControlFlow<()>,
+    judge: Option<&mut dyn Judge>,
+) -> Result<Outcome, EvaluateError<L::Error>>
+where
+    L: Learner + Send,
+    L::Error: fmt::Display + Send,
+{
+    match options.in_context {
+        None => test(learners, encoder, tasks, options, progress, judge),
+        Some(context) => {
+            let reader = |learner| InContext::new(learner, encoder.n_positions());
+            let mut readers: Vec<_> = learners.iter_mut().map(reader).collect();
+            test(&mut readers, &context.encoder(encoder), tasks, options, progress, judge)
+        }
+    }
+}
+
+fn test<L>(
     learners: &mut [L],
     encoder: &Encoder,
     tasks: &[Task],

@@ -34,7 +34,7 @@ pub use error::{DataError, EncodeError};
 pub use evaluate::{
     EvaluateError, Judge, Learner, Options, Passes, PlanError, Progress, evaluate, evaluate_judged, reference,
 };
-pub use in_context::{Context, InContext};
+pub use in_context::Context;
 pub use interval::ratio_interval;
 pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use overlap::Overlap;

@@ -9,9 +9,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
-use marionette_dialogues::{
-    Dialogue, Encoder, EvaluateError, InContext, Judge, evaluate_judged, group_by_persona, read_file,
-};
+use marionette_dialogues::{Dialogue, Encoder, EvaluateError, Judge, evaluate_judged, group_by_persona, read_file};
 use marionette_models::bundle::Bundle;
 use marionette_models::interrupt::{self, Work};
 use marionette_models::terminal::{printable, printable_line, say};
@@ -278,7 +276,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         rank_by: args.rank_by,
         samples: 0,
         reference: Vec::new(),
-        bare_support: args.in_context.is_some(),
+        in_context: args.in_context,
     };
     options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
     let (mut engine, encoder, _) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
@@ -290,7 +288,6 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let provider = engine.provider();
     let mut judge = args.nli.as_deref().map(|dir| Entailment::open(dir, args.common.options())).transpose()?;
     let judge = judge.as_mut().map(|judge| judge as &mut dyn Judge);
-    let positions = engine.manifest().model.n_positions;
     let learner = DeviceLearner::new(&mut engine, args.inner_lr);
     let hear = |at: marionette_dialogues::Progress| {
         bar.set_length(at.total as u64);
@@ -306,14 +303,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         ));
         ControlFlow::Continue(())
     };
-    let result = match args.in_context {
-        None => evaluate_judged(&mut [learner], &encoder, &grouping.tasks, &options, hear, judge),
-        Some(context) => {
-            let mut reader = [InContext::new(learner, positions)];
-            let shown = context.encoder(&encoder);
-            evaluate_judged(&mut reader, &shown, &grouping.tasks, &options, hear, judge)
-        }
-    };
+    let result = evaluate_judged(&mut [learner], &encoder, &grouping.tasks, &options, hear, judge);
     bar.finish_and_clear();
     let outcome = result.map_err(|error| match error {
         EvaluateError::Learner(error) => anyhow::Error::from(error),

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use marionette_dialogues::{
-    Context, EvaluateError, Example, Grouping, InContext, Learner, Options as Tested, Outcome, Passes,
-    Progress as Heard, RankBy, Ranking, Sequence, Task, evaluate as evaluate_learners, read_file, reference,
+    Context, EvaluateError, Example, Grouping, Learner, Options as Tested, Outcome, Passes, Progress as Heard, RankBy,
+    Ranking, Sequence, Task, evaluate as evaluate_learners, read_file, reference,
 };
 use marionette_models::{InnerLoop, interrupt};
 use serde::{Deserialize, Serialize};
@@ -118,7 +118,7 @@ impl How {
             rank_by,
             samples,
             reference: Vec::new(),
-            bare_support: self.in_context.is_some(),
+            in_context: self.in_context,
         }
     }
 }
@@ -264,21 +264,13 @@ pub fn evaluate_trained(
     let threads = compute.threads_each();
     let learner = |_| TorchLearner::new(trained, threads, how.rate_factor.unwrap_or(1.0));
     let mut learners = (0..compute.workers.max(1)).map(learner).collect::<Result<Vec<_>>>()?;
-    let mut hear = |at: Heard| {
+    let hear = |at: Heard| {
         progress.at(at.done as u64, at.total as u64, || {
             format!("persona {}/{}, {} shots", at.persona + 1, at.personas, at.shots)
         });
         if interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let encoder = &trained.encoder;
-    let result = match how.in_context {
-        None => evaluate_learners(&mut learners, encoder, tasks, &tested, &mut hear),
-        Some(context) => {
-            let positions = trained.model.config().n_positions;
-            let mut readers: Vec<_> = learners.into_iter().map(|learner| InContext::new(learner, positions)).collect();
-            evaluate_learners(&mut readers, &context.encoder(encoder), tasks, &tested, &mut hear)
-        }
-    };
+    let result = evaluate_learners(&mut learners, &trained.encoder, tasks, &tested, hear);
     drop(progress);
     result.map_err(|error| match error {
         EvaluateError::Learner(error) => error,

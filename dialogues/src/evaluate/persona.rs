@@ -117,7 +117,7 @@ impl<'a> Plan<'a> {
             task.dialogues.iter().map(|dialogue| encoder.examples(dialogue)).collect()
         };
         let examples = encoded(self.encoder)?;
-        let supports = match self.options.bare_support {
+        let supports = match self.options.in_context.is_some() {
             true => Cow::Owned(encoded(&self.encoder.clone().with_persona_text(false))?),
             false => Cow::Borrowed(&examples),
         };

@@ -2,8 +2,8 @@ use std::ops::ControlFlow;
 
 use approx::assert_relative_eq;
 use marionette_dialogues::{
-    Candidates, Cell, Cost, Dialogue, Encoder, EvaluateError, Example, Judge, Learner, Options, Outcome, Passes,
-    Progress, RankBy, Ranking, Sample, Sequence, Task, TooFew, evaluate, evaluate_judged, reference,
+    Candidates, Cell, Context, Cost, Dialogue, Encoder, EvaluateError, Example, Judge, Learner, Options, Outcome,
+    Passes, Progress, RankBy, Ranking, Sample, Sequence, Task, TooFew, evaluate, evaluate_judged, reference,
 };
 
 use crate::helpers::{dialogue, tiny_encoder};
@@ -21,6 +21,8 @@ struct Fake {
     /// So far.
     epochs: usize,
     diverges_beyond: Option<usize>,
+    /// The tokens of the longest sequence that it was tested on.
+    longest: usize,
 }
 
 impl Learner for Fake {
@@ -56,6 +58,7 @@ impl Learner for Fake {
         }
         let cost = if self.support.is_empty() { 4.0_f64 } else { 2.0 };
         self.calls.push("nll".into());
+        self.longest = self.longest.max(sequence.ids.len());
         Ok(self.nll.unwrap_or(cost.ln() * sequence.targets() as f64))
     }
 
@@ -239,17 +242,22 @@ fn other_people_are_read_once_a_persona_before_and_after_adapting() {
 }
 
 #[test]
-fn what_is_adapted_on_can_be_without_the_sentences_that_are_tested_with() {
-    let encoder = tiny_encoder(40).with_persona_text(true);
-    let longest = |bare_support: bool| {
+fn what_is_read_instead_of_learned_is_without_the_sentences_that_are_tested_with() {
+    let encoder = tiny_encoder(40);
+    let longest = |in_context| {
         let mut fakes = [Fake::default()];
-        let asked = Options { bare_support, ..options(&[1]) };
+        let asked = Options { in_context, ..options(&[1]) };
         evaluate(&mut fakes, &encoder, &[task(2)], &asked, |_| ControlFlow::Continue(())).unwrap();
-        fakes[0].support[0].sequence.ids.len()
+        let [Fake { calls, longest, .. }] = fakes;
+        assert_eq!(calls.iter().any(|call| call.starts_with("adapt")), in_context.is_none(), "{calls:?}");
+        longest
     };
-    let bare = tiny_encoder(40).examples(&numbered(0)).unwrap()[0].sequence.ids.len();
-    assert_eq!(longest(true), bare);
-    assert!(longest(false) > bare);
+    let length = |encoder: &Encoder, number| encoder.examples(&numbered(number)).unwrap()[0].sequence.ids.len();
+    let (bare, told) =
+        (|number| length(&encoder, number), |number| length(&encoder.clone().with_persona_text(true), number));
+    assert_eq!(longest(None), bare(1));
+    assert_eq!(longest(Some(Context::Dialogues)), bare(0) + bare(1));
+    assert_eq!(longest(Some(Context::Persona)), bare(0) + told(1));
 }
 
 #[test]
