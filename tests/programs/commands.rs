@@ -175,6 +175,23 @@ fn rivals_are_compared_at_their_best_on_the_same_replies() {
     let again = compare();
     again.done();
     assert_eq!(comparison()["methods"], first["methods"], "nothing is done twice, or comes out otherwise");
+    // What was tested of another checkpoint is tested anew.
+    let record = out.join("runs/extra-place-seed1/outcome.json");
+    let mut recorded = json(&fs::read_to_string(&record).unwrap());
+    recorded["checkpoint"] = "of yesterday".into();
+    recorded["outcomes"][0]["cells"][0]["personas"][0]["nll"] = 1e6.into();
+    fs::write(&record, recorded.to_string()).unwrap();
+    compare().done();
+    let cells = |all: &serde_json::Value| {
+        let mut cells = all["methods"][index("extra-place")]["cells"].clone();
+        for cell in cells.as_array_mut().unwrap() {
+            for time in ["adapt_seconds", "token_ms"] {
+                cell[time] = serde_json::Value::Null;
+            }
+        }
+        cells
+    };
+    assert_eq!(cells(&comparison()), cells(&first));
     let refused = scratch
         .run("marionette-train", words("run --base {base} --data {valid} --out {out}2 --method in-context", &paths));
     refused.refused(2, &["--method", "--in-context"]);

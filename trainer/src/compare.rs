@@ -296,6 +296,6 @@ fn one(
         Some(_) => (format!("{}.{OUTCOME}", method.name()), Grid::default(), 0, String::new()),
     };
     let how = How { in_context: method.in_context(), ..options.how.clone() };
-    let (outcome, tried) = test::test(&learner, personas, (&how, &grid), &run.join(file), compute)?;
+    let (outcome, tried) = test::test(&learner, personas, (&how, &grid), (&run, &file), compute)?;
     Ok(results::Done { seed, report, outcome, tried, curve: train::read_metrics(&run)?, learned, rates })
 }

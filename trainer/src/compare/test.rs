@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use marionette_dialogues::{Outcome, RankBy, Task};
-use marionette_models::{FileError, files};
+use marionette_models::run::{SUMS, Which, checkpoint};
+use marionette_models::{FileError, digest, files};
 use serde::{Deserialize, Serialize};
 
 use super::SAMPLES;
@@ -70,6 +71,9 @@ struct Recorded {
     #[serde(default)]
     grid: Grid,
     test: Vec<String>,
+    /// The digest of what was tested: the checkpoint's digests'.
+    #[serde(default)]
+    checkpoint: String,
     #[serde(default)]
     tried: Vec<Tried>,
     /// One a part of the tests.
@@ -86,7 +90,8 @@ pub struct Personas<'a> {
     pub names: Vec<String>,
 }
 
-/// Tests a trained model, and before that looks through the grid. What is done is kept in the file at `path`.
+/// Tests the trained model of a run, and before that looks through the grid. What is done is kept in the file of that name in
+/// the run directory, as long as its best checkpoint stays the same.
 ///
 /// # Errors
 /// As [`evaluate_trained`]; the file cannot be written.
@@ -94,15 +99,20 @@ pub fn test(
     trained: &Trained,
     personas: &Personas<'_>,
     (how, grid): (&How, &Grid),
-    path: &Path,
+    (run, file): (&Path, &str),
     compute: Compute,
 ) -> Result<(Outcome, Vec<Tried>)> {
+    let path = &run.join(file);
+    let checkpoint = digest::sha256_file(&checkpoint(run, Which::Best)?.join(SUMS))?;
     let known = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Recorded>(&bytes).ok());
-    let same = |known: &Recorded| (&known.how, &known.grid, &known.test) == (how, grid, &personas.names);
+    let same = |known: &Recorded| {
+        (&known.how, &known.grid, &known.test, &known.checkpoint) == (how, grid, &personas.names, &checkpoint)
+    };
     let mut recorded = known.filter(same).unwrap_or_else(|| Recorded {
         how: how.clone(),
         grid: grid.clone(),
         test: personas.names.clone(),
+        checkpoint: checkpoint.clone(),
         tried: Vec::new(),
         outcomes: Vec::new(),
     });
