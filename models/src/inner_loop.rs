@@ -20,7 +20,7 @@ pub struct InnerLoop {
     pub learning_rate: LearningRate,
 }
 
-/// What adapters that start at zero learn well with (docs/results.md); other methods have another α.
+/// What adapters that start at zero learn well with (docs/history.md); other methods have another α.
 impl Default for InnerLoop {
     fn default() -> Self {
         Self { steps: 5, dialogues_per_step: 1, learning_rate: LearningRate::Shared(Self::RATE) }

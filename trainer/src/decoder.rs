@@ -153,8 +153,8 @@ fn activate(mlp: Mlp, x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Who sees whom, [T, past + T] or [B, 1, T, past + T]: 0 where the token of the row sees the one of the column, −∞ elsewhere. A token sees the past, as far as its row does, and the new tokens of branch 0 or of
-/// its own branch up to itself.
+/// Who sees whom, [T, past + T] or [B, 1, T, past + T]: 0 where the token of the row sees the one of the column, −∞ elsewhere. A token
+/// sees of the past what its row does, and the new tokens of branch 0 or of its own branch up to itself.
 fn mask(layout: Layout, past: i64, length: i64, kind: Kind, device: Device) -> Result<Tensor> {
     let mut sees = Tensor::f_ones([length, past + length], (Kind::Bool, device))?.f_tril(past)?;
     if let Some(branch) = layout.branch {

@@ -159,10 +159,9 @@ impl TorchLearner {
         })
     }
 
-    /// Moves on to other parameters, which have read nothing.
-    fn become_of(&mut self, parameters: Vec<Tensor>) -> Result<()> {
-        self.now = Reader::new(self.model.at(&parameters)?);
-        self.parameters = parameters;
+    /// Begins to read with θ as it is now.
+    fn renew(&mut self) -> Result<()> {
+        self.now = Reader::new(self.model.at(&self.parameters)?);
         Ok(())
     }
 }
@@ -173,9 +172,9 @@ impl Learner for TorchLearner {
     fn reset(&mut self) -> Result<()> {
         // libtorch counts threads for each thread that calls it, and this may be a new one.
         tch::set_num_threads(self.threads as i32);
-        self.become_of(self.start.iter().map(Tensor::shallow_clone).collect())?;
+        self.parameters = self.start.iter().map(Tensor::shallow_clone).collect();
         self.turn = 0;
-        Ok(())
+        self.renew()
     }
 
     fn adapt(&mut self, support: &[Example], passes: Passes) -> Result<()> {
@@ -187,11 +186,10 @@ impl Learner for TorchLearner {
         };
         for _ in 0..passes {
             let support = Support::new(&recipe, &examples, self.turn, self.model.device())?;
-            let adapted = inner::adapt(&self.model, &self.parameters, &support, &self.rates)?;
-            self.become_of(adapted.parameters)?;
+            self.parameters = inner::adapt(&self.model, &self.parameters, &support, &self.rates)?.parameters;
             self.turn += 1;
         }
-        Ok(())
+        self.renew()
     }
 
     fn negative_log_likelihood(&mut self, sequence: &Sequence) -> Result<f64> {
