@@ -19,7 +19,7 @@ tiny) ;;
 smollm2)
     out=demo-smollm2 who=models/people/maud.txt last=12
     # So small a model repeats itself, greedy or not, unless it is told.
-    talking=(--repetition-penalty 1.2 --max-tokens 48)
+    adapting=(--epochs 3) talking=(--repetition-penalty 1.2 --max-tokens 48)
     ;;
 *)
     printf 'demo: there is no demo of %s: tiny, smollm2\n' "$model" >&2

@@ -8,7 +8,7 @@ set -euo pipefail
 out=$(realpath -m -- "${1:?the bundle to make}")
 cd "$(dirname "$0")/.."
 start=models/smollm2-persona
-digest=DIGEST
+digest=bc7da5441ec3bba33a67f99562ecd00740372116c0250aa33bf4e2e319365463
 model=.deps/smollm2/model
 
 scripts/smollm2.sh

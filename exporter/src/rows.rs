@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use marionette_dialogues::{Encoder, Sequence};
+use marionette_dialogues::{Encoder, Sequence, Task};
 use marionette_models::{HostTensor, Tensors};
 use ndarray::{ArrayD, IxDyn, arr0};
 
@@ -29,9 +29,14 @@ pub(crate) struct Rows {
     pub calibration: Vec<Sequence>,
 }
 
-/// As many of the validation dialogues as can be read in some seconds, or why there are none.
+/// As many of the validation dialogues as can be read in some seconds, or why there are none. Where they cannot be had, those that the
+/// run's probe holds.
 pub(crate) fn of_dialogues(source: &Source) -> Result<Rows, String> {
-    let tasks = source.validation.as_ref().map_err(String::clone)?;
+    let (tasks, probed): (&[Task], &[Sequence]) = match &source.validation {
+        Ok(tasks) => (tasks, &[]),
+        Err(reason) if source.probed.is_empty() => return Err(reason.clone()),
+        Err(_) => (&[], &source.probed),
+    };
     let config = &source.base.config;
     let encoder = Encoder::new(source.tokenizer.clone(), source.prompt.clone(), config.n_positions, config.vocab_size)
         .map_err(|error| error.to_string())?
@@ -41,8 +46,8 @@ pub(crate) fn of_dialogues(source: &Source) -> Result<Rows, String> {
     let longest = tasks.iter().map(|task| task.dialogues.len()).max().unwrap_or(0);
     let dialogues = (0..longest).flat_map(|index| tasks.iter().filter_map(move |task| task.dialogues.get(index)));
     let windows = dialogues.map(|dialogue| encoder.windows(dialogue).map_err(|error| error.to_string()));
-    let mut sequences =
-        windows.filter_map(|windows| windows.map(|windows| windows.into_iter().next()).transpose()).peekable();
+    let of_tasks = windows.filter_map(|windows| windows.map(|windows| windows.into_iter().next()).transpose());
+    let mut sequences = of_tasks.chain(probed.iter().cloned().map(Ok)).peekable();
     // One at least.
     let mut take = |mut room: usize| -> Result<Vec<Sequence>, String> {
         let mut taken: Vec<Sequence> = Vec::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use marionette_dialogues::{
-    EncodeError, Encoder, PersonaSplit, Task, Tokenizer, group_by_persona, read_dialogues, split_part,
+    EncodeError, Encoder, PersonaSplit, Sequence, Task, Tokenizer, group_by_persona, read_dialogues, split_part,
 };
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::params;
@@ -52,6 +52,8 @@ pub struct Source {
     pub probe: Option<Vec<u8>>,
     /// The tokens of its rows.
     probe_length: Option<usize>,
+    /// The dialogues that it was computed on: of a validation persona.
+    pub probed: Vec<Sequence>,
     /// The personas that the run was validated on, or why there are none.
     pub validation: Result<Vec<Task>, String>,
     /// What whoever exports it should know.
@@ -130,14 +132,17 @@ impl Source {
             .per_tensor(tensors)
             .map_err(|problem| FileError::new(&checkpoint.join(run::INNER_LOOP), problem).at("learning_rate"))?;
         let recorded = path.join(run::PROBE);
-        let (probe, probe_length) = match recorded.exists() {
-            true => {
-                let length = Probe::read(&recorded, config, &model.adapter)?.length;
-                (Some(files::read_limited(&recorded, MOST_PROBE)?), Some(length))
-            }
-            false => (None, None),
-        };
-        Ok(Self { adapter: model.adapter, adapters, adapters_metadata, inner_loop, probe, probe_length, ..self })
+        let source = Self { adapter: model.adapter, adapters, adapters_metadata, inner_loop, ..self };
+        if !recorded.exists() {
+            return Ok(source);
+        }
+        let probe = Probe::read(&recorded, &source.base.config, &source.adapter)?;
+        Ok(Self {
+            probe: Some(files::read_limited(&recorded, MOST_PROBE)?),
+            probe_length: Some(probe.length),
+            probed: sequences(&probe),
+            ..source
+        })
     }
 
     /// The same with a context of so many tokens, for a device with little room for the cache of keys and values. Its base keeps its
@@ -190,6 +195,7 @@ impl Source {
             prompt: encoder.form().clone(),
             probe: None,
             probe_length: None,
+            probed: Vec::new(),
             validation: Err("a model folder names no validation dialogues".into()),
             hint: None,
         })
@@ -217,6 +223,23 @@ fn validation(path: &Path, checkpoint: &Path) -> Result<Vec<Task>, String> {
     }
     let split = PersonaSplit::new(tasks(&data.train)?, None, data.test_part, data.hold_out);
     Ok(split.map_err(|error| error.to_string())?.valid)
+}
+
+/// The rows of a probe, as far as can be read in some seconds, up to their last target there: padding is after it.
+fn sequences(probe: &Probe) -> Vec<Sequence> {
+    /// The most tokens of a row.
+    const MOST_READ: usize = 128;
+    let rows = probe.input_ids.chunks(probe.length).zip(probe.loss_mask.chunks(probe.length));
+    let row = |(ids, targets): (&[i64], &[bool])| {
+        let targets = targets.get(..MOST_READ).unwrap_or(targets);
+        let length = targets.iter().rposition(|target| *target).map_or(0, |last| last + 1);
+        Sequence {
+            ids: ids.iter().take(length).map(|&id| id as u32).collect(),
+            target: targets.iter().take(length).copied().collect(),
+            ..Sequence::default()
+        }
+    };
+    rows.map(row).filter(|sequence| !sequence.ids.is_empty()).collect()
 }
 
 /// A probe of more bytes is refused; it holds little more than logits of one position.
