@@ -65,19 +65,11 @@ pub trait Learner {
         Ok(None)
     }
 
-    /// Generates at most `max_new` tokens after a prompt, up to and with or without the token `end`.
+    /// Generates at most `max_new` tokens after each of a dialogue's prompts, up to and with or without the token `end`.
     ///
     /// # Errors
     /// Where the model fails.
-    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>, Self::Error>;
-
-    /// [`Learner::reply`] after each of some prompts, which are those of one dialogue: one by one, unless the learner can do better.
-    ///
-    /// # Errors
-    /// Where the model fails.
-    fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>, Self::Error> {
-        prompts.iter().map(|prompt| self.reply(prompt, end, max_new)).collect()
-    }
+    fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>, Self::Error>;
 }
 
 impl<L: Learner> Learner for &mut L {
@@ -101,10 +93,6 @@ impl<L: Learner> Learner for &mut L {
 
     fn classify(&mut self, ranking: &Ranking) -> Result<Option<Vec<f32>>, L::Error> {
         (**self).classify(ranking)
-    }
-
-    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>, L::Error> {
-        (**self).reply(prompt, end, max_new)
     }
 
     fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>, L::Error> {

@@ -133,10 +133,6 @@ impl<L: Learner> Learner for InContext<L> {
         self.learner.classify(&self.after_dialogues(ranking))
     }
 
-    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>, L::Error> {
-        self.learner.reply(&self.after(prompt, max_new), end, max_new)
-    }
-
     fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>, L::Error> {
         let prompts: Vec<_> = prompts.iter().map(|prompt| self.after(prompt, max_new)).collect();
         self.learner.replies(&prompts, end, max_new)
@@ -177,9 +173,9 @@ mod tests {
             Ok(Vec::new())
         }
 
-        fn reply(&mut self, prompt: &[u32], _: u32, _: usize) -> Result<Vec<u32>, Infallible> {
-            self.asked.push(prompt.to_vec());
-            Ok(Vec::new())
+        fn replies(&mut self, prompts: &[Vec<u32>], _: u32, _: usize) -> Result<Vec<Vec<u32>>, Infallible> {
+            self.asked.extend_from_slice(prompts);
+            Ok(vec![Vec::new(); prompts.len()])
         }
     }
 
@@ -211,13 +207,13 @@ mod tests {
         reader.replies(&[vec![20, 21], vec![22]], 0, 5).unwrap();
         assert_eq!(reader.learner.asked.pop().unwrap(), [5, 6, 7, 8, 22]);
         assert_eq!(reader.learner.asked.pop().unwrap(), [5, 6, 7, 8, 20, 21]);
-        reader.reply(&[20, 21], 0, 5).unwrap();
+        reader.replies(&[vec![20, 21]], 0, 5).unwrap();
         assert_eq!(reader.learner.asked.pop().unwrap(), [5, 6, 7, 8, 20, 21]);
-        reader.reply(&[20; 12], 0, 5).unwrap();
+        reader.replies(&[vec![20; 12]], 0, 5).unwrap();
         assert_eq!(reader.learner.asked.pop().unwrap(), [20; 12]);
         // Another persona knows nothing of them.
         reader.reset().unwrap();
-        reader.reply(&[20], 0, 5).unwrap();
+        reader.replies(&[vec![20]], 0, 5).unwrap();
         assert_eq!(reader.learner.asked.pop().unwrap(), [20]);
     }
 

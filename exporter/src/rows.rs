@@ -15,6 +15,8 @@ use crate::weights::angles;
 const MOST_MULTIPLICATIONS: usize = 30_000_000_000;
 /// The most tokens of dialogues.
 const MOST_TOKENS: usize = 4096;
+/// The most tokens of a probe's row.
+pub(crate) const MOST_PROBED: usize = 128;
 /// How many times as many tokens weights are rounded for.
 const CALIBRATION: usize = 4;
 /// As many tokens as are read where there are no dialogues.

@@ -17,6 +17,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::ExportError;
+use crate::rows;
 
 /// How adapters start where the source brings none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -225,13 +226,11 @@ fn validation(path: &Path, checkpoint: &Path) -> Result<Vec<Task>, String> {
     Ok(split.map_err(|error| error.to_string())?.valid)
 }
 
-/// The rows of a probe, as far as can be read in some seconds, up to their last target there: padding is after it.
+/// The rows of a probe up to their last target, as far as is read of them: padding is after it.
 fn sequences(probe: &Probe) -> Vec<Sequence> {
-    /// The most tokens of a row.
-    const MOST_READ: usize = 128;
-    let rows = probe.input_ids.chunks(probe.length).zip(probe.loss_mask.chunks(probe.length));
+    let all = probe.input_ids.chunks(probe.length).zip(probe.loss_mask.chunks(probe.length));
     let row = |(ids, targets): (&[i64], &[bool])| {
-        let targets = targets.get(..MOST_READ).unwrap_or(targets);
+        let targets = targets.get(..rows::MOST_PROBED).unwrap_or(targets);
         let length = targets.iter().rposition(|target| *target).map_or(0, |last| last + 1);
         Sequence {
             ids: ids.iter().take(length).map(|&id| id as u32).collect(),
@@ -239,7 +238,7 @@ fn sequences(probe: &Probe) -> Vec<Sequence> {
             ..Sequence::default()
         }
     };
-    rows.map(row).filter(|sequence| !sequence.ids.is_empty()).collect()
+    all.map(row).filter(|sequence| !sequence.ids.is_empty()).collect()
 }
 
 /// A probe of more bytes is refused; it holds little more than logits of one position.

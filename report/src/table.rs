@@ -125,7 +125,7 @@ pub fn markdown(view: &View<'_>) -> String {
 
 /// Below what the tests took.
 pub const COST_CAPTION: &str = "Seconds of one adaptation, and milliseconds of a generated token, with the reading of what it follows; on the \
-     machine of the comparison, several personas side by side.";
+     machine of the comparison, several personas side by side, the replies to a dialogue together.";
 
 /// Seconds to adapt and milliseconds a token.
 pub fn cost(cell: &Cell) -> String {

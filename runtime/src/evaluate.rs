@@ -54,8 +54,11 @@ impl Learner for DeviceLearner<'_> {
         self.engine.score(&Scored::candidates_of(ranking))
     }
 
-    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>> {
-        let mut sampler = Sampler::new(Sampling::GREEDY)?;
-        Ok(generate::generate(self.engine, &mut sampler, prompt, end, max_new, |_| Ok(Go::On))?.tokens)
+    fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>> {
+        let mut reply = |prompt: &Vec<u32>| {
+            let mut sampler = Sampler::new(Sampling::GREEDY)?;
+            Ok(generate::generate(self.engine, &mut sampler, prompt, end, max_new, |_| Ok(Go::On))?.tokens)
+        };
+        prompts.iter().map(&mut reply).collect()
     }
 }

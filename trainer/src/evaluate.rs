@@ -215,10 +215,6 @@ impl Learner for TorchLearner {
         Ok(Some(tensors::to_host(&no_grad(|| self.now.decoder().classify(&choices))?)?.values))
     }
 
-    fn reply(&mut self, prompt: &[u32], end: u32, max_new: usize) -> Result<Vec<u32>> {
-        Ok(self.now.replies(&[prompt], end, max_new)?.pop().unwrap_or_default())
-    }
-
     fn replies(&mut self, prompts: &[Vec<u32>], end: u32, max_new: usize) -> Result<Vec<Vec<u32>>> {
         self.now.replies(prompts, end, max_new)
     }

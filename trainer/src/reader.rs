@@ -77,18 +77,16 @@ impl Reader {
         let has_room = |prompt: &[u32]| max_new > 0 && !prompt.is_empty() && prompt.len() < n_positions;
         let mut waiting: Vec<(usize, &[u32])> = prompts.iter().map(AsRef::as_ref).enumerate().collect();
         waiting.retain(|(_, prompt)| has_room(prompt));
-        let mut replies: Vec<(usize, Vec<u32>)> = Vec::new();
+        let mut replies = vec![Vec::new(); prompts.len()];
         while let Some(&(_, longest)) = waiting.iter().max_by_key(|(_, prompt)| prompt.len()) {
             let (together, others): (Vec<_>, Vec<_>) =
                 waiting.into_iter().partition(|(_, prompt)| longest.starts_with(prompt));
             let lengths: Vec<usize> = together.iter().map(|(_, prompt)| prompt.len()).collect();
             let found = self.replies_to_parts(longest, &lengths, end, max_new)?;
-            replies.extend(together.iter().zip(found).map(|(&(index, _), reply)| (index, reply)));
+            together.into_iter().zip(found).for_each(|((index, _), reply)| replies[index] = reply);
             waiting = others;
         }
-        let mut by_prompt = vec![Vec::new(); prompts.len()];
-        replies.into_iter().for_each(|(index, reply)| by_prompt[index] = reply);
-        Ok(by_prompt)
+        Ok(replies)
     }
 
     /// The same after the first so many tokens of a text, for each of B numbers.

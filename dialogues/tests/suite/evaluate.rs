@@ -88,9 +88,11 @@ impl Learner for Fake {
         }))
     }
 
-    fn reply(&mut self, prompt: &[u32], _: u32, max_new: usize) -> Result<Vec<u32>, String> {
-        assert_eq!((prompt.last(), max_new), (Some(&5), 4));
-        Ok(if self.support.is_empty() { vec![] } else { [vec![2; self.epochs.max(1)], vec![5, 0, 0]].concat() })
+    fn replies(&mut self, prompts: &[Vec<u32>], _: u32, max_new: usize) -> Result<Vec<Vec<u32>>, String> {
+        assert!(prompts.iter().all(|prompt| (prompt.last(), max_new) == (Some(&5), 4)), "{prompts:?}, {max_new}");
+        let reply =
+            if self.support.is_empty() { vec![] } else { [vec![2; self.epochs.max(1)], vec![5, 0, 0]].concat() };
+        Ok(vec![reply; prompts.len()])
     }
 }
 
@@ -386,8 +388,8 @@ fn where_there_are_no_candidates_they_are_drawn_from_others() {
             self.0.push(ranking.clone());
             Ok(ranking.candidate.iter().map(|&owner| -1.0 - owner as f32).collect())
         }
-        fn reply(&mut self, _: &[u32], _: u32, _: usize) -> Result<Vec<u32>, String> {
-            Ok(vec![])
+        fn replies(&mut self, prompts: &[Vec<u32>], _: u32, _: usize) -> Result<Vec<Vec<u32>>, String> {
+            Ok(vec![vec![]; prompts.len()])
         }
     }
     let (encoder, tasks) = (tiny_encoder(60), without_candidates());
