@@ -362,7 +362,12 @@ impl Graph {
                 .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
                 .map_err(|error| runtime.provider_error(options.provider, one_line(error.message())))?;
         }
+        // ONNX Runtime 1.31 looks whether a domain of operators is known and then adds it, with no lock between: of two sessions that open
+        // as a process's first at once, one is refused ("the domain is already exist").
+        static OPENING: Mutex<()> = Mutex::new(());
+        let one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let session = builder.commit_from_file(path).map_err(failed)?;
+        drop(one_at_a_time);
         memory::trim();
         let binding = session.create_binding().map_err(failed)?;
         Ok(Self { name, session, binding, runs_before_huge_pages: options.huge_pages_after })
