@@ -64,13 +64,15 @@ pub struct MethodResult {
     pub learned_parameters: usize,
     /// α of the inner loop, in words: a number, or `learned`.
     pub inner_lr: String,
-    /// Steps of the outer loop, for one seed.
-    pub iterations: usize,
+    /// Steps of the outer loop, for one seed; what training took is `None` where a run does not say.
+    #[serde(default)]
+    pub iterations: Option<usize>,
     /// Seconds of training, mean over seeds.
-    #[serde(deserialize_with = "number")]
-    pub train_seconds: f64,
+    #[serde(default)]
+    pub train_seconds: Option<f64>,
     /// Tokens that training read, mean over seeds.
-    pub train_tokens: usize,
+    #[serde(default)]
+    pub train_tokens: Option<usize>,
     /// The evaluation, one entry for each K and number of epochs.
     #[serde(default)]
     pub cells: Vec<Cell>,

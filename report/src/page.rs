@@ -7,7 +7,7 @@ use crate::samples::{Context, Contexts, contexts, turns};
 use crate::style::dark_rules;
 use crate::svg::{Panel, inline};
 use crate::table::{self, figure};
-use crate::text::{DASH, count, duration, fixed};
+use crate::text::{DASH, count, count_or_dash, duration, fixed};
 use crate::tried;
 use crate::view::{Metric, Row, View, last_cell, seeds};
 
@@ -294,9 +294,9 @@ fn cost(view: &View<'_>) -> Markup {
                             (name(row))
                             td { (count(result.learned_parameters)) }
                             td { (result.inner_lr) }
-                            td { (count(result.iterations)) }
-                            td { (count(result.train_tokens)) }
-                            td { (duration(result.train_seconds)) }
+                            td { (count_or_dash(result.iterations)) }
+                            td { (count_or_dash(result.train_tokens)) }
+                            td { (duration(result.train_seconds.unwrap_or(f64::NAN))) }
                             td { (cell.map_or_else(|| DASH.to_owned(), |cell| count(cell.replies))) }
                             td { (cell.map_or_else(|| DASH.to_owned(), |cell| count(cell.personas))) }
                         }

@@ -2,7 +2,7 @@
 
 use crate::comparison::{Cell, Figure};
 use crate::differences;
-use crate::text::{DASH, count, duration, markdown as escape, optional};
+use crate::text::{DASH, count, count_or_dash, duration, markdown as escape, optional};
 use crate::tried;
 use crate::view::{Metric, Row, View, last_cell, seeds};
 
@@ -107,9 +107,9 @@ pub fn markdown(view: &View<'_>) -> String {
             name(row),
             count(result.learned_parameters),
             escape(&result.inner_lr),
-            count(result.iterations),
-            count(result.train_tokens),
-            duration(result.train_seconds),
+            count_or_dash(result.iterations),
+            count_or_dash(result.train_tokens),
+            duration(result.train_seconds.unwrap_or(f64::NAN)),
         ]
     });
     out.push_str(&table(&head, rows));

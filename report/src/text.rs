@@ -46,6 +46,11 @@ pub fn count(value: usize) -> String {
     text
 }
 
+/// [`count`], or a dash.
+pub fn count_or_dash(value: Option<usize>) -> String {
+    value.map_or_else(|| DASH.to_owned(), count)
+}
+
 /// A length of time in its two largest units.
 pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {

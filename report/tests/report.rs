@@ -61,9 +61,9 @@ fn method(name: &str, at: usize) -> MethodResult {
         paper: paper_row(name),
         learned_parameters: 1_234_567,
         inner_lr: "0.01".to_owned(),
-        iterations: 20,
-        train_seconds: 75.0,
-        train_tokens: 20_000,
+        iterations: Some(20),
+        train_seconds: Some(75.0),
+        train_tokens: Some(20_000),
         cells: vec![
             cell(0, 31.25 + shift, 5.5 + shift, 7.75),
             cell(1, 25.5 + shift, 6.5 + shift, 8.75),
@@ -328,7 +328,7 @@ fn what_is_missing_is_a_dash_and_a_failure_is_shown() {
     given.methods.truncate(3);
     given.methods[0].cells[0].perplexity =
         Figure { value: f64::NAN, low: None, high: Some(f64::INFINITY), seeds: vec![f64::NAN, 1e30] };
-    given.methods[0].train_seconds = f64::NAN;
+    given.methods[0].train_seconds = Some(f64::NAN);
     given.methods[1].cells[2].perplexity.value = 1e30;
     for method in &mut given.methods {
         for cell in &mut method.cells {
@@ -348,7 +348,7 @@ fn what_is_missing_is_a_dash_and_a_failure_is_shown() {
     let page = text(dir.path(), "index.html");
     assert!(page.contains("seed 4 diverged at iteration 3") && page.contains("not run"));
     let again = read(&dir.path().join("comparison.json")).unwrap();
-    assert!(again.methods[0].train_seconds.is_nan() && again.methods[0].cells[0].perplexity.seeds[0].is_nan());
+    assert!(again.methods[0].train_seconds.is_none() && again.methods[0].cells[0].perplexity.seeds[0].is_nan());
 }
 
 #[test]

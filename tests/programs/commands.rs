@@ -192,6 +192,37 @@ fn rivals_are_compared_at_their_best_on_the_same_replies() {
         cells
     };
     assert_eq!(cells(&comparison()), cells(&first));
+    // Runs that were trained before come to what they came to, whatever they are called, without a file in their folders.
+    let (run, start, as_given) = (out.join("runs/extra-place-seed1"), scratch.path("start"), scratch.path("given"));
+    scratch.run("marionette-train", ["publish".into(), run, "--out".into(), start.clone()]).done();
+    let files = |folder: &Path| fs::read_dir(folder).unwrap().count();
+    let before = files(&start);
+    let paths = [&paths[..], &[("given", &as_given)]].concat();
+    let line = "compare --base {base} --data {valid} --test {test} --out {given} --validation-personas 2 --hold-out 0.3 \
+                --shots 0,2 --folds 1 --personas 3 --max-tokens 4 --tune-rates 0.1,1,1e30 --tune-epochs 1,2 --run";
+    let compare = |runs: &[(&str, &Path)]| {
+        let runs = runs.iter().map(|(name, run)| format!("{name}={}", run.display()).into());
+        scratch.run("marionette-train", words(line, &paths).into_iter().chain(runs))
+    };
+    let plain = out.join("runs/transfer-adapters-seed1");
+    let table = compare(&[("ours", &start), ("plain", &plain)]).done();
+    assert!(table.contains("| ours − plain | ") && !table.contains("in-place | 14.10 | 13.2 | 15.93 | 2"), "{table}");
+    assert_eq!(files(&start), before);
+    let given = json(&fs::read_to_string(as_given.join("report/comparison.json")).unwrap());
+    let perplexities = |all: &serde_json::Value, name: &str| -> Vec<f64> {
+        let method = all["methods"].as_array().unwrap().iter().find(|method| method["method"] == name).unwrap();
+        let cells = method["cells"].as_array().unwrap().iter();
+        cells.map(|cell| cell["perplexity"]["seeds"][0].as_f64().unwrap()).collect()
+    };
+    assert_eq!(perplexities(&given, "plain"), perplexities(&first, "transfer-adapters"));
+    // Adapters in 16 bits are nearly the same.
+    for (ours, whole) in perplexities(&given, "ours").iter().zip(perplexities(&first, "extra-place")) {
+        assert!((ours / whole - 1.0).abs() < 1e-3, "{ours} {whole}");
+    }
+    let iterations = |index: usize| &given["methods"][index]["iterations"];
+    assert_eq!((iterations(0), iterations(1)), (&serde_json::Value::Null, &serde_json::json!(1)));
+    compare(&[("ours", &start), ("ours", &plain)]).refused(2, &["--run", "the name ours a second time"]);
+    compare(&[("../ours", &start)]).refused(2, &["../ours", "a name of letters"]);
     let refused = scratch
         .run("marionette-train", words("run --base {base} --data {valid} --out {out}2 --method in-context", &paths));
     refused.refused(2, &["--method", "--in-context"]);

@@ -45,9 +45,12 @@ pub struct Options {
     /// Dialogue files to test on; without them a part of the personas of --data is kept for it
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub test: Vec<PathBuf>,
-    /// The methods
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "METHOD,…", default_values_t = METHODS)]
+    /// The methods to train and test [default: all; none beside --run]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "METHOD,…")]
     pub methods: Vec<Method>,
+    /// A run to test beside them as it is, of whatever settings, and the name of its row, as ours=models/smollm2-persona
+    #[arg(long = "run", num_args = 1.., value_name = "NAME=RUN")]
+    pub runs: Vec<Given>,
     /// How often the whole experiment is done, each time with another seed
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seeds: u64,
@@ -109,6 +112,67 @@ impl FromStr for Rates {
     }
 }
 
+/// `--run`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    name: String,
+    run: PathBuf,
+}
+
+impl FromStr for Given {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Its outcome's file has the name.
+        let fits = |name: &str| {
+            name.starts_with(|first: char| first.is_ascii_alphanumeric())
+                && name.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char))
+        };
+        match text.split_once('=') {
+            Some((name, run)) if fits(name) && !run.is_empty() => Ok(Self { name: name.to_owned(), run: run.into() }),
+            _ => Err(format!(
+                "{text:?}: expected a name of letters, digits, hyphens, dots and a run directory, as ours=models/smollm2-persona"
+            )),
+        }
+    }
+}
+
+/// What a row of the comparison is of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Row<'a> {
+    /// It is trained here.
+    Method(Method),
+    /// It was trained before.
+    Given(&'a Given),
+}
+
+impl Row<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Method(method) => method.name(),
+            Self::Given(given) => &given.name,
+        }
+    }
+}
+
+/// The methods in the paper's order, then the runs that are given.
+fn rows(options: &Options) -> Result<Vec<Row<'_>>> {
+    let mut methods = options.methods.clone();
+    if methods.is_empty() && options.runs.is_empty() {
+        methods = METHODS.to_vec();
+    }
+    methods.sort_unstable();
+    methods.dedup();
+    let mut rows: Vec<Row<'_>> = methods.into_iter().map(Row::Method).collect();
+    for given in &options.runs {
+        if rows.iter().any(|row| row.name() == given.name) {
+            return Err(TrainError::option("--run", format!("gives the name {} a second time", given.name)));
+        }
+        rows.push(Row::Given(given));
+    }
+    Ok(rows)
+}
+
 /// Compares the methods, and writes `OUT/report` after each run. `command` is said in the report. Gives the Markdown table.
 ///
 /// # Errors
@@ -118,14 +182,18 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     if options.seeds == 0 || options.seeds > 1000 {
         return Err(TrainError::option("--seeds", format!("is {}, expected 1 to 1000", options.seeds)));
     }
-    options.methods.sort_unstable();
-    options.methods.dedup();
     if options.test.is_empty() && options.data.test_part == 0.0 {
         options.data.test_part = 0.25;
     }
     // All settings are checked before the first run takes its time, and before personas are split by them.
-    for &method in &options.methods {
-        settings(&options, method.trained_as(), options.plan.seed).resolve(compute.device)?;
+    let rows = rows(&options)?;
+    for row in &rows {
+        match row {
+            Row::Method(method) => {
+                settings(&options, method.trained_as(), options.plan.seed).resolve(compute.device)?;
+            }
+            Row::Given(given) => drop(Trained::open(&given.run, base_of(&options), compute.device)?),
+        }
     }
     let (split, mut notes) = data::split(&options.data)?;
     let test = match options.test.is_empty() {
@@ -147,7 +215,7 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     let known = data::known(&split, &test);
     notes.extend(known.clone());
     notes.iter().for_each(say);
-    notes.extend(notes_on(&options));
+    notes.extend(notes_on(&options, &rows));
     let unseen = if known.is_some() { "" } else { " on unseen personas" };
     let seeds: Vec<u64> = (0..options.seeds).map(|seed| options.plan.seed.wrapping_add(seed)).collect();
     let mut comparison = Comparison {
@@ -167,28 +235,36 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     let valid = &split.valid[..split.valid.len().min(options.data.validation_personas)];
     let names = options.test.iter().map(|file| file.display().to_string()).collect();
     let personas = Personas { valid, test: &test, names };
-    let mut done: Vec<Vec<results::Done>> = options.methods.iter().map(|_| Vec::new()).collect();
-    let mut failures: Vec<Option<String>> = vec![None; options.methods.len()];
-    let total = seeds.len() * options.methods.len();
+    let mut done: Vec<Vec<results::Done>> = rows.iter().map(|_| Vec::new()).collect();
+    let mut failures: Vec<Option<String>> = vec![None; rows.len()];
+    let total = seeds.len() * rows.len();
     let mut number = 0;
     for &seed in &seeds {
-        for (index, &method) in options.methods.iter().enumerate() {
+        for (index, row) in rows.iter().enumerate() {
             number += 1;
-            // Fresh adapters change nothing, whatever they were drawn with.
-            if method.in_context().is_some() && seed != options.plan.seed {
+            let varies = match row {
+                // Fresh adapters change nothing, whatever they were drawn with.
+                Row::Method(method) => method.in_context().is_none(),
+                Row::Given(_) => false,
+            };
+            if !varies && seed != options.plan.seed {
                 continue;
             }
-            say(format_args!("{} with seed {seed} ({number} of {total})", method.name()));
-            match one(&options, (method, seed), &personas, compute) {
+            say(format_args!("{} with seed {seed} ({number} of {total})", row.name()));
+            let result = match row {
+                Row::Method(method) => one(&options, (*method, seed), &personas, compute),
+                Row::Given(given) => as_given(&options, given, &personas, compute),
+            };
+            match result {
                 Ok(result) => done[index].push(result),
                 Err(error @ (TrainError::NotFinite { .. } | TrainError::Evaluation(_))) => {
-                    say(format_args!("{}: {error}", method.name()));
+                    say(format_args!("{}: {error}", row.name()));
                     failures[index] = Some(format!("seed {seed}: {error}"));
                 }
                 Err(error) => return Err(error),
             }
-            comparison.methods = results_of(&options.methods, &done, &failures);
-            comparison.differences = results::differences(&options.methods, &done);
+            comparison.methods = results_of(&rows, &done, &failures);
+            comparison.differences = results::differences(&rows, &done);
             let evaluations: Vec<Evaluation> = done.iter().flatten().map(|done| done.outcome.evaluation()).collect();
             if evaluations.iter().any(|evaluation| evaluation.candidates == Candidates::Drawn) {
                 comparison.rank_by = format!("{}, candidates drawn", options.how.rank_by);
@@ -203,10 +279,10 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     Ok(fs::read_to_string(&table).map_err(|error| FileError::new(&table, format!("cannot be read: {error}")))?)
 }
 
-fn results_of(methods: &[Method], done: &[Vec<results::Done>], failures: &[Option<String>]) -> Vec<MethodResult> {
-    let rows = methods.iter().zip(done).zip(failures);
+fn results_of(rows: &[Row<'_>], done: &[Vec<results::Done>], failures: &[Option<String>]) -> Vec<MethodResult> {
+    let rows = rows.iter().zip(done).zip(failures);
     rows.filter(|((_, done), failure)| !done.is_empty() || failure.is_some())
-        .map(|((&method, done), failure)| results::method(method, done, failure.clone()))
+        .map(|((row, done), failure)| results::row(row.name(), done, failure.clone()))
         .collect()
 }
 
@@ -222,29 +298,41 @@ fn counts(options: &Options, split: &PersonaSplit, test: usize) -> Split {
 }
 
 /// What a reader of the report must know of the methods beside the figures.
-fn notes_on(options: &Options) -> Vec<String> {
+fn notes_on(options: &Options, rows: &[Row<'_>]) -> Vec<String> {
+    let methods = || {
+        rows.iter().filter_map(|row| match row {
+            Row::Method(method) => Some(*method),
+            Row::Given(_) => None,
+        })
+    };
     let mut notes = Vec::new();
     if options.test.is_empty() {
         notes.push(format!("Tested on {} of the personas of the data, which no training saw.", options.data.test_part));
     }
-    if options.methods.contains(&Method::Transfertransfo) {
+    if methods().any(|method| method == Method::Transfertransfo) {
         notes.push(
             "transfertransfo sees the persona's sentences and ranks by its classifier; no other method does."
                 .to_owned(),
         );
     }
-    if options.methods.iter().any(|method| method.in_context().is_some()) {
+    if methods().any(|method| method.in_context().is_some()) {
         notes.push(
             "in-context learns nothing: as many of the K dialogues as fit stand in the prompt, with the first seed alone; \
              in-context-persona has the persona's sentences after them."
                 .to_owned(),
         );
     }
-    if options.methods.iter().any(|method| !method.is_meta() && method.in_context().is_none()) {
+    if methods().any(|method| !method.is_meta() && method.in_context().is_none()) {
         notes.push(
             "Methods with ordinary training are fine-tuned with the learning rate that the validation personas chose."
                 .to_owned(),
         );
+    }
+    for Given { name, run } in &options.runs {
+        notes.push(format!(
+            "{name} is the run {} as it was trained, with one seed and settings of its own.",
+            run.display()
+        ));
     }
     notes
 }
@@ -286,16 +374,48 @@ fn one(
     if report.interrupted || interrupt::asked() {
         return Err(TrainError::Interrupted);
     }
-    let learner = Trained::open(&run, None, compute.device)?;
+    let trained = Trained::open(&run, None, compute.device)?;
     let (file, grid, learned, rates) = match method.in_context() {
-        None => {
-            let table = learner.model.table();
-            let learned = table.iter().map(marionette_models::params::TensorSpec::len).sum();
-            (OUTCOME.to_owned(), options.grid.clone(), learned, results::rates(&learner))
-        }
+        None => (OUTCOME.to_owned(), options.grid.clone(), learned(&trained), results::rates(&trained)),
         Some(_) => (format!("{}.{OUTCOME}", method.name()), Grid::default(), 0, String::new()),
     };
     let how = How { in_context: method.in_context(), ..options.how.clone() };
-    let (outcome, tried) = test::test(&learner, personas, (&how, &grid), (&run, &file), compute)?;
-    Ok(results::Done { seed, report, outcome, tried, curve: train::read_metrics(&run)?, learned, rates })
+    let (outcome, tried) = test::test(&trained, personas, (&how, &grid), (&run, &run.join(file)), compute)?;
+    let (report, curve) = (Some(report), train::read_metrics(&run)?);
+    Ok(results::Done { method, seed, report, outcome, tried, curve, learned, rates })
+}
+
+/// Tests a run as it is; its folder may be somebody else's, so nothing is written there.
+fn as_given(
+    options: &Options,
+    Given { name, run }: &Given,
+    personas: &Personas<'_>,
+    compute: Compute,
+) -> Result<results::Done> {
+    let trained = Trained::open(run, base_of(options), compute.device)?;
+    let runs = options.out.join("runs");
+    fs::create_dir_all(&runs).map_err(|error| FileError::new(&runs, format!("cannot be made: {error}")))?;
+    let file = runs.join(format!("{name}.{OUTCOME}"));
+    let (outcome, tried) = test::test(&trained, personas, (&options.how, &options.grid), (run, &file), compute)?;
+    let report = train::recorded(run)?;
+    Ok(results::Done {
+        method: trained.method,
+        seed: options.plan.seed,
+        curve: if report.is_some() { train::read_metrics(run)? } else { Vec::new() },
+        report,
+        outcome,
+        tried,
+        learned: learned(&trained),
+        rates: results::rates(&trained),
+    })
+}
+
+/// How many numbers learn.
+fn learned(trained: &Trained) -> usize {
+    trained.model.table().iter().map(marionette_models::params::TensorSpec::len).sum()
+}
+
+/// Where the base model lies, if it is named by its folder; else each run says where it found its own.
+fn base_of(options: &Options) -> Option<&Path> {
+    options.base.is_dir().then_some(options.base.as_path())
 }

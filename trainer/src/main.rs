@@ -68,7 +68,7 @@ enum Command {
     /// Evaluate a run on personas that it has not seen
     Evaluate(Evaluate),
     /// Train and evaluate every method, and report: the paper's table, figure and samples
-    Compare(Compare),
+    Compare(Box<Compare>),
     /// Make of a run's adapters a small run directory to pass on
     Publish(Publish),
     /// Say what dialogue files hold: dialogues, personas, replies, tokens
@@ -196,7 +196,8 @@ fn run(arguments: Arguments, given: &train::Given) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Compare(Compare { options, workers, machine }) => {
+        Command::Compare(compare) => {
+            let Compare { options, workers, machine } = *compare;
             let words: Vec<String> = std::env::args().collect();
             let table = compare::compare(&options, machine.compute(workers)?, words.join(" "))?;
             print(table)?;

@@ -155,6 +155,17 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     Ok(report)
 }
 
+/// What a run came to, as its last checkpoint has it; `None` for a run that was published, which keeps nothing of its training.
+///
+/// # Errors
+/// The checkpoint cannot be read.
+pub fn recorded(run: &Path) -> Result<Option<Report>> {
+    match run.join(Which::Last.file_name()).exists() {
+        true => Ok(Some(Counters::read(&checkpoint(run, Which::Last)?)?.report())),
+        false => Ok(None),
+    }
+}
+
 /// Keeps other processes off a run directory until it is dropped or the process ends.
 ///
 /// # Errors
@@ -308,16 +319,7 @@ impl Run<'_> {
                 }
             }
         }
-        let counters = &state.counters;
-        Ok(Report {
-            iterations: counters.iteration,
-            best_iteration: counters.best_iteration,
-            best: counters.best,
-            first: counters.first,
-            tokens: counters.tokens,
-            seconds: counters.seconds,
-            interrupted: !counters.finished,
-        })
+        Ok(state.counters.report())
     }
 
     /// One meta-iteration: the mean loss of the meta-batch, and the norm of its gradient.

@@ -4,8 +4,8 @@ use marionette_dialogues::{Cell as Tests, Change, Difference as Differs, Evaluat
 use marionette_models::LearningRate;
 use marionette_report::{Cell, Curve, Difference, Figure, MethodResult, Point, Sample, paper_row};
 
-use super::Options;
 use super::test::{Tried, best};
+use super::{Options, Row};
 use crate::method::Method;
 use crate::train::{Metrics, Report};
 use crate::trained::Trained;
@@ -13,8 +13,10 @@ use crate::workers::Compute;
 
 /// One method with one seed.
 pub struct Done {
+    pub method: Method,
     pub seed: u64,
-    pub report: Report,
+    /// `None` where the run does not say.
+    pub report: Option<Report>,
     pub outcome: Outcome,
     /// What the validation personas were tried with before.
     pub tried: Vec<Tried>,
@@ -62,9 +64,13 @@ pub fn recipe(options: &Options) -> String {
     )
 }
 
-/// What a method came to, over its seeds.
-pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodResult {
-    let mean = |of: &dyn Fn(&Done) -> f64| done.iter().map(of).sum::<f64>() / done.len().max(1) as f64;
+/// What a row came to, over its seeds.
+pub fn row(name: &str, done: &[Done], failure: Option<String>) -> MethodResult {
+    let reports: Vec<Report> = done.iter().filter_map(|done| done.report).collect();
+    let mean = |of: &dyn Fn(&Report) -> f64| match reports.as_slice() {
+        [] => None,
+        reports => Some(reports.iter().map(of).sum::<f64>() / reports.len() as f64),
+    };
     let evaluations: Vec<Evaluation> = done.iter().map(|done| done.outcome.evaluation()).collect();
     let pooled = Outcome::pooled(done.iter().map(|done| &done.outcome)).map(|outcome| outcome.evaluation());
     let cell = |shot: &ShotResult| {
@@ -106,14 +112,14 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
     let mut rates: Vec<&str> = done.iter().map(|done| done.rates.as_str()).collect();
     rates.dedup();
     MethodResult {
-        method: method.name().to_owned(),
-        paper: paper_row(method.name()),
-        rank_by: method.classifies().then(|| RankBy::Classifier.to_string()),
+        method: name.to_owned(),
+        paper: paper_row(name),
+        rank_by: classifies(done).then(|| RankBy::Classifier.to_string()),
         learned_parameters: done.first().map_or(0, |done| done.learned),
         inner_lr: rates.join("; "),
-        iterations: done.iter().map(|done| done.report.iterations).max().unwrap_or(0),
-        train_seconds: mean(&|done| done.report.seconds),
-        train_tokens: mean(&|done| done.report.tokens as f64) as usize,
+        iterations: reports.iter().map(|report| report.iterations).max(),
+        train_seconds: mean(&|report| report.seconds),
+        train_tokens: mean(&|report| report.tokens as f64).map(|tokens| tokens as usize),
         cells: pooled.iter().flat_map(|evaluation| &evaluation.shots).map(cell).collect(),
         tried: done.iter().flat_map(tried).collect(),
         curves: done.iter().map(curve).collect(),
@@ -122,15 +128,23 @@ pub fn method(method: Method, done: &[Done], failure: Option<String>) -> MethodR
     }
 }
 
-/// Each method at each K less itself without adapting, and the one that the device ships less every other.
-pub fn differences(methods: &[Method], done: &[Vec<Done>]) -> Vec<Difference> {
-    let pooled: Vec<(Method, Outcome)> = methods
+fn classifies(done: &[Done]) -> bool {
+    done.first().is_some_and(|done| done.method.classifies())
+}
+
+/// Each row at each K less itself without adapting, and one of them less every other: extra-place, which the device ships, or else
+/// the first run that was given.
+pub fn differences(rows: &[Row<'_>], done: &[Vec<Done>]) -> Vec<Difference> {
+    let pooled: Vec<(&Row<'_>, bool, Outcome)> = rows
         .iter()
         .zip(done)
-        .filter_map(|(&method, done)| Some((method, Outcome::pooled(done.iter().map(|done| &done.outcome))?)))
+        .filter_map(|(row, done)| {
+            Some((row, classifies(done), Outcome::pooled(done.iter().map(|done| &done.outcome))?))
+        })
         .collect();
     let mut differences = Vec::new();
-    let mut compare = |(method, cell): (Method, &Tests), (from, other): (Method, &Tests)| {
+    let mut compare = |(row, classifies, cell): (&Row<'_>, bool, &Tests),
+                       (from, other_classifies, other): (&Row<'_>, bool, &Tests)| {
         if let Some(found) = Differs::of(cell, other) {
             let figure = |change: Change| Figure {
                 value: change.value,
@@ -139,29 +153,34 @@ pub fn differences(methods: &[Method], done: &[Vec<Done>]) -> Vec<Difference> {
                 seeds: Vec::new(),
             };
             differences.push(Difference {
-                method: method.name().to_owned(),
+                method: row.name().to_owned(),
                 k: cell.k,
                 from: from.name().to_owned(),
                 from_k: other.k,
                 perplexity: found.perplexity.map(figure),
                 // Candidates that are ranked by something else do not compare.
-                hits_at_1: found.hits_at_1.filter(|_| method.classifies() == from.classifies()).map(figure),
+                hits_at_1: found.hits_at_1.filter(|_| classifies == other_classifies).map(figure),
                 f1: found.f1.map(figure),
             });
         }
     };
-    let others = || pooled.iter().filter(|(method, _)| *method != Method::ExtraPlace);
-    if let Some((shipped, ours)) = pooled.iter().find(|(method, _)| *method == Method::ExtraPlace) {
-        for (k, (method, outcome)) in others().flat_map(|other| ours.ks().into_iter().map(move |k| (k, other))) {
+    let is_shipped = |row: &Row<'_>| row.name() == Method::ExtraPlace.name();
+    let subject = pooled.iter().find(|(row, ..)| is_shipped(row));
+    let subject = subject.or_else(|| pooled.iter().find(|(row, ..)| matches!(row, Row::Given(_))));
+    if let Some((subject, ranks, ours)) = subject {
+        let others = || pooled.iter().filter(|(row, ..)| row.name() != subject.name());
+        for (k, (row, other_ranks, outcome)) in
+            others().flat_map(|other| ours.ks().into_iter().map(move |k| (k, other)))
+        {
             if let Some((one, other)) = ours.at(k).zip(outcome.at(k)) {
-                compare((*shipped, one), (*method, other));
+                compare((subject, *ranks, one), (row, *other_ranks, other));
             }
         }
     }
-    for (method, outcome) in &pooled {
+    for (row, ranks, outcome) in &pooled {
         for k in outcome.ks().into_iter().filter(|&k| k > 0) {
             if let Some((one, other)) = outcome.at(k).zip(outcome.at(0)) {
-                compare((*method, one), (*method, other));
+                compare((row, *ranks, one), (row, *ranks, other));
             }
         }
     }

@@ -90,8 +90,8 @@ pub struct Personas<'a> {
     pub names: Vec<String>,
 }
 
-/// Tests the trained model of a run, and before that looks through the grid. What is done is kept in the file of that name in
-/// the run directory, as long as its best checkpoint stays the same.
+/// Tests the trained model of a run, and before that looks through the grid. What is done is kept in a file, as long as the run's
+/// best checkpoint stays the same.
 ///
 /// # Errors
 /// As [`evaluate_trained`]; the file cannot be written.
@@ -99,10 +99,9 @@ pub fn test(
     trained: &Trained,
     personas: &Personas<'_>,
     (how, grid): (&How, &Grid),
-    (run, file): (&Path, &str),
+    (run, path): (&Path, &Path),
     compute: Compute,
 ) -> Result<(Outcome, Vec<Tried>)> {
-    let path = &run.join(file);
     let checkpoint = digest::sha256_file(&checkpoint(run, Which::Best)?.join(SUMS))?;
     let known = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Recorded>(&bytes).ok());
     let same = |known: &Recorded| {

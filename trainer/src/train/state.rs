@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::config::Config;
-use super::metrics::Validation;
+use super::metrics::{Report, Validation};
 use super::options::RateRule;
 use super::sampler::Sampler;
 use crate::error::{Result, TrainError};
@@ -72,6 +72,19 @@ impl Counters {
         let bytes = files::read_limited(&path, MAX_STATE)?;
         let state = serde_json::from_slice(&bytes);
         Ok(state.map_err(|error| FileError::new(&path, format!("is not a state: {error}")))?)
+    }
+
+    /// What came out so far.
+    pub fn report(&self) -> Report {
+        Report {
+            iterations: self.iteration,
+            best_iteration: self.best_iteration,
+            best: self.best,
+            first: self.first,
+            tokens: self.tokens,
+            seconds: self.seconds,
+            interrupted: !self.finished,
+        }
     }
 }
 
