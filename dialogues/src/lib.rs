@@ -2,6 +2,7 @@
 
 mod byte_level;
 mod chat_template;
+mod conversation;
 mod dialogue;
 mod difference;
 mod distractors;
@@ -25,6 +26,7 @@ mod tasks;
 mod text;
 mod tokenizer;
 
+pub use conversation::{Found, Rules, Speakers};
 pub use dialogue::{Dialogue, Exchange};
 pub use difference::{Change, Difference};
 pub use distractors::DISTRACTORS;
@@ -39,7 +41,9 @@ pub use interval::ratio_interval;
 pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use overlap::Overlap;
 pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
-pub use readers::{Format, LeftOut, Reading, SILENCE, read_dialogues, read_file, split_part, write_convai2};
+pub use readers::{
+    Format, LeftOut, Reading, SILENCE, read_chat, read_dialogues, read_file, split_part, write_chats, write_convai2,
+};
 pub use report::{
     Candidates, Cell, Cost, Evaluation, Intervals, Likeness, Outcome, Sample, ShotCost, ShotResult, TooFew,
 };

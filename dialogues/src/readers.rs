@@ -3,27 +3,31 @@
 mod bad;
 mod chat;
 mod convai2;
+mod discord;
 mod format;
 mod guard;
+mod instagram;
 mod lines;
 mod objects;
 mod personachat;
+mod sillytavern;
+mod source;
+mod stream;
 mod synthetic;
-mod turns;
+mod telegram;
+mod whatsapp;
 
-use std::io::{BufRead, BufReader, Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
-use marionette_models::files;
 use serde::Serialize;
 
+use crate::conversation::{ASSISTANT, Census, Me, Rules, Sink, Speakers, Threads};
 use crate::{DataError, Dialogue};
 
+pub use chat::write_chats;
 pub use convai2::{SILENCE, write_convai2};
 pub use format::Format;
-
-/// How much of a file is looked at to find out its format, in bytes, and the most where that says nothing.
-const HEADS: [usize; 2] = [1 << 16, lines::LONGEST_LINE + 1];
+use source::Source;
 
 /// Something of a file that is in no dialogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,17 +45,20 @@ pub struct Reading {
     pub format: Format,
     /// Its dialogues in file order; never empty.
     pub dialogues: Vec<Dialogue>,
+    /// Who speaks in it, where it is a chat of people with names.
+    pub speakers: Option<Speakers>,
     /// What was left out.
     pub left_out: Vec<LeftOut>,
 }
 
-/// What a reader of one format gives.
-type Found = (Vec<Dialogue>, Vec<LeftOut>);
-
 impl Reading {
-    /// What was left out, a line each.
+    /// Who speaks, and what was left out, a line each.
     pub fn notes(&self) -> impl Iterator<Item = String> {
-        self.left_out.iter().map(|LeftOut { what, count }| format!("{count} left out: {what}"))
+        let speakers = self.speakers.iter().flat_map(|speakers| {
+            let lines = speakers.to_string();
+            lines.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+        });
+        speakers.chain(self.left_out.iter().map(|LeftOut { what, count }| format!("{count} left out: {what}")))
     }
 }
 
@@ -85,12 +92,17 @@ pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError
 /// the partner's words in the other. A line without a speaker goes on with the utterance before it; stage directions
 /// (whole lines in brackets or asterisks) are left out.
 ///
-/// Chats, a dialogue an object: `{"messages":[{"role":"user","content":"…"},{"role":"assistant","content":"…"},…],
+/// Fine-tuning files, a dialogue an object: `{"messages":[{"role":"user","content":"…"},{"role":"assistant","content":"…"},…],
 /// "persona":["…",…]}`, a line each (JSONL), in a list, or over several lines. The assistant is the persona; `persona` or
 /// `personality` (a string or a list of them) may be missing, then the `system` messages at the beginning say it. Roles have
 /// the names of fine-tuning files (`human`, `bot`, `gpt`, `model`, `developer`, …) in any case. `content` is a string, a list of
 /// parts, or null. A message whose `weight` is 0 is history that is not learned. Messages of one role in a row are joined by a
-/// space; those of tools are left out.
+/// space; those of tools are left out. ShareGPT's `conversations` with `from` and `value`, Alpaca's `instruction`, `input`, `output` with
+/// `system` and `history`, and TRL's `prompt` and `completion`, strings or messages, are read alike.
+///
+/// Chats of people: WhatsApp's export as text, of all its languages' forms; Telegram's `result.json`, of a chat or a whole account;
+/// DiscordChatExporter's JSON; `message_1.json` of Instagram and Messenger; SillyTavern's JSONL. [`Rules`] say who of them is the
+/// persona, and what is a dialogue.
 ///
 /// Text is cleaned ([`crate::clean`]); a byte-order mark and blank lines are passed over; carriage returns are line ends before a line
 /// feed or where the file has no other, and blanks elsewhere. Words at the end that have no reply are left out. Lines or dialogues
@@ -101,29 +113,17 @@ pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError
 /// [`DataError`] naming the line and what was expected, for a file that is missing, empty, not UTF-8, or in no such format; and
 /// for a line, string or record longer than 1 MiB, which is never held in memory whole.
 pub fn read_file(path: impl AsRef<Path>) -> Result<Reading, DataError> {
-    const MARK: &[u8] = b"\xEF\xBB\xBF";
+    read_chat(path, &Rules::default())
+}
+
+/// [`read_file`], with rules for what a chat of people becomes.
+///
+/// # Errors
+/// As [`read_file`]; nobody in a chat has the name that is wanted, or it is not known whose words are to be learned.
+pub fn read_chat(path: impl AsRef<Path>, rules: &Rules) -> Result<Reading, DataError> {
     let (path, part) = split_part(path.as_ref());
     let path = path.as_path();
-    let mut file = files::open_regular(path)
-        .map_err(|error| DataError::file(path, error.problem, "check the name of the dialogue file"))?;
-    let mut head = Vec::new();
-    let mut found = None;
-    for most in HEADS {
-        let more = (most - head.len()) as u64;
-        let read = (&mut file).take(more).read_to_end(&mut head).map_err(|error| {
-            DataError::file(path, format!("cannot be read: {error}"), "check that it is a readable file")
-        })?;
-        let is_all = (read as u64) < more || most == HEADS[1];
-        found = format::find(path, head.strip_prefix(MARK).unwrap_or(&head), is_all)?;
-        if found.is_some() {
-            break;
-        }
-    }
-    if head.starts_with(MARK) {
-        head.drain(..MARK.len());
-    }
-    // Not found without an error: that cannot be, as there was no more to see.
-    let format = found.unwrap_or(Format::ChatJsonl);
+    let (source, format) = Source::of(path)?;
     if let Some(part) = part.as_deref().filter(|_| format != Format::PersonaChatJson) {
         return Err(DataError::file(
             path,
@@ -131,23 +131,45 @@ pub fn read_file(path: impl AsRef<Path>) -> Result<Reading, DataError> {
             "leave `#` and what follows it out",
         ));
     }
-    let only_returns = head.contains(&b'\r') && !head.contains(&b'\n');
-    let whole = BufReader::new(Cursor::new(head).chain(file));
-    let (dialogues, left_out) = match only_returns {
-        true => read_as(format, path, BufReader::new(lines::ReturnsAsFeeds(whole)), part.as_deref())?,
-        false => read_as(format, path, whole, part.as_deref())?,
+    let read = |sink: &mut dyn Sink| match format {
+        Format::ConvAi2 => convai2::read(path, &source, sink),
+        Format::PersonaChatJson => personachat::read(path, &source, sink, part.as_deref()),
+        Format::SyntheticPersonaChat => synthetic::read(path, &source, sink),
+        Format::ChatJsonl => chat::read_lines(path, &source, sink),
+        Format::ChatJson => chat::read_objects(path, &source, sink),
+        Format::WhatsApp => whatsapp::read(path, &source, sink),
+        Format::Telegram => stream::read::<telegram::Telegram>(path, &source, sink),
+        Format::Discord => stream::read::<discord::Discord>(path, &source, sink),
+        Format::Instagram => stream::read::<instagram::Instagram>(path, &source, sink),
+        Format::SillyTavern => sillytavern::read(path, &source, sink),
     };
-    Ok(Reading { format, dialogues, left_out: left_out.into_iter().filter(|left| left.count > 0).collect() })
-}
-
-fn read_as(format: Format, path: &Path, reader: impl BufRead, part: Option<&str>) -> Result<Found, DataError> {
-    match format {
-        Format::ConvAi2 => convai2::read(path, reader),
-        Format::PersonaChatJson => Ok((personachat::read(path, reader, part)?, Vec::new())),
-        Format::SyntheticPersonaChat => synthetic::read(path, reader),
-        Format::ChatJsonl => chat::read_lines(path, reader),
-        Format::ChatJson => chat::read_objects(path, reader),
+    let (me, speakers) = match format.has_names() {
+        // Read once for who speaks, and again for what is said.
+        true => {
+            let mut census = Census::default();
+            read(&mut census)?;
+            let (me, speakers) = census.choose(rules, path)?;
+            (me, Some(speakers))
+        }
+        false => match rules.me.iter().find(|me| !me.eq_ignore_ascii_case(ASSISTANT)) {
+            None => (Me::role(ASSISTANT), None),
+            Some(me) => {
+                let problem =
+                    format!("has no speaker {me:?}: it is {format}, in which roles speak and {ASSISTANT} is learned");
+                return Err(DataError::file(path, problem, "leave --me out"));
+            }
+        },
+    };
+    let mut dialogues = Vec::new();
+    let mut emit = |dialogue| dialogues.push(dialogue);
+    let mut threads = Threads::new(rules, &me, &mut emit);
+    let mut left_out = read(&mut threads)?;
+    left_out.extend(threads.end());
+    if dialogues.is_empty() {
+        return Err(DataError::file(path, format!("is {format}, and {}", format.lacks()), format.remedy()));
     }
+    let left_out = left_out.into_iter().filter(|left| left.count > 0).collect();
+    Ok(Reading { format, dialogues, speakers, left_out })
 }
 
 /// A dialogue file's path, and the part of it that is named after a `#`, where no file has that very name but the one before

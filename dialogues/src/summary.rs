@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use indicatif::HumanCount;
 use serde::Serialize;
 
+use crate::conversation::{Found, Speakers};
 use crate::error::excerpt;
-use crate::readers::{Format, LeftOut, read_file};
+use crate::readers::{Format, LeftOut, Reading};
 use crate::tasks::{TaskError, group_by_persona};
 use crate::{Dialogue, EncodeError, Encoder, Sequence};
 
@@ -52,6 +53,8 @@ pub struct FileSummary {
     pub format: Format,
     /// Its dialogues.
     pub dialogues: usize,
+    /// Who speaks in it, where it is a chat of people with names.
+    pub speakers: Option<Speakers>,
     /// What of it is in no dialogue.
     pub left_out: Vec<LeftOut>,
 }
@@ -107,22 +110,19 @@ pub struct Bin {
 }
 
 impl Summary {
-    /// Reads and counts. `encoder` is what the tokens are counted with.
+    /// Counts what was read of each file. `encoder` is what the tokens are counted with.
     ///
     /// # Errors
-    /// A file cannot be read ([`crate::read_file`]); the tokenizer fails.
-    pub fn of_files<P: AsRef<Path>>(paths: &[P], encoder: Option<&Encoder>) -> Result<Self, EncodeError> {
-        let mut files = Vec::with_capacity(paths.len());
-        let mut dialogues: Vec<Dialogue> = Vec::new();
-        for path in paths {
-            let reading = read_file(path)?;
-            files.push(FileSummary {
-                path: path.as_ref().to_path_buf(),
-                format: reading.format,
-                dialogues: reading.dialogues.len(),
-                left_out: reading.left_out,
-            });
-            dialogues.extend(reading.dialogues);
+    /// The tokenizer fails.
+    pub fn of<P: AsRef<Path>>(
+        readings: impl IntoIterator<Item = (P, Reading)>,
+        encoder: Option<&Encoder>,
+    ) -> Result<Self, EncodeError> {
+        let (mut files, mut dialogues) = (Vec::new(), Vec::<Dialogue>::new());
+        for (path, Reading { format, dialogues: more, speakers, left_out }) in readings {
+            let path = path.as_ref().to_path_buf();
+            files.push(FileSummary { path, format, dialogues: more.len(), speakers, left_out });
+            dialogues.extend(more);
         }
         let exchanges = || dialogues.iter().flat_map(|dialogue| &dialogue.exchanges);
         let counts = || exchanges().map(|exchange| exchange.candidates.len()).filter(|count| *count > 0);
@@ -232,6 +232,9 @@ impl fmt::Display for Summary {
             let plural = if file.dialogues == 1 { "" } else { "s" };
             let count = grouped(file.dialogues);
             writeln!(out, "{}: {}, {count} dialogue{plural}", file.path.display(), file.format)?;
+            if let Some(speakers) = &file.speakers {
+                writeln!(out, "  {speakers}")?;
+            }
             for LeftOut { what, count } in &file.left_out {
                 writeln!(out, "  {} left out: {what}", grouped(*count))?;
             }
@@ -287,6 +290,31 @@ impl fmt::Display for Summary {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Speakers {
+    /// Who speaks, when, and who of them is learned.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        let Self { me, found, messages, span } = self;
+        let name = |(name, count): &(String, usize)| format!("{} ({})", excerpt(name), grouped(*count));
+        let mut names: Vec<String> = messages.iter().take(SHOWN).map(name).collect();
+        if messages.len() > SHOWN {
+            names.push(format!("{} others", messages.len() - SHOWN));
+        }
+        write!(out, "speak, with so many messages: {}", names.join(", "))?;
+        let day = |seconds| jiff::Timestamp::from_second(seconds).map(|time| time.strftime("%F").to_string());
+        if let Some((Ok(first), Ok(last))) = span.map(|[first, last]| (day(first), day(last))) {
+            write!(out, "; from {first} to {last}")?;
+        }
+        let me: Vec<String> = me.iter().map(|name| excerpt(name)).collect();
+        let why = match found {
+            Found::Named => "",
+            Found::Owner => ", whose export it is",
+            Found::Answers => ", who answers first",
+        };
+        write!(out, "\n  learned is {}{why}", me.join(" and "))
     }
 }
 

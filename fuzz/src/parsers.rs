@@ -87,6 +87,13 @@ pub fn dialogue_seeds() -> Vec<Vec<u8>> {
         "{\"train\":[{\"personality\":[\"i sew .\"],\"utterances\":[{\"candidates\":[\"no .\",\"yes .\"],\"history\":[\"hi\"]}]}],\"valid\":[]}",
         "user 1 personas,user 2 personas,Best Generated Conversation\n\"i sew.\",\"i ski.\",\"User 1: hi\nUser 2: ho\nUser 1: what ?\"\n",
         "\u{feff}1 hi\tho\r\n2 a\tb\r\n",
+        "{\"conversations\":[{\"from\":\"human\",\"value\":\"hi\"},{\"from\":\"gpt\",\"value\":\"ho\"}]}\n",
+        "[{\"instruction\":\"hi\",\"input\":\"x\",\"output\":\"ho\",\"history\":[[\"a\",\"b\"]]},{\"prompt\":\"hi\",\"completion\":\"ho\"}]",
+        "03/11/2025, 18:04 - Ada: honey?\n[3/11/25, 6:05:11\u{202f}PM] Ole: jars\nmore \u{200e}<edited>\n03/11/2025, 18:06 - Ada: <Media omitted>\n",
+        "{\"name\":\"Ole\",\"type\":\"personal_chat\",\"messages\":[{\"id\":1,\"type\":\"message\",\"date\":\"2025-11-03T18:02:11\",\"from\":\"Ada\",\"from_id\":\"user1\",\"text\":[\"a\\x0B\",{\"type\":\"bold\",\"text\":\"b\"}]},{\"type\":\"message\",\"from\":\"Ole\",\"text\":\"c\"}]}",
+        "{\"guild\":{},\"channel\":{},\"messages\":[{\"type\":\"Default\",\"timestamp\":\"2025-11-03T18:02:11+00:00\",\"content\":\"a\",\"author\":{\"id\":\"1\",\"name\":\"ada\",\"isBot\":false}},{\"type\":\"Reply\",\"content\":\"b\",\"author\":{\"name\":\"ole\"}}]}",
+        "{\"participants\":[{\"name\":\"Ada\"}],\"messages\":[{\"sender_name\":\"Ada\",\"timestamp_ms\":2000,\"content\":\"caf\u{c3}\u{a9}\"},{\"sender_name\":\"Ole\",\"timestamp_ms\":1000,\"content\":\"b\"}]}",
+        "{\"user_name\":\"Ada\",\"character_name\":\"Ole\"}\n{\"name\":\"Ada\",\"is_user\":true,\"mes\":\"a\"}\n{\"name\":\"Ole\",\"mes\":\"b\",\"swipes\":[\"b\",\"c\"],\"swipe_id\":1}\n",
     ]
     .map(|text| text.as_bytes().to_vec())
     .into()

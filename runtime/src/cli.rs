@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use marionette_dialogues::{Context, RankBy};
+use marionette_dialogues::{Context, RankBy, Rules};
 use marionette_models::InnerLoop;
 use marionette_models::options::{MOST_TOKENS, whole};
 
@@ -36,6 +36,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Adapt to the personas of a file and test on dialogues that were held out
     Evaluate(EvaluateArgs),
+    /// Say what chats and dialogue files hold, and write them as dialogues
+    Dialogues(DialoguesArgs),
     /// Say what is in a bundle, and check that this device computes what the trainer did
     Inspect(InspectArgs),
     /// Measure the speed and memory of a bundle on this device
@@ -116,6 +118,52 @@ impl SamplingArgs {
     }
 }
 
+/// How chats become dialogues.
+#[derive(Debug, Args)]
+pub struct ChatRules {
+    /// Whose words are learned: a name or an id in the chat; given twice where one person has two names [default: the one whose export it
+    /// is, or of two the one who answers first]
+    #[arg(long, value_name = "NAME", help_heading = "Chats")]
+    pub me: Vec<String>,
+    /// Messages of one person are one utterance while no more than so many minutes lie between two
+    #[arg(long, value_name = "MINUTES", default_value_t = Rules::default().join / 60, help_heading = "Chats")]
+    pub join: u64,
+    /// After so many hours without a message another dialogue begins
+    #[arg(long, value_name = "HOURS", default_value_t = Rules::default().silence / 3600, help_heading = "Chats")]
+    pub silence: u64,
+    /// In a group, let others' words begin with who says them
+    #[arg(long, help_heading = "Chats")]
+    pub group: bool,
+}
+
+impl ChatRules {
+    /// The rules.
+    pub fn rules(&self) -> Rules {
+        let Self { me, join, silence, group } = self;
+        Rules { me: me.clone(), join: join.saturating_mul(60), silence: silence.saturating_mul(3600), group: *group }
+    }
+}
+
+/// `dialogues`.
+#[derive(Debug, Args)]
+pub struct DialoguesArgs {
+    /// Chats and dialogue files, in any format that the README lists
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// How chats become dialogues.
+    #[command(flatten)]
+    pub rules: ChatRules,
+    /// Write the dialogues here, as chat JSONL, which every command reads
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Count tokens as this bundle does
+    #[arg(long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `adapt`.
 #[derive(Debug, Args)]
 pub struct AdaptArgs {
@@ -131,6 +179,9 @@ pub struct AdaptArgs {
     /// The persona's dialogues, in any format that the README lists; all of them are taken as this persona's
     #[arg(long, value_name = "FILE")]
     pub dialogues: PathBuf,
+    /// How chats become dialogues.
+    #[command(flatten)]
+    pub rules: ChatRules,
     /// Learn from the first K dialogues only
     #[arg(long, value_name = "K", value_parser = from_one::<MOST>, allow_negative_numbers = true)]
     pub shots: Option<NonZeroUsize>,

@@ -9,15 +9,18 @@ use std::time::Instant;
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
-use marionette_dialogues::{Dialogue, Encoder, EvaluateError, Judge, evaluate_judged, group_by_persona, read_file};
+use marionette_dialogues::{
+    Dialogue, Encoder, EvaluateError, Judge, Rules, Summary, evaluate_judged, group_by_persona, read_chat, write_chats,
+};
 use marionette_models::bundle::Bundle;
+use marionette_models::files;
 use marionette_models::interrupt::{self, Work};
 use marionette_models::terminal::{printable, printable_line, say};
 use marionette_runtime::adapt::{self, Recipe};
 use marionette_runtime::bench::{self, Shape};
 use marionette_runtime::chat::{Conversation, Said};
 use marionette_runtime::cli::{
-    AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, EvaluateArgs, GenerateArgs, Home, InspectArgs,
+    AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, DialoguesArgs, EvaluateArgs, GenerateArgs, Home, InspectArgs,
 };
 use marionette_runtime::engine::{self, Engine};
 use marionette_runtime::entailment::Entailment;
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate(&args),
         Command::Chat(args) => chat(&args),
         Command::Evaluate(args) => evaluate(&args),
+        Command::Dialogues(args) => dialogues(&args),
         Command::Inspect(args) => inspect(&args),
         Command::Bench(args) => bench(&args),
     };
@@ -91,7 +95,7 @@ fn open(common: &Common, persona: Option<(&PersonaName, &Home)>) -> Result<(Engi
 }
 
 fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
-    let dialogues = read(&args.dialogues)?;
+    let dialogues = read(&args.dialogues, &args.rules.rules())?;
     let chosen = adapt::support(&dialogues, args.shots.map(Into::into))
         .map_err(|error| anyhow!("{}: {error}", args.dialogues.display()))?;
     let (mut engine, encoder, _) = open(&args.common, None)?;
@@ -144,11 +148,46 @@ fn listen() -> Result<(), Error> {
     interrupt::take_over(None).map_err(|error| Error::Impossible(format!("SIGINT cannot be handled: {error}")))
 }
 
-/// The dialogues of a file; what was left out of it is said.
-fn read(path: &Path) -> Result<Vec<Dialogue>, Error> {
-    let reading = read_file(path)?;
+/// The dialogues of a file; who was taken for the persona is said, and what was left out.
+fn read(path: &Path, rules: &Rules) -> Result<Vec<Dialogue>, Error> {
+    let reading = read_chat(path, rules)?;
     reading.notes().for_each(|note| hint(&format!("{}: {note}", path.display())));
     Ok(reading.dialogues)
+}
+
+/// How many dialogues are shown whole.
+const SHOWN: usize = 3;
+
+fn dialogues(args: &DialoguesArgs) -> anyhow::Result<()> {
+    let rules = args.rules.rules();
+    let encoder = args.bundle.as_deref().map(|dir| engine::encoder(&Bundle::open(dir)?)).transpose()?;
+    let readings =
+        args.files.iter().map(|file| Ok((file, read_chat(file, &rules)?))).collect::<Result<Vec<_>, Error>>()?;
+    let all: Vec<Dialogue> = readings.iter().flat_map(|(_, reading)| reading.dialogues.iter().cloned()).collect();
+    let summary = Summary::of(readings, encoder.as_ref())?;
+    if let Some(out) = &args.out {
+        files::write_atomic(out, |writer| write_chats(writer, &all)).map_err(Error::from)?;
+    }
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&summary)?)?;
+        return Ok(());
+    }
+    write!(out, "{}", printable(&summary.to_string()))?;
+    // The first, the middle and the last one.
+    let mut places = vec![0, all.len() / 2, all.len().saturating_sub(1)];
+    places.dedup();
+    for dialogue in places.iter().take(SHOWN).filter_map(|&place| all.get(place)) {
+        writeln!(out, "\nline {}:", dialogue.line)?;
+        for exchange in &dialogue.exchanges {
+            if !exchange.partner.is_empty() {
+                writeln!(out, "  them  {}", printable_line(&exchange.partner))?;
+            }
+            let who = if exchange.learned { "  me    " } else { "  (me)  " };
+            writeln!(out, "{who}{}", printable_line(&exchange.reply))?;
+        }
+    }
+    Ok(())
 }
 
 fn warn_about(dialogues: &[Dialogue], support: &adapt::Support<'_>, args: &AdaptArgs) {
@@ -264,7 +303,7 @@ fn read_line() -> anyhow::Result<Option<String>> {
 
 fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let in_file = |error: &dyn std::fmt::Display| anyhow!("{}: {error}", args.dialogues.display());
-    let dialogues = read(&args.dialogues)?;
+    let dialogues = read(&args.dialogues, &Rules::default())?;
     let grouping = group_by_persona(dialogues).map_err(|error| in_file(&error))?;
     grouping.notes().iter().for_each(|note| hint(note));
     let mut options = marionette_dialogues::Options {
@@ -281,7 +320,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
     let (mut engine, encoder, _) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     if let Some(file) = &args.reference {
-        options.reference = marionette_dialogues::reference(&encoder, &read(file)?)
+        options.reference = marionette_dialogues::reference(&encoder, &read(file, &Rules::default())?)
             .map_err(|error| anyhow!("{}: {error}", file.display()))?;
     }
     let bar = progress::bar("evaluating", 0);

@@ -31,7 +31,7 @@ fn data_says_what_files_hold_and_what_was_left_out() {
     let shown = scratch.run("marionette-train", words("data {file} --base {base}", &paths)).done();
     for part in [
         "some.txt: ConvAI2 text, 128 dialogues",
-        "1 left out: closing words of the partner without a reply",
+        "1 left out: closing words without a reply",
         "personas              16",
         "the largest has 8 dialogues, joined by \"",
         "longer than the context of 512 tokens: 0",
@@ -107,6 +107,49 @@ fn the_device_is_checked_before_a_run() {
     assert!(said.contains("fp32 on cpu against fp32 on the CPU"), "{said}");
     let error = said.lines().find(|line| line.contains("outer gradient")).unwrap();
     assert!(error.contains("relative error 0.0e0"), "the processor against itself: {error}");
+}
+
+/// What a person has on the phone, learned as it is, and as the dialogues that are made of it.
+#[test]
+fn a_chat_is_shown_written_and_learned() {
+    let scratch = Scratch::new();
+    let days = (1..8).map(|day| {
+        format!(
+            "0{day}/11/2025, 18:02 - Ada B.: hello , what do you do ?\n0{day}/11/2025, 18:03 - Ole K.: i keep bees .\n\
+             0{day}/11/2025, 18:04 - Eve: <Media omitted>\n"
+        )
+    });
+    let (chat, out) = (scratch.write("_chat.txt", days.collect::<String>()), scratch.path("ole.jsonl"));
+    let bundle = road().bundle();
+    let paths = [("chat", chat.as_path()), ("out", &out), ("bundle", &bundle)];
+    let run = |line: &str| scratch.run("marionette", words(line, &paths));
+    let shown = run("dialogues {chat} --out {out} --bundle {bundle}").done();
+    for part in [
+        "_chat.txt: a WhatsApp export, 7 dialogues",
+        "speak, with so many messages: \"Ada B.\" (7), \"Ole K.\" (7); from 2025-11-01 to 2025-11-07",
+        "learned is \"Ole K.\", who answers first",
+        "7 left out: pictures, voice messages and other media without words",
+        "tokens a dialogue: ",
+        "line 10:\n  them  hello , what do you do ?\n  me    i keep bees .\n",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let read = fs::read_to_string(&out).unwrap();
+    assert_eq!(read.lines().count(), 7);
+    let line = r#"{"messages":[{"content":"hello , what do you do ?","role":"user"},{"content":"i keep bees .","role":"assistant"}]}"#;
+    assert_eq!(read.lines().next(), Some(line));
+    let object = json(&run("dialogues {chat} {out} --json").done());
+    assert_eq!((&object["dialogues"], &object["files"][0]["speakers"]["found"]), (&14.into(), &"answers".into()));
+    // As it is, or as it was written: the same persona.
+    let loss = |line: &str| {
+        let adapted = marionette(&scratch, line, &chat);
+        let said = adapted.done();
+        said.lines().next().unwrap().split_once(" on ").unwrap().0.split_once(": ").unwrap().1.to_owned()
+    };
+    let written = "adapt {bundle} --home {home} --persona ole --dialogues ".to_owned() + &out.display().to_string();
+    assert_eq!(loss("adapt {bundle} --home {home} --persona ole --dialogues {file}"), loss(&written));
+    // Who is not in it is told who is.
+    run("dialogues {chat} --me Olaf").refused(1, &["nobody in it is called", "Ada B. (7), Ole K. (7)", "--me NAME"]);
 }
 
 #[test]

@@ -89,7 +89,8 @@ pub fn summarise(files: &[PathBuf], base: Option<&Path>, offline: bool) -> Resul
             Some(Encoder::from_folder(&folder, &config)?)
         }
     };
-    Ok(Summary::of_files(files, encoder.as_ref())?)
+    let readings = files.iter().map(|file| Ok((file, read_file(file)?))).collect::<Result<Vec<_>>>()?;
+    Ok(Summary::of(readings, encoder.as_ref())?)
 }
 
 /// What is wrong with the personas of `files`.

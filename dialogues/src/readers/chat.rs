@@ -1,34 +1,93 @@
-//! Chats as JSON: messages with roles, a dialogue an object.
+//! Fine-tuning files: a dialogue an object of JSON, in any of the usual forms. OpenAI's `messages` of `role` and `content`, ShareGPT's
+//! `conversations` of `from` and `value`, Alpaca's `instruction`, `input` and `output` with a `history`, TRL's `prompt` and `completion`.
 
-use std::io::BufRead;
+use std::io::Write;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
 use super::bad::Bad;
 use super::lines::Lines;
 use super::objects::Objects;
-use super::turns::{Said, exchanges};
-use super::{Found, LeftOut};
+use super::{LeftOut, Source};
+use crate::conversation::{ASSISTANT, About, Message, Sink, USER};
 use crate::error::{excerpt, without_place};
-use crate::{DataError, Dialogue, clean};
+use crate::{DataError, Dialogue, Exchange, clean};
 
-#[derive(Deserialize)]
-#[serde(expecting = "an object with `messages`")]
+#[derive(Deserialize, Default)]
+#[serde(expecting = "an object with `messages`", default)]
 struct Chat {
-    messages: Vec<Message>,
-    #[serde(default)]
+    #[serde(alias = "conversations", alias = "conversation")]
+    messages: Option<Vec<Written>>,
     persona: Option<Persona>,
-    #[serde(default)]
     personality: Option<Persona>,
+    /// What other forms have, and what may be anything beside `messages`.
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
+impl Chat {
+    /// The messages, whatever the form.
+    fn messages(&mut self) -> Result<Vec<Written>, String> {
+        if let Some(messages) = self.messages.take() {
+            return Ok(messages);
+        }
+        let has = |key: &str| self.others.contains_key(key);
+        if has("chosen") || has("rejected") {
+            return Err("`chosen` and `rejected` are two replies to judge, and no dialogue".to_owned());
+        }
+        if has("instruction") && has("output") {
+            let said = |role: &str, text: String| Written::new(role, text);
+            let mut messages: Vec<Written> =
+                self.other::<String>("system")?.map(|text| said("system", text)).into_iter().collect();
+            for [user, assistant] in self.other::<Vec<[String; 2]>>("history")?.unwrap_or_default() {
+                messages.extend([said(USER, user), said(ASSISTANT, assistant)]);
+            }
+            let text = |key: &str| Ok::<_, String>(self.other::<String>(key)?.unwrap_or_default());
+            messages.push(said(USER, format!("{}\n{}", text("instruction")?, text("input")?)));
+            messages.push(said(ASSISTANT, text("output")?));
+            return Ok(messages);
+        }
+        match self.other::<Side>("prompt")?.zip(self.other::<Side>("completion")?) {
+            Some((prompt, completion)) => Ok([prompt.messages(USER), completion.messages(ASSISTANT)].concat()),
+            None => Err("missing field `messages`".to_owned()),
+        }
+    }
+
+    /// A field of another form, where it is there.
+    fn other<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, String> {
+        match self.others.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => T::deserialize(value).map(Some).map_err(|error| format!("`{key}`: {error}")),
+        }
+    }
+}
+
+/// A prompt or a completion.
 #[derive(Deserialize)]
+#[serde(untagged, expecting = "`prompt` or `completion` is neither a string nor a list of messages")]
+enum Side {
+    Text(String),
+    Messages(Vec<Written>),
+}
+
+impl Side {
+    fn messages(self, role: &str) -> Vec<Written> {
+        match self {
+            Self::Text(text) => vec![Written::new(role, text)],
+            Self::Messages(messages) => messages,
+        }
+    }
+}
+
+#[derive(Deserialize, Clone)]
 #[serde(expecting = "a message with `role` and `content`")]
-struct Message {
+struct Written {
+    #[serde(alias = "from")]
     role: String,
-    #[serde(default)]
+    #[serde(default, alias = "value")]
     content: Option<Content>,
     #[serde(default)]
     weight: Option<f64>,
@@ -38,7 +97,12 @@ struct Message {
     function_call: Option<Value>,
 }
 
-impl Message {
+impl Written {
+    fn new(role: &str, text: String) -> Self {
+        let (role, content) = (role.to_owned(), Some(Content::Text(text)));
+        Self { role, content, weight: None, tool_calls: None, function_call: None }
+    }
+
     /// Whether it asks for a tool instead of saying something.
     fn calls(&self) -> bool {
         let is_call = |value: &Value| value.as_array().is_none_or(|calls| !calls.is_empty());
@@ -46,14 +110,14 @@ impl Message {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone)]
 #[serde(untagged, expecting = "`content` is neither a string nor a list of parts")]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone)]
 struct Part {
     #[serde(default)]
     text: Option<String>,
@@ -87,53 +151,45 @@ impl Role {
     }
 }
 
-/// What of a file is in no dialogue.
+/// What of a file's objects is no message.
 #[derive(Default)]
 struct Counts {
-    open: usize,
-    empty: usize,
     tools: usize,
     parts: usize,
     system: usize,
     surrogates: usize,
-    unanswered: usize,
-    unlearned: usize,
 }
 
 impl Counts {
     fn add(&mut self, more: &Self) {
-        self.open += more.open;
-        self.empty += more.empty;
         self.tools += more.tools;
         self.parts += more.parts;
         self.system += more.system;
         self.surrogates += more.surrogates;
-        self.unanswered += more.unanswered;
-        self.unlearned += more.unlearned;
     }
 
     fn left_out(self) -> Vec<LeftOut> {
         let left_out = |what: &str, count| LeftOut { what: what.into(), count };
         vec![
-            left_out("closing messages of the user without a reply", self.open),
-            left_out("replies without words, with the words before them", self.empty),
             left_out("calls of tools and what they gave", self.tools),
             left_out("parts of messages that are not text", self.parts),
             left_out("system messages within a dialogue, or beside its persona", self.system),
             left_out("halves of surrogate pairs", self.surrogates),
-            left_out("dialogues without a reply", self.unanswered),
-            left_out("dialogues of which no reply is to be learned", self.unlearned),
         ]
     }
 }
 
-const REMEDY: &str = "write each dialogue as `{\"messages\":[{\"role\":\"user\",\"content\":\"…\"},\
+/// How it is to be written.
+pub(super) const REMEDY: &str = "write each dialogue as `{\"messages\":[{\"role\":\"user\",\"content\":\"…\"},\
                       {\"role\":\"assistant\",\"content\":\"…\"}]}`";
 
 /// A dialogue a line.
-pub(super) fn read_lines(path: &Path, reader: impl BufRead) -> Result<Found, DataError> {
-    let mut lines = Lines::new(path, reader);
-    let mut reading = Chats::default();
+///
+/// # Errors
+/// [`DataError`].
+pub(super) fn read_lines(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
+    let mut lines = Lines::new(path, source.open()?);
+    let mut reading = Chats::new(sink);
     while let Some((line, text)) = lines.next()? {
         if !text.trim().is_empty() {
             reading.see(line, text);
@@ -143,54 +199,56 @@ pub(super) fn read_lines(path: &Path, reader: impl BufRead) -> Result<Found, Dat
 }
 
 /// Objects in a list or one after the other, over several lines or not.
-pub(super) fn read_objects(path: &Path, reader: impl BufRead) -> Result<Found, DataError> {
-    let mut objects = Objects::new(path, reader);
-    let mut reading = Chats::default();
+///
+/// # Errors
+/// [`DataError`].
+pub(super) fn read_objects(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
+    let mut objects = Objects::new(path, source.open()?);
+    let mut reading = Chats::new(sink);
     while let Some((line, text)) = objects.next()? {
         reading.see(line, text);
     }
     reading.end(path)
 }
 
-#[derive(Default)]
-struct Chats {
-    dialogues: Vec<Dialogue>,
+struct Chats<'a> {
+    sink: &'a mut dyn Sink,
     counts: Counts,
     bad: Bad,
     seen: usize,
 }
 
-impl Chats {
+impl<'a> Chats<'a> {
+    fn new(sink: &'a mut dyn Sink) -> Self {
+        Self { sink, counts: Counts::default(), bad: Bad::default(), seen: 0 }
+    }
+
     fn see(&mut self, line: usize, text: &str) {
         self.seen += 1;
-        match self.dialogue(line, text) {
-            Ok(dialogue) => self.dialogues.extend(dialogue),
-            Err(problem) => self.bad.add(line, problem, REMEDY),
+        if let Err(problem) = self.chat(line, text) {
+            self.bad.add(line, problem, REMEDY);
         }
     }
 
-    fn end(self, path: &Path) -> Result<Found, DataError> {
-        let Self { dialogues, counts, bad, seen } = self;
-        let mut left_out = vec![bad.judge(path, "dialogues", seen)?];
-        left_out.extend(counts.left_out());
-        if dialogues.is_empty() {
-            return Err(DataError::file(path, "has no dialogue with a reply of the assistant to learn from", REMEDY));
-        }
-        Ok((dialogues, left_out))
+    fn end(self, path: &Path) -> Result<Vec<LeftOut>, DataError> {
+        let mut left_out = vec![self.bad.judge(path, "dialogues", self.seen)?];
+        left_out.extend(self.counts.left_out());
+        Ok(left_out)
     }
 
-    /// The dialogue of an object, where it has something to learn from.
-    fn dialogue(&mut self, line: usize, text: &str) -> Result<Option<Dialogue>, String> {
+    /// Hands the messages of an object on, where all of it can be read.
+    fn chat(&mut self, line: usize, text: &str) -> Result<(), String> {
         // A carriage return is a blank, also where JSON would not have it.
         let (text, surrogates) = without_half_surrogates(&text.replace('\r', " "));
-        let parsed: Chat = serde_json::from_str(&text).map_err(|error| {
+        let mut parsed: Chat = serde_json::from_str(&text).map_err(|error| {
             let place = if error.line() > 1 { format!("line {} of it, ", error.line()) } else { String::new() };
             format!("{} in {place}column {}", without_place(&error), error.column())
         })?;
         let mut counts = Counts { surrogates, ..Counts::default() };
-        let mut said = Vec::with_capacity(parsed.messages.len());
+        let messages = parsed.messages()?;
+        let mut said = Vec::with_capacity(messages.len());
         let mut system = Vec::new();
-        for (index, message) in (1..).zip(parsed.messages) {
+        for (index, message) in (1..).zip(messages) {
             let Some(role) = Role::of(&message.role) else {
                 let role = excerpt(&message.role);
                 return Err(format!("message {index} has the role {role}, expected system, user or assistant"));
@@ -201,16 +259,14 @@ impl Chats {
                 Some(weight) => return Err(format!("message {index} has the weight {weight}, expected 0 or 1")),
             };
             let calls = message.calls();
-            let raw = words(message.content, &mut counts.parts);
-            let text = clean(&raw);
+            let text = words(message.content, &mut counts.parts);
             match role {
-                Role::Partner => said.push(Said::Partner(text)),
-                Role::Persona if !text.is_empty() => said.push(Said::Persona { text, learned }),
+                Role::Partner => said.push(Message::of_role(USER, text, line)),
                 // The words after the call's result are the reply.
-                Role::Persona if calls => counts.tools += 1,
-                Role::Persona => said.push(Said::Nothing),
+                Role::Persona if calls && clean(&text).is_empty() => counts.tools += 1,
+                Role::Persona => said.push(Message { learned, ..Message::of_role(ASSISTANT, text, line) }),
                 Role::Tool => counts.tools += 1,
-                Role::System if said.is_empty() => system.push(raw),
+                Role::System if said.is_empty() => system.push(text),
                 Role::System => counts.system += 1,
             }
         }
@@ -224,27 +280,39 @@ impl Chats {
                 }
             }
         };
-        let (exchanges, unanswered) = exchanges(said);
-        counts.empty = unanswered.empty;
-        counts.open = usize::from(unanswered.open && !exchanges.is_empty());
-        let dialogue = match exchanges.iter().any(|exchange| exchange.learned) {
-            _ if exchanges.is_empty() => {
-                counts.unanswered = 1;
-                None
-            }
-            false => {
-                counts.unlearned = 1;
-                None
-            }
-            true => {
-                let sentences = persona.iter().flat_map(|text| text.lines()).map(clean);
-                let persona = sentences.filter(|sentence| !sentence.is_empty()).collect();
-                Some(Dialogue { persona, partner_persona: Vec::new(), exchanges, line })
-            }
-        };
         self.counts.add(&counts);
-        Ok(dialogue)
+        let sentences = persona.iter().flat_map(|text| text.lines()).map(clean);
+        let persona = sentences.filter(|sentence| !sentence.is_empty()).collect();
+        self.sink.begin(About { persona, whole: true, ..About::default() });
+        said.into_iter().for_each(|message| self.sink.message(message));
+        Ok(())
     }
+}
+
+/// Writes dialogues as chat JSONL, so that [`crate::read_dialogues`] gives them back, without the partner's sentences and candidates,
+/// which the format does not have.
+///
+/// # Errors
+/// What the writer says.
+pub fn write_chats(writer: &mut (impl Write + ?Sized), dialogues: &[Dialogue]) -> std::io::Result<()> {
+    for Dialogue { persona, exchanges, .. } in dialogues {
+        let mut messages = Vec::with_capacity(2 * exchanges.len());
+        for Exchange { partner, reply, learned, .. } in exchanges {
+            if !partner.is_empty() {
+                messages.push(json!({"role": USER, "content": partner}));
+            }
+            messages.push(match learned {
+                true => json!({"role": ASSISTANT, "content": reply}),
+                false => json!({"role": ASSISTANT, "content": reply, "weight": 0}),
+            });
+        }
+        let chat = match persona.is_empty() {
+            true => json!({"messages": messages}),
+            false => json!({"persona": persona, "messages": messages}),
+        };
+        writeln!(writer, "{chat}")?;
+    }
+    Ok(())
 }
 
 /// The text of a message; `others` counts its parts that are no text.

@@ -1,11 +1,12 @@
 //! ConvAI2's text format (Zhang et al. 2018, as ParlAI distributes it), both ways.
 
-use std::io::{BufRead, Error, ErrorKind, Write};
+use std::io::{Error, ErrorKind, Write};
 use std::path::Path;
 
 use super::bad::Bad;
 use super::lines::Lines;
-use super::{Found, LeftOut};
+use super::{LeftOut, Source};
+use crate::conversation::Sink;
 use crate::error::excerpt;
 use crate::{DataError, Dialogue, Exchange, clean};
 
@@ -39,18 +40,21 @@ struct Open {
 }
 
 /// What was read so far.
-#[derive(Default)]
-struct Read {
-    dialogues: Vec<Dialogue>,
+struct Read<'a> {
+    sink: &'a mut dyn Sink,
     bad: Bad,
     lines: usize,
     broken: usize,
     unanswered: usize,
 }
 
-pub(super) fn read(path: &Path, reader: impl BufRead) -> Result<Found, DataError> {
-    let mut lines = Lines::new(path, reader);
-    let (mut read, mut open) = (Read::default(), None);
+/// Reads the dialogues of a file: the format has exchanges, not messages.
+///
+/// # Errors
+/// [`DataError`].
+pub(super) fn read(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
+    let mut lines = Lines::new(path, source.open()?);
+    let (mut read, mut open) = (Read { sink, bad: Bad::default(), lines: 0, broken: 0, unanswered: 0 }, None);
     while let Some((line, text)) = lines.next()? {
         for text in at_returns(text, &open) {
             if !text.trim().is_empty() {
@@ -59,17 +63,13 @@ pub(super) fn read(path: &Path, reader: impl BufRead) -> Result<Found, DataError
         }
     }
     read.close(open);
-    let Read { dialogues, bad, lines, broken, unanswered } = read;
+    let Read { bad, lines, broken, unanswered, .. } = read;
     let left_out = |what: &str, count| LeftOut { what: what.into(), count };
-    let left = vec![
+    Ok(vec![
         bad.judge(path, "lines", lines)?,
         left_out("dialogues with such a line", broken),
-        left_out("closing words of the partner without a reply", unanswered),
-    ];
-    if dialogues.is_empty() {
-        return Err(DataError::line(path, 1, "the file is empty, expected dialogues", "give dialogues"));
-    }
-    Ok((dialogues, left))
+        left_out("closing words without a reply", unanswered),
+    ])
 }
 
 /// A line whole, or cut at carriage returns that end lines: those with the number of a next line after them. Others are blanks.
@@ -93,7 +93,7 @@ fn at_returns(line: &str, open: &Option<Open>) -> Vec<String> {
     parts
 }
 
-impl Read {
+impl Read<'_> {
     fn line(&mut self, line: usize, text: &str, open: &mut Option<Open>) {
         self.lines += 1;
         if let Err((problem, remedy)) = self.take(line, text, open) {
@@ -158,7 +158,7 @@ impl Read {
             }
             Some(Open { dialogue, partner, .. }) => {
                 self.unanswered += usize::from(!partner.is_empty());
-                self.dialogues.push(dialogue);
+                self.sink.dialogue(dialogue);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
-use super::synthetic;
+use super::{synthetic, whatsapp};
 use crate::DataError;
 use crate::error::excerpt;
 
@@ -26,6 +26,50 @@ pub enum Format {
     ChatJsonl,
     /// The same dialogues in a list, or over several lines each.
     ChatJson,
+    /// WhatsApp's export as text.
+    #[serde(rename = "whatsapp")]
+    WhatsApp,
+    /// Telegram's export as JSON.
+    Telegram,
+    /// DiscordChatExporter's JSON.
+    Discord,
+    /// Instagram's and Messenger's messages as JSON.
+    Instagram,
+    /// A chat of SillyTavern as JSONL.
+    #[serde(rename = "sillytavern")]
+    SillyTavern,
+}
+
+impl Format {
+    /// Whether people with names speak in it, and not roles.
+    pub(super) fn has_names(self) -> bool {
+        matches!(self, Self::WhatsApp | Self::Telegram | Self::Discord | Self::Instagram | Self::SillyTavern)
+    }
+
+    /// What a file of it has not, of which no dialogue came.
+    pub(super) fn lacks(self) -> &'static str {
+        match self {
+            Self::ConvAi2 | Self::PersonaChatJson => "has no dialogues",
+            Self::SyntheticPersonaChat => "has no conversation with lines such as \"User 1: Hi!\"",
+            Self::ChatJsonl | Self::ChatJson => "has no dialogue with a reply of the assistant to learn from",
+            Self::WhatsApp | Self::Telegram | Self::Discord | Self::Instagram | Self::SillyTavern => {
+                "has no words of the persona that answer anybody's"
+            }
+        }
+    }
+
+    /// What to do about it.
+    pub(super) fn remedy(self) -> &'static str {
+        match self {
+            Self::ConvAi2 => "give dialogues",
+            Self::PersonaChatJson => "use the file as Hugging Face distributes it, copied whole",
+            Self::SyntheticPersonaChat => "use the file as Synthetic-Persona-Chat distributes it",
+            Self::ChatJsonl | Self::ChatJson => super::chat::REMEDY,
+            Self::WhatsApp | Self::Telegram | Self::Discord | Self::Instagram | Self::SillyTavern => {
+                "name another speaker with --me, or export more of the chat"
+            }
+        }
+    }
 }
 
 impl fmt::Display for Format {
@@ -36,12 +80,18 @@ impl fmt::Display for Format {
             Self::SyntheticPersonaChat => "Synthetic-Persona-Chat CSV",
             Self::ChatJsonl => "chat JSONL",
             Self::ChatJson => "chat JSON",
+            Self::WhatsApp => "a WhatsApp export",
+            Self::Telegram => "a Telegram export",
+            Self::Discord => "a Discord export",
+            Self::Instagram => "messages of Instagram or Messenger",
+            Self::SillyTavern => "a SillyTavern chat",
         })
     }
 }
 
-const ACCEPTED: &str = "give ConvAI2 text (`1 partner's words<TAB>reply`), chat JSONL or JSON (`{\"messages\":[…]}`, a line each or in a list), \
-                        Hugging Face's personachat JSON, or Synthetic-Persona-Chat CSV";
+const ACCEPTED: &str = "give a chat of WhatsApp (`_chat.txt`), Telegram (`result.json`), Discord, Instagram, Messenger or SillyTavern, a fine-tuning \
+                        file (chat JSONL or JSON: `messages`, `conversations`, `instruction` or `prompt`), ConvAI2 text, Hugging Face's personachat \
+                        JSON, or Synthetic-Persona-Chat CSV";
 
 /// What archives and tables begin with.
 const OTHERS: [(&[u8], &str); 5] = [
@@ -72,6 +122,8 @@ pub(super) fn find(path: &Path, head: &[u8], last: bool) -> Result<Option<Format
         Err(DataError::line(path, 1, problem, ACCEPTED))
     } else if after_number.len() < first_line.len() && after_number.starts_with(' ') {
         Ok(Some(Format::ConvAi2))
+    } else if whatsapp::is_header(first_line) {
+        Ok(Some(Format::WhatsApp))
     } else if text.starts_with(['{', '[']) {
         match of_json(text) {
             Some(format) => Ok(Some(format)),
@@ -96,13 +148,51 @@ fn of_json(text: &str) -> Option<Format> {
         let followed_by_colon = |place: &usize| text[place + key.len()..].trim_start().starts_with(':');
         text.match_indices(key).map(|(place, _)| place).find(followed_by_colon)
     };
-    match (first("\"messages\""), first("\"utterances\"")) {
+    let all = |keys: &[&str]| keys.iter().all(|key| first(key).is_some());
+    if is_telegram(text) {
+        return Some(Format::Telegram);
+    } else if all(&["\"guild\"", "\"channel\""]) {
+        return Some(Format::Discord);
+    } else if all(&["\"participants\"", "\"sender_name\""]) {
+        return Some(Format::Instagram);
+    } else if all(&["\"user_name\"", "\"character_name\""]) {
+        return Some(Format::SillyTavern);
+    }
+    const CHATS: [&str; 6] =
+        ["\"messages\"", "\"conversations\"", "\"instruction\"", "\"prompt\"", "\"chosen\"", "\"rejected\""];
+    match (CHATS.into_iter().filter_map(first).min(), first("\"utterances\"")) {
         (Some(messages), utterances) if utterances.is_none_or(|utterances| messages < utterances) => {
             Some(if is_one_a_line(text) { Format::ChatJsonl } else { Format::ChatJson })
         }
         (_, Some(_)) => Some(Format::PersonaChatJson),
         _ => first("\"personality\"").filter(|_| !text.starts_with('[')).map(|_| Format::PersonaChatJson),
     }
+}
+
+/// Whether it begins as a chat of Telegram's does, or as all of an account: by a kind of chat before the messages, or whose account it is.
+fn is_telegram(text: &str) -> bool {
+    const KINDS: [&str; 9] = [
+        "personal_chat",
+        "bot_chat",
+        "saved_messages",
+        "private_group",
+        "private_supergroup",
+        "public_supergroup",
+        "private_channel",
+        "public_channel",
+        "verification_codes",
+    ];
+    let values = |key: &'static str| {
+        text.match_indices(key)
+            .filter_map(move |(place, _)| Some(text[place + key.len()..].trim_start().strip_prefix(':')?.trim_start()))
+    };
+    let kind = values("\"type\"").next().and_then(|value| value.strip_prefix('"'));
+    let is_kind = kind.and_then(|kind| kind.split('"').next()).is_some_and(|kind| KINDS.contains(&kind));
+    let is_account = values("\"personal_information\"")
+        .chain(values("\"chats\""))
+        .next()
+        .is_some_and(|value| value.starts_with('{'));
+    text.starts_with('{') && (is_kind || is_account)
 }
 
 /// Whether the first object is on one line. One that is no JSON is taken for a line that cannot be read, except where it only goes

@@ -1,8 +1,10 @@
 //! A bound on what one piece of a file can take, for formats whose parser is a library.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{Error, ErrorKind, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use super::lines::LONGEST_LINE;
 use crate::DataError;
@@ -25,7 +27,7 @@ pub(super) struct Guard<R> {
     /// After a backslash, in JSON.
     escaped: bool,
     length: usize,
-    line: usize,
+    line: Rc<Cell<usize>>,
 }
 
 /// Why, and on which line; an `io::Error` carries it through the parser.
@@ -45,11 +47,16 @@ impl std::error::Error for Refusal {}
 
 impl<R: Read> Guard<R> {
     pub(super) fn new(reader: R, piece: Piece) -> Self {
-        Self { reader, piece, quoted: false, escaped: false, length: 0, line: 1 }
+        Self { reader, piece, quoted: false, escaped: false, length: 0, line: Rc::new(Cell::new(1)) }
+    }
+
+    /// The line on which the reading stands, from 1, wherever the guard goes.
+    pub(super) fn lines(&self) -> Rc<Cell<usize>> {
+        Rc::clone(&self.line)
     }
 
     fn see(&mut self, byte: u8) -> Result<(), Refusal> {
-        let refuse = |problem| Err(Refusal { line: self.line, problem });
+        let refuse = |problem| Err(Refusal { line: self.line.get(), problem });
         if byte == 0 {
             return refuse("the line has a NUL byte, expected UTF-8 text".into());
         }
@@ -74,7 +81,7 @@ impl<R: Read> Guard<R> {
         if ends {
             self.length = 0;
         }
-        self.line += usize::from(byte == b'\n');
+        self.line.set(self.line.get() + usize::from(byte == b'\n'));
         Ok(())
     }
 }

@@ -2,13 +2,15 @@
 //! of each history its last utterance.
 
 use std::fmt;
-use std::io::{BufReader, Error, Read};
+use std::io::{BufReader, Error};
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::guard::{Guard, Piece, explain};
+use super::{LeftOut, Source};
+use crate::conversation::Sink;
 use crate::error::without_place;
 use crate::{DataError, Dialogue, Exchange, SILENCE, clean};
 
@@ -54,13 +56,16 @@ impl<'de> Deserialize<'de> for Last {
 struct Parts<'a> {
     wanted: Option<&'a str>,
     names: Vec<String>,
-    dialogues: Vec<Dialogue>,
+    sink: &'a mut dyn Sink,
+    /// Dialogues so far.
+    read: usize,
 }
 
 /// The dialogues of one part.
 struct Part<'a> {
     name: &'a str,
-    dialogues: &'a mut Vec<Dialogue>,
+    sink: &'a mut dyn Sink,
+    read: &'a mut usize,
 }
 
 impl<'de> DeserializeSeed<'de> for &mut Parts<'_> {
@@ -78,7 +83,7 @@ impl<'de> Visitor<'de> for &mut Parts<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<String>()? {
             if self.wanted.is_none_or(|wanted| wanted == name) {
-                map.next_value_seed(Part { name: &name, dialogues: &mut self.dialogues })?;
+                map.next_value_seed(Part { name: &name, sink: self.sink, read: &mut self.read })?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -130,8 +135,8 @@ impl<'de> Visitor<'de> for Part<'_> {
             if exchanges.is_empty() {
                 return Err(wrong("has no utterances, expected at least one"));
             }
-            let line = self.dialogues.len() + 1;
-            self.dialogues.push(Dialogue { persona, partner_persona: Vec::new(), exchanges, line });
+            *self.read += 1;
+            self.sink.dialogue(Dialogue { persona, partner_persona: Vec::new(), exchanges, line: *self.read });
         }
         Ok(())
     }
@@ -139,10 +144,18 @@ impl<'de> Visitor<'de> for Part<'_> {
 
 /// The dialogues of all parts, or of the one called `part`. The file may be a single line, so a dialogue's `line` is its
 /// number.
-pub(super) fn read(path: &Path, reader: impl Read, part: Option<&str>) -> Result<Vec<Dialogue>, DataError> {
+///
+/// # Errors
+/// [`DataError`].
+pub(super) fn read(
+    path: &Path,
+    source: &Source,
+    sink: &mut dyn Sink,
+    part: Option<&str>,
+) -> Result<Vec<LeftOut>, DataError> {
     const REMEDY: &str = "use the file as Hugging Face distributes it, copied whole";
-    let mut parts = Parts { wanted: part, names: Vec::new(), dialogues: Vec::new() };
-    let guarded = BufReader::with_capacity(1 << 16, Guard::new(reader, Piece::JsonString));
+    let mut parts = Parts { wanted: part, names: Vec::new(), sink, read: 0 };
+    let guarded = BufReader::with_capacity(1 << 16, Guard::new(source.open()?, Piece::JsonString));
     let mut deserializer = serde_json::Deserializer::from_reader(guarded);
     let parsed = (&mut parts).deserialize(&mut deserializer).and_then(|()| deserializer.end());
     parsed.map_err(|error| {
@@ -156,8 +169,5 @@ pub(super) fn read(path: &Path, reader: impl Read, part: Option<&str>) -> Result
         let names: Vec<String> = parts.names.iter().map(|name| format!("`#{name}`")).collect();
         return Err(DataError::file(path, format!("has no part {part:?}"), format!("choose {}", names.join(" or "))));
     }
-    if parts.dialogues.is_empty() {
-        return Err(DataError::file(path, "has no dialogues", REMEDY));
-    }
-    Ok(parts.dialogues)
+    Ok(Vec::new())
 }

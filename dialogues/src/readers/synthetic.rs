@@ -1,16 +1,15 @@
 //! Synthetic-Persona-Chat (Jandaghi et al. 2023): CSV, one conversation of two users a record.
 
-use std::io::Read;
 use std::path::Path;
 
 use csv::{ErrorKind, ReaderBuilder};
 
 use super::bad::Bad;
 use super::guard::{Guard, Piece, explain};
-use super::turns::{Said, exchanges};
-use super::{Found, LeftOut};
+use super::{LeftOut, Source};
+use crate::conversation::{ASSISTANT, About, Message, Sink, USER};
 use crate::error::excerpt;
-use crate::{DataError, Dialogue, clean};
+use crate::{DataError, clean};
 
 const COLUMNS: [&str; 3] = ["user 1 personas", "user 2 personas", "Best Generated Conversation"];
 const REMEDY: &str = "use the file as Synthetic-Persona-Chat distributes it";
@@ -39,15 +38,19 @@ pub(super) fn wrong_columns<'name>(path: &Path, found: impl IntoIterator<Item = 
     DataError::line(path, 1, problem, "name the columns so, or give the dialogues in another of the known formats")
 }
 
-pub(super) fn read(path: &Path, reader: impl Read) -> Result<Found, DataError> {
-    let mut reader = ReaderBuilder::new().from_reader(Guard::new(reader, Piece::CsvRecord));
+/// A conversation of two, from either side.
+///
+/// # Errors
+/// [`DataError`].
+pub(super) fn read(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
+    let mut reader = ReaderBuilder::new().from_reader(Guard::new(source.open()?, Piece::CsvRecord));
     let header = reader.headers().map_err(|error| refuse(path, error))?.clone();
     let places = COLUMNS.map(|column| header.iter().position(|name| is_column(name, column)));
     let [Some(first), Some(second), Some(conversation)] = places else {
         return Err(wrong_columns(path, &header));
     };
-    let (mut dialogues, mut bad, mut records) = (Vec::new(), Bad::default(), 0);
-    let (mut directions, mut ownerless, mut silent) = (0, 0, 0);
+    let (mut bad, mut records) = (Bad::default(), 0);
+    let (mut directions, mut ownerless) = (0, 0);
     for record in reader.into_records() {
         records += 1;
         let record = match record.map_err(|error| refuse(path, error)) {
@@ -63,34 +66,23 @@ pub(super) fn read(path: &Path, reader: impl Read) -> Result<Found, DataError> {
         let field = |place: usize| record.get(place).unwrap_or_default();
         let said = conversation_of(field(conversation), &mut directions, &mut ownerless);
         for (speaker, own, other) in [(1, first, second), (2, second, first)] {
-            let of_speaker = |(who, text): &(u8, String)| match *who == speaker {
-                true if text.is_empty() => Said::Partner(String::new()),
-                true => Said::Persona { text: text.clone(), learned: true },
-                false => Said::Partner(text.clone()),
-            };
-            let (exchanges, _) = exchanges(said.iter().map(of_speaker));
-            if exchanges.is_empty() {
-                silent += 1;
-                continue;
-            }
             let (persona, partner_persona) = (sentences(field(own)), sentences(field(other)));
-            dialogues.push(Dialogue { persona, partner_persona, exchanges, line });
+            sink.begin(About { persona, partner_persona, whole: true, ..About::default() });
+            for (who, text) in &said {
+                let role = if *who == speaker { ASSISTANT } else { USER };
+                // A line with a speaker alone says nothing, also in the place of a reply.
+                if !text.is_empty() {
+                    sink.message(Message::of_role(role, text.clone(), line));
+                }
+            }
         }
     }
-    let bad = bad.judge(path, "records", records)?;
-    if dialogues.is_empty() {
-        return Err(DataError::file(path, "has no conversation with lines such as \"User 1: Hi!\"", REMEDY));
-    }
     let left_out = |what: &str, count| LeftOut { what: what.into(), count };
-    Ok((
-        dialogues,
-        vec![
-            bad,
-            left_out("stage directions, lines in brackets or asterisks", directions),
-            left_out("lines before the first speaker", ownerless),
-            left_out("sides of a conversation that say nothing", silent),
-        ],
-    ))
+    Ok(vec![
+        bad.judge(path, "records", records)?,
+        left_out("stage directions, lines in brackets or asterisks", directions),
+        left_out("lines before the first speaker", ownerless),
+    ])
 }
 
 fn sentences(field: &str) -> Vec<String> {

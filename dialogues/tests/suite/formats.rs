@@ -125,7 +125,8 @@ fn a_conversation_is_two_dialogues() {
         [
             left_out("stage directions, lines in brackets or asterisks", 3),
             left_out("lines before the first speaker", 1),
-            left_out("sides of a conversation that say nothing", 1),
+            left_out("closing words without a reply", 1),
+            left_out("dialogues without a reply", 1),
         ]
     );
     // Other columns beside, in another order, are no matter.
@@ -182,8 +183,8 @@ fn chat_lines_are_dialogues() {
     assert_eq!(
         reading.left_out,
         [
-            left_out("closing messages of the user without a reply"),
-            left_out("system messages within a dialogue, or beside its persona")
+            left_out("system messages within a dialogue, or beside its persona"),
+            left_out("closing words without a reply"),
         ]
     );
 }
@@ -386,7 +387,10 @@ fn a_file_that_is_none_of_these_says_what_it_looks_like() {
         (b"{\"dialog\": []}\n", "this looks like JSON that begins \"{\\\"dialog\\\": []}"),
         (b"[{\"dialog\": []}]", "this looks like a JSON list"),
         (b"hello\tyou\n", "this looks like text that begins \"hello\\tyou\""),
-        (b"\x1F\x8B\x08\0", "this looks like a gzip archive, not like dialogues; unpack it, or give ConvAI2 text"),
+        (
+            b"\x1F\x8B\x08\0",
+            "this looks like a gzip archive, not like dialogues; unpack it, or give a chat of WhatsApp",
+        ),
         (b"\x7FELF\0\0", "this looks like a binary file, or UTF-16"),
         (b"1\0 \0a\0\t\0", "this looks like a binary file, or UTF-16"),
     ] {

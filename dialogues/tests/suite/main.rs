@@ -1,6 +1,7 @@
 //! Tests of the public interface, one module a source file.
 #![allow(clippy::unwrap_used)]
 
+mod chats;
 mod encode;
 mod evaluate;
 mod formats;

@@ -133,7 +133,7 @@ fn words_without_a_reply_are_left_out_at_the_end_and_go_on_within() {
     let reading = read_file(&path).unwrap();
     let [first, _] = reading.dialogues.as_slice() else { panic!("{reading:?}") };
     assert_eq!(first.exchanges, [Exchange::new("hello are you there ?", "yes")]);
-    let left = LeftOut { what: "closing words of the partner without a reply".into(), count: 1 };
+    let left = LeftOut { what: "closing words without a reply".into(), count: 1 };
     assert_eq!(reading.left_out, [left]);
 }
 

@@ -1,11 +1,17 @@
 use std::fs;
 
-use marionette_dialogues::{Bin, Distribution, Format, Summary};
+use std::path::Path;
+
+use marionette_dialogues::{Bin, Distribution, Encoder, Format, Summary, read_file};
 
 use crate::helpers::tiny_encoder;
 
 const TEXT: &str = "1 your persona: ab\n2 b\ta c\t\tb|a c\n3 b\tc\n1 your persona: ab\n2 b\tcccccc\t\tb|c|cccccc\n\
     1 your persona: c\n2 b\ta\n1 b\ta\n";
+
+fn summary(files: &[&Path], encoder: Option<&Encoder>) -> Summary {
+    Summary::of(files.iter().map(|file| (file, read_file(file).unwrap())), encoder).unwrap()
+}
 
 #[test]
 fn counts_by_hand() {
@@ -14,7 +20,9 @@ fn counts_by_hand() {
     fs::write(&text, TEXT).unwrap();
     let line = r#"{"persona":"ab","messages":[{"role":"assistant","content":"c"},{"role":"user","content":"b"}]}"#;
     fs::write(&chat, line).unwrap();
-    let summary = Summary::of_files(&[&text, &chat], Some(&tiny_encoder(7))).unwrap();
+    let of_both = summary(&[&text, &chat], Some(&tiny_encoder(7)));
+    let summary_of_one = summary(&[&text], None);
+    let summary = of_both;
     let files: Vec<_> = summary.files.iter().map(|file| (file.format, file.dialogues, file.left_out.len())).collect();
     assert_eq!(files, [(Format::ConvAi2, 4, 0), (Format::ChatJsonl, 1, 1)]);
     // `ab` has three dialogues over both files, `c` one, and one has no persona.
@@ -35,14 +43,10 @@ fn counts_by_hand() {
         shown.contains("a: ConvAI2 text, 4 dialogues\n") && shown.contains("b: chat JSONL, 1 dialogue\n"),
         "{shown}"
     );
-    assert!(shown.contains("  1 left out: closing messages of the user without a reply\n"), "{shown}");
+    assert!(shown.contains("  1 left out: closing words without a reply\n"), "{shown}");
     assert!(shown.contains("longer than the context of 7 tokens: 2, read in 4 windows\n"), "{shown}");
     assert!(serde_json::to_string(&summary).unwrap().contains(r#""format":"chat-jsonl""#));
-    let without = Summary::of_files(&[&text], None).unwrap();
-    assert_eq!((without.tokens, without.personas), (None, 1));
-    assert!(
-        Summary::of_files(&[folder.path().join("none")], None).unwrap_err().to_string().contains("none: cannot be")
-    );
+    assert_eq!((summary_of_one.tokens, summary_of_one.personas), (None, 1));
 }
 
 #[test]

@@ -12,7 +12,10 @@ pub(super) enum Said {
         learned: bool,
     },
     /// A reply without words: what was said before it has no answer.
-    Nothing,
+    Nothing {
+        /// Whether it counts among the empty ones.
+        counted: bool,
+    },
 }
 
 /// What could not be made an exchange.
@@ -39,9 +42,9 @@ pub(super) fn exchanges(utterances: impl IntoIterator<Item = Said>) -> (Vec<Exch
                 push(&mut partner, &text);
                 persona_spoke = false;
             }
-            Said::Nothing => {
+            Said::Nothing { counted } => {
                 partner.clear();
-                unanswered.empty += 1;
+                unanswered.empty += usize::from(counted);
                 persona_spoke = false;
             }
             Said::Persona { text, learned } => {
