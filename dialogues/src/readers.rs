@@ -166,7 +166,9 @@ pub fn read_chat(path: impl AsRef<Path>, rules: &Rules) -> Result<Reading, DataE
     let mut left_out = read(&mut threads)?;
     left_out.extend(threads.end());
     if dialogues.is_empty() {
-        return Err(DataError::file(path, format!("is {format}, and {}", format.lacks()), format.remedy()));
+        let taken = |speakers: &Speakers| format!(" ({speakers})").replace('\n', ";").replace(";  ", "; ");
+        let who = speakers.as_ref().map(taken).unwrap_or_default();
+        return Err(DataError::file(path, format!("is {format}, and {}{who}", format.lacks()), format.remedy()));
     }
     let left_out = left_out.into_iter().filter(|left| left.count > 0).collect();
     Ok(Reading { format, dialogues, speakers, left_out })

@@ -32,7 +32,7 @@ pub struct Summary {
     pub dialogues_per_persona: Option<Distribution>,
     /// The persona with the most dialogues.
     pub largest: Option<Largest>,
-    /// Replies of the personas: one an exchange.
+    /// Replies of the personas that are learned.
     pub replies: usize,
     /// White-space words of the replies.
     pub words: usize,
@@ -124,7 +124,8 @@ impl Summary {
             files.push(FileSummary { path, format, dialogues: more.len(), speakers, left_out });
             dialogues.extend(more);
         }
-        let exchanges = || dialogues.iter().flat_map(|dialogue| &dialogue.exchanges);
+        let exchanges =
+            || dialogues.iter().flat_map(|dialogue| &dialogue.exchanges).filter(|exchange| exchange.learned);
         let counts = || exchanges().map(|exchange| exchange.candidates.len()).filter(|count| *count > 0);
         let mut summary = Self {
             files,
@@ -228,6 +229,26 @@ impl fmt::Display for Distribution {
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(out, true)
+    }
+}
+
+/// A summary of dialogues that are all one persona's, whatever sentences they have.
+struct OfOne<'a>(&'a Summary);
+
+impl fmt::Display for OfOne<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(out, false)
+    }
+}
+
+impl Summary {
+    /// What is to be said where all dialogues are taken as one persona's.
+    pub fn of_one(&self) -> impl fmt::Display + '_ {
+        OfOne(self)
+    }
+
+    fn write(&self, out: &mut fmt::Formatter<'_>, several: bool) -> fmt::Result {
         for file in &self.files {
             let plural = if file.dialogues == 1 { "" } else { "s" };
             let count = grouped(file.dialogues);
@@ -244,13 +265,12 @@ impl fmt::Display for Summary {
             writeln!(out, "{}", format!("{name:<12}{:>12}  {text}", grouped(count)).trim_end())
         };
         row("dialogues", self.dialogues, "")?;
-        let alone = grouped(self.dropped_single);
-        row(
-            "personas",
-            self.personas,
-            &format!("with two dialogues or more; left out: {alone} with one dialogue only"),
-        )?;
-        if self.without_persona > 0 {
+        if several {
+            let alone = grouped(self.dropped_single);
+            let text = format!("with two dialogues or more; left out: {alone} with one dialogue only");
+            row("personas", self.personas, &text)?;
+        }
+        if several && self.without_persona > 0 {
             row("no persona", self.without_persona, "dialogues have no persona sentences, so they make no task")?;
         }
         row("replies", self.replies, "")?;
@@ -264,11 +284,13 @@ impl fmt::Display for Summary {
             Some([least, most]) => format!("exchanges with {least} to {most} candidates"),
             None => "exchanges with candidates: for Hits@1 they are drawn from other personas' replies".to_owned(),
         };
-        row("candidates", self.with_candidates, &candidates)?;
-        if let Some(common) = &self.common {
+        if several || self.with_candidates > 0 {
+            row("candidates", self.with_candidates, &candidates)?;
+        }
+        if let Some(common) = self.common.as_ref().filter(|_| several) {
             writeln!(out, "\n{} stands in every dialogue, so it says nothing about who speaks", excerpt(common))?;
         }
-        if let Some(sizes) = &self.dialogues_per_persona {
+        if let Some(sizes) = self.dialogues_per_persona.as_ref().filter(|_| several) {
             let Distribution { least, median, most, .. } = sizes;
             writeln!(out, "\ndialogues a persona: {least} to {}, median {median}\n{sizes}", grouped(*most))?;
             if let Some(Largest { dialogues, joined_by }) = &self.largest {

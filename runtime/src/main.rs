@@ -173,7 +173,7 @@ fn dialogues(args: &DialoguesArgs) -> anyhow::Result<()> {
         writeln!(out, "{}", serde_json::to_string(&summary)?)?;
         return Ok(());
     }
-    write!(out, "{}", printable(&summary.to_string()))?;
+    write!(out, "{}", printable(&summary.of_one().to_string()))?;
     // The first, the middle and the last one.
     let mut places = vec![0, all.len() / 2, all.len().saturating_sub(1)];
     places.dedup();

@@ -25,7 +25,7 @@ fn read_with(text: &str, rules: &Rules) -> Result<Reading, DataError> {
 }
 
 fn read(text: &str, me: &[&str]) -> Reading {
-    read_with(text, &rules(me)).unwrap_or_else(|error| panic!("{error}"))
+    read_with(text, &rules(me)).unwrap()
 }
 
 fn refusal(text: &str, me: &[&str]) -> String {
