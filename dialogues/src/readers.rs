@@ -1,11 +1,13 @@
 //! Reading dialogues from files: what a file is, its content says, not its name.
 
 mod bad;
+mod card;
 mod chat;
 mod convai2;
 mod discord;
 mod format;
 mod guard;
+mod imessage;
 mod instagram;
 mod lines;
 mod objects;
@@ -101,8 +103,9 @@ pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError
 /// `system` and `history`, and TRL's `prompt` and `completion`, strings or messages, are read alike.
 ///
 /// Chats of people: WhatsApp's export as text, of all its languages' forms; Telegram's `result.json`, of a chat or a whole account;
-/// DiscordChatExporter's JSON; `message_1.json` of Instagram and Messenger; SillyTavern's JSONL. [`Rules`] say who of them is the
-/// persona, and what is a dialogue.
+/// DiscordChatExporter's JSON; `message_1.json` of Instagram and Messenger; SillyTavern's JSONL; imessage-exporter's text. [`Rules`] say who
+/// of them is the persona, and what is a dialogue. A character card's examples (`mes_example`, `first_mes`) are dialogues of the
+/// character, and what it says of it the persona.
 ///
 /// Text is cleaned ([`crate::clean`]); a byte-order mark and blank lines are passed over; carriage returns are line ends before a line
 /// feed or where the file has no other, and blanks elsewhere. Words at the end that have no reply are left out. Lines or dialogues
@@ -142,6 +145,8 @@ pub fn read_chat(path: impl AsRef<Path>, rules: &Rules) -> Result<Reading, DataE
         Format::Discord => stream::read::<discord::Discord>(path, &source, sink),
         Format::Instagram => stream::read::<instagram::Instagram>(path, &source, sink),
         Format::SillyTavern => sillytavern::read(path, &source, sink),
+        Format::IMessage => imessage::read(path, &source, sink),
+        Format::Card => card::read(path, &source, sink),
     };
     let (me, speakers) = match format.has_names() {
         // Read once for who speaks, and again for what is said.

@@ -94,6 +94,8 @@ pub fn dialogue_seeds() -> Vec<Vec<u8>> {
         "{\"guild\":{},\"channel\":{},\"messages\":[{\"type\":\"Default\",\"timestamp\":\"2025-11-03T18:02:11+00:00\",\"content\":\"a\",\"author\":{\"id\":\"1\",\"name\":\"ada\",\"isBot\":false}},{\"type\":\"Reply\",\"content\":\"b\",\"author\":{\"name\":\"ole\"}}]}",
         "{\"participants\":[{\"name\":\"Ada\"}],\"messages\":[{\"sender_name\":\"Ada\",\"timestamp_ms\":2000,\"content\":\"caf\u{c3}\u{a9}\"},{\"sender_name\":\"Ole\",\"timestamp_ms\":1000,\"content\":\"b\"}]}",
         "{\"user_name\":\"Ada\",\"character_name\":\"Ole\"}\n{\"name\":\"Ada\",\"is_user\":true,\"mes\":\"a\"}\n{\"name\":\"Ole\",\"mes\":\"b\",\"swipes\":[\"b\",\"c\"],\"swipe_id\":1}\n",
+        "May 17, 2022  5:29:42 PM\nMe\nhi\n\nMay 17, 2022  5:30:00 PM (Read)\n+1\nho\nEdited 1 second later: hm\n    x\n",
+        "{\"spec\":\"x\",\"data\":{\"name\":\"Ole\",\"description\":\"{{char}}\",\"first_mes\":\"a\",\"mes_example\":\"<START>\\n{{user}}: hi\\n{{char}}: ho\"}}",
     ]
     .map(|text| text.as_bytes().to_vec())
     .into()

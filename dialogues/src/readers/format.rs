@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
-use super::{synthetic, whatsapp};
+use super::{imessage, synthetic, whatsapp};
 use crate::DataError;
 use crate::error::excerpt;
 
@@ -38,12 +38,28 @@ pub enum Format {
     /// A chat of SillyTavern as JSONL.
     #[serde(rename = "sillytavern")]
     SillyTavern,
+    /// imessage-exporter's text.
+    #[serde(rename = "imessage")]
+    IMessage,
+    /// A character card as JSON.
+    #[serde(rename = "character-card")]
+    Card,
 }
 
 impl Format {
     /// Whether people with names speak in it, and not roles.
     pub(super) fn has_names(self) -> bool {
-        matches!(self, Self::WhatsApp | Self::Telegram | Self::Discord | Self::Instagram | Self::SillyTavern)
+        match self {
+            Self::WhatsApp | Self::Telegram | Self::Discord | Self::Instagram | Self::SillyTavern | Self::IMessage => {
+                true
+            }
+            Self::ConvAi2
+            | Self::PersonaChatJson
+            | Self::SyntheticPersonaChat
+            | Self::ChatJsonl
+            | Self::ChatJson
+            | Self::Card => false,
+        }
     }
 
     /// What a file of it has not, of which no dialogue came.
@@ -52,9 +68,8 @@ impl Format {
             Self::ConvAi2 | Self::PersonaChatJson => "has no dialogues",
             Self::SyntheticPersonaChat => "has no conversation with lines such as \"User 1: Hi!\"",
             Self::ChatJsonl | Self::ChatJson => "has no dialogue with a reply of the assistant to learn from",
-            Self::WhatsApp | Self::Telegram | Self::Discord | Self::Instagram | Self::SillyTavern => {
-                "has no words of the persona that answer anybody's"
-            }
+            Self::Card => "has no examples of how the character talks",
+            _ => "has no words of the persona that answer anybody's",
         }
     }
 
@@ -65,9 +80,8 @@ impl Format {
             Self::PersonaChatJson => "use the file as Hugging Face distributes it, copied whole",
             Self::SyntheticPersonaChat => "use the file as Synthetic-Persona-Chat distributes it",
             Self::ChatJsonl | Self::ChatJson => super::chat::REMEDY,
-            Self::WhatsApp | Self::Telegram | Self::Discord | Self::Instagram | Self::SillyTavern => {
-                "name another speaker with --me, or export more of the chat"
-            }
+            Self::Card => "write some into its `mes_example`, or give a chat with the character",
+            _ => "name another speaker with --me, or export more of the chat",
         }
     }
 }
@@ -85,12 +99,14 @@ impl fmt::Display for Format {
             Self::Discord => "a Discord export",
             Self::Instagram => "messages of Instagram or Messenger",
             Self::SillyTavern => "a SillyTavern chat",
+            Self::IMessage => "an iMessage export",
+            Self::Card => "a character card",
         })
     }
 }
 
-const ACCEPTED: &str = "give a chat of WhatsApp (`_chat.txt`), Telegram (`result.json`), Discord, Instagram, Messenger or SillyTavern, a fine-tuning \
-                        file (chat JSONL or JSON: `messages`, `conversations`, `instruction` or `prompt`), ConvAI2 text, Hugging Face's personachat \
+const ACCEPTED: &str = "give a chat of WhatsApp (`_chat.txt`), Telegram (`result.json`), Discord, Instagram, Messenger, iMessage or SillyTavern, a \
+                        character card, a fine-tuning file (chat JSONL or JSON: `messages`, `conversations`, `instruction` or `prompt`), ConvAI2 text, Hugging Face's personachat \
                         JSON, or Synthetic-Persona-Chat CSV";
 
 /// What archives and tables begin with.
@@ -124,6 +140,8 @@ pub(super) fn find(path: &Path, head: &[u8], last: bool) -> Result<Option<Format
         Ok(Some(Format::ConvAi2))
     } else if whatsapp::is_header(first_line) {
         Ok(Some(Format::WhatsApp))
+    } else if imessage::is_header(first_line) {
+        Ok(Some(Format::IMessage))
     } else if text.starts_with(['{', '[']) {
         match of_json(text) {
             Some(format) => Ok(Some(format)),
@@ -157,6 +175,8 @@ fn of_json(text: &str) -> Option<Format> {
         return Some(Format::Instagram);
     } else if all(&["\"user_name\"", "\"character_name\""]) {
         return Some(Format::SillyTavern);
+    } else if text.starts_with('{') && all(&["\"first_mes\"", "\"name\""]) {
+        return Some(Format::Card);
     }
     const CHATS: [&str; 6] =
         ["\"messages\"", "\"conversations\"", "\"instruction\"", "\"prompt\"", "\"chosen\"", "\"rejected\""];

@@ -302,9 +302,79 @@ fn other_programs_say_who_says_what_in_their_ways() {
     assert_eq!(told(&read(SILLYTAVERN, &["Me"]).dialogues), expected(&[&[("*waves*", "bees?")]]));
 }
 
+const IMESSAGE: &str = "\
+May 17, 2022  5:29:42 PM
+Me
+hello
+
+May 17, 2022  5:30:00 PM (Read by you after 18 seconds)
++1 555 0100
+bees?
+no?
+
+    May 17, 2022  5:31:00 PM
+    Me
+    three
+
+Tapbacks:
+    Loved by Me
+
+May 17, 2022  5:31:00 PM
+Me
+two
+Edited 4 seconds later: three
+This message responded to an earlier message.
+
+May 17, 2022  5:32:00 PM +1 555 0100 named the conversation Bees
+
+May 17, 2022  5:33:00 PM
++1 555 0100
+attachments/1/2.heic
+
+May 17, 2022 10:33:00 PM
++1 555 0100
+asleep?
+
+May 17, 2022 10:34:00 PM
+Me
+no
+";
+
+#[test]
+fn an_imessage_export_is_me_answering() {
+    let reading = read(IMESSAGE, &[]);
+    assert_eq!((reading.format, reading.speakers.unwrap().found), (Format::IMessage, Found::Owner));
+    assert_eq!(told(&reading.dialogues), expected(&[&[("", "~hello"), ("bees? no?", "three"), ("asleep?", "no")]]));
+    let reading = read(IMESSAGE, &[]);
+    let media = "pictures, voice messages and other media without words";
+    let unprompted = "utterances of the persona that answer nobody: history, not learned";
+    assert_eq!(left_out(&reading), [("notices of the program", 1), (media, 1), (unprompted, 1)]);
+}
+
+const CARD: &str = r#"{"spec": "chara_card_v2", "data": {"name": "Ole", "description": "{{char}} keeps bees.\n{{char}} knows {{user}}.",
+ "personality": "calm", "scenario": "", "first_mes": "Hello, {{user}}.", "creator_notes": "for adults",
+ "mes_example": "<START>\n{{user}}: bees?\n{{char}}: *nods*\nthree hives\n<START>\n{{user}}: honey?\nOle: jars, {{user}}\n{{user}}: oh"}}"#;
+
+#[test]
+fn a_card_says_who_somebody_is_and_how_they_talk() {
+    let reading = read(CARD, &[]);
+    assert_eq!(reading.format, Format::Card);
+    assert_eq!(
+        told(&reading.dialogues),
+        expected(&[&[("bees?", "*nods* three hives")], &[("honey?", "jars, you")], &[("", "Hello, you.")]])
+    );
+    for dialogue in &reading.dialogues {
+        assert_eq!(dialogue.persona, ["Ole keeps bees.", "Ole knows you.", "calm"]);
+    }
+    let plain = CARD.replace(r#"{"spec": "chara_card_v2", "data": "#, "").replace("oh\"}}", "oh\"}");
+    assert_eq!(read(&plain, &[]).dialogues, reading.dialogues);
+    let bare = plain.replace("mes_example", "x").replace("Hello, {{user}}.", "");
+    assert!(refusal(&bare, &[]).contains("has no examples of how the character talks"));
+}
+
 #[test]
 fn a_file_that_ends_anywhere_is_refused_or_read() {
-    for text in [ANDROID, TELEGRAM, DISCORD, INSTAGRAM, SILLYTAVERN] {
+    for text in [ANDROID, TELEGRAM, DISCORD, INSTAGRAM, SILLYTAVERN, IMESSAGE, CARD] {
         let (_folder, path) = file("");
         for end in (0..text.len()).filter(|&end| text.is_char_boundary(end)) {
             fs::write(&path, &text[..end]).unwrap();
