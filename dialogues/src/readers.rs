@@ -179,6 +179,56 @@ pub fn read_chat(path: impl AsRef<Path>, rules: &Rules) -> Result<Reading, DataE
     Ok(Reading { format, dialogues, speakers, left_out })
 }
 
+/// Reads files that are all of one persona; a folder is all its files whose names do not begin with a dot, in the order of their names.
+/// Rules say who of a chat is meant; beside chats of people, files in which roles speak are read as they are. What one file says of the
+/// persona holds for files that say nothing of it: a character card and a chat go together.
+///
+/// # Errors
+/// As [`read_chat`]; a folder that cannot be read or is empty.
+pub fn read_persona<P: AsRef<Path>>(paths: &[P], rules: &Rules) -> Result<Vec<(PathBuf, Reading)>, DataError> {
+    let mut files = Vec::new();
+    for path in paths.iter().map(AsRef::as_ref) {
+        match path.is_dir() {
+            true => files.extend(files_of(path)?),
+            false => files.push(path.to_path_buf()),
+        }
+    }
+    let formats = files.iter().map(|file| Ok(Source::of(&split_part(file).0)?.1));
+    let formats = formats.collect::<Result<Vec<Format>, DataError>>()?;
+    let roles = match formats.iter().any(|format| format.has_names()) {
+        true => Rules { me: Vec::new(), ..rules.clone() },
+        false => rules.clone(),
+    };
+    let mut readings = Vec::with_capacity(files.len());
+    for (file, format) in files.into_iter().zip(formats) {
+        let reading = read_chat(&file, if format.has_names() { rules } else { &roles })?;
+        readings.push((file, reading));
+    }
+    let known =
+        |reading: &Reading| reading.dialogues.iter().find(|one| !one.persona.is_empty()).map(|one| one.persona.clone());
+    if let Some(persona) = readings.iter().find_map(|(_, reading)| known(reading)) {
+        for (_, reading) in readings.iter_mut().filter(|(_, reading)| known(reading).is_none()) {
+            reading.dialogues.iter_mut().for_each(|one| one.persona.clone_from(&persona));
+        }
+    }
+    Ok(readings)
+}
+
+fn files_of(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let refuse = |problem: String| DataError::file(folder, problem, "name a folder with the files of one persona");
+    let unreadable = |error: std::io::Error| refuse(format!("cannot be read: {error}"));
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !hidden && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() { Err(refuse("is a folder without files".to_owned())) } else { Ok(files) }
+}
+
 /// A dialogue file's path, and the part of it that is named after a `#`, where no file has that very name but the one before
 /// the `#` exists.
 pub fn split_part(path: &Path) -> (PathBuf, Option<String>) {

@@ -147,7 +147,7 @@ impl ChatRules {
 /// `dialogues`.
 #[derive(Debug, Args)]
 pub struct DialoguesArgs {
-    /// Chats and dialogue files, in any format that the README lists
+    /// Chats and dialogue files of one persona, in any format that the README lists, or folders of them
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// How chats become dialogues.
@@ -176,9 +176,9 @@ pub struct AdaptArgs {
     /// The persona's name; one that is there already is replaced
     #[arg(long, value_name = "NAME")]
     pub persona: PersonaName,
-    /// The persona's dialogues, in any format that the README lists; all of them are taken as this persona's
-    #[arg(long, value_name = "FILE")]
-    pub dialogues: PathBuf,
+    /// The persona's chats and dialogues, in any format that the README lists, or a folder of them; may be given several times, all are this persona's
+    #[arg(long, value_name = "FILE", required = true)]
+    pub dialogues: Vec<PathBuf>,
     /// How chats become dialogues.
     #[command(flatten)]
     pub rules: ChatRules,

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -10,7 +10,8 @@ use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
 use marionette_dialogues::{
-    Dialogue, Encoder, EvaluateError, Judge, Rules, Summary, evaluate_judged, group_by_persona, read_chat, write_chats,
+    Dialogue, Encoder, EvaluateError, Judge, Reading, Rules, Summary, evaluate_judged, group_by_persona, read_chat,
+    read_persona, write_chats,
 };
 use marionette_models::bundle::Bundle;
 use marionette_models::files;
@@ -97,7 +98,7 @@ fn open(common: &Common, persona: Option<(&PersonaName, &Home)>) -> Result<(Engi
 fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
     let dialogues = read(&args.dialogues, &args.rules.rules())?;
     let chosen = adapt::support(&dialogues, args.shots.map(Into::into))
-        .map_err(|error| anyhow!("{}: {error}", args.dialogues.display()))?;
+        .map_err(|error| anyhow!("{}: {error}", names(&args.dialogues)))?;
     let (mut engine, encoder, _) = open(&args.common, None)?;
     let store = Store::new(args.home.home.as_deref()).map_err(Error::from)?;
     let lock = store.lock(&args.persona).map_err(Error::from)?;
@@ -148,11 +149,20 @@ fn listen() -> Result<(), Error> {
     interrupt::take_over(None).map_err(|error| Error::Impossible(format!("SIGINT cannot be handled: {error}")))
 }
 
-/// The dialogues of a file; who was taken for the persona is said, and what was left out.
-fn read(path: &Path, rules: &Rules) -> Result<Vec<Dialogue>, Error> {
-    let reading = read_chat(path, rules)?;
+/// The dialogues of one persona's files.
+fn read(paths: &[PathBuf], rules: &Rules) -> Result<Vec<Dialogue>, Error> {
+    let readings = read_persona(paths, rules)?;
+    Ok(readings.into_iter().flat_map(|(path, reading)| told(&path, reading)).collect())
+}
+
+/// The dialogues of a reading; who was taken for the persona is said, and what was left out.
+fn told(path: &Path, reading: Reading) -> Vec<Dialogue> {
     reading.notes().for_each(|note| hint(&format!("{}: {note}", path.display())));
-    Ok(reading.dialogues)
+    reading.dialogues
+}
+
+fn names(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// How many dialogues are shown whole.
@@ -161,8 +171,7 @@ const SHOWN: usize = 3;
 fn dialogues(args: &DialoguesArgs) -> anyhow::Result<()> {
     let rules = args.rules.rules();
     let encoder = args.bundle.as_deref().map(|dir| engine::encoder(&Bundle::open(dir)?)).transpose()?;
-    let readings =
-        args.files.iter().map(|file| Ok((file, read_chat(file, &rules)?))).collect::<Result<Vec<_>, Error>>()?;
+    let readings = read_persona(&args.files, &rules).map_err(Error::from)?;
     let all: Vec<Dialogue> = readings.iter().flat_map(|(_, reading)| reading.dialogues.iter().cloned()).collect();
     let summary = Summary::of(readings, encoder.as_ref())?;
     if let Some(out) = &args.out {
@@ -193,8 +202,8 @@ fn dialogues(args: &DialoguesArgs) -> anyhow::Result<()> {
 fn warn_about(dialogues: &[Dialogue], support: &adapt::Support<'_>, args: &AdaptArgs) {
     let personas = adapt::personas_in(dialogues);
     if personas > 1 {
-        let file = args.dialogues.display();
-        hint(&format!("{file}: these dialogues are of {personas} personas; all are learned as {}", args.persona));
+        let files = names(&args.dialogues);
+        hint(&format!("{files}: these dialogues are of {personas} personas; all are learned as {}", args.persona));
     }
     if let Some((long, windows)) = support.long() {
         let (long, windows) = (count(long, "dialogue"), count(windows, "window"));
@@ -303,7 +312,9 @@ fn read_line() -> anyhow::Result<Option<String>> {
 
 fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let in_file = |error: &dyn std::fmt::Display| anyhow!("{}: {error}", args.dialogues.display());
-    let dialogues = read(&args.dialogues, &Rules::default())?;
+    let dialogues = read_chat(&args.dialogues, &Rules::default())
+        .map(|reading| told(&args.dialogues, reading))
+        .map_err(Error::from)?;
     let grouping = group_by_persona(dialogues).map_err(|error| in_file(&error))?;
     grouping.notes().iter().for_each(|note| hint(note));
     let mut options = marionette_dialogues::Options {
@@ -320,7 +331,8 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
     let (mut engine, encoder, _) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     if let Some(file) = &args.reference {
-        options.reference = marionette_dialogues::reference(&encoder, &read(file, &Rules::default())?)
+        let others = read_chat(file, &Rules::default()).map(|reading| told(file, reading)).map_err(Error::from)?;
+        options.reference = marionette_dialogues::reference(&encoder, &others)
             .map_err(|error| anyhow!("{}: {error}", file.display()))?;
     }
     let bar = progress::bar("evaluating", 0);

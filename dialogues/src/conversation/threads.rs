@@ -11,9 +11,10 @@ use crate::{Dialogue, clean};
 /// Makes dialogues of messages, and hands each on as soon as it is whole.
 ///
 /// A speaker's messages in a row are one utterance; the persona's, as long as no more than a few minutes lie between two. All that
-/// others say before the persona does is what the persona answers; where it does with a picture alone, or with no words at all, that has
-/// no answer. What it says next to somebody's picture alone answers what is not seen, so it is history. After some hours of silence another dialogue begins. What the persona says without anybody's words before it, at the
-/// beginning of a stretch of a chat or after a pause, is history for what follows, and is not learned.
+/// others say before the persona does is what the persona answers; where it does with a picture alone, or with no words at all, that
+/// has no answer. What it says next to somebody's picture alone answers what is not seen. After some hours of silence another
+/// dialogue begins. What the persona says without anybody's words before it, at the beginning of a stretch of a chat or after a pause,
+/// is history for what follows, and is not learned.
 pub(crate) struct Threads<'a> {
     rules: &'a Rules,
     me: &'a Me,

@@ -18,6 +18,8 @@ pub(super) use header::is_header;
 
 /// A name and what it begins with are shorter, in bytes.
 const LONGEST_NAME: usize = 160;
+/// The most names that are looked at.
+const MOST_NAMES: usize = 100_000;
 /// The longest text between angle brackets that is a remark of the program, in characters.
 const LONGEST_REMARK: usize = 48;
 /// On iOS it stands before what the program says in the place of words: media, notices.
@@ -41,11 +43,14 @@ impl Survey {
     fn see(&mut self, rest: &str) {
         let Some((name, text)) = rest.split_once(": ") else { return };
         let next = text.split_once(": ").map(|(next, _)| next);
+        let is_full = self.names.len() >= MOST_NAMES;
         match self.names.get_mut(name) {
             Some((count, known)) => {
                 *count += 1;
                 known.take_if(|known| Some(known.as_str()) != next);
             }
+            // A file with more names is no chat.
+            None if is_full => {}
             None => {
                 self.names.insert(name.to_owned(), (1, next.map(str::to_owned)));
             }
@@ -61,7 +66,7 @@ impl Survey {
         }
         // A name may have a colon of its own: then all its messages go on alike.
         match self.names.get(name) {
-            Some((2.., Some(more))) => {
+            Some((3.., Some(more))) => {
                 let whole = name.len() + 2 + more.len();
                 Some((rest.get(..whole)?, rest.get(whole + 2..)?))
             }
@@ -117,7 +122,9 @@ fn messages(path: &Path, reader: impl BufRead, survey: &Survey, sink: &mut dyn S
 
 fn message(survey: &Survey, time: Option<i64>, rest: &str, line: usize) -> Message {
     let of = |name: &str, text: &str, mark| {
-        let speaker = Speaker { name: name.trim_matches(is_mark).trim().to_owned(), id: None };
+        // iOS puts a tilde before a name that is in nobody's contacts.
+        let name = bare(bare(name).trim_start_matches('~'));
+        let speaker = Speaker { name: name.to_owned(), id: None };
         Message { time, mark, ..Message::of(speaker, text.to_owned(), line) }
     };
     match survey.split(rest) {

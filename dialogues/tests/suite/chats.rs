@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use marionette_dialogues::{DataError, Dialogue, Exchange, Format, Found, Reading, Rules, read_chat, write_chats};
+use marionette_dialogues::{
+    DataError, Dialogue, Exchange, Format, Found, Reading, Rules, read_chat, read_persona, write_chats,
+};
 use tempfile::TempDir;
 
 use crate::helpers::shared;
@@ -171,8 +173,9 @@ fn other_forms_of_whatsapp_exports_say_the_same() {
 
 #[test]
 fn names_may_have_colons_and_notices_quotation_marks() {
-    let text =
-        ANDROID.replace("Ole K.", "Dr: Ole").replace("Tap to learn more.", "Ada changed the subject to \"Trip: Rome\"");
+    let text = ANDROID
+        .replace("Ole K.", "~\u{202F}Dr: Ole")
+        .replace("Tap to learn more.", "Ada changed the subject to \"Trip: Rome\"");
     let reading = read(&text, &[]);
     assert_eq!(reading.speakers.unwrap().me, ["Dr: Ole"]);
     assert_eq!(reading.dialogues[0].exchanges[0].reply, "three hives behind the shed, next to the oak");
@@ -370,6 +373,33 @@ fn a_card_says_who_somebody_is_and_how_they_talk() {
     assert_eq!(read(&plain, &[]).dialogues, reading.dialogues);
     let bare = plain.replace("mes_example", "x").replace("Hello, {{user}}.", "");
     assert!(refusal(&bare, &[]).contains("has no examples of how the character talks"));
+}
+
+#[test]
+fn files_and_folders_of_one_persona_go_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("b.txt", ANDROID);
+    write("a.json", CARD);
+    write(".hidden", "nothing");
+    let ole = rules(&["Ole K."]);
+    let read = |paths: &[PathBuf]| read_persona(paths, &ole);
+    let readings = read(&[folder.path().to_path_buf()]).unwrap();
+    let formats: Vec<Format> = readings.iter().map(|(_, reading)| reading.format).collect();
+    assert_eq!(formats, [Format::Card, Format::WhatsApp]);
+    // What the card says of him holds in the chat, where nothing is said.
+    for (_, reading) in &readings {
+        assert!(reading.dialogues.iter().all(|dialogue| dialogue.persona[0] == "Ole keeps bees."));
+    }
+    // Alone, a file of roles knows nobody by that name.
+    let problem = read(&[folder.path().join("a.json")]).unwrap_err().to_string();
+    assert!(problem.contains("in which roles speak"), "{problem}");
+    write("c", "neither");
+    let problem = read(&[folder.path().to_path_buf()]).unwrap_err().to_string();
+    assert!(problem.contains("c, line 1: this looks like text"), "{problem}");
+    let empty = tempfile::tempdir().unwrap();
+    let problem = read(&[empty.path().to_path_buf()]).unwrap_err().to_string();
+    assert!(problem.contains("is a folder without files"), "{problem}");
 }
 
 #[test]

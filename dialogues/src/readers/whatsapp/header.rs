@@ -73,7 +73,8 @@ impl Header {
             return None;
         }
         let year = if year < 100 { 2000 + year } else { year };
-        let date = jiff::civil::Date::new(year as i16, month as i8, day as i8).ok()?;
+        let [month, day] = [month, day].map(i8::try_from);
+        let date = jiff::civil::Date::new(i16::try_from(year).ok()?, month.ok()?, day.ok()?).ok()?;
         let days = date.duration_since(jiff::civil::date(1970, 1, 1)).as_secs();
         Some(days + i64::from(self.seconds))
     }
