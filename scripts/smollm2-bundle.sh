@@ -8,7 +8,7 @@ set -euo pipefail
 out=$(realpath -m -- "${1:?the bundle to make}")
 cd "$(dirname "$0")/.."
 start=models/smollm2-persona
-digest=bc7da5441ec3bba33a67f99562ecd00740372116c0250aa33bf4e2e319365463
+digest=a01fdd8ddfe663c0e7625414e6cda9bade185b8f76abe8b21fadbe54a7ea5130
 model=.deps/smollm2/model
 
 scripts/smollm2.sh
