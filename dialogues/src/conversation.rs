@@ -11,6 +11,7 @@ mod turns;
 pub(crate) use census::{Census, Me};
 pub(crate) use threads::Threads;
 
+use jiff::civil::{DateTime, date};
 use serde::Serialize;
 
 use crate::Dialogue;
@@ -71,6 +72,11 @@ impl Message {
     pub fn of_role(role: &str, text: String, line: usize) -> Self {
         Self::of(Speaker { name: role.to_owned(), id: None }, text, line)
     }
+}
+
+/// Seconds from the beginning of 1970 to a time, by the clock that the time is of.
+pub(crate) fn seconds(time: DateTime) -> i64 {
+    time.duration_since(date(1970, 1, 1).into()).as_secs()
 }
 
 /// What a file says of a conversation before its messages.

@@ -125,8 +125,16 @@ pub fn read_file(path: impl AsRef<Path>) -> Result<Reading, DataError> {
 /// As [`read_file`]; nobody in a chat has the name that is wanted, or it is not known whose words are to be learned.
 pub fn read_chat(path: impl AsRef<Path>, rules: &Rules) -> Result<Reading, DataError> {
     let (path, part) = split_part(path.as_ref());
-    let path = path.as_path();
-    let (source, format) = Source::of(path)?;
+    let found = Source::of(&path)?;
+    read_source(&path, part, found, rules)
+}
+
+fn read_source(
+    path: &Path,
+    part: Option<String>,
+    (source, format): (Source, Format),
+    rules: &Rules,
+) -> Result<Reading, DataError> {
     if let Some(part) = part.as_deref().filter(|_| format != Format::PersonaChatJson) {
         return Err(DataError::file(
             path,
@@ -193,15 +201,20 @@ pub fn read_persona<P: AsRef<Path>>(paths: &[P], rules: &Rules) -> Result<Vec<(P
             false => files.push(path.to_path_buf()),
         }
     }
-    let formats = files.iter().map(|file| Ok(Source::of(&split_part(file).0)?.1));
-    let formats = formats.collect::<Result<Vec<Format>, DataError>>()?;
-    let roles = match formats.iter().any(|format| format.has_names()) {
+    let mut found = Vec::with_capacity(files.len());
+    for file in &files {
+        let (path, part) = split_part(file);
+        let source = Source::of(&path)?;
+        found.push((path, part, source));
+    }
+    let roles = match found.iter().any(|(.., (_, format))| format.has_names()) {
         true => Rules { me: Vec::new(), ..rules.clone() },
         false => rules.clone(),
     };
     let mut readings = Vec::with_capacity(files.len());
-    for (file, format) in files.into_iter().zip(formats) {
-        let reading = read_chat(&file, if format.has_names() { rules } else { &roles })?;
+    for (file, (path, part, source)) in files.into_iter().zip(found) {
+        let own = if source.1.has_names() { rules } else { &roles };
+        let reading = read_source(&path, part, source, own)?;
         readings.push((file, reading));
     }
     let known =

@@ -77,8 +77,8 @@ impl Format {
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::ConvAi2 => "give dialogues",
-            Self::PersonaChatJson => "use the file as Hugging Face distributes it, copied whole",
-            Self::SyntheticPersonaChat => "use the file as Synthetic-Persona-Chat distributes it",
+            Self::PersonaChatJson => super::personachat::REMEDY,
+            Self::SyntheticPersonaChat => synthetic::REMEDY,
             Self::ChatJsonl | Self::ChatJson => super::chat::REMEDY,
             Self::Card => "write some into its `mes_example`, or give a chat with the character",
             _ => "name another speaker with --me, or export more of the chat",

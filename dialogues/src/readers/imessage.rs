@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use jiff::civil::{DateTime, date};
+use jiff::civil::DateTime;
 
 use super::lines::{LONGEST_LINE, Lines};
 use super::{LeftOut, Source};
 use crate::DataError;
-use crate::conversation::{About, Mark, Message, Sink, Speaker};
+use crate::conversation::{About, Mark, Message, Sink, Speaker, seconds};
 
 /// Whose export it is.
 const OWNER: &str = "Me";
@@ -26,7 +26,7 @@ fn stamp(line: &str) -> Option<(i64, &str)> {
     let (time, rest) = line.split_at_checked(end)?;
     let time = time.split_whitespace().collect::<Vec<_>>().join(" ");
     let time = DateTime::strptime("%b %d, %Y %I:%M:%S %p", time).ok()?;
-    Some((time.duration_since(date(1970, 1, 1).into()).as_secs(), rest))
+    Some((seconds(time), rest))
 }
 
 /// Reads the messages of a file.

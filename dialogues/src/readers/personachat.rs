@@ -52,6 +52,9 @@ impl<'de> Deserialize<'de> for Last {
     }
 }
 
+/// What to do with a file that cannot be read.
+pub(super) const REMEDY: &str = "use the file as Hugging Face distributes it, copied whole";
+
 /// All parts, or the one that is wanted.
 struct Parts<'a> {
     wanted: Option<&'a str>,
@@ -153,7 +156,6 @@ pub(super) fn read(
     sink: &mut dyn Sink,
     part: Option<&str>,
 ) -> Result<Vec<LeftOut>, DataError> {
-    const REMEDY: &str = "use the file as Hugging Face distributes it, copied whole";
     let mut parts = Parts { wanted: part, names: Vec::new(), sink, read: 0 };
     let guarded = BufReader::with_capacity(1 << 16, Guard::new(source.open()?, Piece::JsonString));
     let mut deserializer = serde_json::Deserializer::from_reader(guarded);

@@ -1,5 +1,6 @@
 //! A file that can be read from its beginning more than once.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -27,8 +28,7 @@ impl Source {
     /// # Errors
     /// It cannot be read, or is no file of dialogues.
     pub(super) fn of(path: &Path) -> Result<(Self, Format), DataError> {
-        let mut file = files::open_regular(path)
-            .map_err(|error| DataError::file(path, error.problem, "check the name of the dialogue file"))?;
+        let mut file = open(path)?;
         let mut head = Vec::new();
         let mut found = None;
         for most in HEADS {
@@ -55,8 +55,7 @@ impl Source {
     /// It cannot be read.
     pub(super) fn open(&self) -> Result<Box<dyn BufRead>, DataError> {
         let path = &self.path;
-        let mut file = files::open_regular(path)
-            .map_err(|error| DataError::file(path, error.problem, "check the name of the dialogue file"))?;
+        let mut file = open(path)?;
         if self.marked {
             file.seek(SeekFrom::Start(MARK.len() as u64)).map_err(|error| unreadable(path, &error))?;
         }
@@ -66,6 +65,11 @@ impl Source {
             false => Box::new(text),
         })
     }
+}
+
+fn open(path: &Path) -> Result<File, DataError> {
+    files::open_regular(path)
+        .map_err(|error| DataError::file(path, error.problem, "check the name of the dialogue file"))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> DataError {

@@ -12,7 +12,8 @@ use crate::error::excerpt;
 use crate::{DataError, clean};
 
 const COLUMNS: [&str; 3] = ["user 1 personas", "user 2 personas", "Best Generated Conversation"];
-const REMEDY: &str = "use the file as Synthetic-Persona-Chat distributes it";
+/// What to do with a file that cannot be read.
+pub(super) const REMEDY: &str = "use the file as Synthetic-Persona-Chat distributes it";
 /// How a problem of one record begins.
 const RECORD: &str = "the record that begins here";
 

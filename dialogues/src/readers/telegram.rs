@@ -5,7 +5,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::stream::Shape;
-use crate::conversation::{About, Mark, Message, Speaker};
+use crate::conversation::{About, Mark, Message, Speaker, seconds};
 
 /// A message as Telegram writes it; what is not named here says nothing of who says what.
 #[derive(Deserialize)]
@@ -101,12 +101,9 @@ impl Shape for Telegram {
             "message" => None,
             _ => Some(Mark::Notice),
         };
-        let seconds = written.date_unixtime.and_then(|seconds| seconds.parse().ok());
-        let local = || {
-            let date: jiff::civil::DateTime = written.date.as_deref()?.parse().ok()?;
-            Some(date.duration_since(jiff::civil::date(1970, 1, 1).into()).as_secs())
-        };
+        let time = written.date_unixtime.and_then(|seconds| seconds.parse().ok());
+        let local = || Some(seconds(written.date.as_deref()?.parse().ok()?));
         let speaker = Speaker { name: written.from.unwrap_or_default(), id: written.from_id.map(Id::text) };
-        Message { time: seconds.or_else(local), mark, ..Message::of(speaker, text, line) }
+        Message { time: time.or_else(local), mark, ..Message::of(speaker, text, line) }
     }
 }

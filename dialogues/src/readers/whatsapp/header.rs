@@ -75,8 +75,7 @@ impl Header {
         let year = if year < 100 { 2000 + year } else { year };
         let [month, day] = [month, day].map(i8::try_from);
         let date = jiff::civil::Date::new(i16::try_from(year).ok()?, month.ok()?, day.ok()?).ok()?;
-        let days = date.duration_since(jiff::civil::date(1970, 1, 1)).as_secs();
-        Some(days + i64::from(self.seconds))
+        Some(crate::conversation::seconds(date.into()) + i64::from(self.seconds))
     }
 }
 
