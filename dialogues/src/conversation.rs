@@ -5,10 +5,14 @@
 //! joins, cuts and drops.
 
 mod census;
+mod copies;
+mod repeats;
 mod threads;
 mod turns;
 
 pub(crate) use census::{Census, Me};
+pub(crate) use copies::Copies;
+pub(crate) use repeats::Repeats;
 pub(crate) use threads::Threads;
 
 use jiff::civil::{DateTime, date};
@@ -43,6 +47,8 @@ pub(crate) enum Mark {
     Bot,
     /// A picture, a sticker, a voice message, without words.
     Media,
+    /// It stands word for word in many dialogues.
+    Repeated,
 }
 
 /// One message.
@@ -115,12 +121,14 @@ pub struct Rules {
     pub silence: u64,
     /// Whether each of several others' words begin with who says them.
     pub group: bool,
+    /// Whether nothing that cannot be read may be left out.
+    pub strict: bool,
 }
 
 impl Default for Rules {
     /// Five minutes and six hours.
     fn default() -> Self {
-        Self { me: Vec::new(), join: 5 * 60, silence: 6 * 3600, group: false }
+        Self { me: Vec::new(), join: 5 * 60, silence: 6 * 3600, group: false, strict: false }
     }
 }
 

@@ -42,14 +42,14 @@ pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use overlap::Overlap;
 pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
 pub use readers::{
-    Format, LeftOut, Reading, SILENCE, read_chat, read_dialogues, read_file, read_persona, split_part, write_chats,
-    write_convai2,
+    Format, LeftOut, Reading, SILENCE, read_chat, read_dialogues, read_file, read_persona, split_part, stream_persona,
+    write_chat, write_convai2,
 };
 pub use report::{
     Candidates, Cell, Cost, Evaluation, Intervals, Likeness, Outcome, Sample, ShotCost, ShotResult, TooFew,
 };
 pub use split::PersonaSplit;
-pub use summary::{Bin, Distribution, FileSummary, Largest, Summary, Tokens};
+pub use summary::{Bin, Counts, Distribution, FileSummary, Largest, Personas, Summary, Tokens};
 pub use tasks::{Fold, Grouping, SPLIT_SEED, Share, Task, TaskError, group_by_persona, hold_out, leave_one_out};
 pub use text::clean;
 pub use tokenizer::{

@@ -2,6 +2,7 @@
 
 mod bad;
 mod card;
+mod character_ai;
 mod chat;
 mod convai2;
 mod discord;
@@ -11,25 +12,30 @@ mod imessage;
 mod instagram;
 mod lines;
 mod objects;
+mod persona;
 mod personachat;
 mod sillytavern;
 mod source;
 mod stream;
 mod synthetic;
 mod telegram;
+mod unpack;
 mod whatsapp;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::conversation::{ASSISTANT, Census, Me, Rules, Sink, Speakers, Threads};
-use crate::{DataError, Dialogue};
+use crate::{DataError, Dialogue, FileSummary};
 
-pub use chat::write_chats;
+pub use chat::write_chat;
 pub use convai2::{SILENCE, write_convai2};
 pub use format::Format;
+pub use persona::{read_persona, stream_persona};
 use source::Source;
+use unpack::{Unpacked, unpack};
 
 /// Something of a file that is in no dialogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,13 +60,11 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Who speaks, and what was left out, a line each.
-    pub fn notes(&self) -> impl Iterator<Item = String> {
-        let speakers = self.speakers.iter().flat_map(|speakers| {
-            let lines = speakers.to_string();
-            lines.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
-        });
-        speakers.chain(self.left_out.iter().map(|LeftOut { what, count }| format!("{count} left out: {what}")))
+    /// What was understood of the file at `path`, and its dialogues.
+    pub fn into_parts(self, path: &Path) -> (FileSummary, Vec<Dialogue>) {
+        let Self { format, dialogues, speakers, left_out } = self;
+        let path = path.to_path_buf();
+        (FileSummary { path, format, dialogues: dialogues.len(), speakers, left_out }, dialogues)
     }
 }
 
@@ -105,7 +109,10 @@ pub fn read_dialogues(path: impl AsRef<Path>) -> Result<Vec<Dialogue>, DataError
 /// Chats of people: WhatsApp's export as text, of all its languages' forms; Telegram's `result.json`, of a chat or a whole account;
 /// DiscordChatExporter's JSON; `message_1.json` of Instagram and Messenger; SillyTavern's JSONL; imessage-exporter's text. [`Rules`] say who
 /// of them is the persona, and what is a dialogue. A character card's examples (`mes_example`, `first_mes`) are dialogues of the
-/// character, and what it says of it the persona.
+/// character, and what it says of it the persona; it may be in a picture (PNG). Character.AI's chats, old and new, are read alike.
+///
+/// A zip archive with one of these is read as what is in it, `ARCHIVE#NAME` reads one of several. A Parquet table's rows are read
+/// as the objects of a fine-tuning file. `-` is standard input.
 ///
 /// Text is cleaned ([`crate::clean`]); a byte-order mark and blank lines are passed over; carriage returns are line ends before a line
 /// feed or where the file has no other, and blanks elsewhere. Words at the end that have no reply are left out. Lines or dialogues
@@ -124,122 +131,161 @@ pub fn read_file(path: impl AsRef<Path>) -> Result<Reading, DataError> {
 /// # Errors
 /// As [`read_file`]; nobody in a chat has the name that is wanted, or it is not known whose words are to be learned.
 pub fn read_chat(path: impl AsRef<Path>, rules: &Rules) -> Result<Reading, DataError> {
-    let (path, part) = split_part(path.as_ref());
-    let found = Source::of(&path)?;
-    read_source(&path, part, found, rules)
-}
-
-fn read_source(
-    path: &Path,
-    part: Option<String>,
-    (source, format): (Source, Format),
-    rules: &Rules,
-) -> Result<Reading, DataError> {
-    if let Some(part) = part.as_deref().filter(|_| format != Format::PersonaChatJson) {
-        return Err(DataError::file(
-            path,
-            format!("has no part {part:?}: it is {format}, which has no parts"),
-            "leave `#` and what follows it out",
-        ));
-    }
-    let read = |sink: &mut dyn Sink| match format {
-        Format::ConvAi2 => convai2::read(path, &source, sink),
-        Format::PersonaChatJson => personachat::read(path, &source, sink, part.as_deref()),
-        Format::SyntheticPersonaChat => synthetic::read(path, &source, sink),
-        Format::ChatJsonl => chat::read_lines(path, &source, sink),
-        Format::ChatJson => chat::read_objects(path, &source, sink),
-        Format::WhatsApp => whatsapp::read(path, &source, sink),
-        Format::Telegram => stream::read::<telegram::Telegram>(path, &source, sink),
-        Format::Discord => stream::read::<discord::Discord>(path, &source, sink),
-        Format::Instagram => stream::read::<instagram::Instagram>(path, &source, sink),
-        Format::SillyTavern => sillytavern::read(path, &source, sink),
-        Format::IMessage => imessage::read(path, &source, sink),
-        Format::Card => card::read(path, &source, sink),
+    let path = path.as_ref();
+    let (mut texts, _) = Found::all(path, rules.strict)?;
+    let text = match (texts.pop(), texts.is_empty()) {
+        (Some(text), true) => text,
+        (last, _) => {
+            let names: Vec<String> = texts.iter().chain(&last).map(|text| text.path.display().to_string()).collect();
+            let problem = format!("has {} files of dialogues, expected one", names.len());
+            return Err(DataError::file(path, problem, format!("choose one, as {}", names.join(" or "))));
+        }
     };
-    let (me, speakers) = match format.has_names() {
+    let (me, speakers) = match text.format.has_names() {
         // Read once for who speaks, and again for what is said.
         true => {
             let mut census = Census::default();
-            read(&mut census)?;
-            let (me, speakers) = census.choose(rules, path)?;
+            text.read(&mut census)?;
+            let (me, speakers) = census.choose(rules, &text.path)?;
             (me, Some(speakers))
         }
-        false => match rules.me.iter().find(|me| !me.eq_ignore_ascii_case(ASSISTANT)) {
-            None => (Me::role(ASSISTANT), None),
+        false => (text.role(rules)?, None),
+    };
+    let mut dialogues = Vec::new();
+    let left_out = text.dialogues(&me, rules, &HashSet::new(), &mut |dialogue| dialogues.push(dialogue))?;
+    match dialogues.is_empty() {
+        true => Err(text.empty(speakers.as_ref())),
+        false => Ok(Reading { format: text.format, dialogues, speakers, left_out }),
+    }
+}
+
+/// A text that was found, and what it is.
+struct Found {
+    path: PathBuf,
+    /// The part of it that is wanted, where it has several.
+    part: Option<String>,
+    source: Source,
+    format: Format,
+}
+
+impl Found {
+    /// The texts that a path names: one, or all of an archive that are dialogues; and the names of what else is in the archive.
+    ///
+    /// # Errors
+    /// There is none.
+    fn all(path: &Path, strict: bool) -> Result<(Vec<Self>, Vec<String>), DataError> {
+        let (path, part) = split_part(path);
+        let (texts, mut others) = match unpack(&path)? {
+            Unpacked::One(name, text) => {
+                let (source, format) = Source::of(&name, text, strict)?;
+                if let Some(part) = part.as_deref().filter(|_| format != Format::PersonaChatJson) {
+                    return Err(DataError::file(
+                        &name,
+                        format!("has no part {part:?}: it is {format}, which has no parts"),
+                        "leave `#` and what follows it out",
+                    ));
+                }
+                return Ok((vec![Self { path: name, part, source, format }], Vec::new()));
+            }
+            Unpacked::Picture => {
+                let remedy = "export the character with its card, or as JSON";
+                return Err(DataError::file(&path, "is a picture without a character card", remedy));
+            }
+            Unpacked::Several(texts, others) => (texts, others),
+        };
+        let is_wanted = |name: &Path| match &part {
+            Some(part) => name.as_os_str() == format!("{}#{part}", path.display()).as_str(),
+            None => true,
+        };
+        let (mut found, mut refused) = (Vec::new(), Vec::new());
+        for (name, text) in texts.into_iter().filter(|(name, _)| is_wanted(name)) {
+            match Source::of(&name, text, strict) {
+                Ok((source, format)) => found.push(Self { path: name, part: None, source, format }),
+                Err(error) => refused.push(error),
+            }
+        }
+        if found.is_empty() {
+            return Err(match (refused.pop(), refused.is_empty(), part) {
+                // The only one: what is wrong with it is what is wrong.
+                (Some(error), true, _) => error,
+                (_, _, Some(part)) => {
+                    DataError::file(&path, format!("has no file {part:?}"), "choose one of those in the archive")
+                }
+                (_, _, None) => DataError::file(
+                    &path,
+                    "is an archive without a chat",
+                    format!("unpack it, or {}", format::ACCEPTED),
+                ),
+            });
+        }
+        others.extend(refused.into_iter().map(|error| error.path.display().to_string()));
+        Ok((found, others))
+    }
+
+    /// Hands all of it to a sink.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn read(&self, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
+        let Self { path, part, source, format } = self;
+        match format {
+            Format::ConvAi2 => convai2::read(path, source, sink),
+            Format::PersonaChatJson => personachat::read(path, source, sink, part.as_deref()),
+            Format::SyntheticPersonaChat => synthetic::read(path, source, sink),
+            Format::ChatJsonl => chat::read_lines(path, source, sink),
+            Format::ChatJson => chat::read_objects(path, source, sink),
+            Format::WhatsApp => whatsapp::read(path, source, sink),
+            Format::Telegram => stream::read::<telegram::Telegram>(path, source, sink),
+            Format::Discord => stream::read::<discord::Discord>(path, source, sink),
+            Format::Instagram => stream::read::<instagram::Instagram>(path, source, sink),
+            Format::CharacterAi => stream::read::<character_ai::CharacterAi>(path, source, sink),
+            Format::SillyTavern => sillytavern::read(path, source, sink),
+            Format::IMessage => imessage::read(path, source, sink),
+            Format::Card => card::read(path, source, sink),
+        }
+    }
+
+    /// The role that is learned, where roles speak.
+    ///
+    /// # Errors
+    /// Somebody else is wanted.
+    fn role(&self, rules: &Rules) -> Result<Me, DataError> {
+        let Self { path, format, .. } = self;
+        match rules.me.iter().find(|me| !me.eq_ignore_ascii_case(ASSISTANT)) {
+            None => Ok(Me::role(ASSISTANT)),
             Some(me) => {
                 let problem =
                     format!("has no speaker {me:?}: it is {format}, in which roles speak and {ASSISTANT} is learned");
-                return Err(DataError::file(path, problem, "leave --me out"));
+                Err(DataError::file(path, problem, "leave --me out"))
             }
-        },
-    };
-    let mut dialogues = Vec::new();
-    let mut emit = |dialogue| dialogues.push(dialogue);
-    let mut threads = Threads::new(rules, &me, &mut emit);
-    let mut left_out = read(&mut threads)?;
-    left_out.extend(threads.end());
-    if dialogues.is_empty() {
+        }
+    }
+
+    /// Its dialogues one by one, and what is in none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn dialogues(
+        &self,
+        me: &Me,
+        rules: &Rules,
+        repeated: &HashSet<u64>,
+        emit: &mut dyn FnMut(Dialogue),
+    ) -> Result<Vec<LeftOut>, DataError> {
+        let mut threads = Threads::new(rules, me, repeated, emit);
+        let mut left_out = self.read(&mut threads)?;
+        left_out.extend(threads.end());
+        left_out.retain(|left| left.count > 0);
+        Ok(left_out)
+    }
+
+    /// No dialogue came of it.
+    fn empty(&self, speakers: Option<&Speakers>) -> DataError {
+        let Self { path, format, .. } = self;
         let taken = |speakers: &Speakers| format!(" ({speakers})").replace('\n', ";").replace(";  ", "; ");
-        let who = speakers.as_ref().map(taken).unwrap_or_default();
-        return Err(DataError::file(path, format!("is {format}, and {}{who}", format.lacks()), format.remedy()));
+        let who = speakers.map(taken).unwrap_or_default();
+        DataError::file(path, format!("is {format}, and {}{who}", format.lacks()), format.remedy())
     }
-    let left_out = left_out.into_iter().filter(|left| left.count > 0).collect();
-    Ok(Reading { format, dialogues, speakers, left_out })
-}
-
-/// Reads files that are all of one persona; a folder is all its files whose names do not begin with a dot, in the order of their names.
-/// Rules say who of a chat is meant; beside chats of people, files in which roles speak are read as they are. What one file says of the
-/// persona holds for files that say nothing of it: a character card and a chat go together.
-///
-/// # Errors
-/// As [`read_chat`]; a folder that cannot be read or is empty.
-pub fn read_persona<P: AsRef<Path>>(paths: &[P], rules: &Rules) -> Result<Vec<(PathBuf, Reading)>, DataError> {
-    let mut files = Vec::new();
-    for path in paths.iter().map(AsRef::as_ref) {
-        match path.is_dir() {
-            true => files.extend(files_of(path)?),
-            false => files.push(path.to_path_buf()),
-        }
-    }
-    let mut found = Vec::with_capacity(files.len());
-    for file in &files {
-        let (path, part) = split_part(file);
-        let source = Source::of(&path)?;
-        found.push((path, part, source));
-    }
-    let roles = match found.iter().any(|(.., (_, format))| format.has_names()) {
-        true => Rules { me: Vec::new(), ..rules.clone() },
-        false => rules.clone(),
-    };
-    let mut readings = Vec::with_capacity(files.len());
-    for (file, (path, part, source)) in files.into_iter().zip(found) {
-        let own = if source.1.has_names() { rules } else { &roles };
-        let reading = read_source(&path, part, source, own)?;
-        readings.push((file, reading));
-    }
-    let known =
-        |reading: &Reading| reading.dialogues.iter().find(|one| !one.persona.is_empty()).map(|one| one.persona.clone());
-    if let Some(persona) = readings.iter().find_map(|(_, reading)| known(reading)) {
-        for (_, reading) in readings.iter_mut().filter(|(_, reading)| known(reading).is_none()) {
-            reading.dialogues.iter_mut().for_each(|one| one.persona.clone_from(&persona));
-        }
-    }
-    Ok(readings)
-}
-
-fn files_of(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let refuse = |problem: String| DataError::file(folder, problem, "name a folder with the files of one persona");
-    let unreadable = |error: std::io::Error| refuse(format!("cannot be read: {error}"));
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    if files.is_empty() { Err(refuse("is a folder without files".to_owned())) } else { Ok(files) }
 }
 
 /// A dialogue file's path, and the part of it that is named after a `#`, where no file has that very name but the one before

@@ -20,6 +20,24 @@ pub struct Summary {
     pub files: Vec<FileSummary>,
     /// Dialogues of all files.
     pub dialogues: usize,
+    /// The personas of the dialogues; nothing, where all are taken as one's.
+    #[serde(flatten)]
+    pub personas: Option<Personas>,
+    /// Replies of the personas that are learned.
+    pub replies: usize,
+    /// White-space words of the replies.
+    pub words: usize,
+    /// Exchanges with candidates to rank.
+    pub with_candidates: usize,
+    /// The least and the most candidates of these.
+    pub candidates: Option<[usize; 2]>,
+    /// The dialogues as one model sees them, where an encoder was given.
+    pub tokens: Option<Tokens>,
+}
+
+/// Whose dialogues they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+pub struct Personas {
     /// Dialogues without a persona sentence: they are of no persona.
     pub without_persona: usize,
     /// Personas with two dialogues or more, which are the tasks.
@@ -32,16 +50,6 @@ pub struct Summary {
     pub dialogues_per_persona: Option<Distribution>,
     /// The persona with the most dialogues.
     pub largest: Option<Largest>,
-    /// Replies of the personas that are learned.
-    pub replies: usize,
-    /// White-space words of the replies.
-    pub words: usize,
-    /// Exchanges with candidates to rank.
-    pub with_candidates: usize,
-    /// The least and the most candidates of these.
-    pub candidates: Option<[usize; 2]>,
-    /// The dialogues as one model sees them, where an encoder was given.
-    pub tokens: Option<Tokens>,
 }
 
 /// One file.
@@ -109,6 +117,82 @@ pub struct Bin {
     pub count: usize,
 }
 
+impl FileSummary {
+    /// Who speaks, and what was left out, a line each.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        let speakers = self.speakers.iter().flat_map(|speakers| {
+            let lines = speakers.to_string();
+            lines.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+        });
+        speakers.chain(self.left_out.iter().map(|LeftOut { what, count }| format!("{count} left out: {what}")))
+    }
+}
+
+/// Counts dialogues, one after the other.
+#[derive(Default)]
+pub struct Counts<'a> {
+    encoder: Option<&'a Encoder>,
+    dialogues: usize,
+    replies: usize,
+    words: usize,
+    with_candidates: usize,
+    candidates: Option<[usize; 2]>,
+    lengths: Vec<usize>,
+    targets: usize,
+    exceeding: usize,
+    windows: usize,
+}
+
+impl<'a> Counts<'a> {
+    /// Nothing yet. `encoder` is what the tokens are counted with.
+    pub fn new(encoder: Option<&'a Encoder>) -> Self {
+        Self { encoder, ..Self::default() }
+    }
+
+    /// Counts one more.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn see(&mut self, dialogue: &Dialogue) -> Result<(), EncodeError> {
+        self.dialogues += 1;
+        for exchange in dialogue.exchanges.iter().filter(|exchange| exchange.learned) {
+            self.replies += 1;
+            self.words += exchange.reply.split_whitespace().count();
+            let count = exchange.candidates.len();
+            if count > 0 {
+                self.with_candidates += 1;
+                let [least, most] = self.candidates.unwrap_or([count, count]);
+                self.candidates = Some([least.min(count), most.max(count)]);
+            }
+        }
+        let Some(encoder) = self.encoder else { return Ok(()) };
+        let of_dialogue = encoder.windows(dialogue)?;
+        self.lengths.push(of_dialogue.iter().map(|window| window.ids.len() - window.again).sum());
+        self.targets += of_dialogue.iter().map(Sequence::targets).sum::<usize>();
+        if of_dialogue.len() > 1 {
+            self.exceeding += 1;
+            self.windows += of_dialogue.len();
+        }
+        Ok(())
+    }
+
+    /// What there was, in these files; all of one persona, or of these.
+    pub fn summary(self, files: Vec<FileSummary>, personas: Option<Personas>) -> Summary {
+        let Self { encoder, dialogues, replies, words, with_candidates, candidates, .. } = self;
+        let Self { lengths, targets, exceeding, windows, .. } = self;
+        let total = lengths.iter().sum();
+        let tokens = encoder.zip(Distribution::of(lengths)).map(|(encoder, per_dialogue)| Tokens {
+            total,
+            targets,
+            n_positions: encoder.n_positions(),
+            exceeding,
+            windows,
+            per_dialogue,
+        });
+        Summary { files, dialogues, personas, replies, words, with_candidates, candidates, tokens }
+    }
+}
+
 impl Summary {
     /// Counts what was read of each file. `encoder` is what the tokens are counted with.
     ///
@@ -119,66 +203,38 @@ impl Summary {
         encoder: Option<&Encoder>,
     ) -> Result<Self, EncodeError> {
         let (mut files, mut dialogues) = (Vec::new(), Vec::<Dialogue>::new());
-        for (path, Reading { format, dialogues: more, speakers, left_out }) in readings {
-            let path = path.as_ref().to_path_buf();
-            files.push(FileSummary { path, format, dialogues: more.len(), speakers, left_out });
+        for (path, reading) in readings {
+            let (file, more) = reading.into_parts(path.as_ref());
+            files.push(file);
             dialogues.extend(more);
         }
-        let exchanges =
-            || dialogues.iter().flat_map(|dialogue| &dialogue.exchanges).filter(|exchange| exchange.learned);
-        let counts = || exchanges().map(|exchange| exchange.candidates.len()).filter(|count| *count > 0);
-        let mut summary = Self {
-            files,
-            dialogues: dialogues.len(),
-            without_persona: dialogues.iter().filter(|dialogue| dialogue.persona.is_empty()).count(),
-            personas: 0,
-            dropped_single: 0,
-            common: None,
-            dialogues_per_persona: None,
-            largest: None,
-            replies: exchanges().count(),
-            words: exchanges().map(|exchange| exchange.reply.split_whitespace().count()).sum(),
-            with_candidates: counts().count(),
-            candidates: counts().min().zip(counts().max()).map(|(least, most)| [least, most]),
-            tokens: encoder.map(|encoder| Tokens::of(&dialogues, encoder)).transpose()?.flatten(),
-        };
-        dialogues.retain(|dialogue| !dialogue.persona.is_empty());
-        match group_by_persona(dialogues) {
-            Ok(grouping) => {
-                summary.personas = grouping.tasks.len();
-                summary.dropped_single = grouping.dropped_single;
-                summary.largest = grouping.largest().map(|(task, joined_by)| Largest {
-                    dialogues: task.dialogues.len(),
-                    joined_by: joined_by.into_iter().map(|(sentence, count)| (sentence.to_owned(), count)).collect(),
-                });
-                summary.common = grouping.common.clone();
-                let sizes = grouping.tasks.iter().map(|task| task.dialogues.len()).collect();
-                summary.dialogues_per_persona = Distribution::of(sizes);
-            }
-            Err(TaskError::NoTasks { dropped }) => summary.dropped_single = dropped,
-            Err(_) => {}
-        }
-        Ok(summary)
+        let mut counts = Counts::new(encoder);
+        dialogues.iter().try_for_each(|dialogue| counts.see(dialogue))?;
+        Ok(counts.summary(files, Some(Personas::of(dialogues))))
     }
 }
 
-impl Tokens {
-    /// `None` where there are no dialogues.
-    fn of(dialogues: &[Dialogue], encoder: &Encoder) -> Result<Option<Self>, EncodeError> {
-        let (mut lengths, mut targets, mut exceeding, mut windows) = (Vec::with_capacity(dialogues.len()), 0, 0, 0);
-        for dialogue in dialogues {
-            let of_dialogue = encoder.windows(dialogue)?;
-            lengths.push(of_dialogue.iter().map(|window| window.ids.len() - window.again).sum());
-            targets += of_dialogue.iter().map(Sequence::targets).sum::<usize>();
-            if of_dialogue.len() > 1 {
-                exceeding += 1;
-                windows += of_dialogue.len();
+impl Personas {
+    fn of(mut dialogues: Vec<Dialogue>) -> Self {
+        let all = dialogues.len();
+        dialogues.retain(|dialogue| !dialogue.persona.is_empty());
+        let mut personas = Self { without_persona: all - dialogues.len(), ..Self::default() };
+        match group_by_persona(dialogues) {
+            Ok(grouping) => {
+                personas.personas = grouping.tasks.len();
+                personas.dropped_single = grouping.dropped_single;
+                personas.largest = grouping.largest().map(|(task, joined_by)| Largest {
+                    dialogues: task.dialogues.len(),
+                    joined_by: joined_by.into_iter().map(|(sentence, count)| (sentence.to_owned(), count)).collect(),
+                });
+                personas.common = grouping.common.clone();
+                let sizes = grouping.tasks.iter().map(|task| task.dialogues.len()).collect();
+                personas.dialogues_per_persona = Distribution::of(sizes);
             }
+            Err(TaskError::NoTasks { dropped }) => personas.dropped_single = dropped,
+            Err(_) => {}
         }
-        let total = lengths.iter().sum();
-        let n_positions = encoder.n_positions();
-        let of = |per_dialogue| Self { total, targets, n_positions, exceeding, windows, per_dialogue };
-        Ok(Distribution::of(lengths).map(of))
+        personas
     }
 }
 
@@ -229,26 +285,6 @@ impl fmt::Display for Distribution {
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(out, true)
-    }
-}
-
-/// A summary of dialogues that are all one persona's, whatever sentences they have.
-struct OfOne<'a>(&'a Summary);
-
-impl fmt::Display for OfOne<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.write(out, false)
-    }
-}
-
-impl Summary {
-    /// What is to be said where all dialogues are taken as one persona's.
-    pub fn of_one(&self) -> impl fmt::Display + '_ {
-        OfOne(self)
-    }
-
-    fn write(&self, out: &mut fmt::Formatter<'_>, several: bool) -> fmt::Result {
         for file in &self.files {
             let plural = if file.dialogues == 1 { "" } else { "s" };
             let count = grouped(file.dialogues);
@@ -265,13 +301,13 @@ impl Summary {
             writeln!(out, "{}", format!("{name:<12}{:>12}  {text}", grouped(count)).trim_end())
         };
         row("dialogues", self.dialogues, "")?;
-        if several {
-            let alone = grouped(self.dropped_single);
+        if let Some(Personas { personas, dropped_single, without_persona, .. }) = self.personas {
+            let alone = grouped(dropped_single);
             let text = format!("with two dialogues or more; left out: {alone} with one dialogue only");
-            row("personas", self.personas, &text)?;
-        }
-        if several && self.without_persona > 0 {
-            row("no persona", self.without_persona, "dialogues have no persona sentences, so they make no task")?;
+            row("personas", personas, &text)?;
+            if without_persona > 0 {
+                row("no persona", without_persona, "dialogues have no persona sentences, so they make no task")?;
+            }
         }
         row("replies", self.replies, "")?;
         row("words", self.words, "of the replies")?;
@@ -284,16 +320,18 @@ impl Summary {
             Some([least, most]) => format!("exchanges with {least} to {most} candidates"),
             None => "exchanges with candidates: for Hits@1 they are drawn from other personas' replies".to_owned(),
         };
-        if several || self.with_candidates > 0 {
+        if self.personas.is_some() || self.with_candidates > 0 {
             row("candidates", self.with_candidates, &candidates)?;
         }
-        if let Some(common) = self.common.as_ref().filter(|_| several) {
+        if let Some(common) = self.personas.as_ref().and_then(|personas| personas.common.as_ref()) {
             writeln!(out, "\n{} stands in every dialogue, so it says nothing about who speaks", excerpt(common))?;
         }
-        if let Some(sizes) = self.dialogues_per_persona.as_ref().filter(|_| several) {
+        if let Some(sizes) = self.personas.as_ref().and_then(|personas| personas.dialogues_per_persona.as_ref()) {
             let Distribution { least, median, most, .. } = sizes;
             writeln!(out, "\ndialogues a persona: {least} to {}, median {median}\n{sizes}", grouped(*most))?;
-            if let Some(Largest { dialogues, joined_by }) = &self.largest {
+            if let Some(Largest { dialogues, joined_by }) =
+                self.personas.as_ref().and_then(|personas| personas.largest.as_ref())
+            {
                 let by =
                     |(sentence, count): &(String, usize)| format!("{} (in {})", excerpt(sentence), grouped(*count));
                 let by: Vec<String> = joined_by.iter().map(by).collect();

@@ -134,13 +134,22 @@ pub struct ChatRules {
     /// In a group, let others' words begin with who says them
     #[arg(long, help_heading = "Chats")]
     pub group: bool,
+    /// Refuse a file of which any line or dialogue cannot be read; otherwise up to a tenth is left out and said
+    #[arg(long, help_heading = "Chats")]
+    pub strict: bool,
 }
 
 impl ChatRules {
     /// The rules.
     pub fn rules(&self) -> Rules {
-        let Self { me, join, silence, group } = self;
-        Rules { me: me.clone(), join: join.saturating_mul(60), silence: silence.saturating_mul(3600), group: *group }
+        let Self { me, join, silence, group, strict } = self;
+        Rules {
+            me: me.clone(),
+            join: join.saturating_mul(60),
+            silence: silence.saturating_mul(3600),
+            group: *group,
+            strict: *strict,
+        }
     }
 }
 

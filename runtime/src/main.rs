@@ -1,5 +1,7 @@
 //! `marionette`: parses the command line and prints.
 
+mod dialogues;
+
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -10,18 +12,17 @@ use anyhow::anyhow;
 use bytesize::ByteSize;
 use clap::Parser as _;
 use marionette_dialogues::{
-    Dialogue, Encoder, EvaluateError, Judge, Reading, Rules, Summary, evaluate_judged, group_by_persona, read_chat,
-    read_persona, write_chats,
+    Dialogue, Encoder, EvaluateError, FileSummary, Judge, Rules, evaluate_judged, group_by_persona, read_chat,
+    read_persona,
 };
 use marionette_models::bundle::Bundle;
-use marionette_models::files;
 use marionette_models::interrupt::{self, Work};
 use marionette_models::terminal::{printable, printable_line, say};
 use marionette_runtime::adapt::{self, Recipe};
 use marionette_runtime::bench::{self, Shape};
 use marionette_runtime::chat::{Conversation, Said};
 use marionette_runtime::cli::{
-    AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, DialoguesArgs, EvaluateArgs, GenerateArgs, Home, InspectArgs,
+    AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, EvaluateArgs, GenerateArgs, Home, InspectArgs,
 };
 use marionette_runtime::engine::{self, Engine};
 use marionette_runtime::entailment::Entailment;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate(&args),
         Command::Chat(args) => chat(&args),
         Command::Evaluate(args) => evaluate(&args),
-        Command::Dialogues(args) => dialogues(&args),
+        Command::Dialogues(args) => dialogues::dialogues(&args),
         Command::Inspect(args) => inspect(&args),
         Command::Bench(args) => bench(&args),
     };
@@ -151,52 +152,25 @@ fn listen() -> Result<(), Error> {
 
 /// The dialogues of one persona's files.
 fn read(paths: &[PathBuf], rules: &Rules) -> Result<Vec<Dialogue>, Error> {
-    let readings = read_persona(paths, rules)?;
-    Ok(readings.into_iter().flat_map(|(path, reading)| told(&path, reading)).collect())
+    let (files, dialogues) = read_persona(paths, rules)?;
+    files.iter().for_each(tell);
+    Ok(dialogues)
 }
 
-/// The dialogues of a reading; who was taken for the persona is said, and what was left out.
-fn told(path: &Path, reading: Reading) -> Vec<Dialogue> {
-    reading.notes().for_each(|note| hint(&format!("{}: {note}", path.display())));
-    reading.dialogues
+/// Says who of a file was taken for the persona, and what was left out.
+fn tell(file: &FileSummary) {
+    file.notes().for_each(|note| hint(&format!("{}: {note}", file.path.display())));
+}
+
+/// The dialogues of any personas in a file.
+fn read_any(path: &Path) -> Result<Vec<Dialogue>, Error> {
+    let (file, dialogues) = read_chat(path, &Rules::default())?.into_parts(path);
+    tell(&file);
+    Ok(dialogues)
 }
 
 fn names(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// How many dialogues are shown whole.
-const SHOWN: usize = 3;
-
-fn dialogues(args: &DialoguesArgs) -> anyhow::Result<()> {
-    let rules = args.rules.rules();
-    let encoder = args.bundle.as_deref().map(|dir| engine::encoder(&Bundle::open(dir)?)).transpose()?;
-    let readings = read_persona(&args.files, &rules).map_err(Error::from)?;
-    let all: Vec<Dialogue> = readings.iter().flat_map(|(_, reading)| reading.dialogues.iter().cloned()).collect();
-    let summary = Summary::of(readings, encoder.as_ref())?;
-    if let Some(out) = &args.out {
-        files::write_atomic(out, |writer| write_chats(writer, &all)).map_err(Error::from)?;
-    }
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string(&summary)?)?;
-        return Ok(());
-    }
-    write!(out, "{}", printable(&summary.of_one().to_string()))?;
-    // The first, the middle and the last one.
-    let mut places = vec![0, all.len() / 2, all.len().saturating_sub(1)];
-    places.dedup();
-    for dialogue in places.iter().take(SHOWN).filter_map(|&place| all.get(place)) {
-        writeln!(out, "\nline {}:", dialogue.line)?;
-        for exchange in &dialogue.exchanges {
-            if !exchange.partner.is_empty() {
-                writeln!(out, "  them  {}", printable_line(&exchange.partner))?;
-            }
-            let who = if exchange.learned { "  me    " } else { "  (me)  " };
-            writeln!(out, "{who}{}", printable_line(&exchange.reply))?;
-        }
-    }
-    Ok(())
 }
 
 fn warn_about(dialogues: &[Dialogue], support: &adapt::Support<'_>, args: &AdaptArgs) {
@@ -312,9 +286,7 @@ fn read_line() -> anyhow::Result<Option<String>> {
 
 fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let in_file = |error: &dyn std::fmt::Display| anyhow!("{}: {error}", args.dialogues.display());
-    let dialogues = read_chat(&args.dialogues, &Rules::default())
-        .map(|reading| told(&args.dialogues, reading))
-        .map_err(Error::from)?;
+    let dialogues = read_any(&args.dialogues)?;
     let grouping = group_by_persona(dialogues).map_err(|error| in_file(&error))?;
     grouping.notes().iter().for_each(|note| hint(note));
     let mut options = marionette_dialogues::Options {
@@ -331,7 +303,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
     let (mut engine, encoder, _) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     if let Some(file) = &args.reference {
-        let others = read_chat(file, &Rules::default()).map(|reading| told(file, reading)).map_err(Error::from)?;
+        let others = read_any(file)?;
         options.reference = marionette_dialogues::reference(&encoder, &others)
             .map_err(|error| anyhow!("{}: {error}", file.display()))?;
     }

@@ -28,13 +28,13 @@ pub fn read(files: &[PathBuf]) -> Result<(Grouping, Vec<String>)> {
             notes.push(format!("{} is given twice and is read once", file.display()));
             continue;
         }
-        let reading = read_file(file)?;
-        notes.extend(reading.notes().map(|note| format!("{}: {note}", file.display())));
-        if let Some(dialogue) = reading.dialogues.iter().find(|dialogue| dialogue.persona.is_empty()) {
+        let (summary, read) = read_file(file)?.into_parts(file);
+        notes.extend(summary.notes().map(|note| format!("{}: {note}", file.display())));
+        if let Some(dialogue) = read.iter().find(|dialogue| dialogue.persona.is_empty()) {
             let error = TaskError::NoPersona { line: dialogue.line };
             return Err(TrainError::Tasks { file: file.display().to_string(), error });
         }
-        dialogues.extend(reading.dialogues);
+        dialogues.extend(read);
     }
     let grouping = group_by_persona(dialogues).map_err(|error| tasks_error(files, error))?;
     notes.extend(grouping.notes());

@@ -1,8 +1,9 @@
 //! The one rule that makes dialogues of messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::census::Me;
+use super::repeats;
 use super::turns::{Said, Unanswered, exchanges};
 use super::{About, Mark, Message, Rules, Sink, Speaker};
 use crate::readers::LeftOut;
@@ -18,6 +19,8 @@ use crate::{Dialogue, clean};
 pub(crate) struct Threads<'a> {
     rules: &'a Rules,
     me: &'a Me,
+    /// Keys of messages that are not their speakers' own words.
+    repeated: &'a HashSet<u64>,
     emit: &'a mut dyn FnMut(Dialogue),
     about: About,
     /// The dialogue that is under way.
@@ -55,9 +58,9 @@ struct Counts {
 
 impl<'a> Threads<'a> {
     /// What hands each dialogue to `emit`.
-    pub fn new(rules: &'a Rules, me: &'a Me, emit: &'a mut dyn FnMut(Dialogue)) -> Self {
+    pub fn new(rules: &'a Rules, me: &'a Me, repeated: &'a HashSet<u64>, emit: &'a mut dyn FnMut(Dialogue)) -> Self {
         let (about, said, counts) = (About::default(), Vec::new(), Counts::default());
-        Self { rules, me, emit, about, said, wordless: None, unseen: false, line: 0, last: None, counts }
+        Self { rules, me, repeated, emit, about, said, wordless: None, unseen: false, line: 0, last: None, counts }
     }
 
     /// Ends the last dialogue, and says what of the messages is in none.
@@ -72,6 +75,7 @@ impl<'a> Threads<'a> {
             left_out("words of bots", of(Mark::Bot)),
             left_out("deleted messages", of(Mark::Deleted)),
             left_out("pictures, voice messages and other media without words", of(Mark::Media)),
+            left_out("messages that are word for word in many dialogues", of(Mark::Repeated)),
             left_out("messages without words", wordless),
             left_out("replies without words, with the words before them", empty),
             left_out("closing words without a reply", open),
@@ -134,13 +138,15 @@ impl Sink for Threads<'_> {
         let Message { speaker, time, text, mark, learned, line } = message;
         let mine = self.me.is(&speaker);
         let text = clean(&text);
+        let is_repeated = || repeats::key(&text).is_some_and(|key| self.repeated.contains(&key));
+        let mark = mark.or_else(|| (!self.repeated.is_empty() && is_repeated()).then_some(Mark::Repeated));
         match mark {
             Some(mark) => *self.counts.marked.entry(mark).or_default() += 1,
             None if text.is_empty() && !mine => self.counts.wordless += 1,
             None => {}
         }
         let wordless = mark.is_some() || text.is_empty();
-        let answers_without_words = mine && matches!(mark, None | Some(Mark::Media | Mark::Deleted));
+        let answers_without_words = mine && matches!(mark, None | Some(Mark::Media | Mark::Deleted | Mark::Repeated));
         if wordless && !answers_without_words {
             self.unseen |= !mine && mark.is_some_and(|mark| mark != Mark::Notice);
             return;

@@ -1,4 +1,5 @@
-//! Pieces of a file that cannot be read: a few are left out and counted, many mean that the file is something else.
+//! Pieces of a file that cannot be read: a few are left out and counted, many mean that the file is something else. Where that is
+//! wanted, none is left out.
 
 use std::path::Path;
 
@@ -11,14 +12,20 @@ const SHOWN: usize = 5;
 const ONE_IN: usize = 10;
 
 /// Lines, or dialogues where these are the pieces, that cannot be read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Bad {
+    /// Whether one is too many.
+    strict: bool,
     /// Where the first few are, what is wrong with each, and the remedy.
     first: Vec<(usize, String, &'static str)>,
     count: usize,
 }
 
 impl Bad {
+    pub(super) fn new(strict: bool) -> Self {
+        Self { strict, first: Vec::new(), count: 0 }
+    }
+
     pub(super) fn add(&mut self, line: usize, problem: String, remedy: &'static str) {
         self.count += 1;
         if self.first.len() < SHOWN {
@@ -29,9 +36,9 @@ impl Bad {
     /// What is left out because of them, `what` in the plural, of `total` such pieces.
     ///
     /// # Errors
-    /// More than a tenth cannot be read.
+    /// More than a tenth cannot be read, or any where that is too many.
     pub(super) fn judge(self, path: &Path, what: &str, total: usize) -> Result<LeftOut, DataError> {
-        let Self { first, count } = self;
+        let Self { strict, first, count } = self;
         let shown = |places: &[(usize, String, &str)]| {
             let shown: Vec<String> =
                 places.iter().map(|(line, problem, _)| format!("line {line}: {problem}")).collect();
@@ -40,7 +47,7 @@ impl Bad {
         let Some(((line, problem, remedy), others)) = first.split_first() else {
             return Ok(LeftOut { what: what.to_owned(), count: 0 });
         };
-        if count * ONE_IN <= total {
+        if count * ONE_IN <= total && !strict {
             let more = if count > first.len() { "; …" } else { "" };
             return Ok(LeftOut { what: format!("{what} that cannot be read ({}{more})", shown(&first)), count });
         }

@@ -189,7 +189,7 @@ pub(super) const REMEDY: &str = "write each dialogue as `{\"messages\":[{\"role\
 /// [`DataError`].
 pub(super) fn read_lines(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
     let mut lines = Lines::new(path, source.open()?);
-    let mut reading = Chats::new(sink);
+    let mut reading = Chats::new(source, sink);
     while let Some((line, text)) = lines.next()? {
         if !text.trim().is_empty() {
             reading.see(line, text);
@@ -204,7 +204,7 @@ pub(super) fn read_lines(path: &Path, source: &Source, sink: &mut dyn Sink) -> R
 /// [`DataError`].
 pub(super) fn read_objects(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
     let mut objects = Objects::new(path, source.open()?);
-    let mut reading = Chats::new(sink);
+    let mut reading = Chats::new(source, sink);
     while let Some((line, text)) = objects.next()? {
         reading.see(line, text);
     }
@@ -219,8 +219,8 @@ struct Chats<'a> {
 }
 
 impl<'a> Chats<'a> {
-    fn new(sink: &'a mut dyn Sink) -> Self {
-        Self { sink, counts: Counts::default(), bad: Bad::default(), seen: 0 }
+    fn new(source: &Source, sink: &'a mut dyn Sink) -> Self {
+        Self { sink, counts: Counts::default(), bad: source.bad(), seen: 0 }
     }
 
     fn see(&mut self, line: usize, text: &str) {
@@ -245,6 +245,8 @@ impl<'a> Chats<'a> {
             format!("{} in {place}column {}", without_place(&error), error.column())
         })?;
         let mut counts = Counts { surrogates, ..Counts::default() };
+        // Of other forms it is one of the messages.
+        let has_messages = parsed.messages.is_some();
         let messages = parsed.messages()?;
         let mut said = Vec::with_capacity(messages.len());
         let mut system = Vec::new();
@@ -270,7 +272,9 @@ impl<'a> Chats<'a> {
                 Role::System => counts.system += 1,
             }
         }
+        let beside = parsed.others.get("system").and_then(Value::as_str).filter(|_| has_messages);
         let persona = match parsed.persona.or(parsed.personality) {
+            None if system.is_empty() => beside.map(str::to_owned).into_iter().collect(),
             None => system,
             Some(persona) => {
                 counts.system += system.len();
@@ -289,30 +293,28 @@ impl<'a> Chats<'a> {
     }
 }
 
-/// Writes dialogues as chat JSONL, so that [`crate::read_dialogues`] gives them back, without the partner's sentences and candidates,
-/// which the format does not have.
+/// Writes a dialogue as a line of chat JSONL, so that [`crate::read_dialogues`] gives it back, without the partner's sentences and
+/// candidates, which the format does not have.
 ///
 /// # Errors
 /// What the writer says.
-pub fn write_chats(writer: &mut (impl Write + ?Sized), dialogues: &[Dialogue]) -> std::io::Result<()> {
-    for Dialogue { persona, exchanges, .. } in dialogues {
-        let mut messages = Vec::with_capacity(2 * exchanges.len());
-        for Exchange { partner, reply, learned, .. } in exchanges {
-            if !partner.is_empty() {
-                messages.push(json!({"role": USER, "content": partner}));
-            }
-            messages.push(match learned {
-                true => json!({"role": ASSISTANT, "content": reply}),
-                false => json!({"role": ASSISTANT, "content": reply, "weight": 0}),
-            });
+pub fn write_chat(writer: &mut (impl Write + ?Sized), dialogue: &Dialogue) -> std::io::Result<()> {
+    let Dialogue { persona, exchanges, .. } = dialogue;
+    let mut messages = Vec::with_capacity(2 * exchanges.len());
+    for Exchange { partner, reply, learned, .. } in exchanges {
+        if !partner.is_empty() {
+            messages.push(json!({"role": USER, "content": partner}));
         }
-        let chat = match persona.is_empty() {
-            true => json!({"messages": messages}),
-            false => json!({"persona": persona, "messages": messages}),
-        };
-        writeln!(writer, "{chat}")?;
+        messages.push(match learned {
+            true => json!({"role": ASSISTANT, "content": reply}),
+            false => json!({"role": ASSISTANT, "content": reply, "weight": 0}),
+        });
     }
-    Ok(())
+    let chat = match persona.is_empty() {
+        true => json!({"messages": messages}),
+        false => json!({"persona": persona, "messages": messages}),
+    };
+    writeln!(writer, "{chat}")
 }
 
 /// The text of a message; `others` counts its parts that are no text.

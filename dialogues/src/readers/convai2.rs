@@ -54,7 +54,7 @@ struct Read<'a> {
 /// [`DataError`].
 pub(super) fn read(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
     let mut lines = Lines::new(path, source.open()?);
-    let (mut read, mut open) = (Read { sink, bad: Bad::default(), lines: 0, broken: 0, unanswered: 0 }, None);
+    let (mut read, mut open) = (Read { sink, bad: source.bad(), lines: 0, broken: 0, unanswered: 0 }, None);
     while let Some((line, text)) = lines.next()? {
         for text in at_returns(text, &open) {
             if !text.trim().is_empty() {

@@ -41,7 +41,10 @@ pub enum Format {
     /// imessage-exporter's text.
     #[serde(rename = "imessage")]
     IMessage,
-    /// A character card as JSON.
+    /// A chat of Character.AI as JSON.
+    #[serde(rename = "character-ai")]
+    CharacterAi,
+    /// A character card.
     #[serde(rename = "character-card")]
     Card,
 }
@@ -58,6 +61,7 @@ impl Format {
             | Self::SyntheticPersonaChat
             | Self::ChatJsonl
             | Self::ChatJson
+            | Self::CharacterAi
             | Self::Card => false,
         }
     }
@@ -68,6 +72,7 @@ impl Format {
             Self::ConvAi2 | Self::PersonaChatJson => "has no dialogues",
             Self::SyntheticPersonaChat => "has no conversation with lines such as \"User 1: Hi!\"",
             Self::ChatJsonl | Self::ChatJson => "has no dialogue with a reply of the assistant to learn from",
+            Self::CharacterAi => "has no words of the character that answer anybody's",
             Self::Card => "has no examples of how the character talks",
             _ => "has no words of the persona that answer anybody's",
         }
@@ -80,6 +85,7 @@ impl Format {
             Self::PersonaChatJson => super::personachat::REMEDY,
             Self::SyntheticPersonaChat => synthetic::REMEDY,
             Self::ChatJsonl | Self::ChatJson => super::chat::REMEDY,
+            Self::CharacterAi => "export a chat in which you wrote something",
             Self::Card => "write some into its `mes_example`, or give a chat with the character",
             _ => "name another speaker with --me, or export more of the chat",
         }
@@ -100,16 +106,17 @@ impl fmt::Display for Format {
             Self::Instagram => "messages of Instagram or Messenger",
             Self::SillyTavern => "a SillyTavern chat",
             Self::IMessage => "an iMessage export",
+            Self::CharacterAi => "a Character.AI chat",
             Self::Card => "a character card",
         })
     }
 }
 
-const ACCEPTED: &str = "give a chat of WhatsApp (`_chat.txt`), Telegram (`result.json`), Discord, Instagram, Messenger, iMessage or SillyTavern, a \
-                        character card, a fine-tuning file (chat JSONL or JSON: `messages`, `conversations`, `instruction` or `prompt`), ConvAI2 text, Hugging Face's personachat \
-                        JSON, or Synthetic-Persona-Chat CSV";
+pub(super) const ACCEPTED: &str = "give a chat of WhatsApp, Telegram (`result.json`), Discord, Instagram, Messenger, iMessage, Character.AI or \
+                                   SillyTavern, a character card, chat JSONL or JSON (`messages`, `conversations`, `instruction` or \
+                                   `prompt`), ConvAI2 text, personachat JSON or Synthetic-Persona-Chat CSV, or an archive of these";
 
-/// What archives and tables begin with.
+/// What archives begin with, and tables within an archive.
 const OTHERS: [(&[u8], &str); 5] = [
     (b"\x1F\x8B", "a gzip archive"),
     (b"PK\x03\x04", "a zip archive"),
@@ -175,6 +182,8 @@ fn of_json(text: &str) -> Option<Format> {
         return Some(Format::Instagram);
     } else if all(&["\"user_name\"", "\"character_name\""]) {
         return Some(Format::SillyTavern);
+    } else if all(&["\"turns\"", "\"candidates\""]) || all(&["\"msgs\"", "\"is_human\""]) {
+        return Some(Format::CharacterAi);
     } else if text.starts_with('{') && all(&["\"first_mes\"", "\"name\""]) {
         return Some(Format::Card);
     }

@@ -30,7 +30,7 @@ impl Shape for Instagram {
     const FIELDS: &'static [&'static str] = &[];
     const WITHIN: &'static [&'static str] = &[];
     const REMEDY: &'static str = "download the messages again, as JSON";
-    const NEWEST_FIRST: bool = true;
+    const HELD: bool = true;
 
     fn about(_: &Map<String, Value>) -> About {
         About::default()

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::bad::Bad;
 use super::lines::Lines;
 use super::{LeftOut, Source};
 use crate::DataError;
@@ -39,7 +38,7 @@ struct Written {
 /// [`DataError`].
 pub(super) fn read(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
     let mut lines = Lines::new(path, source.open()?);
-    let (mut begun, mut bad, mut seen) = (false, Bad::default(), 0);
+    let (mut begun, mut bad, mut seen) = (false, source.bad(), 0);
     while let Some((line, text)) = lines.next()? {
         if text.trim().is_empty() {
             continue;

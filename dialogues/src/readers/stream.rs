@@ -22,14 +22,16 @@ pub(super) trait Shape {
     /// A message as it is written.
     type Written: for<'de> Deserialize<'de>;
 
+    /// The fields with messages.
+    const MESSAGES: &'static [&'static str] = &["messages"];
     /// Fields to keep, small ones, of which [`Self::about`] is told.
     const FIELDS: &'static [&'static str];
     /// Fields whose objects, or lists of objects, have messages of their own.
     const WITHIN: &'static [&'static str];
     /// What to do with a file that cannot be read.
     const REMEDY: &'static str;
-    /// Whether the last message stands first: then all of a list are in memory at once.
-    const NEWEST_FIRST: bool = false;
+    /// Whether the last message may stand first, by the times: then all of a list are in memory at once.
+    const HELD: bool = false;
 
     /// What the fields before the messages say of them; of the outer objects too, as far as the inner ones do not say otherwise.
     fn about(fields: &Map<String, Value>) -> About;
@@ -37,9 +39,6 @@ pub(super) trait Shape {
     /// The message.
     fn message(written: Self::Written, line: usize) -> Message;
 }
-
-/// The field with the messages.
-const MESSAGES: &str = "messages";
 
 struct Reading<'a, S> {
     sink: &'a mut dyn Sink,
@@ -70,7 +69,7 @@ impl<'de, S: Shape> Visitor<'de> for Within<'_, '_, S> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                MESSAGES => {
+                key if S::MESSAGES.contains(&key) => {
                     self.0.sink.begin(S::about(&self.1));
                     map.next_value_seed(Messages(self.0))?;
                 }
@@ -112,12 +111,16 @@ impl<'de, S: Shape> Visitor<'de> for Messages<'_, '_, S> {
             let line = reading.line.get();
             reading.seen += 1;
             match serde_json::from_value::<S::Written>(value) {
-                Ok(written) if S::NEWEST_FIRST => held.push(S::message(written, line)),
+                Ok(written) if S::HELD => held.push(S::message(written, line)),
                 Ok(written) => reading.sink.message(S::message(written, line)),
                 Err(error) => reading.bad.add(line, without_place(&error), S::REMEDY),
             }
         }
-        held.into_iter().rev().for_each(|message| reading.sink.message(message));
+        let time = |message: Option<&Message>| message.and_then(|message| message.time);
+        if time(held.first()) > time(held.last()) {
+            held.reverse();
+        }
+        held.into_iter().for_each(|message| reading.sink.message(message));
         Ok(())
     }
 }
@@ -129,7 +132,7 @@ impl<'de, S: Shape> Visitor<'de> for Messages<'_, '_, S> {
 pub(super) fn read<S: Shape>(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<Vec<LeftOut>, DataError> {
     let guard = Guard::new(Escapes::new(source.open()?), Piece::JsonString);
     let shape = std::marker::PhantomData::<S>;
-    let mut reading = Reading { sink, line: guard.lines(), bad: Bad::default(), seen: 0, shape };
+    let mut reading = Reading { sink, line: guard.lines(), bad: source.bad(), seen: 0, shape };
     let mut parser = serde_json::Deserializer::from_reader(guard);
     let parsed = Within(&mut reading, Map::new()).deserialize(&mut parser).and_then(|()| parser.end());
     parsed.map_err(|error| match error.io_error_kind() {

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use csv::{ErrorKind, ReaderBuilder};
 
-use super::bad::Bad;
 use super::guard::{Guard, Piece, explain};
 use super::{LeftOut, Source};
 use crate::conversation::{ASSISTANT, About, Message, Sink, USER};
@@ -50,7 +49,7 @@ pub(super) fn read(path: &Path, source: &Source, sink: &mut dyn Sink) -> Result<
     let [Some(first), Some(second), Some(conversation)] = places else {
         return Err(wrong_columns(path, &header));
     };
-    let (mut bad, mut records) = (Bad::default(), 0);
+    let (mut bad, mut records) = (source.bad(), 0);
     let (mut directions, mut ownerless) = (0, 0);
     for record in reader.into_records() {
         records += 1;

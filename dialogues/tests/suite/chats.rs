@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use marionette_dialogues::{
-    DataError, Dialogue, Exchange, Format, Found, Reading, Rules, read_chat, read_persona, write_chats,
+    DataError, Dialogue, Exchange, Format, Found, LeftOut, Reading, Rules, read_chat, read_persona, write_chat,
 };
 use tempfile::TempDir;
 
@@ -375,6 +375,96 @@ fn a_card_says_who_somebody_is_and_how_they_talk() {
     assert!(refusal(&bare, &[]).contains("has no examples of how the character talks"));
 }
 
+const CHARACTER_OLD: &str = r#"{"info":{"character":{"name":"Ole"}},"histories":{"histories":[{"external_id":"x","msgs":[
+{"id":1,"text":"I keep bees.","src":{"is_human":false,"name":"Ole"},"tgt":{"is_human":true}},
+{"id":2,"text":"how many?","src":{"is_human":true,"name":"Ada"}},
+{"id":3,"text":"three hives","src":{"is_human":false,"name":"Ole"}}]},
+{"msgs":[{"text":"honey?","src":{"is_human":true}},{"text":"forty jars","src":{"is_human":false}}]}]}}"#;
+
+const CHARACTER_NEW: &str = r#"{"turns":[
+{"turn_key":{"turn_id":"d"},"create_time":"2024-05-02T10:00:03.5Z","author":{"name":"Ole"},"candidates":[
+{"candidate_id":"1","raw_content":"four hives","is_final":true},{"candidate_id":"2","raw_content":"three hives","is_final":true}],"primary_candidate_id":"2"},
+{"create_time":"2024-05-02T10:00:02Z","author":{"name":"Ada","is_human":true},"candidates":[{"candidate_id":"3","raw_content":"how many?"}],"primary_candidate_id":"3"},
+{"create_time":"2024-05-02T10:00:01Z","author":{"name":"Ole"},"candidates":[{"candidate_id":"4","raw_content":"I keep bees."}],"primary_candidate_id":"x"}]}"#;
+
+#[test]
+fn a_chat_of_character_ai_is_what_the_character_answers() {
+    let first: &[(&str, &str)] = &[("", "I keep bees."), ("how many?", "three hives")];
+    let reading = read(CHARACTER_OLD, &[]);
+    assert_eq!(
+        (reading.format, told(&reading.dialogues)),
+        (Format::CharacterAi, expected(&[first, &[("honey?", "forty jars")]]))
+    );
+    let reading = read(CHARACTER_NEW, &["assistant"]);
+    assert_eq!((reading.format, told(&reading.dialogues)), (Format::CharacterAi, expected(&[first])));
+}
+
+/// So many days of a chat, each begun by the same words of Ada's.
+fn days(number: usize, words: &str) -> String {
+    let day = |day: usize| {
+        format!(
+            "{day:02}/11/2025, 08:00 - Ada B.: {words}\n{day:02}/11/2025, 08:01 - Ole K.: the {day}th jar today\n\
+             {day:02}/11/2025, 08:02 - Ada B.: and of clover, how many since {day}?\n{day:02}/11/2025, 08:03 - Ole K.: count {day} and {day}\n"
+        )
+    };
+    (1..=number).map(day).collect()
+}
+
+#[test]
+fn what_is_word_for_word_in_many_dialogues_is_nobody_s_own() {
+    let read = |text: &str| {
+        let (_folder, path) = file(text);
+        let (files, dialogues) = read_persona(&[path], &rules(&["Ole K."])).unwrap();
+        let repeated = |left: &&LeftOut| left.what == "messages that are word for word in many dialogues";
+        (files[0].left_out.iter().find(repeated).map_or(0, |left| left.count), dialogues)
+    };
+    const LONG: &str = "this chat is kept for you by the robot";
+    let (count, dialogues) = read(&days(6, LONG));
+    assert_eq!((count, dialogues.len()), (6, 6));
+    // What Ole says next answers nobody that is seen.
+    assert_eq!(
+        told(&dialogues)[0],
+        expected(&[&[("", "~the 1th jar today"), ("and of clover, how many since 1?", "count 1 and 1")]])[0]
+    );
+    // In brackets it may be short; what people say each day stays, as what is in few dialogues does.
+    assert_eq!(read(&days(6, "[Foto]")).0, 6);
+    assert_eq!(read(&days(6, "good morning")).0, 0);
+    assert_eq!(read(&days(4, LONG)).0, 0);
+    // One in five, and not one in six.
+    let rare = |number: usize| days(number, "x").replacen("Ada B.: x", &format!("Ada B.: {LONG}"), 5);
+    assert_eq!((read(&rare(25)).0, read(&rare(30)).0), (5, 0));
+}
+
+#[test]
+fn what_two_exports_both_have_is_learned_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["a.txt", "b.txt"].map(|name| folder.path().join(name));
+    fs::write(&paths[0], days(6, "morning")).unwrap();
+    fs::write(&paths[1], days(8, "morning")).unwrap();
+    let (files, dialogues) = read_persona(&paths, &rules(&["Ole K."])).unwrap();
+    assert_eq!((files[0].dialogues, files[1].dialogues, dialogues.len()), (6, 2, 8));
+    assert_eq!(
+        files[1].left_out.last().unwrap(),
+        &LeftOut { what: "dialogues that were there before, or nearly".into(), count: 6 }
+    );
+}
+
+#[test]
+fn nothing_is_left_out_where_that_is_strict() {
+    let line = |text: &str| {
+        format!(r#"{{"messages":[{{"role":"user","content":"{text}"}},{{"role":"assistant","content":"b"}}]}}"#)
+    };
+    let text = (0..10).map(|number| line(&number.to_string()) + "\n").collect::<String>() + "{\n";
+    assert_eq!(read(&text, &[]).dialogues.len(), 10);
+    let strict = Rules { strict: true, ..Rules::default() };
+    let problem = read_with(&text, &strict).unwrap_err().to_string();
+    assert!(problem.contains("chat, line 11: EOF"), "{problem}");
+    let telegram = TELEGRAM.replacen("\"type\": \"message\"", "\"type\": 7", 1);
+    assert_ne!(telegram, TELEGRAM);
+    let named = Rules { strict: true, ..rules(&["Ole"]) };
+    assert!(read_with(&telegram, &named).is_err());
+}
+
 #[test]
 fn files_and_folders_of_one_persona_go_together() {
     let folder = tempfile::tempdir().unwrap();
@@ -384,13 +474,11 @@ fn files_and_folders_of_one_persona_go_together() {
     write(".hidden", "nothing");
     let ole = rules(&["Ole K."]);
     let read = |paths: &[PathBuf]| read_persona(paths, &ole);
-    let readings = read(&[folder.path().to_path_buf()]).unwrap();
-    let formats: Vec<Format> = readings.iter().map(|(_, reading)| reading.format).collect();
+    let (files, dialogues) = read(&[folder.path().to_path_buf()]).unwrap();
+    let formats: Vec<Format> = files.iter().map(|file| file.format).collect();
     assert_eq!(formats, [Format::Card, Format::WhatsApp]);
     // What the card says of him holds in the chat, where nothing is said.
-    for (_, reading) in &readings {
-        assert!(reading.dialogues.iter().all(|dialogue| dialogue.persona[0] == "Ole keeps bees."));
-    }
+    assert!(dialogues.iter().all(|dialogue| dialogue.persona[0] == "Ole keeps bees."));
     // Alone, a file of roles knows nobody by that name.
     let problem = read(&[folder.path().join("a.json")]).unwrap_err().to_string();
     assert!(problem.contains("in which roles speak"), "{problem}");
@@ -399,12 +487,12 @@ fn files_and_folders_of_one_persona_go_together() {
     assert!(problem.contains("c, line 1: this looks like text"), "{problem}");
     let empty = tempfile::tempdir().unwrap();
     let problem = read(&[empty.path().to_path_buf()]).unwrap_err().to_string();
-    assert!(problem.contains("is a folder without files"), "{problem}");
+    assert!(problem.contains("is a folder without files of dialogues"), "{problem}");
 }
 
 #[test]
 fn a_file_that_ends_anywhere_is_refused_or_read() {
-    for text in [ANDROID, TELEGRAM, DISCORD, INSTAGRAM, SILLYTAVERN, IMESSAGE, CARD] {
+    for text in [ANDROID, TELEGRAM, DISCORD, INSTAGRAM, SILLYTAVERN, IMESSAGE, CARD, CHARACTER_OLD, CHARACTER_NEW] {
         let (_folder, path) = file("");
         for end in (0..text.len()).filter(|&end| text.is_char_boundary(end)) {
             fs::write(&path, &text[..end]).unwrap();
@@ -473,7 +561,7 @@ fn what_each_program_would_write_is_read_alike() {
         }
         // And written as chat JSONL they are the same again.
         let mut written = Vec::new();
-        write_chats(&mut written, &whatsapp.dialogues).unwrap();
+        whatsapp.dialogues.iter().for_each(|dialogue| write_chat(&mut written, dialogue).unwrap());
         let again = read(std::str::from_utf8(&written).unwrap(), &[]);
         assert_eq!((again.format, told(&again.dialogues)), (Format::ChatJsonl, told(&whatsapp.dialogues)));
     }

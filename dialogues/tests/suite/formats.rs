@@ -214,7 +214,7 @@ fn wrong_chat_lines_are_refused_with_their_number() {
         let reading = read(format!("{nine}{bad}\n").as_bytes()).unwrap();
         assert_eq!((reading.dialogues.len(), reading.left_out[0].count), (9, 1));
         assert!(reading.left_out[0].what.starts_with("dialogues that cannot be read (line 10: "), "{reading:?}");
-        assert!(reading.notes().next().unwrap().contains(problem), "{reading:?}");
+        assert!(reading.left_out[0].what.contains(problem), "{reading:?}");
     }
     // Five are shown, all are counted.
     let many = format!("{good}\n").repeat(60) + &"{\"messages\":7}\n".repeat(6);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod chats;
+mod containers;
 mod encode;
 mod evaluate;
 mod formats;

@@ -26,7 +26,8 @@ fn counts_by_hand() {
     let files: Vec<_> = summary.files.iter().map(|file| (file.format, file.dialogues, file.left_out.len())).collect();
     assert_eq!(files, [(Format::ConvAi2, 4, 0), (Format::ChatJsonl, 1, 1)]);
     // `ab` has three dialogues over both files, `c` one, and one has no persona.
-    assert_eq!((summary.dialogues, summary.personas, summary.dropped_single, summary.without_persona), (5, 1, 1, 1));
+    let personas = summary.personas.as_ref().unwrap();
+    assert_eq!((summary.dialogues, personas.personas, personas.dropped_single, personas.without_persona), (5, 1, 1, 1));
     assert_eq!((summary.replies, summary.words), (6, 7));
     assert_eq!((summary.with_candidates, summary.candidates), (2, Some([2, 3])));
     // b<eot> a c<eot> b<eot> c<eot> is 10 tokens, in 7: 6, and 4 with as little history as fits; b<eot> cccccc<eot> is 9: its
@@ -46,7 +47,7 @@ fn counts_by_hand() {
     assert!(shown.contains("  1 left out: closing words without a reply\n"), "{shown}");
     assert!(shown.contains("longer than the context of 7 tokens: 2, read in 4 windows\n"), "{shown}");
     assert!(serde_json::to_string(&summary).unwrap().contains(r#""format":"chat-jsonl""#));
-    assert_eq!((summary_of_one.tokens, summary_of_one.personas), (None, 1));
+    assert_eq!((summary_of_one.tokens, summary_of_one.personas.unwrap().personas), (None, 1));
 }
 
 #[test]
