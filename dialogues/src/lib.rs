@@ -18,6 +18,7 @@ mod overlap;
 pub mod panics;
 mod rank;
 mod readers;
+mod redact;
 mod report;
 mod split;
 mod summary;
@@ -45,6 +46,7 @@ pub use readers::{
     Format, LeftOut, Reading, SILENCE, read_chat, read_dialogues, read_file, read_persona, split_part, stream_persona,
     write_chat, write_convai2,
 };
+pub use redact::{Redacted, Redactor};
 pub use report::{
     Candidates, Cell, Cost, Evaluation, Intervals, Likeness, Outcome, Sample, ShotCost, ShotResult, TooFew,
 };

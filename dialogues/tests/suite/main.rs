@@ -11,6 +11,7 @@ mod interval;
 mod metrics;
 mod rank;
 mod readers;
+mod redact;
 mod report;
 mod summary;
 mod tasks;
