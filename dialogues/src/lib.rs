@@ -46,7 +46,7 @@ pub use readers::{
     Format, LeftOut, Reading, SILENCE, read_chat, read_dialogues, read_file, read_persona, split_part, stream_persona,
     write_chat, write_convai2,
 };
-pub use redact::{Redacted, Redactor};
+pub use redact::{Redacted, Redaction, Redactor, Replaced};
 pub use report::{
     Candidates, Cell, Cost, Evaluation, Intervals, Likeness, Outcome, Sample, ShotCost, ShotResult, TooFew,
 };

@@ -64,7 +64,8 @@ impl Reading {
     pub fn into_parts(self, path: &Path) -> (FileSummary, Vec<Dialogue>) {
         let Self { format, dialogues, speakers, left_out } = self;
         let path = path.to_path_buf();
-        (FileSummary { path, format, dialogues: dialogues.len(), speakers, left_out }, dialogues)
+        let replaced = Vec::new();
+        (FileSummary { path, format, dialogues: dialogues.len(), speakers, left_out, replaced }, dialogues)
     }
 }
 

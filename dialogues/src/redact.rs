@@ -1,6 +1,7 @@
 //! What should not be learned from chats, and what stands in its place: of links, addresses, numbers and chosen words.
 
 mod numbers;
+mod replaced;
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -12,6 +13,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 use serde::Serialize;
+
+pub(crate) use replaced::Redactions;
+pub use replaced::{Redaction, Replaced};
 
 /// What was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::conversation::{Found, Speakers};
 use crate::error::excerpt;
 use crate::readers::{Format, LeftOut, Reading};
+use crate::redact::Replaced;
 use crate::tasks::{TaskError, group_by_persona};
 use crate::{Dialogue, EncodeError, Encoder, Sequence};
 
@@ -65,6 +66,9 @@ pub struct FileSummary {
     pub speakers: Option<Speakers>,
     /// What of it is in no dialogue.
     pub left_out: Vec<LeftOut>,
+    /// What has a placeholder in its place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<Replaced>,
 }
 
 /// The persona with the most dialogues: far more than the others have, it is likely several, joined by stock sentences.
@@ -118,13 +122,20 @@ pub struct Bin {
 }
 
 impl FileSummary {
-    /// Who speaks, and what was left out, a line each.
+    /// Who speaks, what was left out, and what was replaced, a line each.
     pub fn notes(&self) -> impl Iterator<Item = String> {
         let speakers = self.speakers.iter().flat_map(|speakers| {
             let lines = speakers.to_string();
             lines.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>()
         });
-        speakers.chain(self.left_out.iter().map(|LeftOut { what, count }| format!("{count} left out: {what}")))
+        let left_out =
+            self.left_out.iter().map(|LeftOut { what, count }| format!("{} left out: {what}", grouped(*count)));
+        let replaced = self.replaced.iter().flat_map(|Replaced { what, count, texts }| {
+            let first = format!("{} replaced by {}: {what}", grouped(*count), what.placeholder());
+            let texts = texts.iter().map(|(text, times)| format!("  {text:?} ({})", grouped(*times)));
+            std::iter::once(first).chain(texts)
+        });
+        speakers.chain(left_out).chain(replaced)
     }
 }
 
@@ -289,11 +300,8 @@ impl fmt::Display for Summary {
             let plural = if file.dialogues == 1 { "" } else { "s" };
             let count = grouped(file.dialogues);
             writeln!(out, "{}: {}, {count} dialogue{plural}", file.path.display(), file.format)?;
-            if let Some(speakers) = &file.speakers {
-                writeln!(out, "  {speakers}")?;
-            }
-            for LeftOut { what, count } in &file.left_out {
-                writeln!(out, "  {} left out: {what}", grouped(*count))?;
+            for note in file.notes() {
+                writeln!(out, "  {note}")?;
             }
         }
         writeln!(out)?;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
-use marionette_dialogues::{Encoder, read_file, save_tokenizer, tokenizer_from_bytes, train_bpe};
+use marionette_dialogues::{
+    Encoder, Redaction, Rules, read_file, read_persona, save_tokenizer, tokenizer_from_bytes, train_bpe,
+};
 use marionette_exporter::{FreshAdapters, Source, import};
 use marionette_models::bundle::Manifest;
 use marionette_models::checkpoint::{Storage, read_adapters, write_adapters, write_base};
@@ -95,15 +97,30 @@ pub fn dialogue_seeds() -> Vec<Vec<u8>> {
         "{\"participants\":[{\"name\":\"Ada\"}],\"messages\":[{\"sender_name\":\"Ada\",\"timestamp_ms\":2000,\"content\":\"caf\u{c3}\u{a9}\"},{\"sender_name\":\"Ole\",\"timestamp_ms\":1000,\"content\":\"b\"}]}",
         "{\"user_name\":\"Ada\",\"character_name\":\"Ole\"}\n{\"name\":\"Ada\",\"is_user\":true,\"mes\":\"a\"}\n{\"name\":\"Ole\",\"mes\":\"b\",\"swipes\":[\"b\",\"c\"],\"swipe_id\":1}\n",
         "May 17, 2022  5:29:42 PM\nMe\nhi\n\nMay 17, 2022  5:30:00 PM (Read)\n+1\nho\nEdited 1 second later: hm\n    x\n",
+        "{\"turns\":[{\"create_time\":\"2024-05-02T10:00:02Z\",\"author\":{\"name\":\"Ole\"},\"candidates\":[{\"candidate_id\":\"1\",\"raw_content\":\"ho\"}],\"primary_candidate_id\":\"1\"},{\"author\":{\"is_human\":true},\"candidates\":[{\"raw_content\":\"hi\"}]}]}",
+        "{\"histories\":{\"histories\":[{\"msgs\":[{\"text\":\"hi\",\"src\":{\"is_human\":true}},{\"text\":\"+49 30 123456\",\"src\":{\"is_human\":false}}]}]}}",
         "{\"spec\":\"x\",\"data\":{\"name\":\"Ole\",\"description\":\"{{char}}\",\"first_mes\":\"a\",\"mes_example\":\"<START>\\n{{user}}: hi\\n{{char}}: ho\"}}",
     ]
     .map(|text| text.as_bytes().to_vec())
-    .into()
+    .into_iter()
+    .chain(CONTAINERS.map(<[u8]>::to_vec))
+    .collect()
 }
 
-/// A file of dialogues.
+/// What others made: archives, pictures and tables.
+const CONTAINERS: [&[u8]; 5] = [
+    include_bytes!("../../dialogues/tests/fixtures/containers/chat.zip"),
+    include_bytes!("../../dialogues/tests/fixtures/containers/card.charx"),
+    include_bytes!("../../dialogues/tests/fixtures/containers/card.png"),
+    include_bytes!("../../dialogues/tests/fixtures/containers/messages.parquet"),
+    include_bytes!("../../dialogues/tests/fixtures/containers/conversations.parquet"),
+];
+
+/// A file of dialogues, of any personas and as all of one's.
 pub fn dialogues(data: &[u8]) {
-    refused(read_file(file("dialogues.txt", data)));
+    let path = file("dialogues.txt", data);
+    refused(read_file(&path));
+    refused(read_persona(&[path], &Rules::default(), Some(&Redaction::default())));
 }
 
 /// A `config.json` of each family.

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use marionette_dialogues::{Context, RankBy, Rules};
-use marionette_models::InnerLoop;
+use marionette_dialogues::{Context, RankBy, Redaction, Redactor, Rules};
 use marionette_models::options::{MOST_TOKENS, whole};
+use marionette_models::{InnerLoop, files};
 
+use crate::Error;
 use crate::bench::{Part, Shape};
 use crate::engine::Options;
 use crate::persona_name::PersonaName;
@@ -137,12 +138,18 @@ pub struct ChatRules {
     /// Refuse a file of which any line or dialogue cannot be read; otherwise up to a tenth is left out and said
     #[arg(long, help_heading = "Chats")]
     pub strict: bool,
+    /// Replace e-mail addresses, links, and numbers of phones, cards and accounts by placeholders before anything is learned
+    #[arg(long, help_heading = "Chats")]
+    pub redact: bool,
+    /// Replace the words and phrases of this file too, one a line; implies --redact
+    #[arg(long, value_name = "FILE", help_heading = "Chats")]
+    pub block: Option<PathBuf>,
 }
 
 impl ChatRules {
     /// The rules.
     pub fn rules(&self) -> Rules {
-        let Self { me, join, silence, group, strict } = self;
+        let Self { me, join, silence, group, strict, .. } = self;
         Rules {
             me: me.clone(),
             join: join.saturating_mul(60),
@@ -150,6 +157,22 @@ impl ChatRules {
             group: *group,
             strict: *strict,
         }
+    }
+
+    /// What is to be replaced; `shown` where it is to be shown.
+    ///
+    /// # Errors
+    /// The list of words cannot be read.
+    pub fn redaction(&self, shown: bool) -> Result<Option<Redaction>, Error> {
+        /// A list of words is shorter.
+        const LONGEST: u64 = 16 << 20;
+        let list = match &self.block {
+            None => return Ok(self.redact.then(|| Redaction { shown, ..Redaction::default() })),
+            Some(path) => files::read_limited(path, LONGEST)?,
+        };
+        let text = String::from_utf8_lossy(&list);
+        let words: Vec<&str> = text.trim_start_matches('\u{FEFF}').lines().collect();
+        Ok(Some(Redaction { redactor: Redactor::new(&words), shown }))
     }
 }
 
@@ -165,6 +188,9 @@ pub struct DialoguesArgs {
     /// Write the dialogues here, as chat JSONL, which every command reads
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Show what was replaced: it is then on the screen, and in --json
+    #[arg(long)]
+    pub show_redactions: bool,
     /// Count tokens as this bundle does
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<PathBuf>,

@@ -46,10 +46,11 @@ enum Stop {
 /// A file cannot be read, or `--out` not be written; then it is as it was.
 pub fn dialogues(args: &DialoguesArgs) -> anyhow::Result<()> {
     let encoder = args.bundle.as_deref().map(|dir| engine::encoder(&Bundle::open(dir)?)).transpose()?;
+    let (rules, redaction) = (args.rules.rules(), args.rules.redaction(args.show_redactions)?);
     let (mut counts, mut examples) = (Counts::new(encoder.as_ref()), Examples::default());
     let mut read = |out: &mut dyn Write| -> Result<Vec<FileSummary>, Stop> {
         let mut stopped = None;
-        let files = stream_persona(&args.files, &args.rules.rules(), &mut |dialogue| {
+        let files = stream_persona(&args.files, &rules, redaction.as_ref(), &mut |dialogue| {
             if stopped.is_none() {
                 let counted = counts.see(&dialogue).map_err(Stop::Encode);
                 stopped = counted.and_then(|()| write_chat(out, &dialogue).map_err(Stop::Io)).err();

@@ -22,7 +22,7 @@ use marionette_runtime::adapt::{self, Recipe};
 use marionette_runtime::bench::{self, Shape};
 use marionette_runtime::chat::{Conversation, Said};
 use marionette_runtime::cli::{
-    AdaptArgs, BenchArgs, ChatArgs, Cli, Command, Common, EvaluateArgs, GenerateArgs, Home, InspectArgs,
+    AdaptArgs, BenchArgs, ChatArgs, ChatRules, Cli, Command, Common, EvaluateArgs, GenerateArgs, Home, InspectArgs,
 };
 use marionette_runtime::engine::{self, Engine};
 use marionette_runtime::entailment::Entailment;
@@ -97,7 +97,7 @@ fn open(common: &Common, persona: Option<(&PersonaName, &Home)>) -> Result<(Engi
 }
 
 fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
-    let dialogues = read(&args.dialogues, &args.rules.rules())?;
+    let dialogues = read(&args.dialogues, &args.rules)?;
     let chosen = adapt::support(&dialogues, args.shots.map(Into::into))
         .map_err(|error| anyhow!("{}: {error}", names(&args.dialogues)))?;
     let (mut engine, encoder, _) = open(&args.common, None)?;
@@ -151,8 +151,8 @@ fn listen() -> Result<(), Error> {
 }
 
 /// The dialogues of one persona's files.
-fn read(paths: &[PathBuf], rules: &Rules) -> Result<Vec<Dialogue>, Error> {
-    let (files, dialogues) = read_persona(paths, rules)?;
+fn read(paths: &[PathBuf], rules: &ChatRules) -> Result<Vec<Dialogue>, Error> {
+    let (files, dialogues) = read_persona(paths, &rules.rules(), rules.redaction(false)?.as_ref())?;
     files.iter().for_each(tell);
     Ok(dialogues)
 }

@@ -115,7 +115,7 @@ fn a_chat_is_shown_written_and_learned() {
     let scratch = Scratch::new();
     let days = (1..8).map(|day| {
         format!(
-            "0{day}/11/2025, 18:02 - Ada B.: hello , what do you do ?\n0{day}/11/2025, 18:03 - Ole K.: i keep bees .\n\
+            "0{day}/11/2025, 18:02 - Ada B.: what is on day {day} ?\n0{day}/11/2025, 18:03 - Ole K.: {day} bees .\n\
              0{day}/11/2025, 18:04 - Eve: <Media omitted>\n"
         )
     });
@@ -130,16 +130,33 @@ fn a_chat_is_shown_written_and_learned() {
         "learned is \"Ole K.\", who answers first",
         "7 left out: pictures, voice messages and other media without words",
         "tokens a dialogue: ",
-        "line 10:\n  them  hello , what do you do ?\n  me    i keep bees .\n",
+        "line 1:\n  them  what is on day 1 ?\n  me    1 bees .\n",
+        "line 7:\n",
+        "line 19:\n",
     ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     let read = fs::read_to_string(&out).unwrap();
     assert_eq!(read.lines().count(), 7);
-    let line = r#"{"messages":[{"content":"hello , what do you do ?","role":"user"},{"content":"i keep bees .","role":"assistant"}]}"#;
+    let line =
+        r#"{"messages":[{"content":"what is on day 1 ?","role":"user"},{"content":"1 bees .","role":"assistant"}]}"#;
     assert_eq!(read.lines().next(), Some(line));
+    // What was written is what was read: together they are no more.
     let object = json(&run("dialogues {chat} {out} --json").done());
-    assert_eq!((&object["dialogues"], &object["files"][0]["speakers"]["found"]), (&14.into(), &"answers".into()));
+    assert_eq!((&object["dialogues"], &object["files"][0]["speakers"]["found"]), (&7.into(), &"answers".into()));
+    assert_eq!(object["files"][1]["left_out"][0]["count"], 7);
+    // What is to be replaced is, in what is shown and in what is written; nothing is written where a file is refused.
+    let list = scratch.write("list.txt", "bees\n");
+    let paths = [("chat", chat.as_path()), ("out", &out), ("list", &list), ("bundle", &bundle)];
+    let run = |line: &str| scratch.run("marionette", words(line, &paths));
+    let shown = run("dialogues {chat} --block {list} --show-redactions --out {out}").done();
+    assert!(shown.contains("7 replaced by [blocked]: blocked words\n    \"bees\" (7)\n"), "{shown}");
+    let written = fs::read_to_string(&out).unwrap();
+    assert!(written.contains("1 [blocked] .") && !written.contains("bees"), "{written}");
+    run("dialogues {chat} --me Olaf --out {out}").refused(1, &["nobody in it is called"]);
+    assert_eq!(fs::read_to_string(&out).unwrap(), written);
+    run("dialogues {chat} --block none.txt").refused(1, &["none.txt"]);
+    run("dialogues {chat} --out {out}").done();
     // As it is, or as it was written: the same persona.
     let loss = |line: &str| {
         let adapted = marionette(&scratch, line, &chat);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Found, LeftOut};
 use crate::conversation::{About, Census, Copies, Me, Message, Repeats, Rules, Sink, Speakers};
+use crate::redact::{Redaction, Redactions};
 use crate::{DataError, Dialogue, FileSummary};
 
 /// What the first reading of a text tells.
@@ -61,9 +62,10 @@ struct Given {
 pub fn read_persona<P: AsRef<Path>>(
     paths: &[P],
     rules: &Rules,
+    redaction: Option<&Redaction>,
 ) -> Result<(Vec<FileSummary>, Vec<Dialogue>), DataError> {
     let mut dialogues = Vec::new();
-    let files = stream_persona(paths, rules, &mut |dialogue| dialogues.push(dialogue))?;
+    let files = stream_persona(paths, rules, redaction, &mut |dialogue| dialogues.push(dialogue))?;
     Ok((files, dialogues))
 }
 
@@ -72,7 +74,8 @@ pub fn read_persona<P: AsRef<Path>>(
 ///
 /// Rules say who of a chat is meant; beside chats of people, files in which roles speak are read as they are. What one file says of the
 /// persona holds for files that say nothing of it: a character card and a chat go together. What is not somebody's own words is not
-/// learned: messages that are word for word the same in many dialogues, and dialogues that were there before, or nearly.
+/// learned: messages that are word for word the same in many dialogues, and dialogues that were there before, or nearly. What a
+/// redaction finds in what remains is replaced.
 ///
 /// The files are read twice, and one dialogue is in memory at a time, with 400 bytes for each that was there.
 ///
@@ -81,6 +84,7 @@ pub fn read_persona<P: AsRef<Path>>(
 pub fn stream_persona<P: AsRef<Path>>(
     paths: &[P],
     rules: &Rules,
+    redaction: Option<&Redaction>,
     emit: &mut dyn FnMut(Dialogue),
 ) -> Result<Vec<FileSummary>, DataError> {
     let mut given = Vec::new();
@@ -126,15 +130,20 @@ pub fn stream_persona<P: AsRef<Path>>(
         let (first, several) = (files.len(), texts.len() > 1);
         for Surveyed { text, me, speakers, described } in texts {
             let (mut total, mut copied) = (0, 0);
+            let mut redactions = redaction.map(Redactions::new);
             let mut take = |mut dialogue: Dialogue| {
                 total += 1;
                 if let Some(persona) = persona.as_ref().filter(|_| !described) {
                     dialogue.persona.clone_from(persona);
                 }
-                match copies.has(&dialogue) {
-                    true => copied += 1,
-                    false => emit(dialogue),
+                if copies.has(&dialogue) {
+                    copied += 1;
+                    return;
                 }
+                if let Some(redactions) = &mut redactions {
+                    redactions.apply(&mut dialogue);
+                }
+                emit(dialogue);
             };
             let mut left_out = text.dialogues(&me, rules, &repeated, &mut take)?;
             if total == 0 && is_archive && several {
@@ -148,7 +157,8 @@ pub fn stream_persona<P: AsRef<Path>>(
                 left_out.push(LeftOut { what, count: copied });
             }
             let Found { path, format, .. } = text;
-            files.push(FileSummary { path, format, dialogues: total - copied, speakers, left_out });
+            let replaced = redactions.map(Redactions::end).unwrap_or_default();
+            files.push(FileSummary { path, format, dialogues: total - copied, speakers, left_out, replaced });
         }
         if let Some(file) = files.get_mut(first).filter(|_| !others.is_empty()) {
             file.left_out.push(LeftOut { what: named(&others), count: others.len() });

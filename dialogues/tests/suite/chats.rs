@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use marionette_dialogues::{
-    DataError, Dialogue, Exchange, Format, Found, LeftOut, Reading, Rules, read_chat, read_persona, write_chat,
+    DataError, Dialogue, Exchange, Format, Found, LeftOut, Reading, Redacted, Redaction, Redactor, Rules, read_chat,
+    read_persona, write_chat,
 };
 use tempfile::TempDir;
 
@@ -414,7 +415,7 @@ fn days(number: usize, words: &str) -> String {
 fn what_is_word_for_word_in_many_dialogues_is_nobody_s_own() {
     let read = |text: &str| {
         let (_folder, path) = file(text);
-        let (files, dialogues) = read_persona(&[path], &rules(&["Ole K."])).unwrap();
+        let (files, dialogues) = read_persona(&[path], &rules(&["Ole K."]), None).unwrap();
         let repeated = |left: &&LeftOut| left.what == "messages that are word for word in many dialogues";
         (files[0].left_out.iter().find(repeated).map_or(0, |left| left.count), dialogues)
     };
@@ -441,12 +442,43 @@ fn what_two_exports_both_have_is_learned_once() {
     let paths = ["a.txt", "b.txt"].map(|name| folder.path().join(name));
     fs::write(&paths[0], days(6, "morning")).unwrap();
     fs::write(&paths[1], days(8, "morning")).unwrap();
-    let (files, dialogues) = read_persona(&paths, &rules(&["Ole K."])).unwrap();
+    let (files, dialogues) = read_persona(&paths, &rules(&["Ole K."]), None).unwrap();
     assert_eq!((files[0].dialogues, files[1].dialogues, dialogues.len()), (6, 2, 8));
     assert_eq!(
         files[1].left_out.last().unwrap(),
         &LeftOut { what: "dialogues that were there before, or nearly".into(), count: 6 }
     );
+}
+
+#[test]
+fn what_is_redacted_is_replaced_counted_and_shown_where_that_is_wanted() {
+    let (_folder, path) = file(
+        r#"{"persona":["I am Ole, ole@example.org."],"messages":[{"role":"user","content":"your number?"},{"role":"assistant","content":"+49 30 123456, Ole"},{"role":"user","content":"really +49 30 123456?"},{"role":"assistant","content":"yes"}]}"#,
+    );
+    let redactor = Redactor::new(&["ole"]);
+    let read = |shown| {
+        let redaction = Redaction { redactor: redactor.clone(), shown };
+        let (mut files, dialogues) = read_persona(&[&path], &rules(&[]), Some(&redaction)).unwrap();
+        (files.remove(0), dialogues)
+    };
+    let (file, dialogues) = read(true);
+    assert_eq!(dialogues[0].persona, ["I am [blocked], [email]."]);
+    assert_eq!(told(&dialogues), expected(&[&[("your number?", "[phone], [blocked]"), ("really [phone]?", "yes")]]));
+    let found: Vec<_> = file.replaced.iter().map(|one| (one.what, one.count, one.texts.as_slice())).collect();
+    let text = |text: &str, times| vec![(text.to_owned(), times)];
+    assert_eq!(
+        found,
+        [
+            (Redacted::Email, 1, text("ole@example.org", 1).as_slice()),
+            (Redacted::Phone, 2, &text("+49 30 123456", 2)),
+            (Redacted::Blocked, 2, &text("Ole", 2)),
+        ]
+    );
+    let notes: Vec<String> = file.notes().collect();
+    assert_eq!(notes[2..4], ["2 replaced by [phone]: phone numbers", "  \"+49 30 123456\" (2)"]);
+    // What is not to be shown is nowhere but in the file it came from.
+    let (file, _) = read(false);
+    assert!(!serde_json::to_string(&file).unwrap().contains("123456"), "{file:?}");
 }
 
 #[test]
@@ -473,7 +505,7 @@ fn files_and_folders_of_one_persona_go_together() {
     write("a.json", CARD);
     write(".hidden", "nothing");
     let ole = rules(&["Ole K."]);
-    let read = |paths: &[PathBuf]| read_persona(paths, &ole);
+    let read = |paths: &[PathBuf]| read_persona(paths, &ole, None);
     let (files, dialogues) = read(&[folder.path().to_path_buf()]).unwrap();
     let formats: Vec<Format> = files.iter().map(|file| file.format).collect();
     assert_eq!(formats, [Format::Card, Format::WhatsApp]);
@@ -550,15 +582,53 @@ fn what_each_program_would_write_is_read_alike() {
         });
         instagram.reverse();
         let instagram = format!(r#"{{"participants":[],"messages":[{}]}}"#, instagram.join(","));
+        let imessage = lines(&|(name, minute, text)| {
+            format!("{}\n{name}\n{text}\n\n", at(*minute).strftime("%b %d, %Y  %-I:%M:%S %p"))
+        })
+        .concat();
         let Ok(whatsapp) = read_with(&android, &rules(&["Ole"])) else {
             assert!(
                 refusal(&ios, &["Ole"]).contains("Ole") || refusal(&telegram, &["Ole"]).contains("answer anybody's")
             );
             continue;
         };
-        for other in [&ios, &telegram, &discord, &instagram] {
+        for other in [&ios, &telegram, &discord, &instagram, &imessage] {
             assert_eq!(told(&read(other, &["Ole"]).dialogues), told(&whatsapp.dialogues), "{other}");
         }
+        // Of programs that keep no times, or name roles alone.
+        let sillytavern =
+            lines(&|(name, _, text)| format!("{{\"name\":\"{name}\",\"mes\":{}}}\n", json(text))).concat();
+        let sillytavern = format!("{{\"user_name\":\"Ada\",\"character_name\":\"Ole\"}}\n{sillytavern}");
+        let old =
+            lines(&|(name, _, text)| format!(r#"{{"text":{},"src":{{"is_human":{}}}}}"#, json(text), *name == "Ada"));
+        let old = format!(r#"{{"histories":{{"histories":[{{"msgs":[{}]}}]}}}}"#, old.join(","));
+        let mut new = lines(&|(name, minute, text)| {
+            format!(
+                r#"{{"create_time":"{}Z","author":{{"is_human":{}}},"candidates":[{{"candidate_id":"x","raw_content":"no"}},{{"candidate_id":"y","raw_content":{}}}],"primary_candidate_id":"y"}}"#,
+                at(*minute),
+                *name == "Ada",
+                json(text)
+            )
+        });
+        if messages.first().map(|first| first.1) < messages.last().map(|last| last.1) {
+            new.reverse();
+        }
+        let new = format!(r#"{{"turns":[{}]}}"#, new.join(","));
+        let role = |name: &str| if name == "Ada" { "human" } else { "gpt" };
+        let sharegpt =
+            lines(&|(name, _, text)| format!(r#"{{"from":"{}","value":{}}}"#, role(name), json(text))).join(",");
+        let timeless = read(&sillytavern, &[]);
+        assert_eq!(timeless.format, Format::SillyTavern);
+        for (other, format) in [
+            (&old, Format::CharacterAi),
+            (&format!(r#"[{{"conversations":[{sharegpt}]}}]"#), Format::ChatJson),
+            (&format!("{{\"conversations\":[{sharegpt}]}}\n"), Format::ChatJsonl),
+        ] {
+            let other = read(other, &[]);
+            assert_eq!((other.format, told(&other.dialogues)), (format, told(&timeless.dialogues)));
+        }
+        let longer = Rules { join: u64::MAX, silence: u64::MAX, ..rules(&[]) };
+        assert_eq!(told(&read_with(&new, &longer).unwrap().dialogues), told(&timeless.dialogues));
         // And written as chat JSONL they are the same again.
         let mut written = Vec::new();
         whatsapp.dialogues.iter().for_each(|dialogue| write_chat(&mut written, dialogue).unwrap());
