@@ -43,8 +43,8 @@ pub use metrics::{Tally, f1, hits_at_1, normalise};
 pub use overlap::Overlap;
 pub use rank::{RankBy, best_candidate, mean_scores, pmi_scores, sum_scores};
 pub use readers::{
-    Format, LeftOut, Reading, SILENCE, read_chat, read_dialogues, read_file, read_persona, split_part, stream_persona,
-    write_chat, write_convai2,
+    Format, LeftOut, Reading, SILENCE, read_chat, read_dialogues, read_file, read_persona, split_part, write_chat,
+    write_convai2,
 };
 pub use redact::{Redacted, Redaction, Redactor, Replaced};
 pub use report::{

@@ -33,7 +33,7 @@ use crate::{DataError, Dialogue, FileSummary};
 pub use chat::write_chat;
 pub use convai2::{SILENCE, write_convai2};
 pub use format::Format;
-pub use persona::{read_persona, stream_persona};
+pub use persona::read_persona;
 use source::Source;
 use unpack::{Unpacked, unpack};
 

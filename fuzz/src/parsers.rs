@@ -120,7 +120,7 @@ const CONTAINERS: [&[u8]; 5] = [
 pub fn dialogues(data: &[u8]) {
     let path = file("dialogues.txt", data);
     refused(read_file(&path));
-    refused(read_persona(&[path], &Rules::default(), Some(&Redaction::default())));
+    refused(read_persona(&[path], &Rules::default(), Some(&Redaction::default()), &mut drop));
 }
 
 /// A `config.json` of each family.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use marionette_dialogues::{Counts, DataError, Dialogue, EncodeError, FileSummary, stream_persona, write_chat};
+use marionette_dialogues::{Counts, DataError, Dialogue, EncodeError, FileSummary, read_persona, write_chat};
 use marionette_models::bundle::Bundle;
 use marionette_models::files;
 use marionette_models::terminal::{printable, printable_line};
@@ -50,7 +50,7 @@ pub fn dialogues(args: &DialoguesArgs) -> anyhow::Result<()> {
     let (mut counts, mut examples) = (Counts::new(encoder.as_ref()), Examples::default());
     let mut read = |out: &mut dyn Write| -> Result<Vec<FileSummary>, Stop> {
         let mut stopped = None;
-        let files = stream_persona(&args.files, &rules, redaction.as_ref(), &mut |dialogue| {
+        let files = read_persona(&args.files, &rules, redaction.as_ref(), &mut |dialogue| {
             if stopped.is_none() {
                 let counted = counts.see(&dialogue).map_err(Stop::Encode);
                 stopped = counted.and_then(|()| write_chat(out, &dialogue).map_err(Stop::Io)).err();

@@ -97,9 +97,9 @@ fn open(common: &Common, persona: Option<(&PersonaName, &Home)>) -> Result<(Engi
 }
 
 fn adapt(args: &AdaptArgs) -> anyhow::Result<()> {
-    let dialogues = read(&args.dialogues, &args.rules)?;
-    let chosen = adapt::support(&dialogues, args.shots.map(Into::into))
-        .map_err(|error| anyhow!("{}: {error}", names(&args.dialogues)))?;
+    let shots = args.shots.map(Into::into);
+    let dialogues = read(&args.dialogues, &args.rules, shots.unwrap_or(usize::MAX))?;
+    let chosen = adapt::support(&dialogues, shots).map_err(|error| anyhow!("{}: {error}", names(&args.dialogues)))?;
     let (mut engine, encoder, _) = open(&args.common, None)?;
     let store = Store::new(args.home.home.as_deref()).map_err(Error::from)?;
     let lock = store.lock(&args.persona).map_err(Error::from)?;
@@ -150,9 +150,14 @@ fn listen() -> Result<(), Error> {
     interrupt::take_over(None).map_err(|error| Error::Impossible(format!("SIGINT cannot be handled: {error}")))
 }
 
-/// The dialogues of one persona's files.
-fn read(paths: &[PathBuf], rules: &ChatRules) -> Result<Vec<Dialogue>, Error> {
-    let (files, dialogues) = read_persona(paths, &rules.rules(), rules.redaction(false)?.as_ref())?;
+/// The dialogues of one persona's files, the first so many of them.
+fn read(paths: &[PathBuf], rules: &ChatRules, most: usize) -> Result<Vec<Dialogue>, Error> {
+    let mut dialogues = Vec::new();
+    let files = read_persona(paths, &rules.rules(), rules.redaction(false)?.as_ref(), &mut |dialogue| {
+        if dialogues.len() < most {
+            dialogues.push(dialogue);
+        }
+    })?;
     files.iter().for_each(tell);
     Ok(dialogues)
 }

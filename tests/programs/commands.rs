@@ -156,6 +156,10 @@ fn a_chat_is_shown_written_and_learned() {
     run("dialogues {chat} --me Olaf --out {out}").refused(1, &["nobody in it is called"]);
     assert_eq!(fs::read_to_string(&out).unwrap(), written);
     run("dialogues {chat} --block none.txt").refused(1, &["none.txt"]);
+    // What comes through a pipe is read as what is in a file.
+    let piped = |line: &str| scratch.run_on(&fs::read_to_string(&chat).unwrap(), "marionette", words(line, &paths));
+    assert!(piped("dialogues -").done().starts_with("standard input: a WhatsApp export, 7 dialogues\n"));
+    scratch.run_on("", "marionette", ["dialogues", "-"]).refused(1, &["standard input, line 1: the file is empty"]);
     run("dialogues {chat} --out {out}").done();
     // As it is, or as it was written: the same persona.
     let loss = |line: &str| {

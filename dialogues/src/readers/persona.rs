@@ -55,20 +55,6 @@ struct Given {
     is_archive: bool,
 }
 
-/// [`stream_persona`], with all dialogues in memory.
-///
-/// # Errors
-/// As [`stream_persona`].
-pub fn read_persona<P: AsRef<Path>>(
-    paths: &[P],
-    rules: &Rules,
-    redaction: Option<&Redaction>,
-) -> Result<(Vec<FileSummary>, Vec<Dialogue>), DataError> {
-    let mut dialogues = Vec::new();
-    let files = stream_persona(paths, rules, redaction, &mut |dialogue| dialogues.push(dialogue))?;
-    Ok((files, dialogues))
-}
-
 /// Reads files that are all of one persona, and hands on a dialogue at a time, in the order of the files. A folder is all its files that
 /// may be chats by their names, in the order of these; an archive all chats in it, as far as the persona speaks there.
 ///
@@ -81,7 +67,7 @@ pub fn read_persona<P: AsRef<Path>>(
 ///
 /// # Errors
 /// As [`super::read_chat`], after dialogues were handed on, too; a folder that cannot be read or has no such files.
-pub fn stream_persona<P: AsRef<Path>>(
+pub fn read_persona<P: AsRef<Path>>(
     paths: &[P],
     rules: &Rules,
     redaction: Option<&Redaction>,

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use marionette_dialogues::{
     DataError, Dialogue, Exchange, Format, Found, LeftOut, Reading, Redacted, Redaction, Redactor, Rules, read_chat,
-    read_persona, write_chat,
+    write_chat,
 };
 use tempfile::TempDir;
 
-use crate::helpers::shared;
+use crate::helpers::{of_persona, shared};
 
 fn file(text: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -415,7 +415,7 @@ fn days(number: usize, words: &str) -> String {
 fn what_is_word_for_word_in_many_dialogues_is_nobody_s_own() {
     let read = |text: &str| {
         let (_folder, path) = file(text);
-        let (files, dialogues) = read_persona(&[path], &rules(&["Ole K."]), None).unwrap();
+        let (files, dialogues) = of_persona(&[path], &rules(&["Ole K."]), None).unwrap();
         let repeated = |left: &&LeftOut| left.what == "messages that are word for word in many dialogues";
         (files[0].left_out.iter().find(repeated).map_or(0, |left| left.count), dialogues)
     };
@@ -442,7 +442,7 @@ fn what_two_exports_both_have_is_learned_once() {
     let paths = ["a.txt", "b.txt"].map(|name| folder.path().join(name));
     fs::write(&paths[0], days(6, "morning")).unwrap();
     fs::write(&paths[1], days(8, "morning")).unwrap();
-    let (files, dialogues) = read_persona(&paths, &rules(&["Ole K."]), None).unwrap();
+    let (files, dialogues) = of_persona(&paths, &rules(&["Ole K."]), None).unwrap();
     assert_eq!((files[0].dialogues, files[1].dialogues, dialogues.len()), (6, 2, 8));
     assert_eq!(
         files[1].left_out.last().unwrap(),
@@ -458,7 +458,7 @@ fn what_is_redacted_is_replaced_counted_and_shown_where_that_is_wanted() {
     let redactor = Redactor::new(&["ole"]);
     let read = |shown| {
         let redaction = Redaction { redactor: redactor.clone(), shown };
-        let (mut files, dialogues) = read_persona(&[&path], &rules(&[]), Some(&redaction)).unwrap();
+        let (mut files, dialogues) = of_persona(std::slice::from_ref(&path), &rules(&[]), Some(&redaction)).unwrap();
         (files.remove(0), dialogues)
     };
     let (file, dialogues) = read(true);
@@ -505,7 +505,7 @@ fn files_and_folders_of_one_persona_go_together() {
     write("a.json", CARD);
     write(".hidden", "nothing");
     let ole = rules(&["Ole K."]);
-    let read = |paths: &[PathBuf]| read_persona(paths, &ole, None);
+    let read = |paths: &[PathBuf]| of_persona(paths, &ole, None);
     let (files, dialogues) = read(&[folder.path().to_path_buf()]).unwrap();
     let formats: Vec<Format> = files.iter().map(|file| file.format).collect();
     assert_eq!(formats, [Format::Card, Format::WhatsApp]);

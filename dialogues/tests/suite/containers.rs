@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use marionette_dialogues::{Dialogue, Format, Rules, read_chat, read_file, read_persona};
+use marionette_dialogues::{Dialogue, Format, Rules, read_chat, read_file};
+
+use crate::helpers::of_persona;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/containers")).join(name)
@@ -50,10 +52,10 @@ fn what_is_in_a_container_is_read_as_it_would_be_outside() {
 #[test]
 fn all_chats_of_an_archive_are_one_persona_s_and_what_else_is_in_it_is_said() {
     let me = Rules { me: vec!["Ole K.".to_owned()], ..Rules::default() };
-    let (files, dialogues) = read_persona(&[fixture("several.zip")], &me, None).unwrap();
+    let (files, dialogues) = of_persona(&[fixture("several.zip")], &me, None).unwrap();
     assert_eq!(told(&dialogues), [SAID.to_vec(), vec![("do you keep bees?", "three cats"), SAID[1]]]);
     assert!(files[1].path.ends_with("several.zip#b/other.txt"), "{files:?}");
-    let (files, _) = read_persona(&[fixture("chat.zip")], &me, None).unwrap();
+    let (files, _) = of_persona(&[fixture("chat.zip")], &me, None).unwrap();
     let notes: Vec<String> = files[0].notes().collect();
     assert!(notes.last().unwrap().starts_with("2 left out: files beside it"), "{notes:?}");
     assert!(notes.last().unwrap().ends_with("(IMG-20251103-WA0001.jpg, chat.zip#recipe.txt)"), "{notes:?}");

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use marionette_dialogues::{Dialogue, Encoder, Exchange, Tokenizer, tokenizer_from_bytes};
+use marionette_dialogues::{
+    DataError, Dialogue, Encoder, Exchange, FileSummary, Redaction, Rules, Tokenizer, read_persona,
+    tokenizer_from_bytes,
+};
 use marionette_models::PromptForm;
 
 /// A path under the data that only developers and CI have, or `None` and a message; with `CI` set it must be there.
@@ -14,6 +17,17 @@ pub fn shared(path: &str) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// What was understood of one persona's files, and the dialogues.
+pub fn of_persona(
+    paths: &[PathBuf],
+    rules: &Rules,
+    redaction: Option<&Redaction>,
+) -> Result<(Vec<FileSummary>, Vec<Dialogue>), DataError> {
+    let mut dialogues = Vec::new();
+    let files = read_persona(paths, rules, redaction, &mut |dialogue| dialogues.push(dialogue))?;
+    Ok((files, dialogues))
 }
 
 pub fn dialogue(persona: &[&str], turns: &[(&str, &str)]) -> Dialogue {
