@@ -58,6 +58,10 @@ pub(crate) struct Message {
     pub speaker: Speaker,
     /// Seconds, by a clock that is the same for all messages of a file.
     pub time: Option<i64>,
+    /// What replies name it by, where the program has replies.
+    pub id: Option<i64>,
+    /// The message that it is a reply to, where it is one.
+    pub replies_to: Option<i64>,
     /// What is said, not yet [`crate::clean`].
     pub text: String,
     /// Why it is not to be read as the speaker's words.
@@ -71,7 +75,7 @@ pub(crate) struct Message {
 impl Message {
     /// Words to learn, of no known time.
     pub fn of(speaker: Speaker, text: String, line: usize) -> Self {
-        Self { speaker, time: None, text, mark: None, learned: true, line }
+        Self { speaker, time: None, id: None, replies_to: None, text, mark: None, learned: true, line }
     }
 
     /// Words of a role.

@@ -26,6 +26,8 @@ pub struct Summary {
     pub personas: Option<Personas>,
     /// Replies of the personas that are learned.
     pub replies: usize,
+    /// Of these, in a dialogue.
+    pub replies_per_dialogue: Option<Distribution>,
     /// White-space words of the replies.
     pub words: usize,
     /// Exchanges with candidates to rank.
@@ -143,8 +145,8 @@ impl FileSummary {
 #[derive(Default)]
 pub struct Counts<'a> {
     encoder: Option<&'a Encoder>,
-    dialogues: usize,
-    replies: usize,
+    /// The replies of each dialogue.
+    replies: Vec<usize>,
     words: usize,
     with_candidates: usize,
     candidates: Option<[usize; 2]>,
@@ -165,9 +167,8 @@ impl<'a> Counts<'a> {
     /// # Errors
     /// The tokenizer fails.
     pub fn see(&mut self, dialogue: &Dialogue) -> Result<(), EncodeError> {
-        self.dialogues += 1;
+        self.replies.push(dialogue.exchanges.iter().filter(|exchange| exchange.learned).count());
         for exchange in dialogue.exchanges.iter().filter(|exchange| exchange.learned) {
-            self.replies += 1;
             self.words += exchange.reply.split_whitespace().count();
             let count = exchange.candidates.len();
             if count > 0 {
@@ -189,8 +190,7 @@ impl<'a> Counts<'a> {
 
     /// What there was, in these files; all of one persona, or of these.
     pub fn summary(self, files: Vec<FileSummary>, personas: Option<Personas>) -> Summary {
-        let Self { encoder, dialogues, replies, words, with_candidates, candidates, .. } = self;
-        let Self { lengths, targets, exceeding, windows, .. } = self;
+        let Self { encoder, replies, words, with_candidates, candidates, lengths, targets, exceeding, windows } = self;
         let total = lengths.iter().sum();
         let tokens = encoder.zip(Distribution::of(lengths)).map(|(encoder, per_dialogue)| Tokens {
             total,
@@ -200,7 +200,17 @@ impl<'a> Counts<'a> {
             windows,
             per_dialogue,
         });
-        Summary { files, dialogues, personas, replies, words, with_candidates, candidates, tokens }
+        Summary {
+            files,
+            dialogues: replies.len(),
+            personas,
+            replies: replies.iter().sum(),
+            replies_per_dialogue: Distribution::of(replies),
+            words,
+            with_candidates,
+            candidates,
+            tokens,
+        }
     }
 }
 
@@ -345,6 +355,17 @@ impl fmt::Display for Summary {
                 let by: Vec<String> = joined_by.iter().map(by).collect();
                 writeln!(out, "the largest has {} dialogues, joined by {}", grouped(*dialogues), by.join(" and "))?;
             }
+        }
+        if let Some(replies) = self.replies_per_dialogue.as_ref().filter(|_| self.personas.is_none()) {
+            let Distribution { least, median, most, .. } = replies;
+            writeln!(
+                out,
+                "\nreplies a dialogue: {} to {}, median {}",
+                grouped(*least),
+                grouped(*most),
+                grouped(*median)
+            )?;
+            write!(out, "{replies}")?;
         }
         if let Some(Tokens { n_positions, exceeding, windows, per_dialogue, .. }) = &self.tokens {
             let Distribution { least, median, most, .. } = per_dialogue;

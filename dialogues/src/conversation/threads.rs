@@ -1,6 +1,6 @@
 //! The one rule that makes dialogues of messages.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::census::Me;
 use super::repeats;
@@ -13,7 +13,8 @@ use crate::{Dialogue, clean};
 ///
 /// A speaker's messages in a row are one utterance; the persona's, as long as no more than a few minutes lie between two. All that
 /// others say before the persona does is what the persona answers; where it does with a picture alone, or with no words at all, that
-/// has no answer. What it says next to somebody's picture alone answers what is not seen. After some hours of silence another
+/// has no answer. What it says next to somebody's picture alone answers what is not seen. Where it replies to an older message of
+/// somebody's, that one is said again before it. After some hours of silence another
 /// dialogue begins. What the persona says without anybody's words before it, at the beginning of a stretch of a chat or after a pause,
 /// is history for what follows, and is not learned.
 pub(crate) struct Threads<'a> {
@@ -31,7 +32,22 @@ pub(crate) struct Threads<'a> {
     unseen: bool,
     line: usize,
     last: Option<Last>,
+    /// Others' last messages, which a reply may be to.
+    heard: VecDeque<Heard>,
+    /// How often the persona began to speak, or another dialogue began.
+    turn: usize,
     counts: Counts,
+}
+
+/// How many of others' messages are remembered for replies.
+const HEARD: usize = 1000;
+
+/// A message of somebody else's.
+struct Heard {
+    id: i64,
+    text: String,
+    /// In which turn it was said: in the one that is under way, it is before the persona's words as it is.
+    turn: usize,
 }
 
 /// Who spoke last, and when.
@@ -60,7 +76,21 @@ impl<'a> Threads<'a> {
     /// What hands each dialogue to `emit`.
     pub fn new(rules: &'a Rules, me: &'a Me, repeated: &'a HashSet<u64>, emit: &'a mut dyn FnMut(Dialogue)) -> Self {
         let (about, said, counts) = (About::default(), Vec::new(), Counts::default());
-        Self { rules, me, repeated, emit, about, said, wordless: None, unseen: false, line: 0, last: None, counts }
+        Self {
+            rules,
+            me,
+            repeated,
+            emit,
+            about,
+            said,
+            wordless: None,
+            unseen: false,
+            line: 0,
+            last: None,
+            heard: VecDeque::new(),
+            turn: 0,
+            counts,
+        }
     }
 
     /// Ends the last dialogue, and says what of the messages is in none.
@@ -88,6 +118,7 @@ impl<'a> Threads<'a> {
     /// Ends the dialogue that is under way.
     fn close(&mut self) {
         (self.last, self.unseen) = (None, false);
+        self.turn += 1;
         let mut said = std::mem::take(&mut self.said);
         said.extend(self.wordless.take());
         if said.is_empty() {
@@ -127,6 +158,7 @@ impl<'a> Threads<'a> {
 impl Sink for Threads<'_> {
     fn begin(&mut self, about: About) {
         self.close();
+        self.heard.clear();
         self.about = about;
     }
 
@@ -135,7 +167,7 @@ impl Sink for Threads<'_> {
     }
 
     fn message(&mut self, message: Message) {
-        let Message { speaker, time, text, mark, learned, line } = message;
+        let Message { speaker, time, id, replies_to, text, mark, learned, line } = message;
         let mine = self.me.is(&speaker);
         let text = clean(&text);
         let is_repeated = || repeats::key(&text).is_some_and(|key| self.repeated.contains(&key));
@@ -166,14 +198,31 @@ impl Sink for Threads<'_> {
         self.said.extend(silent);
         let said = match mine {
             true => {
-                let answers = self.answers(pause);
+                // What it has just answered is not said again for its next message.
+                let goes_on = matches!(self.said.last(), Some(Said::Persona { .. }));
+                let is_older = |heard: &Heard| heard.turn + usize::from(goes_on) < self.turn;
+                let older = self.heard.iter().find(|heard| Some(heard.id) == replies_to && is_older(heard));
+                let repeated = older.map(|heard| Said::Partner(heard.text.clone()));
+                let answers = repeated.is_some() || self.answers(pause);
+                self.said.extend(repeated);
+                self.turn += usize::from(!goes_on);
                 self.counts.unprompted += usize::from(!answers);
                 Said::Persona { text, learned: learned && answers }
             }
-            false if self.rules.group && self.last.as_ref().is_none_or(|last| last.speaker != speaker) => {
-                Said::Partner(format!("{}: {text}", clean(&speaker.name)))
+            false => {
+                let another = self.last.as_ref().is_none_or(|last| last.speaker != speaker);
+                let named = || format!("{}: {text}", clean(&speaker.name));
+                let text = if self.rules.group && another { named() } else { text.clone() };
+                if let Some(id) = id {
+                    if self.heard.len() == HEARD {
+                        self.heard.pop_front();
+                    }
+                    // Said again it stands alone, so with who said it.
+                    let text = if self.rules.group && !another { named() } else { text.clone() };
+                    self.heard.push_back(Heard { id, text, turn: self.turn });
+                }
+                Said::Partner(text)
             }
-            false => Said::Partner(text),
         };
         self.said.push(said);
         self.unseen = false;

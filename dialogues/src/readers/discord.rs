@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::stream::Shape;
+use super::stream::{self, Shape};
 use crate::conversation::{About, Mark, Message, Speaker};
 
 /// A message as it is written; what is not named here says nothing of who says what.
@@ -11,6 +11,11 @@ use crate::conversation::{About, Mark, Message, Speaker};
 #[serde(rename_all = "camelCase")]
 pub(super) struct Written {
     r#type: String,
+    #[serde(default)]
+    id: Option<Value>,
+    /// What a reply is to.
+    #[serde(default)]
+    reference: Option<Value>,
     #[serde(default)]
     timestamp: Option<String>,
     #[serde(default)]
@@ -44,7 +49,8 @@ impl Shape for Discord {
     }
 
     fn message(written: Written, line: usize) -> Message {
-        let Written { r#type, timestamp, content, author: Author { id, name, nickname, is_bot } } = written;
+        let Written { r#type, id: own, reference, timestamp, content, author } = written;
+        let Author { id, name, nickname, is_bot } = author;
         let mark = match r#type.as_str() {
             _ if is_bot => Some(Mark::Bot),
             "Default" | "Reply" if content.trim().is_empty() => Some(Mark::Media),
@@ -54,6 +60,8 @@ impl Shape for Discord {
         };
         let time = timestamp.and_then(|time| time.parse::<jiff::Timestamp>().ok()).map(jiff::Timestamp::as_second);
         let name = nickname.filter(|name| !name.is_empty()).unwrap_or(name);
-        Message { time, mark, ..Message::of(Speaker { name, id }, content, line) }
+        let to = reference.and_then(|mut reference| reference.get_mut("messageId").map(Value::take));
+        let speaker = Speaker { name, id };
+        Message { time, id: stream::id(own), replies_to: stream::id(to), mark, ..Message::of(speaker, content, line) }
     }
 }

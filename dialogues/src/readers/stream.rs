@@ -40,6 +40,11 @@ pub(super) trait Shape {
     fn message(written: Self::Written, line: usize) -> Message;
 }
 
+/// What a program calls a message by: a number, as such or as text.
+pub(super) fn id(written: Option<Value>) -> Option<i64> {
+    written.and_then(|written| written.as_i64().or_else(|| written.as_str()?.parse().ok()))
+}
+
 struct Reading<'a, S> {
     sink: &'a mut dyn Sink,
     line: Rc<Cell<usize>>,

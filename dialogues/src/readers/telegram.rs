@@ -4,13 +4,17 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::stream::Shape;
+use super::stream::{self, Shape};
 use crate::conversation::{About, Mark, Message, Speaker, seconds};
 
 /// A message as Telegram writes it; what is not named here says nothing of who says what.
 #[derive(Deserialize)]
 pub(super) struct Written {
     r#type: String,
+    #[serde(default)]
+    id: Option<Value>,
+    #[serde(default)]
+    reply_to_message_id: Option<Value>,
     #[serde(default)]
     date: Option<String>,
     #[serde(default)]
@@ -104,6 +108,7 @@ impl Shape for Telegram {
         let time = written.date_unixtime.and_then(|seconds| seconds.parse().ok());
         let local = || Some(seconds(written.date.as_deref()?.parse().ok()?));
         let speaker = Speaker { name: written.from.unwrap_or_default(), id: written.from_id.map(Id::text) };
-        Message { time: time.or_else(local), mark, ..Message::of(speaker, text, line) }
+        let (id, replies_to) = (stream::id(written.id), stream::id(written.reply_to_message_id));
+        Message { time: time.or_else(local), id, replies_to, mark, ..Message::of(speaker, text, line) }
     }
 }

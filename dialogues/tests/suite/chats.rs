@@ -376,6 +376,62 @@ fn a_card_says_who_somebody_is_and_how_they_talk() {
     assert!(refusal(&bare, &[]).contains("has no examples of how the character talks"));
 }
 
+#[test]
+fn a_reply_to_an_older_message_answers_that_one() {
+    let message = |id: usize, minute: usize, from: &str, to: usize, text: &str| {
+        let to = if to > 0 { format!(r#""reply_to_message_id":{to},"#) } else { String::new() };
+        format!(
+            r#"{{"id":{id},"type":"message","date":"2025-11-03T1{}:{:02}:00","from":"{from}",{to}"text":"{text}"}}"#,
+            minute / 60,
+            minute % 60
+        )
+    };
+    let said = [
+        message(1, 0, "Ada", 0, "who comes?"),
+        message(2, 1, "Eve", 0, "not me"),
+        // What is before it as it is, is not said again; nor is what it has just answered.
+        message(3, 2, "Ole", 1, "me"),
+        message(4, 3, "Ole", 1, "and the dog"),
+        message(5, 4, "Ada", 0, "and the honey?"),
+        message(6, 5, "Ole", 0, "aye"),
+        message(7, 6, "Eve", 0, "hm"),
+        message(8, 7, "Ole", 5, "two jars"),
+        // After a night, in another dialogue; to words of its own; and to what nobody knows.
+        message(9, 400, "Ole", 2, "you should"),
+        message(10, 401, "Ole", 8, "dark ones"),
+        message(11, 480, "Ole", 99, "hello?"),
+    ];
+    let text = format!(r#"{{"name":"x","type":"private_group","id":7,"messages":[{}]}}"#, said.join(","));
+    let ole = rules(&["Ole"]);
+    let expected_of = |eve: &str, ada: &str| {
+        expected(&[
+            &[
+                (&format!("{ada}who comes? {eve}not me"), "me and the dog"),
+                (&format!("{ada}and the honey?"), "aye"),
+                (&format!("{eve}hm {ada}and the honey?"), "two jars"),
+            ],
+            &[(&format!("{eve}not me"), "you should dark ones")],
+        ])
+    };
+    assert_eq!(told(&read_with(&text, &ole).unwrap().dialogues), expected_of("", ""));
+    let marked = read_with(&text, &Rules { group: true, ..ole.clone() }).unwrap();
+    assert_eq!(told(&marked.dialogues), expected_of("Eve: ", "Ada: "));
+    // The same of Discord, whose ids are text.
+    let mut discord = text.replace("\"type\":\"message\"", "\"type\":\"Default\"");
+    for id in 1..=99 {
+        discord = discord
+            .replace(&format!("\"reply_to_message_id\":{id},"), &format!("\"reference\":{{\"messageId\":\"{id}\"}},"));
+    }
+    for name in ["Ada", "Eve", "Ole"] {
+        discord = discord.replace(&format!("\"from\":\"{name}\""), &format!("\"author\":{{\"name\":\"{name}\"}}"));
+    }
+    let discord =
+        discord.replace("\"text\":", "\"content\":").replace("\"date\"", "\"timestamp\"").replace(":00\",", ":00Z\",");
+    let discord = discord.replace(r#"{"name":"x","type":"private_group","id":7,"#, r#"{"guild":{},"channel":{},"#);
+    let reading = read_with(&discord, &ole).unwrap();
+    assert_eq!((reading.format, told(&reading.dialogues)), (Format::Discord, expected_of("", "")));
+}
+
 const CHARACTER_OLD: &str = r#"{"info":{"character":{"name":"Ole"}},"histories":{"histories":[{"external_id":"x","msgs":[
 {"id":1,"text":"I keep bees.","src":{"is_human":false,"name":"Ole"},"tgt":{"is_human":true}},
 {"id":2,"text":"how many?","src":{"is_human":true,"name":"Ada"}},
