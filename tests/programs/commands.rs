@@ -129,6 +129,7 @@ fn a_chat_is_shown_written_and_learned() {
         "speak, with so many messages: \"Ada B.\" (7), \"Ole K.\" (7); from 2025-11-01 to 2025-11-07",
         "learned is \"Ole K.\", who answers first",
         "7 left out: pictures, voice messages and other media without words",
+        "replies a dialogue: 1 to 1, median 1\n",
         "tokens a dialogue: ",
         "line 1:\n  them  what is on day 1 ?\n  me    1 bees .\n",
         "line 7:\n",
