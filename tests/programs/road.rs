@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use marionette_models::run::{ADAPTERS, Which, checkpoint};
 use marionette_models::safetensors_file::{self, RawTensor};
-use marionette_tests::{Scratch, dialogues, root, tiny};
+use marionette_tests::{Scratch, copy, dialogues, root, tiny};
 use serde_json::Value;
 
 /// A run and its bundle that every test of this binary reads and none changes.
@@ -281,6 +281,17 @@ fn a_start_is_passed_on_and_gone_on_from() {
     begun.done();
     let first = safetensors_file::read(&scratch.path("begun/checkpoints/step-0").join(ADAPTERS)).unwrap().0;
     assert!(first.iter().all(|(name, tensor)| tensor.to_f32() == passed_on[name].to_f32()));
+    // Nor does one of another base, be it by one bit.
+    let other = scratch.path("other");
+    copy(&tiny(), &other);
+    let mut weights = fs::read(other.join("model.safetensors")).unwrap();
+    let low = weights.len() - 2;
+    weights[low] ^= 1;
+    fs::write(other.join("model.safetensors"), weights).unwrap();
+    let mut arguments: Vec<PathBuf> = ["run", "--bottleneck", "8", "--base"].map(PathBuf::from).into();
+    arguments.extend([other, "--data".into(), dialogues("valid"), "--out".into(), scratch.path("none")]);
+    arguments.extend(["--start".into(), start.clone()]);
+    scratch.run("marionette-train", arguments).refused(1, &["is of another base model", "give --start another run"]);
     let mut arguments: Vec<PathBuf> = ["run", "--resume", "--base"].map(PathBuf::from).into();
     arguments.extend([tiny(), "--data".into(), dialogues("valid"), "--out".into(), start]);
     scratch.run("marionette-train", arguments).refused(1, &["state.json"]);
