@@ -206,7 +206,7 @@ fn wrong_files_are_named() {
     };
     refuses(&with("--data", "missing.txt"), 1, &["missing.txt"]);
     refuses(&with("--data", "empty.txt"), 1, &["empty.txt"]);
-    refuses(&with("--data", "foreign.txt"), 1, &["foreign.txt", "line 1"]);
+    refuses(&with("--data", "foreign.txt"), 1, &["foreign.txt", "is a picture that cannot be read"]);
     refuses(&with("--data", "nobody.txt"), 1, &["nobody.txt", "line 1", "persona"]);
     refuses(&with("--data", "single.txt"), 1, &["single.txt", "two dialogues"]);
     refuses(&with("--valid", "empty.txt"), 1, &["empty.txt"]);
