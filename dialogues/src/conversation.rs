@@ -15,6 +15,8 @@ pub(crate) use copies::Copies;
 pub(crate) use repeats::Repeats;
 pub(crate) use threads::Threads;
 
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+
 use jiff::civil::{DateTime, date};
 use serde::Serialize;
 
@@ -87,6 +89,13 @@ impl Message {
 /// Seconds from the beginning of 1970 to a time, by the clock that the time is of.
 pub(crate) fn seconds(time: DateTime) -> i64 {
     time.duration_since(date(1970, 1, 1).into()).as_secs()
+}
+
+/// What stands for a value among many: the same in every run.
+fn hashed(value: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What a file says of a conversation before its messages.

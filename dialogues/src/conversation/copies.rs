@@ -1,8 +1,8 @@
 //! Dialogues that were there before, or nearly: of exports that overlap, or of generated data.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher as _};
 
+use super::hashed;
 use crate::Dialogue;
 
 /// How many words a shingle has.
@@ -65,12 +65,6 @@ fn sketch(dialogue: &Dialogue) -> Option<Sketch> {
         }
     }
     (total >= LEAST_WORDS).then_some(least)
-}
-
-fn hashed(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Messages that stand word for word in many dialogues: what a program says in somebody's name.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use super::Message;
+use super::{Message, hashed};
 use crate::clean;
 
 /// In how many dialogues it must be.
@@ -49,10 +48,10 @@ impl Repeats {
             return;
         }
         let Some(key) = key(&clean(&message.text)) else { return };
-        let last = self.dialogues;
+        // Dialogues are counted from 1, as every reader begins with one.
         let seen = self.seen.entry(key).or_insert(Seen { dialogues: 0, last: 0 });
-        if seen.dialogues == 0 || seen.last != last {
-            *seen = Seen { dialogues: seen.dialogues + 1, last };
+        if seen.last != self.dialogues {
+            *seen = Seen { dialogues: seen.dialogues + 1, last: self.dialogues };
         }
         while self.seen.len() > MOST {
             self.forgotten += 1;
@@ -73,9 +72,5 @@ pub(super) fn key(text: &str) -> Option<u64> {
     const BRACKETS: [(char, char); 6] = [('<', '>'), ('[', ']'), ('(', ')'), ('{', '}'), ('«', '»'), ('【', '】')];
     let in_brackets = BRACKETS.iter().any(|&(open, close)| text.starts_with(open) && text.ends_with(close));
     let is_long = || text.split(' ').nth(WORDS - 1).is_some();
-    (in_brackets || is_long()).then(|| {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        hasher.finish()
-    })
+    (in_brackets || is_long()).then(|| hashed(text))
 }

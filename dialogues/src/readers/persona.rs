@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::unpack::{CONTAINERS, TEXTS, ending};
 use super::{Found, LeftOut};
 use crate::conversation::{About, Census, Copies, Me, Message, Repeats, Rules, Sink, Speakers};
 use crate::redact::{Redaction, Redactions};
@@ -166,22 +167,19 @@ fn named(others: &[String]) -> String {
 
 /// What a path holds, or each file of a folder.
 fn of_path(path: &Path, strict: bool) -> Result<Vec<Given>, DataError> {
+    let of_file = |path: &Path| {
+        Found::all(path, strict).map(|(texts, others)| Given { is_archive: texts.len() > 1, texts, others })
+    };
     if !path.is_dir() {
-        let (texts, others) = Found::all(path, strict)?;
-        let is_archive = texts.len() > 1;
-        return Ok(vec![Given { texts, others, is_archive }]);
+        return Ok(vec![of_file(path)?]);
     }
     let (files, mut passed) = files_of(path)?;
     let mut given: Vec<Given> = Vec::new();
     for file in files {
         // A picture without a card is a picture.
-        match Found::all(&file, strict) {
+        match of_file(&file) {
             Err(_) if is_picture(&file) => passed.push(file.display().to_string()),
-            found => {
-                let (texts, others) = found?;
-                let is_archive = texts.len() > 1;
-                given.push(Given { texts, others, is_archive });
-            }
+            found => given.push(found?),
         }
     }
     match given.first_mut() {
@@ -189,13 +187,6 @@ fn of_path(path: &Path, strict: bool) -> Result<Vec<Given>, DataError> {
         None => return Err(without_files(path)),
     }
     Ok(given)
-}
-
-/// How the names of files end that may be chats, beside those that end in nothing.
-const ENDINGS: [&str; 8] = ["txt", "json", "jsonl", "csv", "zip", "charx", "png", "parquet"];
-
-fn ending(path: &Path) -> Option<String> {
-    path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase())
 }
 
 fn is_picture(path: &Path) -> bool {
@@ -212,7 +203,7 @@ fn files_of(folder: &Path) -> Result<(Vec<PathBuf>, Vec<String>), DataError> {
         if hidden || !path.is_file() {
             continue;
         }
-        match ending(&path).is_none_or(|ending| ENDINGS.contains(&ending.as_str())) {
+        match ending(&path).is_none_or(|ending| TEXTS.iter().chain(&CONTAINERS).any(|one| *one == ending)) {
             true => files.push(path),
             false => others.push(path.display().to_string()),
         }

@@ -15,6 +15,16 @@ use super::source::unreadable;
 use crate::DataError;
 use archive::{Entries, Entry};
 
+/// How the names of texts end, in an archive or a folder.
+pub(super) const TEXTS: [&str; 4] = ["txt", "json", "jsonl", "csv"];
+/// How those of files end in which texts are.
+pub(super) const CONTAINERS: [&str; 4] = ["zip", "charx", "png", "parquet"];
+
+/// How a name ends, in small letters; nothing, where it has no ending.
+pub(super) fn ending(name: &Path) -> Option<String> {
+    name.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase())
+}
+
 /// What stands for standard input where a file is named.
 const STANDARD_INPUT: &str = "-";
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use flate2::read::DeflateDecoder;
 use zip::{CompressionMethod, ZipArchive};
 
+use super::{TEXTS, ending};
 use crate::DataError;
 use crate::readers::source::unreadable;
 
@@ -14,8 +15,6 @@ use crate::readers::source::unreadable;
 pub(super) const MAGIC: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 
 const REMEDY: &str = "unpack it, and give the files in it";
-/// The names of texts end so.
-const ENDINGS: [&str; 4] = ["txt", "json", "jsonl", "csv"];
 /// What is read of a character's archive; all else in it is pictures and sounds.
 const CARD: &str = "card.json";
 /// How often its packed size a text may have: chats have five times, what is packed to fill a disk a thousand.
@@ -54,10 +53,9 @@ pub(super) fn entries(path: &Path, file: File) -> Result<Entries, DataError> {
         if found.is_dir() || name.split(['/', '\\']).any(|part| part.starts_with('.') || part == "__MACOSX") {
             continue;
         }
-        let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
         let is_text = match is_character {
             true => name == CARD,
-            false => ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())),
+            false => ending(Path::new(&name)).is_some_and(|ending| TEXTS.contains(&ending.as_str())),
         };
         if !is_text {
             others.push(name);
