@@ -1,9 +1,12 @@
 //! What the whole-program tests share: a scratch directory, a way to run the three programs, and where the data lies.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+
+use marionette_models::safetensors_file::{self, RawTensor};
 
 /// The root of the workspace.
 pub fn root() -> &'static Path {
@@ -40,6 +43,21 @@ pub fn smollm2() -> Option<PathBuf> {
     }
     eprintln!("skipped: {} is missing: scripts/smollm2.sh fetches it", path.display());
     None
+}
+
+/// The adapters' file of a persona's current version.
+#[allow(clippy::expect_used)]
+pub fn persona_file(home: &Path, name: &str) -> PathBuf {
+    let folder = home.join("personas").join(name);
+    let current = std::fs::read_to_string(folder.join("current")).expect("a persona has a current version");
+    folder.join(current.trim()).join("adapters.safetensors")
+}
+
+/// The adapters of a persona's current version, as they are stored, and its record.
+#[allow(clippy::expect_used)]
+pub fn persona(home: &Path, name: &str) -> (BTreeMap<String, RawTensor>, serde_json::Value) {
+    let (tensors, metadata) = safetensors_file::read(&persona_file(home, name)).expect("what was saved can be read");
+    (tensors, serde_json::from_str(&metadata["record"]).expect("the record is JSON"))
 }
 
 /// Copies the files of a folder.

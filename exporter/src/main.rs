@@ -5,12 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use marionette_console::interrupt::{self, Work};
+use marionette_console::options::{MOST_TOKENS, whole};
 use marionette_exporter::{ExportError, Exported, FreshAdapters, Source, export, import, report};
 use marionette_models::AdapterConfig;
 use marionette_models::bundle::{Operators, Precision};
-use marionette_models::interrupt::{self, Work};
-use marionette_models::options::{MOST_TOKENS, whole};
-use marionette_models::terminal;
 
 /// Turns a run directory, or a Hugging Face model folder with fresh adapters, into a bundle that the device runs.
 #[derive(Debug, Parser)]
@@ -160,7 +159,7 @@ fn bundle(args: &BundleArgs) -> anyhow::Result<()> {
 
 /// A line on standard error.
 fn say(line: std::fmt::Arguments<'_>) {
-    terminal::say(format_args!("marionette-export: {line}"));
+    marionette_console::say(format_args!("marionette-export: {line}"));
 }
 
 fn printed(result: std::io::Result<()>) -> anyhow::Result<()> {

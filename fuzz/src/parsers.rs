@@ -1,5 +1,6 @@
 //! Files, as the programs read them.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -211,7 +212,7 @@ pub fn manifest(data: &[u8]) {
 
 /// A persona's file.
 pub fn persona_seeds() -> Vec<Vec<u8>> {
-    let metadata = [
+    let former = [
         ("format_version", "1"),
         ("name", "x"),
         ("base_sha256", &"0".repeat(64)),
@@ -224,9 +225,18 @@ pub fn persona_seeds() -> Vec<Vec<u8>> {
         ("loss_after", "2.0"),
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let record = r#"{"dialogues":3,"dialogues_sha256":"1","persona":["i sew ."],"learning_rate":[0.1,0.2],"losses":[3.5],
+        "loss_after":2.0,"held_out":{"dialogues":1,"before":3.0,"after":2.5},"from":"x@1","seconds":1.5}"#;
+    let base = "0".repeat(64);
+    let today =
+        [("format_version", "2"), ("base_sha256", &base), ("created", "2026-11-30T12:00:00Z"), ("record", record)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
     let path = file("seed.safetensors", &[]);
-    write_adapters(&path, &adapters(), &metadata.into()).expect("adapters can be written");
-    vec![fs::read(path).unwrap_or_default()]
+    let seed = |metadata: &BTreeMap<String, String>| {
+        write_adapters(&path, &adapters(), metadata).expect("adapters can be written");
+        fs::read(&path).unwrap_or_default()
+    };
+    vec![seed(&former.into()), seed(&today.into())]
 }
 
 /// A persona's file, in a store.
@@ -235,7 +245,7 @@ pub fn persona(data: &[u8]) {
     fs::write(home.join("personas/x.safetensors"), data).expect("a file can be written");
     let manifest = Manifest { model: shape(), adapter: adapter(), ..graphs::manifest() };
     let store = Store::new(Some(&home)).expect("a home is given");
-    refused(store.load(&"x".parse().expect("a name"), &manifest));
+    refused(store.load(&"x".parse().expect("a name"), None, &manifest));
 }
 
 /// The files of a run that are no tensors.

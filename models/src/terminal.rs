@@ -2,8 +2,7 @@
 //! characters would move the cursor, change what is shown, or answer as if somebody had typed.
 
 use std::borrow::Cow;
-use std::fmt::{Display, Write as _};
-use std::io::Write as _;
+use std::fmt::Write as _;
 
 /// A text as it may be shown: control characters but line feeds and tabs, and characters that turn the direction of what follows
 /// (Unicode's bidirectional overrides, embeddings and isolates), are spelled out as `\u{1b}`.
@@ -32,11 +31,6 @@ fn spelled(text: &str, allowed: impl Fn(char) -> bool) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
-}
-
-/// A line on standard error. Nobody may be there to read it: that is no reason to stop.
-pub fn say(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{}", printable(&line.to_string()));
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use marionette_dialogues::Sequence;
 use marionette_models::{InnerLoop, LearningRate};
 use serde::Serialize;
@@ -59,7 +58,7 @@ impl Shape {
 }
 
 /// A part of the measurement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Prefill and decoding
     Generate,
@@ -68,6 +67,9 @@ pub enum Part {
 }
 
 impl Part {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Generate, Self::Adapt];
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -204,16 +206,16 @@ fn plan(engine: &mut Engine, shape: Shape, memory_limit: Option<u64>) -> Result<
         // The steps change nothing, so that none of them diverges however many there are; the work is the same.
         learning_rate: LearningRate::Shared(0.0),
     };
-    Plan::new(engine, &rows, inner, memory_limit)
+    Plan::new(engine, &rows, &[], inner, memory_limit)
 }
 
 fn measure_adaptation(engine: &mut Engine, plan: &Plan) -> Result<Duration> {
     let mut started = Instant::now();
     let mut times = Vec::new();
-    adapt::follow(engine, plan, |_| {
+    adapt::follow(engine, plan, |_, _| {
         times.push(started.elapsed());
         started = Instant::now();
-        Go::On
+        Ok(Go::On)
     })?;
     Ok(median(&times))
 }

@@ -42,10 +42,12 @@ pub enum Error {
     },
     /// The adapters learned nothing, or unlearned something.
     #[error(
-        "the loss on the dialogues went from {before:.4} to {after:.4}, so nothing was saved: try a smaller --inner-lr or fewer --epochs, or --even-if-worse to save it all the same"
+        "the loss on the {on} went from {before:.4} to {after:.4}, so nothing was saved: try a smaller --inner-lr or fewer --epochs, or --even-if-worse to save it all the same"
     )]
     Worse {
-        /// The loss over all dialogues before, in nats a token.
+        /// On what: the dialogues, or those of them that were held out.
+        on: &'static str,
+        /// The loss over all of them before, in nats a token.
         before: f32,
         /// And after.
         after: f32,
@@ -53,6 +55,9 @@ pub enum Error {
     /// The user asked to stop.
     #[error("interrupted: nothing was saved")]
     Interrupted,
+    /// The user asked to stop, and what there was by then is saved.
+    #[error("interrupted: the best so far is saved")]
+    Stopped,
     /// Something the user asked for is impossible.
     #[error("{0}")]
     Impossible(String),

@@ -41,8 +41,8 @@ impl Learner for DeviceLearner<'_> {
         let recipe = Recipe { epochs, learning_rate: self.learning_rate };
         let inner = recipe.inner_loop(&self.engine.manifest().inner_loop, support.len());
         let support: Vec<Sequence> = support.iter().map(|example| example.sequence.clone()).collect();
-        let plan = Plan::new(self.engine, &support, inner, None)?;
-        adapt::follow(self.engine, &plan, |_| Go::On).map(drop)
+        let plan = Plan::new(self.engine, &support, &[], inner, None)?;
+        adapt::follow(self.engine, &plan, |_, _| Ok(Go::On)).map(drop)
     }
 
     fn negative_log_likelihood(&mut self, sequence: &Sequence) -> Result<f64> {

@@ -6,7 +6,6 @@
 pub mod adapt;
 pub mod bench;
 pub mod chat;
-pub mod cli;
 pub mod engine;
 pub mod entailment;
 pub mod error;
@@ -18,7 +17,6 @@ pub mod memory;
 pub mod persona_name;
 pub mod personas;
 pub mod plan;
-pub mod progress;
 pub mod sampling;
 pub mod session;
 

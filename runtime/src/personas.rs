@@ -1,84 +1,44 @@
-//! Personas on disk: one file each, only Φ, with metadata that says what it was learned from and which base it belongs to.
+//! Personas on disk. Each is a folder of versions, of which one is current:
+//!
+//! ```text
+//! HOME/personas/ann/current                    a line, the number of the version in use
+//! HOME/personas/ann/3/adapters.safetensors     Φ, and in its metadata what it was learned from and which base it belongs to
+//! HOME/personas/ann/3/dialogues.jsonl          the dialogues, those that were held out last; absent where they were not to be kept
+//! ```
+//!
+//! A version appears whole, by one rename, and is never changed; what is current changes by one rename too. So readers need no lock,
+//! and whatever ends a process, each version is there or not. Before there were versions, a persona was a file `ann.safetensors`, which
+//! is read as version 1 and becomes it with the first change.
 
-use std::collections::BTreeMap;
+mod change;
+mod error;
+mod record;
+
 use std::env;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use marionette_dialogues::{Dialogue, Rules, read_chat};
 use marionette_models::bundle::Manifest;
-use marionette_models::{FileError, LearningRate, Tensors, checkpoint, files};
+use marionette_models::safetensors_file::Reader;
+use marionette_models::{FileError, Tensors, checkpoint, files};
 
 use crate::persona_name::PersonaName;
 
-/// The version of a persona file that this code writes and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
-/// The folder of persona files within the home folder.
+pub use change::{Lock, Saved};
+pub use error::PersonaError;
+use record::Facts;
+pub use record::{FORMAT_VERSION, HeldOut, Record};
+
+/// The folder of personas within the home folder.
 const FOLDER: &str = "personas";
-const EXTENSION: &str = "safetensors";
-
-/// Why a persona cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PersonaError {
-    /// Another process works on it.
-    #[error("persona {name} is busy: another marionette adapts it; wait for it to end")]
-    Busy {
-        /// The persona.
-        name: PersonaName,
-    },
-    /// There is none of this name.
-    #[error("there is no persona {name} in {folder} ({there}); make it with `marionette adapt`")]
-    Unknown {
-        /// The name.
-        name: PersonaName,
-        /// Where it was looked for.
-        folder: String,
-        /// Which there are.
-        there: String,
-    },
-    /// There is one whose name differs only in case.
-    #[error("persona {name} differs only in case from {other}, which is there already; choose another name")]
-    Case {
-        /// The name.
-        name: PersonaName,
-        /// The one that is there.
-        other: String,
-    },
-    /// It was learned on another base model.
-    #[error(
-        "{path}: was adapted on another base model (SHA-256 {found}…, the bundle's is {expected}…); adapt it again with this bundle"
-    )]
-    OtherBase {
-        /// The persona's file.
-        path: String,
-        /// The digest that the file names, its beginning.
-        found: String,
-        /// The bundle's, its beginning.
-        expected: String,
-    },
-    /// No home folder is known.
-    #[error("no folder for personas is known: neither XDG_DATA_HOME nor HOME is an absolute path; give --home")]
-    NoHome,
-    /// A file is wrong or cannot be written.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
-
-/// What a persona was learned from, and how.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Record {
-    /// How many dialogues it was adapted on.
-    pub dialogues: usize,
-    /// The SHA-256 of what was learned from in these dialogues.
-    pub dialogues_sha256: String,
-    /// The sentences that describe the persona in these dialogues.
-    pub persona: Vec<String>,
-    /// α.
-    pub learning_rate: LearningRate,
-    /// The loss before each step, on that step's batch; as many as steps.
-    pub losses: Vec<f32>,
-    /// The loss on the first step's batch after the last step.
-    pub loss_after: f32,
-}
+/// A persona of former times: one file.
+const FORMER: &str = "safetensors";
+const ADAPTERS: &str = "adapters.safetensors";
+const DIALOGUES: &str = "dialogues.jsonl";
+const CURRENT: &str = "current";
+/// The most bytes of the file that names the current version.
+const MAX_CURRENT: u64 = 64;
 
 /// Φ of one persona.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,10 +49,36 @@ pub struct Persona {
     pub record: Record,
 }
 
+/// What is known of a version without reading its adapters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Version {
+    /// Its number, from 1.
+    pub number: usize,
+    /// Whether it is the one in use.
+    pub is_current: bool,
+    /// When it was saved, as RFC 3339 in UTC; those of former times do not say.
+    pub created: Option<String>,
+    /// The digest of the base model that it belongs to.
+    pub base_sha256: String,
+    /// What it was learned from.
+    pub record: Record,
+    /// Whether its dialogues were kept.
+    pub keeps_dialogues: bool,
+    /// The bytes that it takes on disk.
+    pub bytes: u64,
+}
+
 /// Where personas live.
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: PathBuf,
+}
+
+/// How a persona lies there.
+enum Place {
+    Folder(PathBuf),
+    /// One file, as before there were versions.
+    Former(PathBuf),
 }
 
 impl Store {
@@ -112,34 +98,37 @@ impl Store {
         Ok(Self { folder: home.join(FOLDER) })
     }
 
-    /// The file of a persona.
-    pub fn path(&self, name: &PersonaName) -> PathBuf {
-        self.folder.join(format!("{name}.{EXTENSION}"))
+    /// The folder that they lie in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
-    /// The names of the personas there, in order. What is no persona's file is passed over.
+    /// The names of the personas there, in order. What is no persona is passed over.
     pub fn names(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
         let name_of = |path: &Path| -> Option<String> {
-            let name = path.file_stem()?.to_str()?;
-            let is_persona = path.extension()? == EXTENSION && name.parse::<PersonaName>().is_ok();
-            is_persona.then(|| name.to_owned())
+            let is_folder = path.is_dir();
+            let name = if is_folder { path.file_name() } else { path.file_stem() }?.to_str()?;
+            let is_persona = is_folder || path.extension()? == FORMER;
+            (is_persona && name.parse::<PersonaName>().is_ok_and(|parsed| parsed.as_str() == name))
+                .then(|| name.to_owned())
         };
         let mut names: Vec<String> = entries.flatten().filter_map(|entry| name_of(&entry.path())).collect();
         names.sort();
+        names.dedup();
         names
     }
 
-    /// Takes a persona for changing. Only one process has it at a time; the system takes it from one that dies.
+    /// Takes a persona for changing, be it there or not. Only one process has it at a time; the system takes it from one that dies.
     ///
     /// # Errors
     /// [`PersonaError::Busy`] at once where another has it; [`PersonaError::Case`]; the folder cannot be written.
     pub fn lock(&self, name: &PersonaName) -> Result<Lock<'_>, PersonaError> {
         files::create_folders(&self.folder)?;
-        // The lock is a file of its own: the persona's is replaced by renaming. It stays, as removing it would let a third
-        // process lock a new file of that name while a second one still waits on the old.
+        // The lock is a file of its own, outside the persona's folder, which may be removed and made again. It stays: removing it would
+        // let a third process lock a new file of that name while a second one still waits on the old.
         // Names that differ only in case have one lock: of two that begin at once one is refused.
-        let path = self.folder.join(format!(".{}.lock", name.as_str().to_ascii_lowercase()));
+        let path = self.folder.join(format!(".{}.lock", name.folded()));
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| {
             FileError::new(&path, format!("cannot be made: {error}")).remedy("check the folder's permissions")
         })?;
@@ -151,130 +140,156 @@ impl Store {
             }
         }
         let names = self.names();
-        let clash = names.iter().find(|other| other.eq_ignore_ascii_case(name.as_str()));
-        match clash {
+        let clashes = |other: &&String| other.parse().is_ok_and(|other: PersonaName| other.folded() == name.folded());
+        match names.iter().find(clashes) {
             Some(other) if !names.iter().any(|there| there == name.as_str()) => {
-                return Err(PersonaError::Case { name: name.clone(), other: other.clone() });
+                Err(PersonaError::Case { name: name.clone(), other: other.clone() })
             }
-            _ => {}
+            _ => Ok(Lock::new(self, name.clone(), file)),
         }
-        Ok(Lock { store: self, name: name.clone(), _file: file })
     }
 
-    /// Reads a persona for a bundle. While another process saves it, the old or the new one, whole.
+    /// Reads a version of a persona for a bundle, the current one where none is named.
     ///
     /// # Errors
-    /// [`PersonaError::Unknown`]; [`PersonaError::OtherBase`]; the file is wrong.
-    pub fn load(&self, name: &PersonaName, manifest: &Manifest) -> Result<Persona, PersonaError> {
-        let path = self.path(name);
-        // By listing, not by opening: some file systems would open `ann` for `Ann`.
+    /// [`PersonaError::Unknown`]; [`PersonaError::UnknownVersion`]; [`PersonaError::OtherBase`]; the file is wrong.
+    pub fn load(
+        &self,
+        name: &PersonaName,
+        version: Option<usize>,
+        manifest: &Manifest,
+    ) -> Result<Persona, PersonaError> {
+        load(&self.adapters(name, version)?.1, manifest)
+    }
+
+    /// The numbers of a persona's versions, oldest first.
+    ///
+    /// # Errors
+    /// [`PersonaError::Unknown`].
+    pub fn versions(&self, name: &PersonaName) -> Result<Vec<usize>, PersonaError> {
+        Ok(match self.place(name)? {
+            Place::Former(_) => vec![1],
+            Place::Folder(folder) => numbers(&folder),
+        })
+    }
+
+    /// What is known of a version, the current one where none is named.
+    ///
+    /// # Errors
+    /// [`PersonaError::Unknown`]; [`PersonaError::UnknownVersion`]; its file is wrong.
+    pub fn version(&self, name: &PersonaName, version: Option<usize>) -> Result<Version, PersonaError> {
+        let (number, path) = self.adapters(name, version)?;
+        let Facts { base_sha256, created, record } = Facts::read(&path, Reader::open(&path)?.metadata())?;
+        let size = |path: &Path| fs::metadata(path).ok().map(|found| found.len());
+        let dialogues = size(&path.with_file_name(DIALOGUES)).filter(|_| path.ends_with(ADAPTERS));
+        Ok(Version {
+            number,
+            is_current: version.is_none() || self.current(name).is_ok_and(|current| current == number),
+            created,
+            base_sha256,
+            record,
+            keeps_dialogues: dialogues.is_some(),
+            bytes: size(&path).unwrap_or(0) + dialogues.unwrap_or(0),
+        })
+    }
+
+    /// The dialogues of a version, those that were held out last.
+    ///
+    /// # Errors
+    /// [`PersonaError::NoDialogues`]; as [`Store::version`]; they cannot be read.
+    pub fn dialogues(&self, name: &PersonaName, version: Option<usize>) -> Result<Vec<Dialogue>, PersonaError> {
+        let (version, path) = self.adapters(name, version)?;
+        let path = path.with_file_name(DIALOGUES);
+        if !path.exists() {
+            return Err(PersonaError::NoDialogues { name: name.clone(), version });
+        }
+        Ok(read_chat(&path, &Rules::default())?.into_parts(&path).1)
+    }
+
+    /// The number of the version in use.
+    ///
+    /// # Errors
+    /// [`PersonaError::Unknown`]; the file that names it is wrong.
+    pub fn current(&self, name: &PersonaName) -> Result<usize, PersonaError> {
+        let Place::Folder(folder) = self.place(name)? else { return Ok(1) };
+        let path = folder.join(CURRENT);
+        let text = files::read_limited(&path, MAX_CURRENT)?;
+        let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+        number.ok_or_else(|| {
+            let remedy = format!("`marionette personas revert {name} VERSION` names another");
+            FileError::new(&path, "expected the number of a version").remedy(remedy).into()
+        })
+    }
+
+    /// The file of a version's adapters, and its number.
+    pub(crate) fn adapters(
+        &self,
+        name: &PersonaName,
+        version: Option<usize>,
+    ) -> Result<(usize, PathBuf), PersonaError> {
+        let number = version.map_or_else(|| self.current(name), Ok)?;
+        let path = match self.place(name)? {
+            Place::Folder(folder) => folder.join(number.to_string()).join(ADAPTERS),
+            Place::Former(file) => file,
+        };
+        let there = self.versions(name)?;
+        if !there.contains(&number) {
+            let there: Vec<String> = there.iter().map(usize::to_string).collect();
+            let there = there.join(", ");
+            return Err(PersonaError::UnknownVersion { name: name.clone(), version: number, there });
+        }
+        Ok((number, path))
+    }
+
+    /// By listing, not by opening: some file systems would open `ann` for `Ann`.
+    fn place(&self, name: &PersonaName) -> Result<Place, PersonaError> {
         let names = self.names();
         if !names.iter().any(|there| there == name.as_str()) {
             let there =
                 if names.is_empty() { "there are none".to_owned() } else { format!("there are: {}", names.join(", ")) };
             return Err(PersonaError::Unknown { name: name.clone(), folder: self.folder.display().to_string(), there });
         }
-        check_belongs(&path, manifest)?;
-        let (adapters, metadata) = checkpoint::read_adapters(&path, &manifest.model, &manifest.adapter)?;
-        Ok(Persona { adapters, record: Record::read(&path, &metadata)? })
+        let folder = self.folder_of(name);
+        Ok(if folder.is_dir() { Place::Folder(folder) } else { Place::Former(self.former_of(name)) })
+    }
+
+    fn folder_of(&self, name: &PersonaName) -> PathBuf {
+        self.folder.join(name.as_str())
+    }
+
+    fn former_of(&self, name: &PersonaName) -> PathBuf {
+        self.folder.join(format!("{name}.{FORMER}"))
     }
 }
 
-/// Refuses a persona of another base or a newer format before its tensors are looked at, so that the error names the cause.
-fn check_belongs(path: &Path, manifest: &Manifest) -> Result<(), PersonaError> {
-    let reader = marionette_models::safetensors_file::Reader::open(path)?;
-    let metadata = Metadata { path, entries: reader.metadata() };
-    let version: u32 = metadata.json("format_version")?;
-    if version != FORMAT_VERSION {
-        let problem = format!("is {version}, this program reads {FORMAT_VERSION}");
-        return Err(metadata
-            .wrong("format_version", problem)
-            .remedy("use the marionette that wrote it, or adapt again")
-            .into());
-    }
-    let found = metadata.text("base_sha256")?;
-    if found != manifest.base_sha256 {
+/// Reads the adapters of a file for a bundle.
+fn load(path: &Path, manifest: &Manifest) -> Result<Persona, PersonaError> {
+    // Whose they are is looked at before the tensors, so that the error names the cause.
+    let facts = Facts::read(path, Reader::open(path)?.metadata())?;
+    if facts.base_sha256 != manifest.base_sha256 {
         let beginning = |digest: &str| digest.chars().filter(char::is_ascii_hexdigit).take(12).collect();
         return Err(PersonaError::OtherBase {
             path: path.display().to_string(),
-            found: beginning(found),
+            found: beginning(&facts.base_sha256),
             expected: beginning(&manifest.base_sha256),
         });
     }
-    Ok(())
+    let (adapters, _) = checkpoint::read_adapters(path, &manifest.model, &manifest.adapter)?;
+    Ok(Persona { adapters, record: facts.record })
 }
 
-/// A persona that this process alone may change.
-pub struct Lock<'store> {
-    store: &'store Store,
-    name: PersonaName,
-    _file: File,
-}
-
-impl Lock<'_> {
-    /// Saves the persona: the old file or the new one is there whatever happens, and the new one once this returns.
-    ///
-    /// # Errors
-    /// An adapter holds NaN or infinity, or the file cannot be written; the old file is as it was.
-    pub fn save(&self, persona: &Persona, manifest: &Manifest) -> Result<PathBuf, PersonaError> {
-        let path = self.store.path(&self.name);
-        let metadata = persona.record.write(&self.name, &manifest.base_sha256);
-        checkpoint::write_adapters(&path, &persona.adapters, &metadata)?;
-        Ok(path)
-    }
-}
-
-impl Record {
-    fn write(&self, name: &PersonaName, base_sha256: &str) -> BTreeMap<String, String> {
-        let json = |value: serde_json::Value| value.to_string();
-        BTreeMap::from([
-            ("format_version".into(), FORMAT_VERSION.to_string()),
-            ("name".into(), name.to_string()),
-            ("base_sha256".into(), base_sha256.to_owned()),
-            ("dialogues".into(), self.dialogues.to_string()),
-            ("dialogues_sha256".into(), self.dialogues_sha256.clone()),
-            ("persona".into(), json(serde_json::json!(self.persona))),
-            ("learning_rate".into(), json(serde_json::json!(self.learning_rate))),
-            ("steps".into(), self.losses.len().to_string()),
-            ("losses".into(), json(serde_json::json!(self.losses))),
-            ("loss_after".into(), self.loss_after.to_string()),
-        ])
-    }
-
-    fn read(path: &Path, entries: &BTreeMap<String, String>) -> Result<Self, FileError> {
-        let metadata = Metadata { path, entries };
-        Ok(Self {
-            dialogues: metadata.json("dialogues")?,
-            dialogues_sha256: metadata.text("dialogues_sha256")?.to_owned(),
-            persona: metadata.json("persona")?,
-            learning_rate: metadata.json("learning_rate")?,
-            losses: metadata.json("losses")?,
-            loss_after: metadata.json("loss_after")?,
-        })
-    }
-}
-
-struct Metadata<'a> {
-    path: &'a Path,
-    entries: &'a BTreeMap<String, String>,
-}
-
-impl Metadata<'_> {
-    fn wrong(&self, key: &str, problem: String) -> FileError {
-        FileError::new(self.path, problem).at(format!("metadata {key}"))
-    }
-
-    fn text(&self, key: &str) -> Result<&str, FileError> {
-        let missing = || self.wrong(key, "is missing: expected a file that `marionette adapt` wrote".into());
-        self.entries.get(key).map(String::as_str).ok_or_else(missing)
-    }
-
-    fn json<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T, FileError> {
-        let text = self.text(key)?;
-        serde_json::from_str(text).map_err(|error| self.wrong(key, format!("is wrong: {error}")))
-    }
+/// The versions in a persona's folder, oldest first.
+fn numbers(folder: &Path) -> Vec<usize> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let number = |entry: fs::DirEntry| -> Option<usize> {
+        let name = entry.file_name();
+        let number: usize = name.to_str()?.parse().ok()?;
+        (number.to_string() == name.to_str()? && entry.path().is_dir()).then_some(number)
+    };
+    let mut numbers: Vec<usize> = entries.flatten().filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 #[cfg(test)]
-#[path = "personas_tests.rs"]
 mod tests;

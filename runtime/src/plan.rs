@@ -25,6 +25,8 @@ pub struct Plan {
     inner: InnerLoop,
     /// One pass over the dialogues: the parts of each step.
     epoch: Vec<Vec<Batch>>,
+    /// The parts of the dialogues by which it is judged what was learned.
+    held_out: Vec<Batch>,
     activations: Activations,
     fit: Option<Fit>,
 }
@@ -45,13 +47,19 @@ pub struct Fit {
 }
 
 impl Plan {
-    /// Plans the inner loop for these dialogues. Where `limit` bytes are the most that the process may hold, the engine opens the graph
+    /// Plans the inner loop for these dialogues, and how those of `held_out` are judged, if any. Where `limit` bytes are the most that the process may hold, the engine opens the graph
     /// that it will need: a step is computed in more parts first, and where the longest dialogue alone takes too much,
     /// activations are computed twice.
     ///
     /// # Errors
     /// There is nothing to learn from, or there are more than [`InnerLoop::MOST_STEPS`] steps. The limit is too low, or this system does not say what a process holds.
-    pub fn new(engine: &mut Engine, support: &[Sequence], inner: InnerLoop, limit: Option<u64>) -> Result<Self> {
+    pub fn new(
+        engine: &mut Engine,
+        support: &[Sequence],
+        held_out: &[Sequence],
+        inner: InnerLoop,
+        limit: Option<u64>,
+    ) -> Result<Self> {
         if inner.steps > InnerLoop::MOST_STEPS {
             let (steps, most) = (inner.steps, InnerLoop::MOST_STEPS);
             return Err(Error::Impossible(format!("{steps} steps, expected at most {most}: take fewer --epochs")));
@@ -62,9 +70,11 @@ impl Plan {
             .take(inner.steps)
             .map(|batch| support.get(batch).unwrap_or_default().iter().collect())
             .collect();
+        let held_out: Vec<&Sequence> = held_out.iter().filter(|sequence| sequence.targets() > 0).collect();
         let Some(limit) = limit else {
             let epoch = steps.iter().map(|step| parts(step, |_, _, _| true)).collect::<Result<_>>()?;
-            return Ok(Self { inner, epoch, activations: Activations::Kept, fit: None });
+            let held_out = parts_or_none(&held_out, |_, _, _| true)?;
+            return Ok(Self { inner, epoch, held_out, activations: Activations::Kept, fit: None });
         };
         if engine.provider() != Provider::Cpu {
             let problem = "--memory-limit counts the computer's memory, not the GPU's: leave it out, or use --ep cpu";
@@ -79,8 +89,10 @@ impl Plan {
                 return Err(Error::Impossible(problem.into()));
             };
             let base = held.now.saturating_add(memory::mapped_only(bundle::WEIGHTS));
-            match fit(&steps, activations, step, Resident { now: base, ..held }, limit)? {
-                Fitted::In(epoch, fit) => return Ok(Self { inner, epoch, activations, fit: Some(fit) }),
+            match fit(&steps, &held_out, activations, step, Resident { now: base, ..held }, limit)? {
+                Fitted::In(epoch, held_out, fit) => {
+                    return Ok(Self { inner, epoch, held_out, activations, fit: Some(fit) });
+                }
                 Fitted::Needs(bytes) => least = least.min(bytes),
             }
         }
@@ -101,6 +113,40 @@ impl Plan {
     /// How the steps fit, where memory is limited.
     pub fn fit(&self) -> Option<Fit> {
         self.fit
+    }
+
+    /// The steps of one pass over the dialogues.
+    pub fn pass(&self) -> usize {
+        self.epoch.len().max(1)
+    }
+
+    /// The parts of the first step.
+    pub fn first(&self) -> &[Batch] {
+        self.epoch.first().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The parts of all dialogues that the steps reach.
+    pub fn all(&self) -> Vec<Batch> {
+        self.epoch.concat()
+    }
+
+    /// The parts of the held-out dialogues.
+    pub fn held_out(&self) -> &[Batch] {
+        &self.held_out
+    }
+
+    /// The tokens of all steps and of all judgements of the held-out dialogues, padding counted: before the first step, after each pass and at
+    /// the end.
+    pub fn tokens(&self) -> usize {
+        let judgements = 1 + self.inner.steps.div_ceil(self.pass());
+        self.steps().map(tokens).sum::<usize>() + judgements * tokens(&self.held_out)
+    }
+
+    /// The bytes that the values of the largest part take, as far as the bundle says.
+    pub fn values(&self, engine: &Engine) -> Option<u64> {
+        let step = engine.step_memory(self.activations).ok()?;
+        let parts = self.epoch.iter().flatten().chain(&self.held_out);
+        parts.map(|part| with_gaps(step.of(part.rows, part.length, part.targets()))).max()
     }
 
     /// The parts of each step, in the steps' order.
@@ -130,11 +176,21 @@ fn whole_mebibytes(bytes: u64) -> u64 {
     bytes.checked_next_multiple_of(1 << 20).unwrap_or(u64::MAX)
 }
 
+/// The tokens of parts, padding counted: what they cost.
+pub(crate) fn tokens(parts: &[Batch]) -> usize {
+    parts.iter().map(|part| part.rows * part.length).sum()
+}
+
+/// What values take, with the gaps between them.
+fn with_gaps(values: u64) -> u64 {
+    values.saturating_add(values / GAPS)
+}
+
 /// Whether the steps fit.
 #[derive(Debug, PartialEq)]
 enum Fitted {
-    /// In these parts.
-    In(Vec<Vec<Batch>>, Fit),
+    /// In these parts, of the steps and of the held-out dialogues.
+    In(Vec<Vec<Batch>>, Vec<Batch>, Fit),
     /// Not below so many bytes.
     Needs(u64),
 }
@@ -142,26 +198,32 @@ enum Fitted {
 /// The parts of the steps where `held` is there before the first of them.
 fn fit(
     steps: &[Vec<&Sequence>],
+    held_out: &[&Sequence],
     activations: Activations,
     step: RunMemory,
     held: Resident,
     limit: u64,
 ) -> Result<Fitted> {
-    let whole = |rows, length, targets| {
-        let values = step.of(rows, length, targets);
-        held.now.saturating_add(values).saturating_add(values / GAPS).max(held.peak)
-    };
+    let whole =
+        |rows, length, targets| held.now.saturating_add(with_gaps(step.of(rows, length, targets))).max(held.peak);
     let one = |sequence: &&Sequence| whole(1, sequence.ids.len(), sequence.targets());
-    let needed = steps.iter().flatten().filter(|sequence| sequence.targets() > 0).map(one).max().unwrap_or(0);
+    let needed =
+        steps.iter().flatten().chain(held_out).filter(|sequence| sequence.targets() > 0).map(one).max().unwrap_or(0);
     if needed > limit {
         return Ok(Fitted::Needs(needed));
     }
     let fits = |rows, length, targets| whole(rows, length, targets) <= limit;
     let epoch: Vec<Vec<Batch>> = steps.iter().map(|step| parts(step, fits)).collect::<Result<_>>()?;
+    let held_out = parts_or_none(held_out, fits)?;
     let of = |part: &Batch| whole(part.rows, part.length, part.targets());
-    let largest = epoch.iter().flatten().max_by_key(|part| of(part));
+    let largest = epoch.iter().flatten().chain(&held_out).max_by_key(|part| of(part));
     let (most, part) = largest.map_or((held.peak, [0, 0]), |part| (of(part), [part.rows, part.length]));
-    Ok(Fitted::In(epoch, Fit { limit, base: held.now, most, part, activations }))
+    Ok(Fitted::In(epoch, held_out, Fit { limit, base: held.now, most, part, activations }))
+}
+
+/// As [`parts`], but of nothing there are none.
+fn parts_or_none(sequences: &[&Sequence], fits: impl Fn(usize, usize, usize) -> bool) -> Result<Vec<Batch>> {
+    if sequences.is_empty() { Ok(Vec::new()) } else { parts(sequences, fits) }
 }
 
 /// A step's dialogues in parts of nearly equal lengths, so that next to nothing of what is computed is padding, and of so many rows,
@@ -230,20 +292,24 @@ mod tests {
         // 1,000 bytes before a step; 16 a token, 8 a pair of tokens and 80 a target beside 160.
         let step = RunMemory { constant: 160, token: 16, pair: 8, target: 80 };
         let held = Resident { now: 1000, peak: 1500 };
-        let fit = |limit| fit(&steps, Activations::Kept, step, held, limit).unwrap();
+        let fit = |limit| fit(&steps, &[], Activations::Kept, step, held, limit).unwrap();
         // A row of 100 takes 160 + 1,600 + 80,000 + 80 bytes, each further one 81,680; and an eighth of it is lost.
-        let Fitted::In(epoch, found) = fit(1000 + (160 + 2 * 81_680) / 8 * 9 + 7) else { panic!() };
+        let Fitted::In(epoch, _, found) = fit(1000 + (160 + 2 * 81_680) / 8 * 9 + 7) else { panic!() };
         assert_eq!(
             epoch.iter().map(|parts| shapes(parts)).collect::<Vec<_>>(),
             [[[1, 60]; 1].to_vec(), vec![[2, 100]; 2]]
         );
         assert_eq!((found.base, found.most, found.part), (1000, 184_960, [2, 100]));
-        let Fitted::In(epoch, _) = fit(1000 + (160 + 81_680) / 8 * 9) else { panic!() };
+        let Fitted::In(epoch, ..) = fit(1000 + (160 + 81_680) / 8 * 9) else { panic!() };
         assert_eq!(epoch.iter().map(Vec::len).sum::<usize>(), 5);
         assert_eq!(fit(93_069), Fitted::Needs(93_070));
         // What opening the graph took is over, but was taken.
         let held = Resident { peak: 200_000, ..held };
-        assert_eq!(super::fit(&steps, Activations::Kept, step, held, 190_000).unwrap(), Fitted::Needs(200_000));
+        assert_eq!(super::fit(&steps, &[], Activations::Kept, step, held, 190_000).unwrap(), Fitted::Needs(200_000));
+        // What is judged has to fit too.
+        let long = sequence(200);
+        let fitted = super::fit(&steps[..1], &[&long], Activations::Kept, step, held, 300_000).unwrap();
+        assert_eq!(fitted, Fitted::Needs(1000 + (160 + 16 * 200 + 8 * 40_000 + 80) / 8 * 9));
     }
 
     #[test]
@@ -252,7 +318,7 @@ mod tests {
         let step = RunMemory { constant: 1, token: 1, pair: u64::MAX, target: 1 };
         let held = Resident { now: 1000, peak: 1500 };
         let steps = vec![sequences.iter().collect()];
-        let Fitted::Needs(bytes) = super::fit(&steps, Activations::Kept, step, held, 1 << 30).unwrap() else {
+        let Fitted::Needs(bytes) = super::fit(&steps, &[], Activations::Kept, step, held, 1 << 30).unwrap() else {
             panic!()
         };
         assert_eq!(whole_mebibytes(bytes), u64::MAX);

@@ -199,8 +199,8 @@ fn five_inner_steps_end_where_the_trainers_do() {
         let support = Support::new(&recipe, &examples.iter().collect::<Vec<_>>(), 0, Device::Cpu).unwrap();
         let rates = vec![ALPHA; pair.table.len()];
         let adapted = inner::adapt(&pair.torch, &pair.parameters(), &support, &rates).unwrap();
-        let plan = Plan::new(&mut pair.device, &sequences, recipe.clone(), None).unwrap();
-        let losses = adapt::follow(&mut pair.device, &plan, |_| Go::On).unwrap();
+        let plan = Plan::new(&mut pair.device, &sequences, &[], recipe.clone(), None).unwrap();
+        let losses = adapt::follow(&mut pair.device, &plan, |_, _| Ok(Go::On)).unwrap();
         assert_eq!((losses.len(), adapted.losses.len()), (STEPS, STEPS));
         let worst =
             losses.iter().zip(&adapted.losses).fold(0.0_f64, |w, (a, b)| w.max((f64::from(*a) / b - 1.0).abs()));
@@ -248,8 +248,8 @@ fn learned_learning_rates_move_each_tensor_by_its_own_unless_told_otherwise() {
     let (learned, told) = (stepped(&|tensor| rates[tensor]), stepped(&|_| ALPHA));
 
     let own = Recipe::default().inner_loop(&recipe, 3);
-    let plan = Plan::new(&mut pair.device, &sequences, own, None).unwrap();
-    adapt::follow(&mut pair.device, &plan, |_| Go::On).unwrap();
+    let plan = Plan::new(&mut pair.device, &sequences, &[], own, None).unwrap();
+    adapt::follow(&mut pair.device, &plan, |_, _| Ok(Go::On)).unwrap();
     let found = pair.device.adapters();
     all_within("learned learning rates", &found, &learned, 1e-5);
     // The first rate is zero.
@@ -259,9 +259,9 @@ fn learned_learning_rates_move_each_tensor_by_its_own_unless_told_otherwise() {
     let dialogues = &read_dialogues(dialogues("test")).unwrap()[..3];
     let own = Recipe { learning_rate: Some(ALPHA), ..Recipe::default() }.inner_loop(&recipe, 3);
     let mut pair = Pair::of(recipe);
-    let support = adapt::Support::new(&pair.encoder, dialogues).unwrap();
-    let plan = Plan::new(&mut pair.device, support.windows(), own, None).unwrap();
-    let persona = adapt::adapt(&mut pair.device, &support, &plan, false, |_| Go::On).unwrap();
+    let support = adapt::Support::new(&pair.encoder, dialogues, 0).unwrap();
+    let plan = Plan::new(&mut pair.device, support.windows(), &[], own, None).unwrap();
+    let persona = adapt::adapt(&mut pair.device, &support, &plan, false, |_| Go::On).unwrap().persona;
     assert_eq!(persona.record.learning_rate, LearningRate::Shared(ALPHA));
     all_within("--inner-lr instead of them", &persona.adapters, &told, 1e-5);
 }

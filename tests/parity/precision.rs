@@ -154,8 +154,8 @@ fn rounded_models_learn_a_persona_as_well() {
             let sequences: Vec<Sequence> = persona.dialogues.iter().flat_map(encode).collect();
             let (support, others) = sequences.split_at(3);
             pair.device.set_adapters(&pair.start).unwrap();
-            let plan = Plan::new(&mut pair.device, support, inner.clone(), None).unwrap();
-            adapt::follow(&mut pair.device, &plan, |_| Go::On).unwrap();
+            let plan = Plan::new(&mut pair.device, support, &[], inner.clone(), None).unwrap();
+            adapt::follow(&mut pair.device, &plan, |_, _| Ok(Go::On)).unwrap();
             for sequence in others {
                 let log_probs = pair.device.score(&Scored::targets_of(sequence)).unwrap();
                 loss -= log_probs.iter().map(|&value| f64::from(value)).sum::<f64>();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use marionette_tests::{Run, Scratch, dialogues, tiny};
+use marionette_tests::{Run, Scratch, dialogues, persona, tiny};
 
 use crate::road::{json, one_persona, road};
 
@@ -339,13 +339,20 @@ fn adapting_that_makes_it_worse_keeps_the_persona() {
         let line = format!("adapt {{bundle}} --persona ada --dialogues {{file}} --home {{home}} --shots 3 {more}");
         marionette(&scratch, &line, &file)
     };
-    let persona = scratch.path("own-home/personas/ada.safetensors");
+    let (home, folder) = (scratch.path("own-home"), scratch.path("own-home/personas/ada"));
     adapt("").done();
-    let good = fs::read(&persona).unwrap();
-    adapt("--inner-lr 1e4").refused(1, &["so nothing was saved", "smaller --inner-lr", "--even-if-worse"]);
-    assert!(fs::read(&persona).unwrap() == good, "the persona is as it was");
-    adapt("--inner-lr 1e4 --even-if-worse").done();
-    assert!(fs::read(&persona).unwrap() != good);
+    let good = persona(&home, "ada");
+    for held_out in ["0", "1"] {
+        let worse = format!("--inner-lr 1e4 --holdout {held_out}");
+        adapt(&worse).refused(1, &["so nothing was saved", "smaller --inner-lr", "--even-if-worse"]);
+        assert!(persona(&home, "ada") == good && !folder.join("2").exists(), "the persona is as it was");
+    }
+    // Judged by a dialogue that it did not learn from, it is kept beside the better one; by its own word it is believed.
+    let said = adapt("--inner-lr 1e4 --even-if-worse --holdout 1").done();
+    assert!(said.contains("ada@2") && said.contains("revert ada 2"), "{said}");
+    assert!(persona(&home, "ada") == good && folder.join("2/adapters.safetensors").exists());
+    adapt("--inner-lr 1e4 --even-if-worse --holdout 0").done();
+    assert!(persona(&home, "ada") != good);
 }
 
 #[test]
@@ -356,7 +363,7 @@ fn a_stray_carriage_return_is_known_before_the_steps() {
         let file = scratch.write(name, text);
         let line = "adapt {bundle} --persona ada --dialogues {file} --home {home} --shots 2";
         marionette(&scratch, line, &file).done();
-        fs::read(scratch.path("own-home/personas/ada.safetensors")).unwrap()
+        persona(&scratch.path("own-home"), "ada").0
     };
     let plain = adapted("plain.txt", text.clone());
     assert!(plain == adapted("lines.txt", text.replace('\n', "\r\r\n")));

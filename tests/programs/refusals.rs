@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use marionette_tests::{Run, Scratch, copy, dialogues, tiny};
+use marionette_tests::{Run, Scratch, copy, dialogues, persona_file, tiny};
 
 use crate::road::{one_persona, road};
 
@@ -248,7 +248,7 @@ fn personas_of_another_base_and_broken_ones_are_refused() {
     let file = one_persona(&scratch);
     let adapt = ["--persona", "ada", "--dialogues", file.to_str().unwrap(), "--home", home_text, "--shots", "1"];
     marionette(&scratch, "adapt", &road().bundle(), &adapt).done();
-    let path = home.join("personas/ada.safetensors");
+    let path = persona_file(&home, "ada");
     let good = fs::read(&path).unwrap();
 
     // The same shapes over other weights.
@@ -263,12 +263,12 @@ fn personas_of_another_base_and_broken_ones_are_refused() {
     let words = [base, "--out".into(), other.clone(), "--bottleneck".into(), "8".into()];
     scratch.run("marionette-export", words).done();
     let talk = ["--prompt", "hi", "--persona", "ada", "--home", home_text];
-    marionette(&scratch, "generate", &other, &talk).refused(1, &["ada.safetensors", "base"]);
+    marionette(&scratch, "generate", &other, &talk).refused(1, &["ada/1/adapters.safetensors", "base"]);
 
     fs::write(&path, &good[..good.len() - 10]).unwrap();
-    marionette(&scratch, "generate", &road().bundle(), &talk).refused(1, &["ada.safetensors"]);
+    marionette(&scratch, "generate", &road().bundle(), &talk).refused(1, &["ada/1/adapters.safetensors"]);
     fs::write(&path, b"").unwrap();
-    marionette(&scratch, "generate", &road().bundle(), &talk).refused(1, &["ada.safetensors"]);
+    marionette(&scratch, "generate", &road().bundle(), &talk).refused(1, &["ada/1/adapters.safetensors"]);
     let nobody = ["--prompt", "hi", "--persona", "nobody", "--home", home_text];
     marionette(&scratch, "generate", &road().bundle(), &nobody).refused(1, &["nobody"]);
     for name in ["../x", "", "CON", "a/b"] {

@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use marionette_console::interrupt;
 use marionette_dialogues::{Candidates, Evaluation, PersonaSplit};
-use marionette_models::{AdapterConfig, FileError, InnerLoop, interrupt};
+use marionette_models::{AdapterConfig, FileError, InnerLoop};
 use marionette_report::{Comparison, MethodResult, Split};
 
 use crate::data;
@@ -20,8 +21,8 @@ use crate::train::options::MOST_AT_ONCE;
 use crate::train::{self, Config, Data, Gradient, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
-use marionette_models::options::whole;
-use marionette_models::terminal::say;
+use marionette_console::options::whole;
+use marionette_console::say;
 
 use test::{Grid, Personas};
 

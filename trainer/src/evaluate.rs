@@ -3,11 +3,12 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use marionette_console::interrupt;
 use marionette_dialogues::{
     Context, EvaluateError, Example, Grouping, Learner, Options as Tested, Outcome, Passes, Progress as Heard, RankBy,
     Ranking, Sequence, Task, evaluate as evaluate_learners, read_file, reference,
 };
-use marionette_models::{InnerLoop, interrupt};
+use marionette_models::InnerLoop;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -15,14 +16,14 @@ use crate::data;
 use crate::error::{Result, TrainError};
 use crate::inner::{self, Support};
 use crate::model::Model;
-use crate::progress::Progress;
 use crate::reader::Reader;
 use crate::tensors::{self, Choices};
 use crate::train::options::MOST_COUNTED;
 use crate::trained::Trained;
 use crate::workers::Compute;
-use marionette_models::options::{MOST_TOKENS, whole};
-use marionette_models::terminal::say;
+use marionette_console::Progress;
+use marionette_console::options::{MOST_TOKENS, whole};
+use marionette_console::say;
 
 /// What to evaluate.
 #[derive(Debug, Clone, PartialEq, clap::Args)]

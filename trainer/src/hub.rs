@@ -25,7 +25,7 @@ use marionette_models::{FileError, files};
 use crate::error::{Result, TrainError};
 use cache::Model;
 use download::{Announced, Stopped};
-use marionette_models::interrupt;
+use marionette_console::interrupt;
 use progress::Shown;
 
 /// The one file of most tokenizers.

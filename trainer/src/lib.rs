@@ -19,7 +19,6 @@ pub mod method;
 pub mod model;
 pub mod optimiser;
 pub mod pretrain;
-pub mod progress;
 pub mod publish;
 mod reader;
 mod rotary;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use marionette_models::interrupt::{self, Work};
-use marionette_models::terminal::{printable, say};
+use marionette_console::interrupt::{self, Work};
+use marionette_console::say;
+use marionette_models::terminal::printable;
 use marionette_trainer::device::DeviceName;
 use marionette_trainer::workers::Compute;
 use marionette_trainer::{Result, TrainError, compare, data, evaluate, memory, pretrain, publish, train};

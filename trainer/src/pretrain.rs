@@ -5,9 +5,10 @@ mod corpus;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use marionette_console::interrupt;
 use marionette_dialogues::{Dialogue, Encoder, Tokenizer, read_dialogues, train_bpe};
 use marionette_models::checkpoint::{self, Storage};
-use marionette_models::{FileError, Gpt2Shape, ModelConfig, PromptForm, files, init, interrupt, params};
+use marionette_models::{FileError, Gpt2Shape, ModelConfig, PromptForm, files, init, params};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -15,10 +16,10 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::decoder::{Decoder, Parts};
 use crate::error::{Result, TrainError};
 use crate::optimiser::{Adam, AdamState, clip};
-use crate::progress::Progress;
 use crate::train::options::{MOST_COUNTED, MOST_ITERATIONS};
 use crate::{folder, tensors};
-use marionette_models::options::whole;
+use marionette_console::Progress;
+use marionette_console::options::whole;
 
 use self::corpus::Corpus;
 

@@ -18,10 +18,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use indicatif::HumanDuration;
+use marionette_console::interrupt;
 use marionette_dialogues::Batch;
 use marionette_models::checkpoint::Base;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
-use marionette_models::{FileError, interrupt, params};
+use marionette_models::{FileError, params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
@@ -30,10 +31,10 @@ use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
 use crate::model::Model;
 use crate::optimiser::{Adam, AdamState, clip};
-use crate::progress::Progress;
 use crate::workers::Compute;
 use crate::{folder, tensors};
-use marionette_models::terminal::say;
+use marionette_console::Progress;
+use marionette_console::say;
 
 pub(crate) use begin::encoder;
 use begin::{begin, read_personas};

@@ -74,6 +74,16 @@ impl Engine {
         step
     }
 
+    /// The mean loss over the targets of all parts, with the graph of the steps: no other needs to be open beside it, and it takes as
+    /// long as a step.
+    ///
+    /// # Errors
+    /// The graph cannot be opened or run.
+    pub fn batch_loss(&mut self, parts: &[Batch]) -> Result<f32> {
+        let still = vec![0.0; self.table.len()];
+        Ok(self.adapt_step(parts, &still)?.loss)
+    }
+
     /// Opens the graph of the steps to come, and closes one that treats activations otherwise.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::evaluate::{How, evaluate_trained};
 use crate::train::options::MOST_COUNTED;
 use crate::trained::Trained;
 use crate::workers::Compute;
-use marionette_models::options::whole;
+use marionette_console::options::whole;
 
 /// Where the inner learning rate and the number of passes are looked for, for each K by the validation personas alone.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, clap::Args)]

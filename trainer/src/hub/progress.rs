@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use marionette_models::terminal::say;
+use marionette_console::say;
 
 /// A file of fewer bytes is not worth a line.
 const SMALL: u64 = 8 << 20;

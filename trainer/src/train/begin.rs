@@ -15,7 +15,7 @@ use crate::error::{Result, TrainError};
 use crate::method::CHOICES;
 use crate::model::Model;
 use crate::tensors;
-use marionette_models::terminal::say;
+use marionette_console::say;
 
 /// What encodes dialogues for a run.
 pub fn encoder(config: &Config, shape: &ModelConfig) -> Result<Encoder> {

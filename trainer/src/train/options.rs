@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches};
+use marionette_console::options::whole;
 use marionette_models::checkpoint::{self, Base};
-use marionette_models::options::whole;
 use marionette_models::run::RunModel;
 use marionette_models::{AdapterConfig, InnerLoop, LearningRate};
 use marionette_models::{FileError, digest};

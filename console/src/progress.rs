@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use marionette_models::terminal::say;
+use crate::say;
 
 /// The progress of one loop.
 #[derive(Debug)]

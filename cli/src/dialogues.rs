@@ -6,8 +6,9 @@ use marionette_dialogues::{Counts, DataError, Dialogue, EncodeError, FileSummary
 use marionette_models::bundle::Bundle;
 use marionette_models::files;
 use marionette_models::terminal::{printable, printable_line};
-use marionette_runtime::cli::DialoguesArgs;
 use marionette_runtime::{Error, engine};
+
+use crate::args::DialoguesArgs;
 
 /// Three dialogues to show whole: the first, the last, and one from between.
 #[derive(Default)]
@@ -44,7 +45,7 @@ enum Stop {
 ///
 /// # Errors
 /// A file cannot be read, or `--out` not be written; then it is as it was.
-pub fn dialogues(args: &DialoguesArgs) -> anyhow::Result<()> {
+pub fn run(args: &DialoguesArgs) -> anyhow::Result<()> {
     let encoder = args.bundle.as_deref().map(|dir| engine::encoder(&Bundle::open(dir)?)).transpose()?;
     let (rules, redaction) = (args.rules.rules(), args.rules.redaction(args.show_redactions)?);
     let (mut counts, mut examples) = (Counts::new(encoder.as_ref()), Examples::default());

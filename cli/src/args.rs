@@ -4,18 +4,17 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use marionette_console::options::{MOST_TOKENS, whole};
 use marionette_dialogues::{Context, RankBy, Redaction, Redactor, Rules};
-use marionette_models::options::{MOST_TOKENS, whole};
 use marionette_models::{InnerLoop, files};
 
-use crate::Error;
-use crate::bench::{Part, Shape};
-use crate::engine::Options;
-use crate::persona_name::PersonaName;
-use crate::sampling::Sampling;
-use crate::session::Provider;
+use marionette_runtime::bench::{Part, Shape};
+use marionette_runtime::persona_name::{PersonaName, PersonaRef};
+use marionette_runtime::personas::{PersonaError, Store};
+use marionette_runtime::sampling::Sampling;
+use marionette_runtime::{Error, Options, Provider};
 
 /// Adapts a language model to a persona on this device, and talks with it.
 #[derive(Debug, Parser)]
@@ -52,7 +51,7 @@ pub struct Common {
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
     /// The execution provider
-    #[arg(long, value_name = "PROVIDER", default_value = "cpu", help_heading = "Device")]
+    #[arg(long, value_name = "PROVIDER", default_value = "cpu", value_parser = one_of(Provider::ALL, Provider::name), help_heading = "Device")]
     pub ep: Provider,
     /// Threads within an operator [default: ONNX Runtime's choice, one a core]
     #[arg(long, value_name = "N", value_parser = from_one::<MOST_THREADS>, allow_negative_numbers = true, help_heading = "Device")]
@@ -67,6 +66,16 @@ pub struct Home {
     pub home: Option<PathBuf>,
 }
 
+impl Home {
+    /// The personas there.
+    ///
+    /// # Errors
+    /// No folder is known.
+    pub fn store(&self) -> Result<Store, PersonaError> {
+        Store::new(self.home.as_deref())
+    }
+}
+
 impl Common {
     /// How the engine runs.
     pub fn options(&self) -> Options {
@@ -74,13 +83,15 @@ impl Common {
     }
 }
 
-impl ValueEnum for Provider {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()))
-    }
+/// One of the values that a library's enumeration has, by its name.
+fn one_of<T: Copy + Send + Sync + 'static, const N: usize>(
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.map(name)).try_map(move |chosen| {
+        let found = all.into_iter().find(|&value| name(value) == chosen);
+        found.ok_or("is none of them")
+    })
 }
 
 /// How tokens are drawn.
@@ -208,7 +219,7 @@ pub struct AdaptArgs {
     /// Where personas are.
     #[command(flatten)]
     pub home: Home,
-    /// The persona's name; one that is there already is replaced
+    /// The persona's name; one that is there already gets a new version
     #[arg(long, value_name = "NAME")]
     pub persona: PersonaName,
     /// The persona's chats and dialogues, in any format that the README lists, or a folder of them; may be given several times, all are this persona's
@@ -217,21 +228,37 @@ pub struct AdaptArgs {
     /// How chats become dialogues.
     #[command(flatten)]
     pub rules: ChatRules,
-    /// Learn from the first K dialogues only
+    /// Learn from the first K dialogues only; those after them may be held out
     #[arg(long, value_name = "K", value_parser = from_one::<MOST>, allow_negative_numbers = true)]
     pub shots: Option<NonZeroUsize>,
+    /// Dialogues that are not learned from, but judge what was learned, after each pass: the best is kept [default: 1 where there are three or
+    /// more, the last]
+    #[arg(long, value_name = "N", value_parser = whole::<0, MOST>, allow_negative_numbers = true)]
+    pub holdout: Option<usize>,
+    /// Go on from a persona, or a version of it (NAME@N), instead of the bundle's start
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<PersonaRef>,
+    /// Do not keep the dialogues with the persona; `readapt` needs them
+    #[arg(long)]
+    pub forget_dialogues: bool,
+    /// How many replies to show, as they were before and are now
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole::<0, MOST>, allow_negative_numbers = true)]
+    pub replies: usize,
     /// Passes over the dialogues [default: as many steps as the bundle's inner loop has]
     #[arg(long, value_name = "E", value_parser = from_one::<MOST>, allow_negative_numbers = true)]
     pub epochs: Option<NonZeroUsize>,
     /// The learning rate [default: the bundle's]
     #[arg(long, value_name = "A", value_parser = learning_rate, allow_negative_numbers = true)]
     pub inner_lr: Option<f32>,
-    /// Save the persona also where the loss on its dialogues did not go down
+    /// Save a version also where the loss did not go down; a better one stays current
     #[arg(long)]
     pub even_if_worse: bool,
     /// The most memory to hold, such as 600MiB: steps are split, or activations computed twice, to fit
     #[arg(long, value_name = "SIZE", help_heading = "Device")]
     pub memory_limit: Option<ByteSize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn learning_rate(text: &str) -> Result<f32, String> {
@@ -270,12 +297,7 @@ fn ascending(text: &str) -> Result<Epochs, String> {
 
 /// A bundle has no classifier, so it cannot be ranked by.
 fn ranking() -> impl TypedValueParser<Value = RankBy> {
-    PossibleValuesParser::new([RankBy::Mean, RankBy::Sum, RankBy::Pmi, RankBy::None].map(RankBy::name))
-        .try_map(|name| name.parse::<RankBy>())
-}
-
-fn context() -> impl TypedValueParser<Value = Context> {
-    PossibleValuesParser::new(Context::ALL.map(Context::name)).try_map(|name| name.parse::<Context>())
+    one_of([RankBy::Mean, RankBy::Sum, RankBy::Pmi, RankBy::None], RankBy::name)
 }
 
 /// `generate`.
@@ -287,9 +309,9 @@ pub struct GenerateArgs {
     /// Where personas are.
     #[command(flatten)]
     pub home: Home,
-    /// The persona that replies [default: none, the bundle as it was trained]
+    /// The persona that replies, or a version of it, NAME@N [default: none, the bundle as it was trained]
     #[arg(long, value_name = "NAME")]
-    pub persona: Option<PersonaName>,
+    pub persona: Option<PersonaRef>,
     /// What is said to it; several are answered one after the other, each as the beginning of a conversation
     #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]
     pub prompt: Vec<String>,
@@ -307,9 +329,9 @@ pub struct ChatArgs {
     /// Where personas are.
     #[command(flatten)]
     pub home: Home,
-    /// The persona to talk with [default: none, the bundle as it was trained]
+    /// The persona to talk with, or a version of it, NAME@N [default: none, the bundle as it was trained]
     #[arg(long, value_name = "NAME")]
-    pub persona: Option<PersonaName>,
+    pub persona: Option<PersonaRef>,
     /// How tokens are drawn.
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -329,7 +351,7 @@ pub struct EvaluateArgs {
     pub dialogues: PathBuf,
     /// The persona to begin at: with --shots 0 it is tested as it is [default: none, the bundle as it was trained]
     #[arg(long, value_name = "NAME")]
-    pub persona: Option<PersonaName>,
+    pub persona: Option<PersonaRef>,
     /// The numbers of dialogues to adapt on
     #[arg(long, value_name = "K,K,…", value_delimiter = ',', default_value = "0,1,5,10", value_parser = whole::<0, MOST>, allow_negative_numbers = true)]
     pub shots: Vec<usize>,
@@ -344,7 +366,7 @@ pub struct EvaluateArgs {
     pub max_tokens: usize,
     /// Learn nothing: let what is to be adapted on stand in the prompt, as much as fits: the dialogues, or these and the persona's
     /// sentences
-    #[arg(long, value_name = "WHAT", value_parser = context())]
+    #[arg(long, value_name = "WHAT", value_parser = one_of(Context::ALL, Context::name))]
     pub in_context: Option<Context>,
     /// A model of natural language inference: the folder with its model.onnx, tokenizer.json and config.json. It says of each reply which of
     /// the persona's sentences follow from it (PAML's consistency)
@@ -399,7 +421,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<2, MOST_TOKENS>, allow_negative_numbers = true)]
     pub length: usize,
     /// Measure one part alone, so that the peak memory is its own
-    #[arg(long, value_name = "PART")]
+    #[arg(long, value_name = "PART", value_parser = one_of(Part::ALL, Part::name))]
     pub only: Option<Part>,
     /// The most memory to hold while adapting, such as 600MiB: steps are split, or activations computed twice, to fit
     #[arg(long, value_name = "SIZE", help_heading = "Device")]
@@ -410,113 +432,4 @@ pub struct BenchArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn impossible_options_are_usage_errors() {
-        for line in [
-            "adapt B --persona ../x --dialogues f",
-            "adapt B --persona CON --dialogues f",
-            "adapt B --persona a --dialogues f --shots 0",
-            "adapt B --persona a --dialogues f --inner-lr nan",
-            "adapt B --persona a --dialogues f --inner-lr -1",
-            "adapt B --persona a",
-            "adapt B --persona a --dialogues f --memory-limit much",
-            "adapt B --persona a --dialogues f --memory-limit -1MiB",
-            "generate B",
-            "generate B --prompt x --ep tpu",
-            "generate B --prompt x --threads 0",
-            "generate B --prompt x --max-tokens 0",
-            "evaluate B --dialogues f --shots 1,x",
-            "evaluate B --dialogues f --epochs 3,1",
-            "evaluate B --dialogues f --epochs 1,1",
-            "evaluate B --dialogues f --epochs 1,",
-            "evaluate B --dialogues f --rank-by classifier",
-            "bench",
-            "bench B --home h",
-            "inspect B --home h",
-            "dance B",
-        ] {
-            let words = std::iter::once("marionette").chain(line.split(' '));
-            let error = Cli::try_parse_from(words).expect_err(line);
-            assert_eq!(error.exit_code(), 2, "{line}");
-        }
-    }
-
-    #[test]
-    fn numbers_have_limits_which_are_said() {
-        const HUGE: [&str; 7] = [
-            "18446744073709551616",
-            "18446744073709551615",
-            "9223372036854775808",
-            "1000000000000",
-            "-1",
-            "nan",
-            "inf",
-        ];
-        let adapt = "adapt B --persona a --dialogues f";
-        let evaluate = "evaluate B --dialogues f";
-        for (line, option, least, most) in [
-            (adapt, "--shots", 1, MOST),
-            (adapt, "--epochs", 1, MOST),
-            (adapt, "--threads", 1, MOST_THREADS),
-            ("generate B --prompt x", "--max-tokens", 1, MOST_TOKENS),
-            ("generate B --prompt x", "--threads", 1, MOST_THREADS),
-            ("chat B", "--max-tokens", 1, MOST_TOKENS),
-            (evaluate, "--shots", 0, MOST),
-            (evaluate, "--epochs", 0, MOST),
-            (evaluate, "--personas", 1, MOST),
-            (evaluate, "--folds", 1, MOST),
-            (evaluate, "--max-tokens", 0, MOST_TOKENS),
-            ("inspect B", "--threads", 1, MOST_THREADS),
-            ("bench B", "--prompt-tokens", 1, MOST_TOKENS),
-            ("bench B", "--new-tokens", 1, MOST_TOKENS),
-            ("bench B", "--batch", 1, Shape::MOST_ROWS),
-            ("bench B", "--length", 2, MOST_TOKENS),
-        ] {
-            let parse = |value: &str| {
-                let words = ["marionette"].into_iter().chain(line.split(' ')).chain([option, value]);
-                Cli::try_parse_from(words).map(drop)
-            };
-            let beyond = [(most + 1).to_string(), if least == 0 { "x".into() } else { (least - 1).to_string() }];
-            for value in HUGE.into_iter().chain(beyond.iter().map(String::as_str)) {
-                let error = parse(value).expect_err(&format!("{line} {option} {value}"));
-                let text = error.to_string();
-                let first = text.lines().next().unwrap_or_default();
-                assert_eq!(error.exit_code(), 2, "{text}");
-                let limits = format!("from {least} to {most}");
-                assert!(first.contains(option) && first.contains(&limits), "{line} {option} {value}: {text}");
-            }
-            for value in [least, most] {
-                assert!(parse(&value.to_string()).is_ok(), "{line} {option} {value}");
-            }
-        }
-        for (line, option) in [(adapt, "--inner-lr"), (evaluate, "--inner-lr")] {
-            for value in ["nan", "inf", "-inf", "-1", "0", "1e39"] {
-                let words = ["marionette"].into_iter().chain(line.split(' ')).chain([option, value]);
-                assert_eq!(Cli::try_parse_from(words).expect_err(value).exit_code(), 2);
-            }
-        }
-    }
-
-    #[test]
-    fn evaluating_takes_a_list_of_epochs_and_a_ranking() {
-        let parse = |line: &str| match Cli::try_parse_from(line.split(' ')).map(|cli| cli.command) {
-            Ok(Command::Evaluate(args)) => (args.epochs, args.rank_by),
-            other => panic!("{line}: {other:?}"),
-        };
-        let line = "marionette evaluate B --dialogues f";
-        assert_eq!(parse(line), (None, RankBy::Mean));
-        let list = Some(Epochs(vec![0, 1, 10]));
-        assert_eq!(parse(&format!("{line} --epochs 0,1,10 --rank-by pmi")), (list, RankBy::Pmi));
-        assert_eq!(parse(&format!("{line} --epochs 4")).0, Some(Epochs(vec![4])));
-    }
-}
+mod tests;

@@ -1,0 +1,237 @@
+//! The command `adapt`: learns a persona from its dialogues, and saves it as a new version.
+
+mod shown;
+
+use std::io::{self, Write as _};
+use std::time::Instant;
+
+use anyhow::anyhow;
+use bytesize::ByteSize;
+use marionette_console::interrupt::Work;
+use marionette_console::say;
+use marionette_dialogues::{Dialogue, Encoder};
+use marionette_models::Tensors;
+use marionette_models::terminal::printable_line;
+use marionette_runtime::adapt::{self, Adapted, Recipe, Support};
+use marionette_runtime::generate::{self, Go};
+use marionette_runtime::personas::{PersonaError, Record, Saved, Store};
+use marionette_runtime::plan::Plan;
+use marionette_runtime::sampling::{Sampler, Sampling};
+use marionette_runtime::{Engine, Error, memory};
+use serde::Serialize;
+
+use self::shown::Shown;
+use crate::args::AdaptArgs;
+use crate::common::{count, listen, names, open, read};
+
+/// The longest reply that is shown, in tokens.
+const LONGEST_REPLY: usize = 32;
+
+/// A reply as it was and as it is.
+#[derive(Debug, Serialize)]
+struct Reply {
+    /// What was said to it last.
+    to: String,
+    before: String,
+    after: String,
+}
+
+/// Learns the persona, and saves it where that lowered its loss.
+///
+/// # Errors
+/// Dialogues that cannot be read, a bundle that cannot be opened, a persona that is busy; an adaptation that diverged or made it worse.
+pub fn run(args: &AdaptArgs) -> anyhow::Result<()> {
+    let shots = args.shots.map(usize::from);
+    let in_files = |error: Error| anyhow!("{}: {error}", names(&args.dialogues));
+    let most = shots.map_or(usize::MAX, |shots| shots.saturating_add(args.holdout.unwrap_or(1)));
+    let mut dialogues = read(&args.dialogues, &args.rules, most)?;
+    let (used, holdout) = adapt::divide(dialogues.len(), shots, args.holdout).map_err(in_files)?;
+    dialogues.truncate(used);
+    let (mut engine, encoder, _) = open(&args.common, args.from.as_ref().map(|from| (from, &args.home)))?;
+    let store = args.home.store().map_err(Error::from)?;
+    let lock = store.lock(&args.persona).map_err(Error::from)?;
+    let support = Support::new(&encoder, &dialogues, holdout)?;
+    warn_about(&support, args);
+
+    listen()?;
+    let work = Work::begin();
+    let started = Instant::now();
+    let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
+    let plan = support.plan(&mut engine, &recipe, args.memory_limit.map(|limit| limit.as_u64()))?;
+    plan.fit().into_iter().for_each(say);
+    let start = engine.adapters();
+    let mut shown = Shown::new(&plan, plan.values(&engine));
+    let adapted = adapt::adapt(&mut engine, &support, &plan, args.even_if_worse, |heard| {
+        shown.hear(heard);
+        if work.is_interrupted() { Go::Stop } else { Go::On }
+    });
+    drop(shown);
+    let Adapted { mut persona, stopped } = adapted?;
+    persona.record.seconds = Some(started.elapsed().as_secs_f64());
+    persona.record.from = match &args.from {
+        Some(from) => {
+            let version = from.version.map_or_else(|| store.current(&from.name), Ok).map_err(Error::from)?;
+            Some(format!("{}@{version}", from.name))
+        }
+        None => None,
+    };
+    let better = better_than_current(&mut engine, &store, &support, &plan, args, &persona.adapters)?;
+    let kept = (!args.forget_dialogues).then_some(dialogues.as_slice());
+    let is_improved = persona.record.held_out.is_none_or(|held_out| held_out.after < held_out.before);
+    let saved = lock.save(&persona, kept, engine.manifest(), is_improved && better.is_none()).map_err(Error::from)?;
+    let replies = match args.memory_limit {
+        // Another graph would not fit beside what was allowed.
+        Some(_) => Vec::new(),
+        None => replies(&mut engine, &encoder, &support, [&start, &persona.adapters], args.replies)?,
+    };
+    tell(args, &persona.record, &saved, better, &replies, engine.provider().name())?;
+    if let (Some(fit), Some(held)) = (plan.fit(), memory::resident()) {
+        let [peak, limit] = [held.peak, fit.limit].map(ByteSize);
+        let more = if peak > limit { format!(", more than the limit of {limit}") } else { String::new() };
+        say(format_args!("held at most {peak}{more}"));
+    }
+    if stopped { Err(Error::Stopped.into()) } else { Ok(()) }
+}
+
+/// The number of the version in use, and its loss on the held-out dialogues, where that is lower than the new one's. It is not asked where it
+/// learned from one of them, was learned on another base, or cannot be read: then it is no judge.
+fn better_than_current(
+    engine: &mut Engine,
+    store: &Store,
+    support: &Support<'_>,
+    plan: &Plan,
+    args: &AdaptArgs,
+    adapters: &Tensors,
+) -> Result<Option<(usize, f32)>, Error> {
+    let current = match store.current(&args.persona) {
+        Ok(current) if !support.held_out().is_empty() => current,
+        _ => return Ok(None),
+    };
+    let known = match store.dialogues(&args.persona, Some(current)) {
+        Ok(known) => known,
+        Err(PersonaError::NoDialogues { .. }) => return Ok(None),
+        Err(error) => {
+            say(format_args!("{}@{current} is not compared with: {error}", args.persona));
+            return Ok(None);
+        }
+    };
+    if support.held_out().iter().any(|held| known.iter().any(|known| known.exchanges == held.exchanges)) {
+        return Ok(None);
+    }
+    let Ok(persona) = store.load(&args.persona, Some(current), engine.manifest()) else { return Ok(None) };
+    let new = adapt::held_out_loss(engine, plan)?;
+    engine.set_adapters(&persona.adapters)?;
+    let old = adapt::held_out_loss(engine, plan)?;
+    engine.set_adapters(adapters)?;
+    Ok(old.zip(new).and_then(|(old, new)| (old < new).then_some((current, old))))
+}
+
+/// Greedy replies to the last utterances of the held-out dialogues, or of the learned ones where there are none, by two sets of adapters.
+/// The second ones stay the engine's.
+fn replies(
+    engine: &mut Engine,
+    encoder: &Encoder,
+    support: &Support<'_>,
+    adapters: [&Tensors; 2],
+    most: usize,
+) -> Result<Vec<Reply>, Error> {
+    let shown = if support.held_out().is_empty() { support.learned() } else { support.held_out() };
+    let asked: Vec<(&Dialogue, usize)> = shown
+        .iter()
+        .flat_map(|dialogue| (0..dialogue.exchanges.len()).map(move |turn| (dialogue, turn)))
+        .filter(|(dialogue, turn)| dialogue.exchanges.get(*turn).is_some_and(|said| !said.partner.is_empty()))
+        .take(most)
+        .collect();
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    engine.close_graphs();
+    let [mut before, mut after] = [Vec::new(), Vec::new()];
+    for (adapters, said) in adapters.into_iter().zip([&mut before, &mut after]) {
+        engine.set_adapters(adapters)?;
+        for (dialogue, turn) in &asked {
+            let mut history = Vec::new();
+            for (index, exchange) in dialogue.exchanges.iter().take(turn + 1).enumerate() {
+                history.push(exchange.partner.clone());
+                if index < *turn {
+                    history.push(exchange.reply.clone());
+                }
+            }
+            let prompt = encoder.prompt(&dialogue.persona, &history, LONGEST_REPLY)?;
+            let mut sampler = Sampler::new(Sampling::GREEDY)?;
+            let end = encoder.end_id();
+            let reply = generate::generate(engine, &mut sampler, &prompt.ids, end, LONGEST_REPLY, |_| Ok(Go::On))?;
+            said.push(encoder.decode(&reply.tokens));
+        }
+    }
+    let to = |(dialogue, turn): &(&Dialogue, usize)| dialogue.exchanges.get(*turn).map(|said| said.partner.clone());
+    let shown = asked.iter().zip(before).zip(after);
+    Ok(shown.map(|((asked, before), after)| Reply { to: to(asked).unwrap_or_default(), before, after }).collect())
+}
+
+/// What came of it, on standard output.
+#[derive(Serialize)]
+struct Report<'a> {
+    persona: &'a str,
+    version: usize,
+    is_current: bool,
+    folder: String,
+    record: &'a Record,
+    replies: &'a [Reply],
+}
+
+fn tell(
+    args: &AdaptArgs,
+    record: &Record,
+    saved: &Saved,
+    better: Option<(usize, f32)>,
+    replies: &[Reply],
+    provider: &str,
+) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let Saved { version, is_current, folder } = saved;
+    let persona = &args.persona;
+    let folder = folder.display().to_string();
+    if args.json {
+        let report =
+            Report { persona: persona.as_str(), version: *version, is_current: *is_current, folder, record, replies };
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        return Ok(());
+    }
+    let (before, after) = (record.losses.first().copied().unwrap_or(f32::NAN), record.loss_after);
+    let (dialogues, steps) = (count(record.dialogues, "dialogue"), count(record.losses.len(), "step"));
+    let seconds = record.seconds.unwrap_or(0.0);
+    writeln!(out, "{persona}: loss {before:.4} -> {after:.4} on {dialogues}, {steps}, {seconds:.1} s ({provider})")?;
+    if let Some(held_out) = record.held_out {
+        let [before, after] = [held_out.before, held_out.after].map(f32::exp);
+        let dialogues = count(held_out.dialogues, "dialogue");
+        writeln!(out, "perplexity {before:.2} -> {after:.2} on {dialogues} that it did not learn from")?;
+    }
+    for Reply { to, before, after } in replies {
+        let [to, before, after] = [to, before, after].map(|text| printable_line(text));
+        writeln!(out, "  {to}\n    before: {before}\n    now:    {after}")?;
+    }
+    writeln!(out, "saved as {persona}@{version} in {}", printable_line(&folder))?;
+    if let Some((current, loss)) = better {
+        let perplexity = loss.exp();
+        writeln!(out, "{persona}@{current} stays current: it has a perplexity of {perplexity:.2} there")?;
+    } else if !is_current {
+        writeln!(out, "it is not current: it made nothing better")?;
+    }
+    if !is_current {
+        writeln!(out, "(marionette personas revert {persona} {version} makes it current)")?;
+    }
+    Ok(())
+}
+
+fn warn_about(support: &Support<'_>, args: &AdaptArgs) {
+    let personas = adapt::personas_in(support.dialogues());
+    if personas > 1 {
+        let files = names(&args.dialogues);
+        say(format_args!("{files}: these dialogues are of {personas} personas; all are learned as {}", args.persona));
+    }
+    if let Some((long, windows)) = support.long() {
+        let (long, windows) = (count(long, "dialogue"), count(windows, "window"));
+        say(format_args!("longer than the context: {long}, learned in {windows}"));
+    }
+}
