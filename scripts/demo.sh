@@ -13,13 +13,14 @@ step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 dialogues() { awk -v first="$2" -v last="$3" '/^1 / { n++ } n >= first && n <= last' "$1"; }
 
 out=demo shots=5 who=models/tiny/dialogues/test.txt last=8
-adapting=() talking=()
+# All are learned from: it is measured below on others.
+adapting=(--holdout 0 --replies 0) talking=()
 case $model in
 tiny) ;;
 smollm2)
     out=demo-smollm2 who=models/people/maud.txt last=12
     # So small a model repeats itself, greedy or not, unless it is told.
-    adapting=(--epochs 3) talking=(--repetition-penalty 1.2 --max-tokens 48)
+    adapting+=(--epochs 3) talking=(--repetition-penalty 1.2 --max-tokens 48)
     ;;
 *)
     printf 'demo: there is no demo of %s: tiny, smollm2\n' "$model" >&2

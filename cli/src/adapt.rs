@@ -14,6 +14,7 @@ use marionette_models::Tensors;
 use marionette_models::terminal::printable_line;
 use marionette_runtime::adapt::{self, Adapted, Recipe, Support};
 use marionette_runtime::generate::{self, Go};
+use marionette_runtime::persona_name::{PersonaName, PersonaRef};
 use marionette_runtime::personas::{PersonaError, Record, Saved, Store};
 use marionette_runtime::plan::Plan;
 use marionette_runtime::sampling::{Sampler, Sampling};
@@ -21,7 +22,7 @@ use marionette_runtime::{Engine, Error, memory};
 use serde::Serialize;
 
 use self::shown::Shown;
-use crate::args::AdaptArgs;
+use crate::args::{AdaptArgs, Common, Home, LearningArgs};
 use crate::common::{count, listen, names, open, read};
 
 /// The longest reply that is shown, in tokens.
@@ -36,55 +37,88 @@ struct Reply {
     after: String,
 }
 
+/// What is learned, wherever it comes from.
+pub(crate) struct Lesson<'a> {
+    pub(crate) common: &'a Common,
+    pub(crate) home: &'a Home,
+    pub(crate) persona: &'a PersonaName,
+    pub(crate) from: Option<&'a PersonaRef>,
+    pub(crate) dialogues: Vec<Dialogue>,
+    /// Where they come from, as it is said.
+    pub(crate) source: String,
+    pub(crate) shots: Option<usize>,
+    pub(crate) holdout: Option<usize>,
+    pub(crate) forget_dialogues: bool,
+    pub(crate) learning: &'a LearningArgs,
+}
+
 /// Learns the persona, and saves it where that lowered its loss.
 ///
 /// # Errors
 /// Dialogues that cannot be read, a bundle that cannot be opened, a persona that is busy; an adaptation that diverged or made it worse.
 pub fn run(args: &AdaptArgs) -> anyhow::Result<()> {
-    let shots = args.shots.map(usize::from);
-    let in_files = |error: Error| anyhow!("{}: {error}", names(&args.dialogues));
-    let most = shots.map_or(usize::MAX, |shots| shots.saturating_add(args.holdout.unwrap_or(1)));
-    let mut dialogues = read(&args.dialogues, &args.rules, most)?;
-    let (used, holdout) = adapt::divide(dialogues.len(), shots, args.holdout).map_err(in_files)?;
-    dialogues.truncate(used);
-    let (mut engine, encoder, _) = open(&args.common, args.from.as_ref().map(|from| (from, &args.home)))?;
-    let store = args.home.store().map_err(Error::from)?;
-    let lock = store.lock(&args.persona).map_err(Error::from)?;
-    let support = Support::new(&encoder, &dialogues, holdout)?;
-    warn_about(&support, args);
+    let AdaptArgs { common, home, persona, learning, .. } = args;
+    let (shots, holdout) = (args.shots.map(usize::from), learning.holdout);
+    let most = shots.map_or(usize::MAX, |shots| shots.saturating_add(holdout.unwrap_or(1)));
+    learn(Lesson {
+        common,
+        home,
+        persona,
+        from: args.from.as_ref(),
+        dialogues: read(&args.dialogues, &args.rules, most)?,
+        source: names(&args.dialogues),
+        shots,
+        holdout,
+        forget_dialogues: args.forget_dialogues,
+        learning,
+    })
+}
+
+pub(crate) fn learn(mut lesson: Lesson<'_>) -> anyhow::Result<()> {
+    let there = lesson.dialogues.len();
+    let divided = adapt::divide(there, lesson.shots, lesson.holdout);
+    let (used, holdout) = divided.map_err(|error| anyhow!("{}: {error}", lesson.source))?;
+    lesson.dialogues.truncate(used);
+    let Lesson { common, home, persona: name, from, ref dialogues, learning, .. } = lesson;
+    let (mut engine, encoder, _) = open(common, from.map(|from| (from, home)))?;
+    let store = home.store().map_err(Error::from)?;
+    let lock = store.lock(name).map_err(Error::from)?;
+    let support = Support::new(&encoder, dialogues, holdout)?;
+    warn_about(&support, &lesson);
 
     listen()?;
     let work = Work::begin();
     let started = Instant::now();
-    let recipe = Recipe { epochs: args.epochs.map(Into::into), learning_rate: args.inner_lr };
-    let plan = support.plan(&mut engine, &recipe, args.memory_limit.map(|limit| limit.as_u64()))?;
+    let recipe = Recipe { epochs: learning.epochs.map(Into::into), learning_rate: learning.inner_lr };
+    let plan = support.plan(&mut engine, &recipe, learning.memory_limit.map(|limit| limit.as_u64()))?;
     plan.fit().into_iter().for_each(say);
     let start = engine.adapters();
     let mut shown = Shown::new(&plan, plan.values(&engine));
-    let adapted = adapt::adapt(&mut engine, &support, &plan, args.even_if_worse, |heard| {
+    let adapted = adapt::adapt(&mut engine, &support, &plan, learning.even_if_worse, |heard| {
         shown.hear(heard);
         if work.is_interrupted() { Go::Stop } else { Go::On }
     });
     drop(shown);
     let Adapted { mut persona, stopped } = adapted?;
     persona.record.seconds = Some(started.elapsed().as_secs_f64());
-    persona.record.from = match &args.from {
-        Some(from) => {
-            let version = from.version.map_or_else(|| store.current(&from.name), Ok).map_err(Error::from)?;
-            Some(format!("{}@{version}", from.name))
+    persona.record.from = match from {
+        Some(PersonaRef { name, version }) => {
+            let version = version.map_or_else(|| store.current(name), Ok).map_err(Error::from)?;
+            Some(format!("{name}@{version}"))
         }
         None => None,
     };
-    let better = better_than_current(&mut engine, &store, &support, &plan, args, &persona.adapters)?;
-    let kept = (!args.forget_dialogues).then_some(dialogues.as_slice());
+    let better = better_than_current(&mut engine, &store, &support, &plan, name, &persona.adapters)?;
     let is_improved = persona.record.held_out.is_none_or(|held_out| held_out.after < held_out.before);
-    let saved = lock.save(&persona, kept, engine.manifest(), is_improved && better.is_none()).map_err(Error::from)?;
-    let replies = match args.memory_limit {
+    let kept = (!lesson.forget_dialogues).then_some(dialogues.as_slice());
+    let current = is_improved && better.is_none();
+    let saved = lock.save(&persona, kept, engine.manifest(), current).map_err(Error::from)?;
+    let replies = match learning.memory_limit {
         // Another graph would not fit beside what was allowed.
         Some(_) => Vec::new(),
-        None => replies(&mut engine, &encoder, &support, [&start, &persona.adapters], args.replies)?,
+        None => replies(&mut engine, &encoder, &support, [&start, &persona.adapters], learning.replies)?,
     };
-    tell(args, &persona.record, &saved, better, &replies, engine.provider().name())?;
+    tell(name, learning.json, &persona.record, &saved, better, &replies, engine.provider().name())?;
     if let (Some(fit), Some(held)) = (plan.fit(), memory::resident()) {
         let [peak, limit] = [held.peak, fit.limit].map(ByteSize);
         let more = if peak > limit { format!(", more than the limit of {limit}") } else { String::new() };
@@ -100,25 +134,26 @@ fn better_than_current(
     store: &Store,
     support: &Support<'_>,
     plan: &Plan,
-    args: &AdaptArgs,
+    name: &PersonaName,
     adapters: &Tensors,
 ) -> Result<Option<(usize, f32)>, Error> {
-    let current = match store.current(&args.persona) {
+    let current = match store.current(name) {
         Ok(current) if !support.held_out().is_empty() => current,
         _ => return Ok(None),
     };
-    let known = match store.dialogues(&args.persona, Some(current)) {
+    let known = match store.dialogues(name, Some(current)) {
         Ok(known) => known,
         Err(PersonaError::NoDialogues { .. }) => return Ok(None),
         Err(error) => {
-            say(format_args!("{}@{current} is not compared with: {error}", args.persona));
+            say(format_args!("{name}@{current} is not compared with: {error}"));
             return Ok(None);
         }
     };
-    if support.held_out().iter().any(|held| known.iter().any(|known| known.exchanges == held.exchanges)) {
+    let Ok(persona) = store.load(name, Some(current), engine.manifest()) else { return Ok(None) };
+    let learned = known.get(..persona.record.dialogues).unwrap_or(&known);
+    if support.held_out().iter().any(|held| learned.iter().any(|learned| learned.exchanges == held.exchanges)) {
         return Ok(None);
     }
-    let Ok(persona) = store.load(&args.persona, Some(current), engine.manifest()) else { return Ok(None) };
     let new = adapt::held_out_loss(engine, plan)?;
     engine.set_adapters(&persona.adapters)?;
     let old = adapt::held_out_loss(engine, plan)?;
@@ -181,7 +216,8 @@ struct Report<'a> {
 }
 
 fn tell(
-    args: &AdaptArgs,
+    persona: &PersonaName,
+    json: bool,
     record: &Record,
     saved: &Saved,
     better: Option<(usize, f32)>,
@@ -190,9 +226,8 @@ fn tell(
 ) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let Saved { version, is_current, folder } = saved;
-    let persona = &args.persona;
     let folder = folder.display().to_string();
-    if args.json {
+    if json {
         let report =
             Report { persona: persona.as_str(), version: *version, is_current: *is_current, folder, record, replies };
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
@@ -224,11 +259,11 @@ fn tell(
     Ok(())
 }
 
-fn warn_about(support: &Support<'_>, args: &AdaptArgs) {
+fn warn_about(support: &Support<'_>, lesson: &Lesson<'_>) {
     let personas = adapt::personas_in(support.dialogues());
     if personas > 1 {
-        let files = names(&args.dialogues);
-        say(format_args!("{files}: these dialogues are of {personas} personas; all are learned as {}", args.persona));
+        let Lesson { source, persona, .. } = lesson;
+        say(format_args!("{source}: these dialogues are of {personas} personas; all are learned as {persona}"));
     }
     if let Some((long, windows)) = support.long() {
         let (long, windows) = (count(long, "dialogue"), count(windows, "window"));

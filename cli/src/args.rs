@@ -12,7 +12,7 @@ use marionette_models::{InnerLoop, files};
 
 use marionette_runtime::bench::{Part, Shape};
 use marionette_runtime::persona_name::{PersonaName, PersonaRef};
-use marionette_runtime::personas::{PersonaError, Store};
+use marionette_runtime::personas::{Format, PersonaError, Store};
 use marionette_runtime::sampling::Sampling;
 use marionette_runtime::{Error, Options, Provider};
 
@@ -36,6 +36,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Adapt to the personas of a file and test on dialogues that were held out
     Evaluate(EvaluateArgs),
+    /// Keep personas: list them, go back to a version, learn one again on another model
+    Personas(PersonasArgs),
     /// Say what chats and dialogue files hold, and write them as dialogues
     Dialogues(DialoguesArgs),
     /// Say what is in a bundle, and check that this device computes what the trainer did
@@ -231,16 +233,24 @@ pub struct AdaptArgs {
     /// Learn from the first K dialogues only; those after them may be held out
     #[arg(long, value_name = "K", value_parser = from_one::<MOST>, allow_negative_numbers = true)]
     pub shots: Option<NonZeroUsize>,
-    /// Dialogues that are not learned from, but judge what was learned, after each pass: the best is kept [default: 1 where there are three or
-    /// more, the last]
-    #[arg(long, value_name = "N", value_parser = whole::<0, MOST>, allow_negative_numbers = true)]
-    pub holdout: Option<usize>,
     /// Go on from a persona, or a version of it (NAME@N), instead of the bundle's start
     #[arg(long, value_name = "NAME")]
     pub from: Option<PersonaRef>,
     /// Do not keep the dialogues with the persona; `readapt` needs them
     #[arg(long)]
     pub forget_dialogues: bool,
+    /// How it is learned.
+    #[command(flatten)]
+    pub learning: LearningArgs,
+}
+
+/// How a persona is learned, whatever its dialogues come from.
+#[derive(Debug, Args)]
+pub struct LearningArgs {
+    /// Dialogues that are not learned from, but judge what was learned, after each pass: the best is kept [default: 1 where there are three or
+    /// more, the last]
+    #[arg(long, value_name = "N", value_parser = whole::<0, MOST>, allow_negative_numbers = true)]
+    pub holdout: Option<usize>,
     /// How many replies to show, as they were before and are now
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole::<0, MOST>, allow_negative_numbers = true)]
     pub replies: usize,
@@ -335,6 +345,185 @@ pub struct ChatArgs {
     /// How tokens are drawn.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+}
+
+/// `personas`.
+#[derive(Debug, Args)]
+pub struct PersonasArgs {
+    /// What is done with them.
+    #[command(subcommand)]
+    pub command: PersonasCommand,
+}
+
+/// What is done with personas.
+#[derive(Debug, Subcommand)]
+pub enum PersonasCommand {
+    /// The personas that there are
+    List(ListArgs),
+    /// What a persona was learned from, and how
+    Show(ShowArgs),
+    /// All versions of a persona
+    History(HistoryArgs),
+    /// What two versions, or two personas, differ in
+    Diff(DiffArgs),
+    /// Make another version the current one
+    Revert(RevertArgs),
+    /// Give a persona another name
+    Rename(RenameArgs),
+    /// Remove a persona, or one of its versions
+    Remove(RemoveArgs),
+    /// Write a persona's adapters to a file
+    Export(ExportArgs),
+    /// Take a persona from a file that was exported
+    Import(ImportArgs),
+    /// Learn a persona again from the dialogues that were kept with it, on this bundle
+    Readapt(ReadaptArgs),
+}
+
+/// `personas list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `personas show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The persona, or a version of it, NAME@N
+    #[arg(value_name = "NAME")]
+    pub persona: PersonaRef,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `personas history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The persona
+    #[arg(value_name = "NAME")]
+    pub persona: PersonaName,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `personas diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// A persona, or a version of it, NAME@N
+    #[arg(value_name = "NAME")]
+    pub one: PersonaRef,
+    /// Another [default: the version before it]
+    #[arg(value_name = "OTHER")]
+    pub other: Option<PersonaRef>,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `personas revert`.
+#[derive(Debug, Args)]
+pub struct RevertArgs {
+    /// The persona
+    #[arg(value_name = "NAME")]
+    pub persona: PersonaName,
+    /// The version [default: the one before the current one]
+    #[arg(value_name = "VERSION", value_parser = from_one::<MOST>)]
+    pub version: Option<NonZeroUsize>,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+}
+
+/// `personas rename`.
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    /// The persona
+    #[arg(value_name = "NAME")]
+    pub persona: PersonaName,
+    /// Its new name
+    #[arg(value_name = "NEW")]
+    pub to: PersonaName,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+}
+
+/// `personas remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// The persona, with all its versions; or one version of it, NAME@N
+    #[arg(value_name = "NAME")]
+    pub persona: PersonaRef,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+}
+
+/// `personas export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The persona, or a version of it, NAME@N
+    #[arg(value_name = "NAME")]
+    pub persona: PersonaRef,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// For whom: another marionette (safetensors), ONNX Runtime's adapters, or NumPy
+    #[arg(long, value_name = "FORMAT", default_value = Format::Safetensors.name(), value_parser = one_of(Format::ALL, Format::name))]
+    pub format: Format,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+}
+
+/// `personas import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The file, as `personas export` wrote it (safetensors)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The persona that gets it as a new version
+    #[arg(long, value_name = "NAME")]
+    pub persona: PersonaName,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+}
+
+/// `personas readapt`.
+#[derive(Debug, Args)]
+pub struct ReadaptArgs {
+    /// The persona, or the version whose dialogues are taken, NAME@N
+    #[arg(value_name = "NAME")]
+    pub persona: PersonaRef,
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+    /// How it is learned.
+    #[command(flatten)]
+    pub learning: LearningArgs,
 }
 
 /// `evaluate`.

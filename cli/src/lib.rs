@@ -17,6 +17,7 @@ pub mod dialogues;
 pub mod evaluate;
 pub mod generate;
 pub mod inspect;
+pub mod personas;
 
 use args::{Cli, Command};
 
@@ -27,6 +28,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Personas(args) => personas::run(args),
         Command::Dialogues(args) => dialogues::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),

@@ -12,6 +12,7 @@
 
 mod change;
 mod error;
+mod export;
 mod record;
 
 use std::env;
@@ -27,6 +28,7 @@ use crate::persona_name::PersonaName;
 
 pub use change::{Lock, Saved};
 pub use error::PersonaError;
+pub use export::Format;
 use record::Facts;
 pub use record::{FORMAT_VERSION, HeldOut, Record};
 

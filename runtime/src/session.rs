@@ -197,6 +197,11 @@ impl OnnxRuntime {
         Ok(Self { environment, library: path.to_owned(), version })
     }
 
+    /// Its environment, for a program that opens graphs of its own beside ours.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// The library that was loaded.
     pub fn library(&self) -> &Path {
         &self.library

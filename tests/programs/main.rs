@@ -12,6 +12,9 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod everywhere;
 
+/// Versions of personas, and what is done with them.
+mod personas;
+
 /// What former versions wrote.
 mod former;
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use marionette_dialogues::{Dialogue, write_chat};
 use marionette_models::bundle::Manifest;
 use marionette_models::files::{self, StagedFolder};
-use marionette_models::{FileError, checkpoint};
+use marionette_models::{FileError, checkpoint, safetensors_file};
 
 use super::record::Facts;
 use super::{ADAPTERS, CURRENT, DIALOGUES, Persona, PersonaError, Place, Store, numbers};
@@ -68,10 +68,16 @@ impl<'store> Lock<'store> {
     /// Adds the version that is in a file: one that was exported.
     ///
     /// # Errors
-    /// The file is not a persona's, was changed since it was written, or belongs to another base than `manifest`'s; files cannot be
-    /// written.
-    pub fn import(&self, file: &Path, manifest: &Manifest) -> Result<Saved, PersonaError> {
-        super::load(file, manifest)?;
+    /// The file is not a persona's, or was changed since it was written; files cannot be written.
+    pub fn import(&self, file: &Path) -> Result<Saved, PersonaError> {
+        let (tensors, metadata) = safetensors_file::read(file)?;
+        Facts::read(file, &metadata)?;
+        for (name, tensor) in &tensors {
+            let values = tensor.to_f32().map_err(|problem| FileError::new(file, problem).at(name))?.values;
+            if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+                return Err(FileError::new(file, format!("holds {value}")).at(name).into());
+            }
+        }
         self.add(true, |version| copy(file, &version.join(ADAPTERS)))
     }
 

@@ -219,15 +219,19 @@ fn a_file_that_was_exported_comes_back_as_a_version() {
     let (_home, store) = store();
     save(&store, "ann", 0.5);
     let exported = store.folder.join("../exported.safetensors");
-    fs::copy(file(&store, "ann", 1), &exported).unwrap();
+    store.export(&name("ann"), None, Format::Safetensors, &exported).unwrap();
     let bob = store.lock(&name("bob")).unwrap();
-    assert_eq!(bob.import(&exported, &manifest()).unwrap().version, 1);
-    assert_eq!(bob.import(&exported, &manifest()).unwrap().version, 2);
+    assert_eq!(bob.import(&exported).unwrap().version, 1);
+    assert_eq!(bob.import(&exported).unwrap().version, 2);
     assert_eq!(loaded(&store, "bob", None), persona(0.5));
-    let other = Manifest { base_sha256: "ef".repeat(32), ..manifest() };
-    assert!(matches!(bob.import(&exported, &other), Err(PersonaError::OtherBase { .. })));
-    fs::write(&exported, b"no persona").unwrap();
-    assert!(bob.import(&exported, &manifest()).is_err());
+    for wrong in [&b"no persona"[..], b""] {
+        fs::write(&exported, wrong).unwrap();
+        assert!(bob.import(&exported).is_err());
+    }
+    // Adapters without a word of where they come from.
+    checkpoint::write_adapters(&exported, &persona(0.5).adapters, &BTreeMap::new()).unwrap();
+    let error = bob.import(&exported).unwrap_err().to_string();
+    assert!(error.contains("format_version"), "{error}");
     assert_eq!(store.versions(&name("bob")).unwrap(), [1, 2]);
 }
 

@@ -318,6 +318,8 @@ fn graphs_that_ended_the_process_are_errors_or_give_nothing() {
 
 #[test]
 fn a_panic_in_a_kernel_is_an_error_that_names_it() {
+    // An error is made by ONNX Runtime.
+    let Some(_) = onnx_runtime() else { return };
     let error = super::guard::guarded::<()>(|| panic!("{} is broken", "this")).unwrap_err();
     assert!(error.message().contains("panicked") && error.message().contains("this is broken"), "{error}");
 }
