@@ -22,8 +22,8 @@ use marionette_runtime::{Engine, Error, memory};
 use serde::Serialize;
 
 use self::shown::Shown;
-use crate::args::{AdaptArgs, Common, Home, LearningArgs};
-use crate::common::{count, listen, names, open, read};
+use crate::args::{AdaptArgs, Home, LearningArgs};
+use crate::common::{Opened, count, listen, names, open, read};
 
 /// The longest reply that is shown, in tokens.
 const LONGEST_REPLY: usize = 32;
@@ -39,16 +39,16 @@ struct Reply {
 
 /// What is learned, wherever it comes from.
 pub(crate) struct Lesson<'a> {
-    pub(crate) common: &'a Common,
     pub(crate) home: &'a Home,
     pub(crate) persona: &'a PersonaName,
-    pub(crate) from: Option<&'a PersonaRef>,
+    /// The version that it begins with, `ann@2`; none is the bundle's start.
+    pub(crate) from: Option<String>,
     pub(crate) dialogues: Vec<Dialogue>,
+    /// How many of the dialogues, the last ones, are held out.
+    pub(crate) holdout: usize,
     /// Where they come from, as it is said.
     pub(crate) source: String,
-    pub(crate) shots: Option<usize>,
-    pub(crate) holdout: Option<usize>,
-    pub(crate) forget_dialogues: bool,
+    pub(crate) keep_dialogues: bool,
     pub(crate) learning: &'a LearningArgs,
 }
 
@@ -57,66 +57,61 @@ pub(crate) struct Lesson<'a> {
 /// # Errors
 /// Dialogues that cannot be read, a bundle that cannot be opened, a persona that is busy; an adaptation that diverged or made it worse.
 pub fn run(args: &AdaptArgs) -> anyhow::Result<()> {
-    let AdaptArgs { common, home, persona, learning, .. } = args;
+    let AdaptArgs { common, home, persona, learning, from, .. } = args;
     let (shots, holdout) = (args.shots.map(usize::from), learning.holdout);
     let most = shots.map_or(usize::MAX, |shots| shots.saturating_add(holdout.unwrap_or(1)));
-    learn(Lesson {
-        common,
-        home,
-        persona,
-        from: args.from.as_ref(),
-        dialogues: read(&args.dialogues, &args.rules, most)?,
-        source: names(&args.dialogues),
-        shots,
-        holdout,
-        forget_dialogues: args.forget_dialogues,
-        learning,
-    })
+    let mut dialogues = read(&args.dialogues, &args.rules, most)?;
+    let source = names(&args.dialogues);
+    let divided = adapt::divide(dialogues.len(), shots, holdout);
+    let (used, holdout) = divided.map_err(|error| anyhow!("{source}: {error}"))?;
+    dialogues.truncate(used);
+    // The version that is current now, whatever becomes current meanwhile.
+    let from = match from {
+        Some(PersonaRef { name, version: None }) => {
+            let version = home.store().and_then(|store| store.current(name)).map_err(Error::from)?;
+            Some(PersonaRef { name: name.clone(), version: Some(version) })
+        }
+        from => from.clone(),
+    };
+    let Opened { mut engine, encoder, .. } = open(common, from.as_ref().map(|from| (from, home)))?;
+    let from = from.map(|from| from.to_string());
+    let keep_dialogues = !args.forget_dialogues;
+    listen()?;
+    learn(&mut engine, &encoder, &Lesson { home, persona, from, dialogues, holdout, source, keep_dialogues, learning })
 }
 
-pub(crate) fn learn(mut lesson: Lesson<'_>) -> anyhow::Result<()> {
-    let there = lesson.dialogues.len();
-    let divided = adapt::divide(there, lesson.shots, lesson.holdout);
-    let (used, holdout) = divided.map_err(|error| anyhow!("{}: {error}", lesson.source))?;
-    lesson.dialogues.truncate(used);
-    let Lesson { common, home, persona: name, from, ref dialogues, learning, .. } = lesson;
-    let (mut engine, encoder, _) = open(common, from.map(|from| (from, home)))?;
-    let store = home.store().map_err(Error::from)?;
+/// Learns a persona from the engine's adapters. After an error these may be any; otherwise they are the new version's.
+pub(crate) fn learn(engine: &mut Engine, encoder: &Encoder, lesson: &Lesson<'_>) -> anyhow::Result<()> {
+    let Lesson { persona: name, dialogues, learning, .. } = lesson;
+    let store = lesson.home.store().map_err(Error::from)?;
     let lock = store.lock(name).map_err(Error::from)?;
-    let support = Support::new(&encoder, dialogues, holdout)?;
-    warn_about(&support, &lesson);
+    let support = Support::new(encoder, dialogues, lesson.holdout)?;
+    warn_about(&support, lesson);
 
-    listen()?;
     let work = Work::begin();
     let started = Instant::now();
     let recipe = Recipe { epochs: learning.epochs.map(Into::into), learning_rate: learning.inner_lr };
-    let plan = support.plan(&mut engine, &recipe, learning.memory_limit.map(|limit| limit.as_u64()))?;
+    let plan = support.plan(engine, &recipe, learning.memory_limit.map(|limit| limit.as_u64()))?;
     plan.fit().into_iter().for_each(say);
     let start = engine.adapters();
-    let mut shown = Shown::new(&plan, plan.values(&engine));
-    let adapted = adapt::adapt(&mut engine, &support, &plan, learning.even_if_worse, |heard| {
+    let mut shown = Shown::new(&plan, plan.values(engine));
+    let adapted = adapt::adapt(engine, &support, &plan, learning.even_if_worse, |heard| {
         shown.hear(heard);
         if work.is_interrupted() { Go::Stop } else { Go::On }
     });
     drop(shown);
     let Adapted { mut persona, stopped } = adapted?;
     persona.record.seconds = Some(started.elapsed().as_secs_f64());
-    persona.record.from = match from {
-        Some(PersonaRef { name, version }) => {
-            let version = version.map_or_else(|| store.current(name), Ok).map_err(Error::from)?;
-            Some(format!("{name}@{version}"))
-        }
-        None => None,
-    };
-    let better = better_than_current(&mut engine, &store, &support, &plan, name, &persona.adapters)?;
+    persona.record.from.clone_from(&lesson.from);
+    let better = better_than_current(engine, &store, &support, &plan, name, &persona.adapters)?;
     let is_improved = persona.record.held_out.is_none_or(|held_out| held_out.after < held_out.before);
-    let kept = (!lesson.forget_dialogues).then_some(dialogues.as_slice());
+    let kept = lesson.keep_dialogues.then_some(dialogues.as_slice());
     let current = is_improved && better.is_none();
     let saved = lock.save(&persona, kept, engine.manifest(), current).map_err(Error::from)?;
     let replies = match learning.memory_limit {
         // Another graph would not fit beside what was allowed.
         Some(_) => Vec::new(),
-        None => replies(&mut engine, &encoder, &support, [&start, &persona.adapters], learning.replies)?,
+        None => replies(engine, encoder, &support, [&start, &persona.adapters], learning.replies)?,
     };
     tell(name, learning.json, &persona.record, &saved, better, &replies, engine.provider().name())?;
     if let (Some(fit), Some(held)) = (plan.fit(), memory::resident()) {
@@ -202,6 +197,23 @@ fn replies(
     let to = |(dialogue, turn): &(&Dialogue, usize)| dialogue.exchanges.get(*turn).map(|said| said.partner.clone());
     let shown = asked.iter().zip(before).zip(after);
     Ok(shown.map(|((asked, before), after)| Reply { to: to(asked).unwrap_or_default(), before, after }).collect())
+}
+
+/// What is learned when a persona is learned again: the dialogues of a version, and what it was taught since, before those that were held out.
+/// Gives how many are held out, and how many were taught.
+pub(crate) fn again(
+    store: &Store,
+    name: &PersonaName,
+    version: Option<usize>,
+) -> Result<(Vec<Dialogue>, usize, usize), Error> {
+    let found = store.version(name, version)?;
+    let mut dialogues = store.dialogues(name, Some(found.number))?;
+    let held_out = found.record.held_out.map_or(0, |held_out| held_out.dialogues).min(dialogues.len());
+    let mut taught = store.taught(name)?;
+    taught.retain(|taught| !dialogues.iter().any(|known| known.exchanges == taught.exchanges));
+    let (learned, count) = (dialogues.len() - held_out, taught.len());
+    dialogues.splice(learned..learned, taught);
+    Ok((dialogues, held_out, count))
 }
 
 /// What came of it, on standard output.

@@ -108,12 +108,18 @@ pub struct SamplingArgs {
     /// Draw from the K most probable tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k, help_heading = "Sampling")]
     pub top_k: usize,
+    /// Draw from tokens at least P times as probable as the most probable one; 0 for all
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub min_p: f32,
     /// Makes tokens that were there before less probable; 1 for not
     #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, allow_negative_numbers = true, help_heading = "Sampling")]
     pub repetition_penalty: f32,
-    /// The seed of the random numbers: the same seed gives the same words
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
-    pub seed: u64,
+    /// The seed of the random numbers: the same seed gives the same words [default: another each time]
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    pub seed: Option<u64>,
+    /// End a reply before this text; may be given several times
+    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
+    pub stop: Vec<String>,
     /// The longest reply, in tokens
     #[arg(long, value_name = "N", default_value = "64", value_parser = from_one::<MOST_TOKENS>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub max_tokens: NonZeroUsize,
@@ -126,8 +132,9 @@ impl SamplingArgs {
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,
+            min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
+            seed: self.seed.unwrap_or_else(rand::random),
         }
     }
 }
@@ -345,6 +352,9 @@ pub struct ChatArgs {
     /// How tokens are drawn.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// How /learn learns.
+    #[command(flatten)]
+    pub learning: LearningArgs,
 }
 
 /// `personas`.

@@ -6,16 +6,23 @@ use std::path::{Path, PathBuf};
 use marionette_console::{interrupt, say};
 use marionette_dialogues::{Dialogue, Encoder, FileSummary, Rules, read_chat, read_persona};
 use marionette_models::terminal::printable;
-use marionette_runtime::chat::{Conversation, Said};
+use marionette_runtime::chat::Said;
 use marionette_runtime::generate::Go;
 use marionette_runtime::persona_name::PersonaRef;
-use marionette_runtime::sampling::Sampler;
 use marionette_runtime::{Engine, Error, engine};
 
 use crate::args::{ChatRules, Common, Home};
 
-/// Opens the bundle on its device, with a persona where one is named; gives the persona's sentences too.
-pub fn open(common: &Common, persona: Option<(&PersonaRef, &Home)>) -> Result<(Engine, Encoder, Vec<String>), Error> {
+/// A bundle that is open.
+pub struct Opened {
+    pub engine: Engine,
+    pub encoder: Encoder,
+    /// The sentences of the persona.
+    pub sentences: Vec<String>,
+}
+
+/// Opens the bundle on its device, with a persona where one is named.
+pub fn open(common: &Common, persona: Option<(&PersonaRef, &Home)>) -> Result<Opened, Error> {
     let (mut engine, encoder) = engine::open(&common.bundle, common.options())?;
     let mut sentences = Vec::new();
     if let Some((PersonaRef { name, version }, home)) = persona {
@@ -23,7 +30,7 @@ pub fn open(common: &Common, persona: Option<(&PersonaRef, &Home)>) -> Result<(E
         engine.set_adapters(&persona.adapters)?;
         sentences = persona.record.persona;
     }
-    Ok((engine, encoder, sentences))
+    Ok(Opened { engine, encoder, sentences })
 }
 
 /// Ends work in hand cleanly when the user interrupts.
@@ -63,25 +70,19 @@ pub fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Prints a reply piece by piece and ends its line.
+/// Prints a reply piece by piece and ends its line: `reply` gives it to what it is handed.
 pub fn answer(
-    conversation: &mut Conversation<'_>,
-    engine: &mut Engine,
-    sampler: &mut Sampler,
-    words: &str,
+    reply: impl FnOnce(&mut dyn FnMut(&str) -> Result<Go, Error>) -> Result<Said, Error>,
     mut go: impl FnMut() -> Go,
 ) -> Result<Said, Error> {
     let mut out = io::stdout().lock();
-    let said = conversation.say(engine, sampler, words, |piece| {
+    let said = reply(&mut |piece| {
         out.write_all(printable(piece).as_bytes())?;
         out.flush()?;
         Ok(go())
     })?;
     writeln!(out)?;
     out.flush()?;
-    if said.forgotten > 0 {
-        say(format_args!("(the context is full: the oldest {} forgotten)", count(said.forgotten, "utterance")));
-    }
     if said.cut {
         say("(these words are longer than the context: only their end was read)");
     }

@@ -12,7 +12,7 @@ use marionette_runtime::evaluate::DeviceLearner;
 use marionette_runtime::memory;
 
 use crate::args::EvaluateArgs;
-use crate::common::{count, open, read_any};
+use crate::common::{Opened, count, open, read_any};
 
 /// Evaluates, and prints the table or the JSON object.
 ///
@@ -35,7 +35,7 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
         in_context: args.in_context,
     };
     options.check(&grouping.tasks).map_err(|error| in_file(&error))?;
-    let (mut engine, encoder, _) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
+    let Opened { mut engine, encoder, .. } = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
     if let Some(file) = &args.reference {
         let others = read_any(file)?;
         options.reference = marionette_dialogues::reference(&encoder, &others)

@@ -6,7 +6,7 @@ use marionette_runtime::generate::Go;
 use marionette_runtime::sampling::Sampler;
 
 use crate::args::GenerateArgs;
-use crate::common::{answer, open};
+use crate::common::{Opened, answer, open};
 
 /// Prints a reply to each prompt.
 ///
@@ -14,12 +14,15 @@ use crate::common::{answer, open};
 /// The bundle or the persona cannot be opened; a graph fails.
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     // Options first: a wrong one is not worth loading a model for.
-    Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
-    let (mut engine, encoder, sentences) = open(&args.common, args.persona.as_ref().map(|name| (name, &args.home)))?;
+    let sampling = args.sampling.sampling();
+    Sampler::new(sampling).map_err(Error::from)?;
+    let persona = args.persona.as_ref().map(|name| (name, &args.home));
+    let Opened { mut engine, encoder, sentences } = open(&args.common, persona)?;
     for prompt in &args.prompt {
-        let mut sampler = Sampler::new(args.sampling.sampling()).map_err(Error::from)?;
+        let mut sampler = Sampler::new(sampling).map_err(Error::from)?;
         let mut conversation = Conversation::new(&encoder, sentences.clone(), args.sampling.max_tokens.get());
-        answer(&mut conversation, &mut engine, &mut sampler, prompt, || Go::On)?;
+        conversation.set_stops(args.sampling.stop.clone());
+        answer(|heard| conversation.say(&mut engine, &mut sampler, prompt, heard), || Go::On)?;
     }
     Ok(())
 }

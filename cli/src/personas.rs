@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use marionette_console::say;
 use marionette_models::terminal::printable_line;
 use marionette_runtime::Error;
+use marionette_runtime::adapt::divide;
 use marionette_runtime::persona_name::{PersonaName, PersonaRef};
 use marionette_runtime::personas::{PersonaError, Store, Version};
 
@@ -19,6 +20,7 @@ use crate::args::{
     DiffArgs, ExportArgs, HistoryArgs, ImportArgs, ListArgs, PersonasArgs, PersonasCommand, ReadaptArgs, RemoveArgs,
     RenameArgs, RevertArgs, ShowArgs,
 };
+use crate::common::{Opened, listen, open};
 
 /// Does what is asked of the personas.
 ///
@@ -192,19 +194,12 @@ fn import(args: &ImportArgs) -> anyhow::Result<()> {
 
 fn readapt(args: &ReadaptArgs) -> anyhow::Result<()> {
     let ReadaptArgs { persona: PersonaRef { name, version }, common, home, learning } = args;
-    let store = of(home.store())?;
-    let found = of(store.version(name, *version))?;
-    let held_out = found.record.held_out.map_or(0, |held_out| held_out.dialogues);
-    adapt::learn(Lesson {
-        common,
-        home,
-        persona: name,
-        from: None,
-        dialogues: of(store.dialogues(name, Some(found.number)))?,
-        source: format!("{name}@{}", found.number),
-        shots: None,
-        holdout: learning.holdout.or(Some(held_out)),
-        forget_dialogues: false,
-        learning,
-    })
+    let (dialogues, held_out, _) = adapt::again(&of(home.store())?, name, *version)?;
+    let (there, holdout) = (dialogues.len(), learning.holdout.unwrap_or(held_out));
+    let source = args.persona.to_string();
+    divide(there, None, Some(holdout)).map_err(|error| anyhow!("{source}: {error}"))?;
+    let Opened { mut engine, encoder, .. } = open(common, None)?;
+    listen()?;
+    let lesson = Lesson { home, persona: name, from: None, dialogues, holdout, source, keep_dialogues: true, learning };
+    adapt::learn(&mut engine, &encoder, &lesson)
 }

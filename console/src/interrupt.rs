@@ -26,6 +26,11 @@ pub fn take_over(note: Option<&'static str>) -> Result<(), ctrlc::Error> {
     })
 }
 
+/// Ends the process as an interrupt at a prompt does.
+pub fn leave() -> ! {
+    exit()
+}
+
 /// Ends the process at once. What usually runs at an exit tears libraries down under the threads that still compute with them: a
 /// second signal could end in a crash instead of 130.
 fn exit() -> ! {

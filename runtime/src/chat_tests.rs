@@ -103,3 +103,57 @@ fn words_without_a_reply_are_not_remembered() {
 fn control_characters_do_not_reach_the_terminal() {
     assert_eq!(printable("a\u{1b}[31mé\n"), "a [31mé ");
 }
+
+#[test]
+fn a_stop_string_ends_a_reply_wherever_tokens_are_cut() {
+    let (encoder, mut model, mut sampler) = setting(64, 6);
+    let mut chat = Conversation::new(&encoder, vec![], 8);
+    // The model says bbbbbb.
+    for (stops, text, finish) in [
+        (vec!["bbb"], "", Finish::StopString),
+        (vec!["c", "bb"], "", Finish::StopString),
+        (vec!["bbbbbbb"], "bbbbbb", Finish::EndOfText),
+        (vec!["ba", ""], "bbbbbb", Finish::EndOfText),
+    ] {
+        chat.reset();
+        chat.set_stops(stops.iter().map(|&stop| stop.to_owned()).collect());
+        let mut heard = String::new();
+        let said = chat.say(&mut model, &mut sampler, "a", |piece| {
+            heard.push_str(piece);
+            Ok(Go::On)
+        });
+        let said = said.unwrap();
+        assert_eq!((said.text.as_str(), said.finish), (text, finish), "{stops:?}");
+        assert_eq!(heard, text);
+    }
+    let strings = ["</s>".to_owned(), "you:".to_owned()];
+    let mut stops = Stops { strings: &strings, held: String::new() };
+    let mut push = |piece: &str| stops.push(piece);
+    assert_eq!(push("a <"), ("a ".to_owned(), false));
+    assert_eq!(push("b yo"), ("<b ".to_owned(), false));
+    assert_eq!(push("yo"), ("yo".to_owned(), false));
+    assert_eq!(push("u: x"), (String::new(), true));
+}
+
+#[test]
+fn the_last_exchange_is_said_again_taken_back_or_corrected() {
+    let (encoder, mut model, mut sampler) = setting(64, 3);
+    let mut chat = Conversation::new(&encoder, vec![], 8);
+    let go = |_: &str| Ok(Go::On);
+    assert!(!chat.undo() && !chat.correct("x"));
+    assert_eq!(chat.regenerate(&mut model, &mut sampler, go).unwrap(), None);
+    chat.say(&mut model, &mut sampler, "a", go).unwrap();
+    chat.say(&mut model, &mut sampler, "c", go).unwrap();
+    assert!(chat.correct("d e"));
+    assert_eq!(chat.history(), ["a", "bbb", "c", "d e"]);
+    let again = chat.regenerate(&mut model, &mut sampler, go).unwrap().unwrap();
+    assert_eq!((again.text.as_str(), chat.history().last().unwrap().as_str()), ("bbb", "bbb"));
+    assert_eq!(chat.exchanges(), [Exchange::new("a", "bbb"), Exchange::new("c", "bbb")]);
+    assert!(chat.undo());
+    assert_eq!(chat.history(), ["a", "bbb"]);
+    chat.resume(["x", "y", "z"].map(String::from).to_vec());
+    assert_eq!(chat.history(), ["x", "y"]);
+    // What fails leaves the reply as it was.
+    let failed = chat.regenerate(&mut model, &mut sampler, |_| Err(Error::Interrupted));
+    assert!(failed.is_err() && chat.history() == ["x", "y"]);
+}

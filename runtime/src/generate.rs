@@ -33,6 +33,8 @@ pub enum Finish {
     Context,
     /// The listener asked to stop.
     Stopped,
+    /// One of the strings came that end a reply.
+    StopString,
 }
 
 /// What a listener says to each token.

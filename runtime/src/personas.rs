@@ -4,6 +4,7 @@
 //! HOME/personas/ann/current                    a line, the number of the version in use
 //! HOME/personas/ann/3/adapters.safetensors     Φ, and in its metadata what it was learned from and which base it belongs to
 //! HOME/personas/ann/3/dialogues.jsonl          the dialogues, those that were held out last; absent where they were not to be kept
+//! HOME/personas/ann/taught.jsonl               what it was taught since, in talking with it, and has not learned yet
 //! ```
 //!
 //! A version appears whole, by one rename, and is never changed; what is current changes by one rename too. So readers need no lock,
@@ -39,6 +40,8 @@ const FORMER: &str = "safetensors";
 const ADAPTERS: &str = "adapters.safetensors";
 const DIALOGUES: &str = "dialogues.jsonl";
 const CURRENT: &str = "current";
+/// Dialogues that were taught since the last version.
+const TAUGHT: &str = "taught.jsonl";
 /// The most bytes of the file that names the current version.
 const MAX_CURRENT: u64 = 64;
 
@@ -70,6 +73,19 @@ pub struct Version {
     pub bytes: u64,
 }
 
+/// The folder that is given, or `$XDG_DATA_HOME/marionette`, or `~/.local/share/marionette`.
+///
+/// # Errors
+/// [`PersonaError::NoHome`].
+pub fn home(given: Option<&Path>) -> Result<PathBuf, PersonaError> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    Ok(data.ok_or(PersonaError::NoHome)?.join("marionette"))
+}
+
 /// Where personas live.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -89,15 +105,7 @@ impl Store {
     /// # Errors
     /// [`PersonaError::NoHome`].
     pub fn new(home: Option<&Path>) -> Result<Self, PersonaError> {
-        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let home = match home {
-            Some(home) => home.to_owned(),
-            None => absolute("XDG_DATA_HOME")
-                .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-                .ok_or(PersonaError::NoHome)?
-                .join("marionette"),
-        };
-        Ok(Self { folder: home.join(FOLDER) })
+        Ok(Self { folder: self::home(home)?.join(FOLDER) })
     }
 
     /// The folder that they lie in.
@@ -206,6 +214,19 @@ impl Store {
             return Err(PersonaError::NoDialogues { name: name.clone(), version });
         }
         Ok(read_chat(&path, &Rules::default())?.into_parts(&path).1)
+    }
+
+    /// The dialogues that a persona was taught and has not learned yet.
+    ///
+    /// # Errors
+    /// [`PersonaError::Unknown`]; they cannot be read.
+    pub fn taught(&self, name: &PersonaName) -> Result<Vec<Dialogue>, PersonaError> {
+        let Place::Folder(folder) = self.place(name)? else { return Ok(Vec::new()) };
+        let path = folder.join(TAUGHT);
+        match path.exists() {
+            true => Ok(read_chat(&path, &Rules::default())?.into_parts(&path).1),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// The number of the version in use.

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::kernels;
 
-/// How a token is drawn. The order of the steps: repetition penalty, temperature, top-k, top-p, draw.
+/// How a token is drawn. The order of the steps: repetition penalty, temperature, top-k, top-p, min-p, draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
     /// Logits are divided by it; 0 takes the most probable token (greedy).
@@ -15,6 +15,8 @@ pub struct Sampling {
     /// Only the nucleus: the fewest tokens, most probable first, whose probabilities add up to p (Holtzman et al. 2020,
     /// section 3.1); 1 for all.
     pub top_p: f32,
+    /// Only tokens at least so many times as probable as the most probable one (Nguyen et al. 2024, equation 2); 0 for all.
+    pub min_p: f32,
     /// θ: the logits of tokens that were there before are divided by it where positive and multiplied where negative; 1 for
     /// none (Keskar et al. 2019, section 4.1, whose formula divides either way and so favours tokens of negative logit).
     pub repetition_penalty: f32,
@@ -24,13 +26,14 @@ pub struct Sampling {
 
 impl Sampling {
     /// Always the most probable token.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+    pub const GREEDY: Self =
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 };
 }
 
 impl Default for Sampling {
     /// Transfertransfo's decoding: temperature 0.7, nucleus 0.9.
     fn default() -> Self {
-        Self { temperature: 0.7, top_k: 0, top_p: 0.9, repetition_penalty: 1.0, seed: 0 }
+        Self { temperature: 0.7, top_k: 0, top_p: 0.9, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
     }
 }
 
@@ -89,9 +92,10 @@ impl Sampler {
         let check = |option, value: f32, good: bool, expected| {
             if good { Ok(()) } else { Err(SamplingError::Option { option, value, expected }) }
         };
-        let Sampling { temperature: t, top_p: p, repetition_penalty: r, .. } = options;
+        let Sampling { temperature: t, top_p: p, min_p: m, repetition_penalty: r, .. } = options;
         check("--temperature", t, t.is_finite() && t >= 0.0, "a number from 0")?;
         check("--top-p", p, p > 0.0 && p <= 1.0, "a number above 0, at most 1")?;
+        check("--min-p", m, (0.0..=1.0).contains(&m), "a number from 0 to 1")?;
         check("--repetition-penalty", r, r.is_finite() && r > 0.0, "a number above 0")?;
         let random = ChaCha8Rng::seed_from_u64(options.seed);
         Ok(Self { options, random, values: Vec::new(), candidates: Vec::new(), seen: Vec::new() })
@@ -125,12 +129,12 @@ impl Sampler {
         let greatest =
             self.values.iter().fold(f32::NEG_INFINITY, |most, &value| if value > most { value } else { most });
         let best = self.values.iter().position(|&value| value == greatest).unwrap_or(0) as u32;
-        let Sampling { temperature, top_k, top_p, .. } = self.options;
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.options;
         if temperature == 0.0 {
             return Ok(best);
         }
         self.candidates.clear();
-        let kept = if top_k > 0 && top_k < self.values.len() {
+        let mut kept = if top_k > 0 && top_k < self.values.len() {
             self.take_greatest(top_k);
             // The greatest becomes 1, so nothing overflows however small the temperature.
             for (value, _) in &mut self.candidates {
@@ -147,7 +151,17 @@ impl Sampler {
                 None
             }
         };
+        if min_p > 0.0 {
+            // The most probable one has weight 1.
+            self.candidates.truncate(kept.take().unwrap_or(self.candidates.len()));
+            self.candidates.retain(|(weight, _)| *weight >= min_p);
+        }
         Ok(self.draw(kept.unwrap_or(self.candidates.len())).unwrap_or(best))
+    }
+
+    /// How tokens are drawn.
+    pub fn options(&self) -> Sampling {
+        self.options
     }
 
     fn penalise(&mut self, history: &[u32]) {
@@ -256,7 +270,7 @@ mod tests {
     }
 
     fn plain() -> Sampling {
-        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 7 }
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 7 }
     }
 
     /// Probabilities 0.5, 0.25, 0.125, 0.125.
@@ -301,6 +315,18 @@ mod tests {
         // 0.8 needs three, and of the two equal ones the first.
         assert_shares(&shares(nucleus(0.8), &logits(), &[]), &[4.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0, 0.0]);
         assert_shares(&shares(nucleus(1e-6), &logits(), &[]), &[1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn min_p_is_relative_to_the_most_probable() {
+        let least = |min_p| Sampling { min_p, ..plain() };
+        assert_shares(&shares(least(0.5), &logits(), &[]), &[2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0]);
+        assert_shares(&shares(least(0.2), &logits(), &[]), &[0.5, 0.25, 0.125, 0.125]);
+        assert_shares(&shares(least(1.0), &logits(), &[]), &[1.0, 0.0, 0.0, 0.0]);
+        // After the nucleus and the k most probable, of what is left: three, and of these the ones above 0.3 of the first.
+        for nucleus in [Sampling { top_p: 0.8, ..least(0.3) }, Sampling { top_k: 3, ..least(0.3) }] {
+            assert_shares(&shares(nucleus, &logits(), &[]), &[2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0]);
+        }
     }
 
     #[test]
@@ -356,6 +382,9 @@ mod tests {
             Sampling { top_p: 0.0, ..plain() },
             Sampling { top_p: 1.1, ..plain() },
             Sampling { top_p: f32::NAN, ..plain() },
+            Sampling { min_p: -0.1, ..plain() },
+            Sampling { min_p: 1.1, ..plain() },
+            Sampling { min_p: f32::NAN, ..plain() },
             Sampling { repetition_penalty: 0.0, ..plain() },
         ] {
             assert!(Sampler::new(options).is_err(), "{options:?}");

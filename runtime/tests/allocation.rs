@@ -43,8 +43,8 @@ fn drawing_allocates_nothing_after_the_first_token() {
     let history: Vec<u32> = (0..900).collect();
     for options in [
         Sampling::GREEDY,
-        Sampling { temperature: 1.3, top_p: 0.9, top_k: 0, repetition_penalty: 1.2, seed: 1 },
-        Sampling { temperature: 0.7, top_p: 1.0, top_k: 40, repetition_penalty: 1.0, seed: 1 },
+        Sampling { temperature: 1.3, top_p: 0.9, top_k: 0, min_p: 0.05, repetition_penalty: 1.2, seed: 1 },
+        Sampling { temperature: 0.7, top_p: 1.0, top_k: 40, min_p: 0.0, repetition_penalty: 1.0, seed: 1 },
     ] {
         let mut sampler = Sampler::new(options).unwrap();
         sampler.sample(&logits, &history).unwrap();

@@ -165,3 +165,77 @@ fn an_interrupted_adaptation_keeps_the_best_so_far() {
     let steps = record["losses"].as_array().unwrap().len();
     assert!((1..700_000).contains(&steps), "{steps}");
 }
+
+/// What a reply should have been becomes a dialogue that the next version learns.
+#[test]
+fn a_persona_is_taught_and_learns_in_a_chat() {
+    let scratch = Scratch::new();
+    let file = one_persona(&scratch);
+    marionette(&scratch, "adapt {bundle} --persona ada --dialogues {file} --shots 3 --inner-lr 0.3", &file).done();
+    let saved = scratch.path("talk.jsonl");
+    let words = "chat {bundle} --persona ada --inner-lr 0.02 --temperature 0 --max-tokens 6 --home";
+    let words = words.split(' ').map(|word| if word == "{bundle}" { road().bundle() } else { word.into() });
+    let words: Vec<_> = words.chain([scratch.path("own")]).collect();
+    let talk = format!(
+        "/teach too early\n/learn\nhi\nwhat do you do ?\n/teach i am a  fox .\n/save {saved}\n/learn\nhi\n/quit\n",
+        saved = saved.display()
+    );
+    let run = scratch.run_on(&talk, "marionette", words.clone());
+    let said = run.done();
+    let told = run.stderr();
+    for part in
+        ["nothing was said yet", "there is nothing to learn", "kept: 1 dialogue to learn", "the conversation is in"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(said.contains("saved as ada@2"), "{said}{told}");
+    let store = marionette_runtime::personas::Store::new(Some(&scratch.path("own"))).unwrap();
+    let ada = "ada".parse().unwrap();
+    let dialogues = store.dialogues(&ada, Some(2)).unwrap();
+    // Three and the one that was taught, and last the one that is held out.
+    assert_eq!((dialogues.len(), store.version(&ada, Some(2)).unwrap().record.dialogues), (5, 4));
+    let taught = &dialogues[3];
+    let [first, second] = taught.exchanges.as_slice() else { panic!("{taught:?}") };
+    assert!(!first.learned && second.learned && first.partner == "hi");
+    assert_eq!((second.partner.as_str(), second.reply.as_str()), ("what do you do ?", "i am a  fox ."));
+    assert_eq!(
+        store.dialogues(&ada, Some(1)).unwrap().last(),
+        dialogues.last().map(|last| { marionette_dialogues::Dialogue { line: 4, ..last.clone() } }).as_ref()
+    );
+    // Where it is the current one, nothing waits to be learned any more.
+    let waiting = store.taught(&ada).unwrap().len();
+    assert_eq!(waiting, usize::from(store.current(&ada).unwrap() == 1));
+
+    // What was saved goes on elsewhere, with the reply as it should have been.
+    let again = scratch.run_on(&format!("/load {}\n/undo\n/undo\n/undo\n", saved.display()), "marionette", words);
+    again.done();
+    let told = again.stderr();
+    assert!(told.contains("after 2 exchanges") && told.matches("is taken back").count() == 2, "{told}");
+    let text = fs::read_to_string(saved).unwrap();
+    assert!(text.contains("i am a  fox .") && !text.contains("\"weight\""), "{text}");
+}
+
+/// A line that cannot be taken is said, and the chat goes on.
+#[test]
+fn a_chat_survives_bad_lines() {
+    let scratch = Scratch::new();
+    let words = ["chat".into(), road().bundle(), "--temperature".into(), "0".into(), "--max-tokens".into(), "4".into()];
+    let long = "x".repeat(1 << 17);
+    let talk = format!(
+        "{long}\n/load {}\n/set top-p 7\n/persona nobody\n/teach x\n//hi\n\"\"\"one\ntwo\"\"\"\nhi\n\"\"\"never ends\n",
+        scratch.write("broken.jsonl", "{").display()
+    );
+    let run = scratch.run_on(&talk, "marionette", words);
+    let (said, told) = (run.done(), run.stderr());
+    for part in [
+        "longer than 65536 bytes",
+        "broken.jsonl",
+        "--top-p is 7",
+        "no persona nobody",
+        "nobody is there to be taught",
+        "have no end",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!(said.lines().count(), 3, "{said}");
+}

@@ -12,7 +12,7 @@ use marionette_models::files::{self, StagedFolder};
 use marionette_models::{FileError, checkpoint, safetensors_file};
 
 use super::record::Facts;
-use super::{ADAPTERS, CURRENT, DIALOGUES, Persona, PersonaError, Place, Store, numbers};
+use super::{ADAPTERS, CURRENT, DIALOGUES, Persona, PersonaError, Place, Store, TAUGHT, numbers};
 use crate::persona_name::PersonaName;
 
 /// A persona that this process alone may change.
@@ -56,13 +56,28 @@ impl<'store> Lock<'store> {
             created: created.map(|now| format!("{now:.0}")),
             record: persona.record.clone(),
         };
-        self.add(current, |version| {
+        let saved = self.add(current, |version| {
             checkpoint::write_adapters(&version.join(ADAPTERS), &persona.adapters, &facts.write())?;
             let Some(dialogues) = dialogues else { return Ok(()) };
-            files::write_atomic(&version.join(DIALOGUES), |writer| {
-                dialogues.iter().try_for_each(|dialogue| write_chat(writer, dialogue))
-            })
-        })
+            write_dialogues(&version.join(DIALOGUES), dialogues)
+        })?;
+        if let (true, Some(dialogues)) = (saved.is_current, dialogues) {
+            self.learned(dialogues)?;
+        }
+        Ok(saved)
+    }
+
+    /// What was taught and is among these dialogues waits no longer. (Were it to stay, it would not be learned twice.)
+    fn learned(&self, dialogues: &[Dialogue]) -> Result<(), PersonaError> {
+        let path = self.folder().join(TAUGHT);
+        let mut taught = self.store.taught(&self.name)?;
+        let all = taught.len();
+        taught.retain(|taught| !dialogues.iter().any(|known| known.exchanges == taught.exchanges));
+        match taught.len() {
+            left if left == all => Ok(()),
+            0 => Ok(fs::remove_file(&path).map_err(|error| cannot_be_removed(&path, &error))?),
+            _ => Ok(write_dialogues(&path, &taught)?),
+        }
     }
 
     /// Adds the version that is in a file: one that was exported.
@@ -109,6 +124,18 @@ impl<'store> Lock<'store> {
             })?;
         }
         Ok(saved)
+    }
+
+    /// Keeps a dialogue to be learned later, after those that are kept already, and gives how many there are.
+    ///
+    /// # Errors
+    /// [`PersonaError::Unknown`]; the file cannot be read or written.
+    pub fn teach(&self, dialogue: &Dialogue) -> Result<usize, PersonaError> {
+        let mut taught = self.store.taught(&self.name)?;
+        taught.push(dialogue.clone());
+        self.adopt()?;
+        write_dialogues(&self.folder().join(TAUGHT), &taught)?;
+        Ok(taught.len())
     }
 
     /// Makes a version the one in use: the one named, or the newest of those before it.
@@ -196,6 +223,10 @@ impl<'store> Lock<'store> {
         let _ = fs::remove_file(&former);
         Ok(())
     }
+}
+
+fn write_dialogues(path: &Path, dialogues: &[Dialogue]) -> Result<(), FileError> {
+    files::write_atomic(path, |writer| dialogues.iter().try_for_each(|dialogue| write_chat(writer, dialogue)))
 }
 
 fn write_current(folder: &Path, version: usize) -> Result<(), FileError> {

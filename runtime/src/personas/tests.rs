@@ -152,6 +152,33 @@ fn dialogues_are_kept_where_they_may_be() {
 }
 
 #[test]
+fn what_was_taught_waits_until_it_is_learned() {
+    let (_home, store) = store();
+    let ann = name("ann");
+    let dialogue = |words: &str, line| Dialogue {
+        persona: Vec::new(),
+        partner_persona: Vec::new(),
+        exchanges: vec![Exchange::new("hello", words)],
+        line,
+    };
+    assert!(matches!(store.lock(&ann).unwrap().teach(&dialogue("x", 1)), Err(PersonaError::Unknown { .. })));
+    save(&store, "ann", 0.5);
+    assert_eq!(store.taught(&ann).unwrap(), []);
+    let lock = store.lock(&ann).unwrap();
+    assert_eq!((lock.teach(&dialogue("one", 1)).unwrap(), lock.teach(&dialogue("two", 2)).unwrap()), (1, 2));
+    assert_eq!(store.taught(&ann).unwrap(), [dialogue("one", 1), dialogue("two", 2)]);
+    // Learned is what a current version learned.
+    let learn = |dialogues: &[Dialogue], current| {
+        lock.save(&persona(1.0), Some(dialogues), &manifest(), current).unwrap();
+        store.taught(&ann).unwrap()
+    };
+    assert_eq!(learn(&[dialogue("two", 9)], false).len(), 2);
+    assert_eq!(learn(&[dialogue("two", 9), dialogue("three", 1)], true), [dialogue("one", 1)]);
+    assert_eq!(learn(&[dialogue("one", 1)], true), []);
+    assert!(!store.folder.join("ann").join(TAUGHT).exists());
+}
+
+#[test]
 fn a_persona_gets_another_name_or_goes() {
     let (_home, store) = store();
     save(&store, "ann", 0.5);
