@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use marionette_console::interrupt::Work;
-use marionette_console::say;
+use marionette_console::note;
 use marionette_dialogues::{Dialogue, Encoder};
 use marionette_models::Tensors;
 use marionette_models::terminal::printable_line;
@@ -92,7 +92,7 @@ pub(crate) fn learn(engine: &mut Engine, encoder: &Encoder, lesson: &Lesson<'_>)
     let started = Instant::now();
     let recipe = Recipe { epochs: learning.epochs.map(Into::into), learning_rate: learning.inner_lr };
     let plan = support.plan(engine, &recipe, learning.memory_limit.map(|limit| limit.as_u64()))?;
-    plan.fit().into_iter().for_each(say);
+    plan.fit().into_iter().for_each(note);
     let start = engine.adapters();
     let mut shown = Shown::new(&plan, plan.values(engine));
     let adapted = adapt::adapt(engine, &support, &plan, learning.even_if_worse, |heard| {
@@ -117,7 +117,7 @@ pub(crate) fn learn(engine: &mut Engine, encoder: &Encoder, lesson: &Lesson<'_>)
     if let (Some(fit), Some(held)) = (plan.fit(), memory::resident()) {
         let [peak, limit] = [held.peak, fit.limit].map(ByteSize);
         let more = if peak > limit { format!(", more than the limit of {limit}") } else { String::new() };
-        say(format_args!("held at most {peak}{more}"));
+        note(format_args!("held at most {peak}{more}"));
     }
     if stopped { Err(Error::Stopped.into()) } else { Ok(()) }
 }
@@ -140,7 +140,7 @@ fn better_than_current(
         Ok(known) => known,
         Err(PersonaError::NoDialogues { .. }) => return Ok(None),
         Err(error) => {
-            say(format_args!("{name}@{current} is not compared with: {error}"));
+            note(format_args!("{name}@{current} is not compared with: {error}"));
             return Ok(None);
         }
     };
@@ -275,10 +275,10 @@ fn warn_about(support: &Support<'_>, lesson: &Lesson<'_>) {
     let personas = adapt::personas_in(support.dialogues());
     if personas > 1 {
         let Lesson { source, persona, .. } = lesson;
-        say(format_args!("{source}: these dialogues are of {personas} personas; all are learned as {persona}"));
+        note(format_args!("{source}: these dialogues are of {personas} personas; all are learned as {persona}"));
     }
     if let Some((long, windows)) = support.long() {
         let (long, windows) = (count(long, "dialogue"), count(windows, "window"));
-        say(format_args!("longer than the context: {long}, learned in {windows}"));
+        note(format_args!("longer than the context: {long}, learned in {windows}"));
     }
 }

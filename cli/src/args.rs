@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use marionette_console::options::{MOST_TOKENS, whole};
 use marionette_dialogues::{Context, RankBy, Redaction, Redactor, Rules};
 use marionette_models::{InnerLoop, files};
@@ -18,8 +19,18 @@ use marionette_runtime::{Error, Options, Provider};
 
 /// Adapts a language model to a persona on this device, and talks with it.
 #[derive(Debug, Parser)]
-#[command(name = "marionette", version, max_term_width = 100)]
+#[command(
+    name = "marionette",
+    version,
+    max_term_width = 100,
+    after_help = "\
+What an option does not say is taken from the environment, where the help names a variable, then from the table of options in\n\
+$XDG_CONFIG_HOME/marionette/config.toml or ~/.config/marionette/config.toml, such as `temperature = 0.5`."
+)]
 pub struct Cli {
+    /// Say nothing but results and errors
+    #[arg(long, short, global = true, env = "MARIONETTE_QUIET")]
+    pub quiet: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -44,6 +55,33 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the speed and memory of a bundle on this device
     Bench(BenchArgs),
+    /// Say what this device has, and what is wrong with it or with a bundle
+    Doctor(DoctorArgs),
+    /// Write the completions of a shell to standard output
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages, one a command, into a folder
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// A bundle to look at too
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: Option<PathBuf>,
+    /// Where personas are.
+    #[command(flatten)]
+    pub home: Home,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What every command takes.
@@ -53,10 +91,10 @@ pub struct Common {
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
     /// The execution provider
-    #[arg(long, value_name = "PROVIDER", default_value = "cpu", value_parser = one_of(Provider::ALL, Provider::name), help_heading = "Device")]
+    #[arg(long, env = "MARIONETTE_EP", hide_env_values = true, value_name = "PROVIDER", default_value = "cpu", value_parser = one_of(Provider::ALL, Provider::name), help_heading = "Device")]
     pub ep: Provider,
     /// Threads within an operator [default: ONNX Runtime's choice, one a core]
-    #[arg(long, value_name = "N", value_parser = from_one::<MOST_THREADS>, allow_negative_numbers = true, help_heading = "Device")]
+    #[arg(long, env = "MARIONETTE_THREADS", hide_env_values = true, value_name = "N", value_parser = from_one::<MOST_THREADS>, allow_negative_numbers = true, help_heading = "Device")]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -64,7 +102,7 @@ pub struct Common {
 #[derive(Debug, Args)]
 pub struct Home {
     /// The folder where personas live [default: $XDG_DATA_HOME/marionette or ~/.local/share/marionette]
-    #[arg(long, value_name = "DIR", help_heading = "Device")]
+    #[arg(long, env = "MARIONETTE_HOME", hide_env_values = true, value_name = "DIR", help_heading = "Device")]
     pub home: Option<PathBuf>,
 }
 
@@ -100,28 +138,28 @@ fn one_of<T: Copy + Send + Sync + 'static, const N: usize>(
 #[derive(Debug, Args)]
 pub struct SamplingArgs {
     /// Divides the logits: lower is more predictable, 0 always takes the most probable token
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, env = "MARIONETTE_TEMPERATURE", hide_env_values = true, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
     /// Draw from the fewest tokens whose probabilities add up to P (nucleus); 1 for all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, env = "MARIONETTE_TOP_P", hide_env_values = true, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_p: f32,
     /// Draw from the K most probable tokens; 0 for all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k, help_heading = "Sampling")]
+    #[arg(long, env = "MARIONETTE_TOP_K", hide_env_values = true, value_name = "K", default_value_t = Sampling::default().top_k, help_heading = "Sampling")]
     pub top_k: usize,
     /// Draw from tokens at least P times as probable as the most probable one; 0 for all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, env = "MARIONETTE_MIN_P", hide_env_values = true, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true, help_heading = "Sampling")]
     pub min_p: f32,
     /// Makes tokens that were there before less probable; 1 for not
-    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, env = "MARIONETTE_REPETITION_PENALTY", hide_env_values = true, value_name = "R", default_value_t = Sampling::default().repetition_penalty, allow_negative_numbers = true, help_heading = "Sampling")]
     pub repetition_penalty: f32,
     /// The seed of the random numbers: the same seed gives the same words [default: another each time]
-    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    #[arg(long, env = "MARIONETTE_SEED", hide_env_values = true, value_name = "N", help_heading = "Sampling")]
     pub seed: Option<u64>,
     /// End a reply before this text; may be given several times
     #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     pub stop: Vec<String>,
     /// The longest reply, in tokens
-    #[arg(long, value_name = "N", default_value = "64", value_parser = from_one::<MOST_TOKENS>, allow_negative_numbers = true, help_heading = "Sampling")]
+    #[arg(long, env = "MARIONETTE_MAX_TOKENS", hide_env_values = true, value_name = "N", default_value = "64", value_parser = from_one::<MOST_TOKENS>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub max_tokens: NonZeroUsize,
 }
 
@@ -329,6 +367,9 @@ pub struct GenerateArgs {
     /// The persona that replies, or a version of it, NAME@N [default: none, the bundle as it was trained]
     #[arg(long, value_name = "NAME")]
     pub persona: Option<PersonaRef>,
+    /// Print one JSON object a reply
+    #[arg(long)]
+    pub json: bool,
     /// What is said to it; several are answered one after the other, each as the beginning of a conversation
     #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]
     pub prompt: Vec<String>,

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use marionette_console::{interrupt, say};
+use marionette_console::{interrupt, note};
 use marionette_dialogues::{Dialogue, Encoder, FileSummary, Rules, read_chat, read_persona};
 use marionette_models::terminal::printable;
 use marionette_runtime::chat::Said;
@@ -52,7 +52,7 @@ pub fn read(paths: &[PathBuf], rules: &ChatRules, most: usize) -> Result<Vec<Dia
 
 /// Says who of a file was taken for the persona, and what was left out.
 fn tell(file: &FileSummary) {
-    file.notes().for_each(|note| say(format_args!("{}: {note}", file.path.display())));
+    file.notes().for_each(|line| note(format_args!("{}: {line}", file.path.display())));
 }
 
 /// The dialogues of any personas in a file.
@@ -84,7 +84,7 @@ pub fn answer(
     writeln!(out)?;
     out.flush()?;
     if said.cut {
-        say("(these words are longer than the context: only their end was read)");
+        note("(these words are longer than the context: only their end was read)");
     }
     Ok(said)
 }

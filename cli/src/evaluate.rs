@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use anyhow::anyhow;
 use bytesize::ByteSize;
-use marionette_console::{Progress, say};
+use marionette_console::{Progress, note};
 use marionette_dialogues::{EvaluateError, Judge, evaluate_judged, group_by_persona};
 use marionette_runtime::entailment::Entailment;
 use marionette_runtime::evaluate::DeviceLearner;
@@ -22,7 +22,7 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     let in_file = |error: &dyn std::fmt::Display| anyhow!("{}: {error}", args.dialogues.display());
     let dialogues = read_any(&args.dialogues)?;
     let grouping = group_by_persona(dialogues).map_err(|error| in_file(&error))?;
-    grouping.notes().iter().for_each(say);
+    grouping.notes().iter().for_each(note);
     let mut options = marionette_dialogues::Options {
         shots: args.shots.clone(),
         epochs: args.epochs.clone().map(|epochs| epochs.0).unwrap_or_default(),
@@ -69,7 +69,7 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
         writeln!(out, "{evaluation} ({provider})")?;
     }
     if let Some(held) = memory::resident() {
-        say(format_args!("held at most {}", ByteSize(held.peak)));
+        note(format_args!("held at most {}", ByteSize(held.peak)));
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! The command `generate`: a reply to each prompt.
 
+use std::io::{self, Write as _};
+
 use marionette_runtime::Error;
-use marionette_runtime::chat::Conversation;
+use marionette_runtime::chat::{Conversation, Said};
 use marionette_runtime::generate::Go;
 use marionette_runtime::sampling::Sampler;
 
@@ -22,6 +24,15 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         let mut sampler = Sampler::new(sampling).map_err(Error::from)?;
         let mut conversation = Conversation::new(&encoder, sentences.clone(), args.sampling.max_tokens.get());
         conversation.set_stops(args.sampling.stop.clone());
+        if args.json {
+            let Said { text, finish, prefilled, tokens, .. } =
+                conversation.say(&mut engine, &mut sampler, prompt, |_| Ok(Go::On))?;
+            let seed = sampling.seed;
+            let reply = serde_json::json!({ "prompt": prompt, "reply": text, "finish": finish.name(), "seed": seed,
+                "tokens_read": prefilled, "tokens_written": tokens });
+            writeln!(io::stdout(), "{reply}")?;
+            continue;
+        }
         answer(|heard| conversation.say(&mut engine, &mut sampler, prompt, heard), || Go::On)?;
     }
     Ok(())

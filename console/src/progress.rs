@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::say;
+use crate::{is_quiet, note};
 
 /// The progress of one loop.
 #[derive(Debug)]
@@ -16,7 +16,8 @@ pub struct Progress {
 impl Progress {
     /// A loop of `length` steps; `unit` is what one is called.
     pub fn new(length: u64, unit: &str) -> Self {
-        let bar = ProgressBar::new(length);
+        let bar = if is_quiet() { ProgressBar::hidden() } else { ProgressBar::new(length) };
+        bar.set_length(length);
         let template = format!("{{bar:24}} {{pos}}/{{len}} {unit}  {{msg}}  {{elapsed}} (ETA {{eta}})");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
@@ -52,7 +53,7 @@ impl Progress {
         if self.terminal {
             self.bar.println(line);
         } else {
-            say(format_args!("{}/{}  {line}", self.bar.position(), self.bar.length().unwrap_or(0)));
+            note(format_args!("{}/{}  {line}", self.bar.position(), self.bar.length().unwrap_or(0)));
         }
     }
 }

@@ -37,6 +37,19 @@ pub enum Finish {
     StopString,
 }
 
+impl Finish {
+    /// Its name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EndOfText => "end_of_text",
+            Self::MaxTokens => "max_tokens",
+            Self::Context => "context",
+            Self::Stopped => "stopped",
+            Self::StopString => "stop_string",
+        }
+    }
+}
+
 /// What a listener says to each token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Go {

@@ -17,6 +17,17 @@ pub mod shapes;
 mod team;
 mod tiles;
 
+/// What integers are multiplied with on this processor, as it is said.
+pub fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    match product::Instructions::best() {
+        Some(product::Instructions::Vnni) => return "AVX-512 VNNI",
+        Some(product::Instructions::Avx2) => return "AVX2",
+        None => {}
+    }
+    "ONNX Runtime: ours need AVX-512 VNNI or AVX2"
+}
+
 /// A function to be called with numbers, on any threads.
 pub type Calls<'a> = &'a (dyn Fn(usize) + Send + Sync);
 

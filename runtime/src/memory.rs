@@ -17,6 +17,21 @@ pub fn resident() -> Option<Resident> {
     Some(Resident { now: kib(&status, "VmRSS:")?, peak: kib(&status, "VmHWM:")? })
 }
 
+/// The memory of the whole system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct System {
+    /// All of it.
+    pub total: u64,
+    /// What a program may take without others going to disk.
+    pub available: u64,
+}
+
+/// What the system has: `MemTotal` and `MemAvailable` of Linux's `/proc/meminfo`.
+pub fn system() -> Option<System> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    Some(System { total: kib(&info, "MemTotal:")?, available: kib(&info, "MemAvailable:")? })
+}
+
 /// How many bytes of the file of this name are mapped and not in memory: they will be once they are read.
 pub fn mapped_only(file_name: &str) -> u64 {
     fs::read_to_string("/proc/self/smaps").map_or(0, |maps| mapped_only_of(&maps, file_name))

@@ -13,6 +13,7 @@ use ort::environment::Environment;
 use ort::ep::ExecutionProvider as _;
 use ort::memory::Allocator;
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::SessionBuilder;
 use ort::session::{IoBinding, Session};
 use ort::value::{PrimitiveTensorElementType, Tensor};
 use ort::{ep, logging::LogLevel};
@@ -233,6 +234,27 @@ impl OnnxRuntime {
         let problem = format!("ONNX Runtime {} at {} was built without it", self.version, self.library.display());
         Err(self.provider_error(provider, problem))
     }
+
+    /// Starts a provider, without any graph.
+    ///
+    /// # Errors
+    /// [`SessionError::Provider`].
+    pub fn start(&self, provider: Provider) -> Result<(), SessionError> {
+        self.require(provider)?;
+        let builder =
+            Session::builder(&self.environment).map_err(|error| failure("a session", "cannot begin it", &error))?;
+        self.register(builder, provider).map(drop)
+    }
+
+    /// Adds a provider to a session. For CUDA that loads its libraries; a failure must not fall back to the processor unseen.
+    fn register(&self, builder: SessionBuilder, provider: Provider) -> Result<SessionBuilder, SessionError> {
+        match provider {
+            Provider::Cpu => Ok(builder),
+            Provider::Cuda => builder
+                .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
+                .map_err(|error| self.provider_error(provider, one_line(error.message()))),
+        }
+    }
 }
 
 /// Where the library may lie, relative to the executable.
@@ -361,12 +383,7 @@ impl Graph {
         let mut builder = Session::builder(&runtime.environment).map_err(failed)?;
         builder =
             configure(builder, options).map_err(|error| failure(&name, "refuses the session's options", &error))?;
-        if options.provider == Provider::Cuda {
-            // Registering loads the CUDA libraries; a failure must not fall back to the processor unseen.
-            builder = builder
-                .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
-                .map_err(|error| runtime.provider_error(options.provider, one_line(error.message())))?;
-        }
+        builder = runtime.register(builder, options.provider)?;
         // ONNX Runtime 1.31 looks whether a domain of operators is known and then adds it, with no lock between: of two sessions that open
         // as a process's first at once, one is refused ("the domain is already exist").
         static OPENING: Mutex<()> = Mutex::new(());
@@ -462,10 +479,7 @@ impl Classifier {
     }
 }
 
-fn configure(
-    builder: ort::session::builder::SessionBuilder,
-    options: GraphOptions,
-) -> ort::Result<ort::session::builder::SessionBuilder> {
+fn configure(builder: SessionBuilder, options: GraphOptions) -> ort::Result<SessionBuilder> {
     let mut builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_log_level(LogLevel::Fatal)?

@@ -15,6 +15,9 @@ mod everywhere;
 /// Versions of personas, and what is done with them.
 mod personas;
 
+/// What scripts and shells want.
+mod machine;
+
 /// What former versions wrote.
 mod former;
 
