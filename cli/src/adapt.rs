@@ -1,6 +1,7 @@
 //! The command `adapt`: learns a persona from its dialogues, and saves it as a new version.
 
 mod shown;
+mod watch;
 
 use std::io::{self, Write as _};
 use std::time::Instant;
@@ -8,7 +9,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use bytesize::ByteSize;
 use marionette_console::interrupt::Work;
-use marionette_console::note;
+use marionette_console::{note, say};
 use marionette_dialogues::{Dialogue, Encoder};
 use marionette_models::Tensors;
 use marionette_models::terminal::printable_line;
@@ -52,19 +53,18 @@ pub(crate) struct Lesson<'a> {
     pub(crate) learning: &'a LearningArgs,
 }
 
-/// Learns the persona, and saves it where that lowered its loss.
+/// Learns the persona, and saves it where that lowered its loss; again and again where its files are watched.
 ///
 /// # Errors
 /// Dialogues that cannot be read, a bundle that cannot be opened, a persona that is busy; an adaptation that diverged or made it worse.
 pub fn run(args: &AdaptArgs) -> anyhow::Result<()> {
     let AdaptArgs { common, home, persona, learning, from, .. } = args;
-    let (shots, holdout) = (args.shots.map(usize::from), learning.holdout);
-    let most = shots.map_or(usize::MAX, |shots| shots.saturating_add(holdout.unwrap_or(1)));
-    let mut dialogues = read(&args.dialogues, &args.rules, most)?;
+    if args.watch && args.dialogues.iter().any(|path| path.as_os_str() == "-") {
+        return Err(anyhow!("--watch watches files, and standard input is none"));
+    }
     let source = names(&args.dialogues);
-    let divided = adapt::divide(dialogues.len(), shots, holdout);
-    let (used, holdout) = divided.map_err(|error| anyhow!("{source}: {error}"))?;
-    dialogues.truncate(used);
+    let mut seen = watch::state(&args.dialogues);
+    let (mut dialogues, mut holdout) = lesson(args)?;
     // The version that is current now, whatever becomes current meanwhile.
     let from = match from {
         Some(PersonaRef { name, version: None }) => {
@@ -75,9 +75,48 @@ pub fn run(args: &AdaptArgs) -> anyhow::Result<()> {
     };
     let Opened { mut engine, encoder, .. } = open(common, from.as_ref().map(|from| (from, home)))?;
     let from = from.map(|from| from.to_string());
+    let start = engine.adapters();
     let keep_dialogues = !args.forget_dialogues;
     listen()?;
-    learn(&mut engine, &encoder, &Lesson { home, persona, from, dialogues, holdout, source, keep_dialogues, learning })
+    loop {
+        let (from, source) = (from.clone(), source.clone());
+        let learned = learn(
+            &mut engine,
+            &encoder,
+            &Lesson { home, persona, from, dialogues, holdout, source, keep_dialogues, learning },
+        );
+        let is_stopped =
+            |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Error::Interrupted | Error::Stopped));
+        match learned {
+            Ok(()) if !args.watch => return Ok(()),
+            Err(error) if !args.watch || is_stopped(&error) => return Err(error),
+            Ok(()) => {}
+            // It is watched so that better dialogues may come.
+            Err(error) => say(error),
+        }
+        engine.close_graphs();
+        engine.set_adapters(&start)?;
+        note(format_args!("watching {}; Ctrl-C ends", names(&args.dialogues)));
+        (dialogues, holdout) = loop {
+            seen = watch::change(&args.dialogues, &seen);
+            match lesson(args) {
+                Ok(lesson) => break lesson,
+                // It may be half-written.
+                Err(error) => say(error),
+            }
+        };
+    }
+}
+
+/// The dialogues that the command line names, and how many of them are held out.
+fn lesson(args: &AdaptArgs) -> anyhow::Result<(Vec<Dialogue>, usize)> {
+    let (shots, holdout) = (args.shots.map(usize::from), args.learning.holdout);
+    let most = shots.map_or(usize::MAX, |shots| shots.saturating_add(holdout.unwrap_or(1)));
+    let mut dialogues = read(&args.dialogues, &args.rules, most)?;
+    let divided = adapt::divide(dialogues.len(), shots, holdout);
+    let (used, holdout) = divided.map_err(|error| anyhow!("{}: {error}", names(&args.dialogues)))?;
+    dialogues.truncate(used);
+    Ok((dialogues, holdout))
 }
 
 /// Learns a persona from the engine's adapters. After an error these may be any; otherwise they are the new version's.

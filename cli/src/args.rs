@@ -156,7 +156,7 @@ pub struct SamplingArgs {
     #[arg(long, env = "MARIONETTE_SEED", hide_env_values = true, value_name = "N", help_heading = "Sampling")]
     pub seed: Option<u64>,
     /// End a reply before this text; may be given several times
-    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Sampling")]
     pub stop: Vec<String>,
     /// The longest reply, in tokens
     #[arg(long, env = "MARIONETTE_MAX_TOKENS", hide_env_values = true, value_name = "N", default_value = "64", value_parser = from_one::<MOST_TOKENS>, allow_negative_numbers = true, help_heading = "Sampling")]
@@ -182,7 +182,7 @@ impl SamplingArgs {
 pub struct ChatRules {
     /// Whose words are learned: a name or an id in the chat; given twice where one person has two names [default: the one whose export it
     /// is, or of two the one who answers first]
-    #[arg(long, value_name = "NAME", help_heading = "Chats")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true, help_heading = "Chats")]
     pub me: Vec<String>,
     /// Messages of one person are one utterance while no more than so many minutes lie between two
     #[arg(long, value_name = "MINUTES", default_value_t = Rules::default().join / 60, help_heading = "Chats")]
@@ -281,6 +281,9 @@ pub struct AdaptArgs {
     /// Go on from a persona, or a version of it (NAME@N), instead of the bundle's start
     #[arg(long, value_name = "NAME")]
     pub from: Option<PersonaRef>,
+    /// Go on when this is done, and learn again from all dialogues whenever their files grow, until it is interrupted
+    #[arg(long)]
+    pub watch: bool,
     /// Do not keep the dialogues with the persona; `readapt` needs them
     #[arg(long)]
     pub forget_dialogues: bool,
@@ -370,7 +373,8 @@ pub struct GenerateArgs {
     /// Print one JSON object a reply
     #[arg(long)]
     pub json: bool,
-    /// What is said to it; several are answered one after the other, each as the beginning of a conversation
+    /// What is said to it; several are answered one after the other, each as the beginning of a conversation. What begins with a hyphen is
+    /// joined: --prompt=-x
     #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]
     pub prompt: Vec<String>,
     /// How tokens are drawn.

@@ -239,3 +239,47 @@ fn a_chat_survives_bad_lines() {
     }
     assert_eq!(said.lines().count(), 3, "{said}");
 }
+
+/// Files that grow are learned again.
+#[cfg(unix)]
+#[test]
+fn watched_dialogues_are_learned_again_when_they_grow() {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+    let scratch = Scratch::new();
+    let all = read_dialogues(one_persona(&scratch)).unwrap();
+    let file = scratch.path("talks.jsonl");
+    let write = |most: usize| {
+        let mut text = Vec::new();
+        all.iter().take(most).for_each(|dialogue| marionette_dialogues::write_chat(&mut text, dialogue).unwrap());
+        fs::write(&file, text).unwrap();
+    };
+    write(3);
+    let mut words = vec!["adapt".into(), road().bundle(), "--persona".into(), "ada".into(), "--dialogues".into()];
+    words.extend([file.clone(), "--watch".into(), "--home".into(), "own".into()]);
+    words.extend(["--inner-lr", "0.1", "--even-if-worse", "--replies", "0"].map(Into::into));
+    let running = scratch.start("marionette", words, &[]);
+    let store = marionette_runtime::personas::Store::new(Some(&scratch.path("own"))).unwrap();
+    let ada = "ada".parse().unwrap();
+    let wait_for = |versions: usize| {
+        let begun = Instant::now();
+        while store.versions(&ada).map_or(0, |there| there.len()) < versions {
+            assert!(begun.elapsed() < Duration::from_secs(120), "version {versions} does not come");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for(1);
+    // What is half-written is said, and is whole the next time.
+    fs::write(&file, "{").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    write(6);
+    wait_for(2);
+    let learned = [1, 2].map(|version| store.version(&ada, Some(version)).unwrap().record.dialogues);
+    assert_eq!(learned, [2, 5]);
+    // The number of a version is there before all is said.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
+    let run = running.end();
+    assert_eq!(run.code(), Some(130), "{}", run.stderr());
+    assert!(run.stderr().contains("talks.jsonl") && run.stdout().contains("saved as ada@2"), "{}", run.stdout());
+}

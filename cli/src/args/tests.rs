@@ -8,6 +8,18 @@ fn the_definition_is_sound() {
 }
 
 #[test]
+fn texts_may_begin_with_a_hyphen() {
+    for line in [
+        "generate B --prompt=-x --stop -y",
+        "adapt B --persona a --dialogues f --me -z-",
+        "generate B --prompt a -- -b",
+    ] {
+        let words = std::iter::once("marionette").chain(line.split(' '));
+        assert!(Cli::try_parse_from(words).is_ok() != line.contains(" -- "), "{line}");
+    }
+}
+
+#[test]
 fn impossible_options_are_usage_errors() {
     for line in [
         "adapt B --persona ../x --dialogues f",
