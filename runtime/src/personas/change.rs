@@ -62,7 +62,8 @@ impl<'store> Lock<'store> {
             write_dialogues(&version.join(DIALOGUES), dialogues)
         })?;
         if let (true, Some(dialogues)) = (saved.is_current, dialogues) {
-            self.learned(dialogues)?;
+            // The version is saved, whatever comes of this.
+            let _ = self.learned(dialogues);
         }
         Ok(saved)
     }
