@@ -25,7 +25,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let limit = memory_limit.map(|limit| limit.as_u64());
     let measured = bench::measure(&mut engine, shape, only, limit, |heard| match heard {
         bench::Heard::Begins(part) => progress.step(|| part.name().to_owned()),
-        bench::Heard::Fits(fit) => progress.note(&fit.to_string()),
+        bench::Heard::Fits(fit) => progress.say(&fit.to_string()),
     });
     drop(progress);
     let measured = measured?;

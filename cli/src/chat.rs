@@ -6,6 +6,8 @@ mod lines;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use anyhow::{anyhow, bail};
+use bytesize::ByteSize;
 use marionette_console::interrupt::Work;
 use marionette_console::say;
 use marionette_dialogues::{Dialogue, Encoder, read_dialogues, write_chat};
@@ -45,17 +47,19 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<()> {
             }
             Line::End => return Ok(()),
         };
-        match parse(&line) {
-            Err(problem) => say(problem),
-            Ok(Words::None) => {}
+        let done = match parse(&line) {
+            Err(problem) => Err(anyhow!(problem)),
+            Ok(Words::None) => Ok(()),
             Ok(Words::Command(Command::Quit)) => return Ok(()),
-            Ok(Words::Command(command)) => {
-                // What goes wrong is said, and the chat goes on.
-                if let Err(error) = session.obey(command, lines.is_interactive()) {
-                    say(error);
-                }
-            }
-            Ok(Words::Said(words)) => session.hear(&words, lines.is_interactive())?,
+            Ok(Words::Command(command)) => session.obey(command, lines.is_interactive()),
+            Ok(Words::Said(words)) => session.hear(&words, lines.is_interactive()).map_err(Into::into),
+        };
+        match done {
+            Ok(()) => {}
+            // Nobody reads any more.
+            Err(error) if matches!(error.downcast_ref(), Some(Error::Output(_))) => return Err(error),
+            // What goes wrong is said, and the chat goes on.
+            Err(error) => say(error),
         }
     }
 }
@@ -189,14 +193,14 @@ impl<'a> Session<'a> {
             Command::Teach(words) => self.teach(&words)?,
             Command::Learn => self.learn()?,
             Command::Save(path) => {
-                let dialogue = self.dialogue().ok_or_else(|| anyhow::anyhow!("nothing was said yet"))?;
+                let dialogue = self.dialogue().ok_or_else(|| anyhow!("nothing was said yet"))?;
                 files::write_atomic(&path, |writer| write_chat(writer, &dialogue))?;
                 say(format_args!("the conversation is in {}", path.display()));
             }
             Command::Load(path) => {
                 let dialogues = read_dialogues(&path)?;
                 let Some(dialogue) = dialogues.into_iter().next() else {
-                    anyhow::bail!("{}: holds no dialogue", path.display())
+                    bail!("{}: holds no dialogue", path.display())
                 };
                 let said = dialogue.exchanges.into_iter().flat_map(|said| [said.partner, said.reply]);
                 self.conversation.resume(said.collect());
@@ -223,9 +227,9 @@ impl<'a> Session<'a> {
     /// Puts other words in the place of the last reply, and keeps them to be learned.
     fn teach(&mut self, words: &str) -> anyhow::Result<()> {
         let Some(PersonaRef { name, .. }) = self.persona.clone() else {
-            anyhow::bail!("nobody is there to be taught: /persona NAME, or begin with --persona");
+            bail!("nobody is there to be taught: /persona NAME, or begin with --persona");
         };
-        let Some(mut dialogue) = self.dialogue() else { anyhow::bail!("nothing was said yet") };
+        let Some(mut dialogue) = self.dialogue() else { bail!("nothing was said yet") };
         let last = dialogue.exchanges.len() - 1;
         for (index, exchange) in dialogue.exchanges.iter_mut().enumerate() {
             exchange.learned = index == last;
@@ -242,12 +246,12 @@ impl<'a> Session<'a> {
     /// Learns the persona again, with what it was taught.
     fn learn(&mut self) -> anyhow::Result<()> {
         let Some(PersonaRef { name, version }) = self.persona.clone() else {
-            anyhow::bail!("nobody is there to learn: /persona NAME, or begin with --persona");
+            bail!("nobody is there to learn: /persona NAME, or begin with --persona");
         };
         let store = self.args.home.store()?;
         let (dialogues, holdout, taught) = adapt::again(&store, &name, version)?;
         if taught == 0 {
-            anyhow::bail!("there is nothing to learn: /teach WORDS says what the last reply should have been");
+            bail!("there is nothing to learn: /teach WORDS says what the last reply should have been");
         }
         self.engine.set_adapters(&self.start)?;
         let lesson = Lesson {
@@ -322,7 +326,7 @@ impl<'a> Session<'a> {
             }
         }
         if let Some(held) = memory::resident() {
-            say(format_args!("{} of memory, at most {}", bytesize::ByteSize(held.now), bytesize::ByteSize(held.peak)));
+            say(format_args!("{} of memory, at most {}", ByteSize(held.now), ByteSize(held.peak)));
         }
     }
 }

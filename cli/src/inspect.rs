@@ -19,22 +19,30 @@ use crate::args::InspectArgs;
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let bundle = Bundle::open(&args.common.bundle).map_err(Error::from)?;
     let mut out = io::stdout().lock();
-    if !args.check {
+    if !args.check && !args.json {
         write!(out, "{}", printable(&describe(&bundle)))?;
     }
     let mut engine = Engine::open(&bundle, args.common.options())?;
     let runtime = engine.runtime();
     let providers: Vec<&str> = runtime.providers().iter().map(|provider| provider.name()).collect();
-    let (version, library) = (runtime.version(), runtime.library().display());
+    let (version, library) = (runtime.version(), runtime.library().display().to_string());
     let provider = engine.provider();
-    writeln!(out, "ONNX Runtime {version}, provider {provider} (it has {}), {library}", providers.join(", "))?;
-    if args.check {
-        let parity = inspection::check(&mut engine, &bundle)?;
-        write!(out, "{parity}")?;
-        if !parity.is_good() {
-            let dir = bundle.dir().display();
-            return Err(anyhow!("{dir}: this device does not compute what the trainer did; export again or report it"));
+    let parity = args.check.then(|| inspection::check(&mut engine, &bundle)).transpose()?;
+    if args.json {
+        let manifest = bundle.manifest();
+        let runtime = serde_json::json!({ "version": version, "library": library, "providers": providers });
+        let object = serde_json::json!({ "manifest": manifest, "runtime": runtime, "provider": provider.name(),
+            "parity": parity, "is_good": parity.as_ref().map(inspection::Parity::is_good) });
+        writeln!(out, "{object}")?;
+    } else {
+        writeln!(out, "ONNX Runtime {version}, provider {provider} (it has {}), {library}", providers.join(", "))?;
+        if let Some(parity) = &parity {
+            write!(out, "{parity}")?;
         }
+    }
+    if parity.is_some_and(|parity| !parity.is_good()) {
+        let dir = bundle.dir().display();
+        return Err(anyhow!("{dir}: this device does not compute what the trainer did; export again or report it"));
     }
     Ok(())
 }

@@ -48,7 +48,15 @@ impl Progress {
         self.bar.set_position(done);
     }
 
-    /// A line that stays.
+    /// A line that stays and has nothing to do with how far it is.
+    pub fn say(&self, line: &str) {
+        match self.terminal {
+            true => self.bar.println(line),
+            false => note(line),
+        }
+    }
+
+    /// A line that stays, with how far it is.
     pub fn note(&self, line: &str) {
         if self.terminal {
             self.bar.println(line);

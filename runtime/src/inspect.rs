@@ -7,6 +7,7 @@ use marionette_dialogues::Batch;
 use marionette_models::bundle::{Bundle, Precision};
 use marionette_models::probe::{Probe, sample};
 use marionette_models::{Tensors, params};
+use serde::Serialize;
 
 use crate::engine::{Engine, Scored};
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ pub fn tolerance(precision: Precision, relative: bool) -> f64 {
 }
 
 /// One thing compared with libtorch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
     /// What.
     pub what: String,
@@ -40,7 +41,7 @@ pub struct Check {
 }
 
 /// How the device compares with what the trainer recorded; `Display` prints it as a table.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Parity {
     /// One row each.
     pub checks: Vec<Check>,

@@ -100,6 +100,18 @@ fn a_doctor_says_what_there_is_and_what_is_wrong() {
 }
 
 #[test]
+fn a_bundle_is_described_as_json() {
+    let scratch = Scratch::new();
+    let read = |line: &str| serde_json::from_str::<Value>(&marionette(&scratch, line, &[]).done()).unwrap();
+    let plain = read("inspect {bundle} --json");
+    assert_eq!((&plain["manifest"]["format_version"], &plain["provider"]), (&2.into(), &"cpu".into()));
+    assert!(plain["parity"].is_null() && plain["runtime"]["version"].is_string(), "{plain}");
+    let checked = read("inspect {bundle} --json --check");
+    assert_eq!(checked["is_good"], true);
+    assert!(checked["parity"]["checks"].as_array().unwrap().len() > 3, "{checked}");
+}
+
+#[test]
 fn shells_and_manuals_know_every_command() {
     let scratch = Scratch::new();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {

@@ -18,6 +18,9 @@ mod personas;
 /// What scripts and shells want.
 mod machine;
 
+/// The commands of the pages.
+mod docs;
+
 /// What former versions wrote.
 mod former;
 

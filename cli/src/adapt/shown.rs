@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use indicatif::HumanDuration;
-use marionette_console::{Progress, note};
+use marionette_console::Progress;
 use marionette_models::bundle::WEIGHTS;
 use marionette_runtime::adapt::Heard;
 use marionette_runtime::memory;
@@ -80,6 +80,6 @@ impl Shown {
             format!(", at most {} of memory", ByteSize(bytes))
         });
         let steps = self.steps;
-        note(format_args!("forecast: about {time} for {steps} steps{}", memory.unwrap_or_default()));
+        self.progress.say(&format!("forecast: about {time} for {steps} steps{}", memory.unwrap_or_default()));
     }
 }
