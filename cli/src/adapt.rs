@@ -10,15 +10,15 @@ use anyhow::anyhow;
 use bytesize::ByteSize;
 use marionette_console::interrupt::Work;
 use marionette_console::{note, say};
-use marionette_dialogues::{Dialogue, Encoder};
+use marionette_dialogues::{Dialogue, Encoder, Learner as _};
 use marionette_models::Tensors;
 use marionette_models::terminal::printable_line;
 use marionette_runtime::adapt::{self, Adapted, Recipe, Support};
-use marionette_runtime::generate::{self, Go};
+use marionette_runtime::evaluate::DeviceLearner;
+use marionette_runtime::generate::Go;
 use marionette_runtime::persona_name::{PersonaName, PersonaRef};
 use marionette_runtime::personas::{PersonaError, Record, Saved, Store};
 use marionette_runtime::plan::Plan;
-use marionette_runtime::sampling::{Sampler, Sampling};
 use marionette_runtime::{Engine, Error, memory};
 use serde::Serialize;
 
@@ -185,7 +185,7 @@ fn better_than_current(
     };
     let Ok(persona) = store.load(name, Some(current), engine.manifest()) else { return Ok(None) };
     let learned = known.get(..persona.record.dialogues).unwrap_or(&known);
-    if support.held_out().iter().any(|held| learned.iter().any(|learned| learned.exchanges == held.exchanges)) {
+    if support.held_out().iter().any(|held| held.is_among(learned)) {
         return Ok(None);
     }
     let new = adapt::held_out_loss(engine, plan)?;
@@ -201,41 +201,34 @@ fn replies(
     engine: &mut Engine,
     encoder: &Encoder,
     support: &Support<'_>,
-    adapters: [&Tensors; 2],
+    [start, adapted]: [&Tensors; 2],
     most: usize,
 ) -> Result<Vec<Reply>, Error> {
     let shown = if support.held_out().is_empty() { support.learned() } else { support.held_out() };
-    let asked: Vec<(&Dialogue, usize)> = shown
-        .iter()
-        .flat_map(|dialogue| (0..dialogue.exchanges.len()).map(move |turn| (dialogue, turn)))
-        .filter(|(dialogue, turn)| dialogue.exchanges.get(*turn).is_some_and(|said| !said.partner.is_empty()))
-        .take(most)
-        .collect();
-    if asked.is_empty() {
+    let (mut said_to, mut prompts) = (Vec::new(), Vec::new());
+    for dialogue in shown {
+        let mut history: Vec<&str> = Vec::new();
+        for exchange in &dialogue.exchanges {
+            history.push(&exchange.partner);
+            if !exchange.partner.is_empty() && prompts.len() < most {
+                said_to.push(exchange.partner.clone());
+                prompts.push(encoder.prompt(&dialogue.persona, &history, LONGEST_REPLY)?.ids);
+            }
+            history.push(&exchange.reply);
+        }
+    }
+    if prompts.is_empty() {
         return Ok(Vec::new());
     }
     engine.close_graphs();
-    let [mut before, mut after] = [Vec::new(), Vec::new()];
-    for (adapters, said) in adapters.into_iter().zip([&mut before, &mut after]) {
+    let mut by = |adapters: &Tensors| -> Result<Vec<String>, Error> {
         engine.set_adapters(adapters)?;
-        for (dialogue, turn) in &asked {
-            let mut history = Vec::new();
-            for (index, exchange) in dialogue.exchanges.iter().take(turn + 1).enumerate() {
-                history.push(exchange.partner.clone());
-                if index < *turn {
-                    history.push(exchange.reply.clone());
-                }
-            }
-            let prompt = encoder.prompt(&dialogue.persona, &history, LONGEST_REPLY)?;
-            let mut sampler = Sampler::new(Sampling::GREEDY)?;
-            let end = encoder.end_id();
-            let reply = generate::generate(engine, &mut sampler, &prompt.ids, end, LONGEST_REPLY, |_| Ok(Go::On))?;
-            said.push(encoder.decode(&reply.tokens));
-        }
-    }
-    let to = |(dialogue, turn): &(&Dialogue, usize)| dialogue.exchanges.get(*turn).map(|said| said.partner.clone());
-    let shown = asked.iter().zip(before).zip(after);
-    Ok(shown.map(|((asked, before), after)| Reply { to: to(asked).unwrap_or_default(), before, after }).collect())
+        let replies = DeviceLearner::new(engine, None).replies(&prompts, encoder.end_id(), LONGEST_REPLY)?;
+        Ok(replies.iter().map(|ids| encoder.decode(ids)).collect())
+    };
+    let (before, after) = (by(start)?, by(adapted)?);
+    let replies = said_to.into_iter().zip(before).zip(after);
+    Ok(replies.map(|((to, before), after)| Reply { to, before, after }).collect())
 }
 
 /// What is learned when a persona is learned again: the dialogues of a version, and what it was taught since, before those that were held out.
@@ -249,7 +242,7 @@ pub(crate) fn again(
     let mut dialogues = store.dialogues(name, Some(found.number))?;
     let held_out = found.record.held_out.map_or(0, |held_out| held_out.dialogues).min(dialogues.len());
     let mut taught = store.taught(name)?;
-    taught.retain(|taught| !dialogues.iter().any(|known| known.exchanges == taught.exchanges));
+    taught.retain(|taught| !taught.is_among(&dialogues));
     let (learned, count) = (dialogues.len() - held_out, taught.len());
     dialogues.splice(learned..learned, taught);
     Ok((dialogues, held_out, count))

@@ -72,11 +72,8 @@ struct Session<'a> {
     /// The bundle's own adapters.
     start: Tensors,
     persona: Option<PersonaRef>,
-    sentences: Vec<String>,
     conversation: Conversation<'a>,
     sampler: Sampler,
-    max_tokens: usize,
-    stops: Vec<String>,
     said_forgotten: bool,
     /// The last reply, and how long it took.
     last: Option<(Said, Duration)>,
@@ -84,22 +81,18 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn new(args: &'a ChatArgs, engine: Engine, encoder: &'a Encoder, sampler: Sampler) -> Result<Self, Error> {
-        let max_tokens = args.sampling.max_tokens.get();
         let mut session = Self {
             args,
             start: engine.adapters(),
             engine,
             encoder,
             persona: None,
-            sentences: Vec::new(),
-            conversation: Conversation::new(encoder, Vec::new(), max_tokens),
+            conversation: Conversation::new(encoder, Vec::new(), args.sampling.max_tokens.get()),
             sampler,
-            max_tokens,
-            stops: args.sampling.stop.clone(),
             said_forgotten: false,
             last: None,
         };
-        session.conversation.set_stops(session.stops.clone());
+        session.conversation.set_stops(args.sampling.stop.clone());
         session.become_persona(args.persona.clone())?;
         Ok(session)
     }
@@ -119,8 +112,8 @@ impl<'a> Session<'a> {
             None => (self.start.clone(), Vec::new()),
         };
         self.engine.set_adapters(&adapters)?;
-        self.conversation.set_persona(sentences.clone());
-        (self.persona, self.sentences) = (persona, sentences);
+        self.conversation.set_persona(sentences);
+        self.persona = persona;
         Ok(())
     }
 
@@ -220,7 +213,7 @@ impl<'a> Session<'a> {
     /// What was said, as a dialogue.
     fn dialogue(&self) -> Option<Dialogue> {
         let exchanges = self.conversation.exchanges();
-        let persona = self.sentences.clone();
+        let persona = self.conversation.persona().to_vec();
         (!exchanges.is_empty()).then_some(Dialogue { persona, partner_persona: Vec::new(), exchanges, line: 1 })
     }
 
@@ -280,16 +273,11 @@ impl<'a> Session<'a> {
             Setting::MinP(value) => sampling.min_p = value,
             Setting::RepetitionPenalty(value) => sampling.repetition_penalty = value,
             Setting::Seed(value) => sampling.seed = value,
-            Setting::MaxTokens(value) => {
-                self.max_tokens = value;
-                self.conversation.set_max_tokens(value);
-            }
+            Setting::MaxTokens(value) => self.conversation.set_max_tokens(value),
+            // One more, or none at all.
             Setting::Stop(text) => {
-                match text {
-                    Some(text) => self.stops.push(text),
-                    None => self.stops.clear(),
-                }
-                self.conversation.set_stops(self.stops.clone());
+                let before = if text.is_some() { self.conversation.stops().to_vec() } else { Vec::new() };
+                self.conversation.set_stops(before.into_iter().chain(text).collect());
             }
         }
         self.sampler = Sampler::new(sampling)?;
@@ -298,7 +286,7 @@ impl<'a> Session<'a> {
 
     fn say_settings(&self) {
         let sampling = self.sampler.options();
-        let stops: Vec<String> = self.stops.iter().map(|stop| format!("{stop:?}")).collect();
+        let stops: Vec<String> = self.conversation.stops().iter().map(|stop| format!("{stop:?}")).collect();
         say(format_args!(
             "temperature {}, top-p {}, top-k {}, min-p {}, repetition-penalty {}, seed {}, max-tokens {}, stop {}",
             sampling.temperature,
@@ -307,7 +295,7 @@ impl<'a> Session<'a> {
             sampling.min_p,
             sampling.repetition_penalty,
             sampling.seed,
-            self.max_tokens,
+            self.conversation.max_tokens(),
             if stops.is_empty() { "none".to_owned() } else { stops.join(" ") }
         ));
     }

@@ -8,7 +8,6 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use anyhow::anyhow;
 use marionette_console::say;
 use marionette_models::terminal::printable_line;
-use marionette_runtime::Error;
 use marionette_runtime::adapt::divide;
 use marionette_runtime::persona_name::{PersonaName, PersonaRef};
 use marionette_runtime::personas::{PersonaError, Store, Version};
@@ -41,13 +40,8 @@ pub fn run(args: &PersonasArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What fails because of a persona is an error of the runtime: the exit code and the words are decided there.
-fn of<T>(result: Result<T, PersonaError>) -> Result<T, Error> {
-    result.map_err(Error::from)
-}
-
 fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
+    let store = args.home.store()?;
     let mut found = Vec::new();
     for name in store.names().iter().filter_map(|name| name.parse::<PersonaName>().ok()) {
         // One that is broken does not hide the others.
@@ -68,9 +62,9 @@ fn list(args: &ListArgs) -> anyhow::Result<()> {
 }
 
 fn show(args: &ShowArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
+    let store = args.home.store()?;
     let PersonaRef { name, version } = &args.persona;
-    let told = Told::new(name, of(store.version(name, *version))?);
+    let told = Told::new(name, store.version(name, *version)?);
     let mut out = io::stdout().lock();
     match args.json {
         true => writeln!(out, "{}", serde_json::to_string(&told)?)?,
@@ -80,10 +74,10 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
 }
 
 fn history(args: &HistoryArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
+    let store = args.home.store()?;
     let name = &args.persona;
     let mut found = Vec::new();
-    for number in of(store.versions(name))? {
+    for number in store.versions(name)? {
         match store.version(name, Some(number)) {
             Ok(version) => found.push(Told::new(name, version)),
             Err(error) => say(format_args!("{name}@{number}: {error}")),
@@ -103,20 +97,20 @@ fn history(args: &HistoryArgs) -> anyhow::Result<()> {
 }
 
 fn diff(args: &DiffArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
-    let one = of(numbered(&store, &args.one))?;
+    let store = args.home.store()?;
+    let one = numbered(&store, &args.one)?;
     let other = match &args.other {
-        Some(other) => of(numbered(&store, other))?,
+        Some(other) => numbered(&store, other)?,
         None => {
-            let before = of(store.versions(&one.0))?.into_iter().rfind(|&number| number < one.1.number);
+            let before = store.versions(&one.0)?.into_iter().rfind(|&number| number < one.1.number);
             let before =
                 before.ok_or_else(|| anyhow!("{}@{} is the first version: name another", one.0, one.1.number))?;
-            (one.0.clone(), of(store.version(&one.0, Some(before)))?)
+            (one.0.clone(), store.version(&one.0, Some(before))?)
         }
     };
     // The older one first, as a change is told.
     let (one, other) = if args.other.is_none() { (other, one) } else { (one, other) };
-    let differences = of(Differences::between(&store, one, other))?;
+    let differences = Differences::between(&store, one, other)?;
     let mut out = io::stdout().lock();
     match args.json {
         true => writeln!(out, "{}", serde_json::to_string(&differences)?)?,
@@ -130,26 +124,26 @@ fn numbered(store: &Store, persona: &PersonaRef) -> Result<(PersonaName, Version
 }
 
 fn revert(args: &RevertArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
-    let version = of(of(store.lock(&args.persona))?.revert(args.version.map(usize::from)))?;
+    let store = args.home.store()?;
+    let version = store.lock(&args.persona)?.revert(args.version.map(usize::from))?;
     writeln!(io::stdout(), "{}@{version} is current", args.persona)?;
     Ok(())
 }
 
 fn rename(args: &RenameArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
-    let from = of(store.lock(&args.persona))?;
-    let to = of(store.lock(&args.to))?;
-    of(from.rename(&to))?;
+    let store = args.home.store()?;
+    let from = store.lock(&args.persona)?;
+    let to = store.lock(&args.to)?;
+    from.rename(&to)?;
     writeln!(io::stdout(), "{} is {} now", args.persona, args.to)?;
     Ok(())
 }
 
 fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
+    let store = args.home.store()?;
     let PersonaRef { name, version } = &args.persona;
-    let lock = of(store.lock(name))?;
-    let versions = of(store.versions(name))?.len();
+    let lock = store.lock(name)?;
+    let versions = store.versions(name)?.len();
     let what = match version {
         Some(version) => format!("version {version} of {name}"),
         None => format!("{name} with {}", crate::common::count(versions, "version")),
@@ -158,8 +152,8 @@ fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
         return Err(anyhow!("nothing was removed"));
     }
     match version {
-        Some(version) => of(lock.remove_version(*version))?,
-        None => of(lock.remove())?,
+        Some(version) => lock.remove_version(*version)?,
+        None => lock.remove()?,
     }
     writeln!(io::stdout(), "removed {what}")?;
     Ok(())
@@ -177,24 +171,24 @@ fn agreed(question: &str) -> anyhow::Result<bool> {
 }
 
 fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
+    let store = args.home.store()?;
     let PersonaRef { name, version } = &args.persona;
-    of(store.export(name, *version, args.format, &args.out))?;
+    store.export(name, *version, args.format, &args.out)?;
     let out = args.out.display().to_string();
     writeln!(io::stdout(), "{} is in {}", args.persona, printable_line(&out))?;
     Ok(())
 }
 
 fn import(args: &ImportArgs) -> anyhow::Result<()> {
-    let store = of(args.home.store())?;
-    let saved = of(of(store.lock(&args.persona))?.import(&args.file))?;
+    let store = args.home.store()?;
+    let saved = store.lock(&args.persona)?.import(&args.file)?;
     writeln!(io::stdout(), "{}@{} is current", args.persona, saved.version)?;
     Ok(())
 }
 
 fn readapt(args: &ReadaptArgs) -> anyhow::Result<()> {
     let ReadaptArgs { persona: PersonaRef { name, version }, common, home, learning } = args;
-    let (dialogues, held_out, _) = adapt::again(&of(home.store())?, name, *version)?;
+    let (dialogues, held_out, _) = adapt::again(&home.store()?, name, *version)?;
     let (there, holdout) = (dialogues.len(), learning.holdout.unwrap_or(held_out));
     let source = args.persona.to_string();
     divide(there, None, Some(holdout)).map_err(|error| anyhow!("{source}: {error}"))?;

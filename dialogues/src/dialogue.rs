@@ -32,3 +32,10 @@ pub struct Dialogue {
     /// The line of the file on which the dialogue begins, from 1; in Hugging Face's JSON, which is one line, its number.
     pub line: usize,
 }
+
+impl Dialogue {
+    /// Whether one of `others` holds the same exchanges, wherever it comes from.
+    pub fn is_among(&self, others: &[Self]) -> bool {
+        others.iter().any(|other| other.exchanges == self.exchanges)
+    }
+}

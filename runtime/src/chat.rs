@@ -43,6 +43,21 @@ impl<'e> Conversation<'e> {
         Self { encoder, persona, history: Vec::new(), forgotten: 0, max_tokens, stops: Vec::new() }
     }
 
+    /// The sentences that describe the persona.
+    pub fn persona(&self) -> &[String] {
+        &self.persona
+    }
+
+    /// The most tokens of a reply.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// What ends a reply before it would end.
+    pub fn stops(&self) -> &[String] {
+        &self.stops
+    }
+
     /// Makes the persona another one; what was said stays.
     pub fn set_persona(&mut self, persona: Vec<String>) {
         self.persona = persona;

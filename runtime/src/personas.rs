@@ -177,10 +177,7 @@ impl Store {
     /// # Errors
     /// [`PersonaError::Unknown`].
     pub fn versions(&self, name: &PersonaName) -> Result<Vec<usize>, PersonaError> {
-        Ok(match self.place(name)? {
-            Place::Former(_) => vec![1],
-            Place::Folder(folder) => numbers(&folder),
-        })
+        Ok(self.place(name)?.versions())
     }
 
     /// What is known of a version, the current one where none is named.
@@ -188,13 +185,14 @@ impl Store {
     /// # Errors
     /// [`PersonaError::Unknown`]; [`PersonaError::UnknownVersion`]; its file is wrong.
     pub fn version(&self, name: &PersonaName, version: Option<usize>) -> Result<Version, PersonaError> {
-        let (number, path) = self.adapters(name, version)?;
+        let place = self.place(name)?;
+        let (number, path) = place.adapters(name, version)?;
         let Facts { base_sha256, created, record } = Facts::read(&path, Reader::open(&path)?.metadata())?;
         let size = |path: &Path| fs::metadata(path).ok().map(|found| found.len());
         let dialogues = size(&path.with_file_name(DIALOGUES)).filter(|_| path.ends_with(ADAPTERS));
         Ok(Version {
             number,
-            is_current: version.is_none() || self.current(name).is_ok_and(|current| current == number),
+            is_current: version.is_none() || place.current(name).is_ok_and(|current| current == number),
             created,
             base_sha256,
             record,
@@ -234,14 +232,7 @@ impl Store {
     /// # Errors
     /// [`PersonaError::Unknown`]; the file that names it is wrong.
     pub fn current(&self, name: &PersonaName) -> Result<usize, PersonaError> {
-        let Place::Folder(folder) = self.place(name)? else { return Ok(1) };
-        let path = folder.join(CURRENT);
-        let text = files::read_limited(&path, MAX_CURRENT)?;
-        let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
-        number.ok_or_else(|| {
-            let remedy = format!("`marionette personas revert {name} VERSION` names another");
-            FileError::new(&path, "expected the number of a version").remedy(remedy).into()
-        })
+        self.place(name)?.current(name)
     }
 
     /// The file of a version's adapters, and its number.
@@ -250,18 +241,7 @@ impl Store {
         name: &PersonaName,
         version: Option<usize>,
     ) -> Result<(usize, PathBuf), PersonaError> {
-        let number = version.map_or_else(|| self.current(name), Ok)?;
-        let path = match self.place(name)? {
-            Place::Folder(folder) => folder.join(number.to_string()).join(ADAPTERS),
-            Place::Former(file) => file,
-        };
-        let there = self.versions(name)?;
-        if !there.contains(&number) {
-            let there: Vec<String> = there.iter().map(usize::to_string).collect();
-            let there = there.join(", ");
-            return Err(PersonaError::UnknownVersion { name: name.clone(), version: number, there });
-        }
-        Ok((number, path))
+        self.place(name)?.adapters(name, version)
     }
 
     /// By listing, not by opening: some file systems would open `ann` for `Ann`.
@@ -282,6 +262,41 @@ impl Store {
 
     fn former_of(&self, name: &PersonaName) -> PathBuf {
         self.folder.join(format!("{name}.{FORMER}"))
+    }
+}
+
+impl Place {
+    fn versions(&self) -> Vec<usize> {
+        match self {
+            Self::Former(_) => vec![1],
+            Self::Folder(folder) => numbers(folder),
+        }
+    }
+
+    fn current(&self, name: &PersonaName) -> Result<usize, PersonaError> {
+        let Self::Folder(folder) = self else { return Ok(1) };
+        let path = folder.join(CURRENT);
+        let text = files::read_limited(&path, MAX_CURRENT)?;
+        let number = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+        number.ok_or_else(|| {
+            let remedy = format!("`marionette personas revert {name} VERSION` names another");
+            FileError::new(&path, "expected the number of a version").remedy(remedy).into()
+        })
+    }
+
+    fn adapters(&self, name: &PersonaName, version: Option<usize>) -> Result<(usize, PathBuf), PersonaError> {
+        let number = version.map_or_else(|| self.current(name), Ok)?;
+        let there = self.versions();
+        if !there.contains(&number) {
+            let there: Vec<String> = there.iter().map(usize::to_string).collect();
+            let there = there.join(", ");
+            return Err(PersonaError::UnknownVersion { name: name.clone(), version: number, there });
+        }
+        let path = match self {
+            Self::Folder(folder) => folder.join(number.to_string()).join(ADAPTERS),
+            Self::Former(file) => file.clone(),
+        };
+        Ok((number, path))
     }
 }
 

@@ -2,46 +2,21 @@
 
 #![allow(clippy::unwrap_used)] // What fails here fails a test.
 
-use std::collections::BTreeMap;
+mod support;
 
-use marionette_models::bundle::{Manifest, Operators, Precision};
 use marionette_models::onnx::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorTypeProto, TypeProto, ValueInfoProto, data_type,
 };
-use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, InnerLoop, LearningRate, PromptForm, params};
+use marionette_models::{HostTensor, LearningRate};
 use marionette_runtime::personas::{Format, Persona, Record, Store};
 use marionette_runtime::session::{OnnxRuntime, SessionError};
 use ort::session::{Adapter, RunOptions, Session, SessionInputValue};
 use prost::Message as _;
 
-fn manifest() -> Manifest {
-    Manifest {
-        format_version: 2,
-        producer: "test".into(),
-        model: Gpt2Shape { vocab_size: 10, n_positions: 8, n_embd: 3, n_layer: 2, n_head: 1 }.into(),
-        prompt: PromptForm::plain(9),
-        adapter: AdapterConfig { bottleneck: 5 },
-        base_sha256: "ab".repeat(32),
-        precision: Precision::Fp32,
-        operators: Operators::Ort,
-        inner_loop: InnerLoop { steps: 1, dialogues_per_step: 1, learning_rate: LearningRate::Shared(0.1) },
-        persona_text: false,
-        files: BTreeMap::new(),
-        graphs: BTreeMap::new(),
-    }
-}
-
 /// A persona whose n-th adapter tensor has the values n, n + 0.125, …
 fn persona() -> Persona {
-    let manifest = manifest();
-    let adapters = params::adapter_table(&manifest.model, &manifest.adapter)
-        .into_iter()
-        .enumerate()
-        .map(|(number, spec)| {
-            let values = (0..spec.len()).map(|place| number as f32 + place as f32 / 8.0).collect();
-            (spec.name.clone(), HostTensor { values, shape: spec.shape })
-        })
-        .collect();
+    let adapters =
+        support::adapters(&support::manifest(3, 2, 1, 5), |number, place| number as f32 + place as f32 / 8.0);
     let record = Record {
         dialogues: 1,
         dialogues_sha256: String::new(),
@@ -90,7 +65,7 @@ fn onnx_runtime_loads_what_is_exported_as_its_adapter() {
     let store = Store::new(Some(home.path())).unwrap();
     let name = "ann".parse().unwrap();
     let persona = persona();
-    store.lock(&name).unwrap().save(&persona, None, &manifest(), true).unwrap();
+    store.lock(&name).unwrap().save(&persona, None, &support::manifest(3, 2, 1, 5), true).unwrap();
     let file = home.path().join("ann.onnx_adapter");
     store.export(&name, None, Format::OnnxAdapter, &file).unwrap();
 

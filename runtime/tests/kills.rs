@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // What fails here fails a test.
 #![cfg(unix)]
 
-use std::collections::BTreeMap;
+mod support;
+
 use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -12,8 +13,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use marionette_dialogues::{Dialogue, Exchange};
-use marionette_models::bundle::{Manifest, Operators, Precision};
-use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, InnerLoop, LearningRate, PromptForm, params};
+use marionette_models::LearningRate;
+use marionette_models::bundle::Manifest;
 use marionette_runtime::persona_name::PersonaName;
 use marionette_runtime::personas::{Persona, Record, Store};
 use rand::{RngExt as _, SeedableRng as _};
@@ -26,29 +27,12 @@ const KILLS: u64 = 200;
 const VERSIONS: usize = 4;
 
 fn manifest() -> Manifest {
-    Manifest {
-        format_version: 2,
-        producer: "test".into(),
-        model: Gpt2Shape { vocab_size: 10, n_positions: 8, n_embd: 32, n_layer: 4, n_head: 2 }.into(),
-        prompt: PromptForm::plain(9),
-        adapter: AdapterConfig { bottleneck: 16 },
-        base_sha256: "ab".repeat(32),
-        precision: Precision::Fp32,
-        operators: Operators::Ort,
-        inner_loop: InnerLoop { steps: 1, dialogues_per_step: 1, learning_rate: LearningRate::Shared(0.1) },
-        persona_text: false,
-        files: BTreeMap::new(),
-        graphs: BTreeMap::new(),
-    }
+    support::manifest(32, 4, 2, 16)
 }
 
 /// A persona whose values and record agree on a number.
 fn persona(number: usize) -> Persona {
-    let manifest = manifest();
-    let adapters = params::adapter_table(&manifest.model, &manifest.adapter)
-        .into_iter()
-        .map(|spec| (spec.name.clone(), HostTensor { values: vec![number as f32; spec.len()], shape: spec.shape }))
-        .collect();
+    let adapters = support::adapters(&manifest(), |_, _| number as f32);
     let record = Record {
         dialogues: number,
         dialogues_sha256: String::new(),

@@ -58,10 +58,8 @@ impl Differences {
 
 impl Shared {
     fn of(one: &[Dialogue], other: &[Dialogue]) -> Self {
-        let is_in =
-            |dialogue: &Dialogue, all: &[Dialogue]| all.iter().any(|other| other.exchanges == dialogue.exchanges);
-        let both = one.iter().filter(|dialogue| is_in(dialogue, other)).count();
-        let other_alone = other.iter().filter(|dialogue| !is_in(dialogue, one)).count();
+        let both = one.iter().filter(|dialogue| dialogue.is_among(other)).count();
+        let other_alone = other.iter().filter(|dialogue| !dialogue.is_among(one)).count();
         Self { both, one_alone: one.len() - both, other_alone }
     }
 }

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use marionette_dialogues::{Dialogue, write_chat};
 use marionette_models::bundle::Manifest;
 use marionette_models::files::{self, StagedFolder};
-use marionette_models::{FileError, checkpoint, safetensors_file};
+use marionette_models::safetensors_file::Reader;
+use marionette_models::{FileError, checkpoint};
 
 use super::record::Facts;
-use super::{ADAPTERS, CURRENT, DIALOGUES, Persona, PersonaError, Place, Store, TAUGHT, numbers};
+use super::{ADAPTERS, CURRENT, DIALOGUES, Persona, PersonaError, Place, Store, TAUGHT, export, numbers};
 use crate::persona_name::PersonaName;
 
 /// A persona that this process alone may change.
@@ -73,7 +74,7 @@ impl<'store> Lock<'store> {
         let path = self.folder().join(TAUGHT);
         let mut taught = self.store.taught(&self.name)?;
         let all = taught.len();
-        taught.retain(|taught| !dialogues.iter().any(|known| known.exchanges == taught.exchanges));
+        taught.retain(|taught| !taught.is_among(dialogues));
         match taught.len() {
             left if left == all => Ok(()),
             0 => Ok(fs::remove_file(&path).map_err(|error| cannot_be_removed(&path, &error))?),
@@ -86,14 +87,8 @@ impl<'store> Lock<'store> {
     /// # Errors
     /// The file is not a persona's, or was changed since it was written; files cannot be written.
     pub fn import(&self, file: &Path) -> Result<Saved, PersonaError> {
-        let (tensors, metadata) = safetensors_file::read(file)?;
-        Facts::read(file, &metadata)?;
-        for (name, tensor) in &tensors {
-            let values = tensor.to_f32().map_err(|problem| FileError::new(file, problem).at(name))?.values;
-            if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-                return Err(FileError::new(file, format!("holds {value}")).at(name).into());
-            }
-        }
+        Facts::read(file, Reader::open(file)?.metadata())?;
+        export::tensors(file)?;
         self.add(true, |version| copy(file, &version.join(ADAPTERS)))
     }
 

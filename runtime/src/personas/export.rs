@@ -85,7 +85,7 @@ impl Store {
 }
 
 /// The tensors of an adapters' file, whatever base it belongs to.
-fn tensors(path: &Path) -> Result<Tensors, FileError> {
+pub(super) fn tensors(path: &Path) -> Result<Tensors, FileError> {
     let (tensors, _) = safetensors_file::read(path)?;
     tensors
         .into_iter()

@@ -1,36 +1,21 @@
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use marionette_dialogues::Exchange;
-use marionette_models::bundle::{Operators, Precision};
-use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, InnerLoop, LearningRate, PromptForm, params};
+use marionette_models::LearningRate;
 use tempfile::TempDir;
 
 use super::*;
 
 fn manifest() -> Manifest {
-    Manifest {
-        format_version: 2,
-        producer: "test".into(),
-        model: Gpt2Shape { vocab_size: 10, n_positions: 8, n_embd: 4, n_layer: 1, n_head: 2 }.into(),
-        prompt: PromptForm::plain(9),
-        adapter: AdapterConfig { bottleneck: 2 },
-        base_sha256: "ab".repeat(32),
-        precision: Precision::Fp32,
-        operators: Operators::Ort,
-        inner_loop: InnerLoop { steps: 1, dialogues_per_step: 1, learning_rate: LearningRate::Shared(0.1) },
-        persona_text: false,
-        files: BTreeMap::new(),
-        graphs: BTreeMap::new(),
-    }
+    support::manifest(4, 1, 2, 2)
 }
 
 fn persona(value: f32) -> Persona {
-    let manifest = manifest();
-    let adapters = params::adapter_table(&manifest.model, &manifest.adapter)
-        .into_iter()
-        .map(|spec| (spec.name.clone(), HostTensor { values: vec![value; spec.len()], shape: spec.shape }))
-        .collect();
+    let adapters = support::adapters(&manifest(), |_, _| value);
     let record = Record {
         dialogues: 3,
         dialogues_sha256: "cd".repeat(32),
