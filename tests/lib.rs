@@ -170,11 +170,14 @@ impl Running {
         self.child.id()
     }
 
-    /// Writes to its standard input.
+    /// Writes to its standard input. A program may end without reading it.
     #[allow(clippy::expect_used)]
     pub fn say(&mut self, words: &str) {
         let stdin = self.child.stdin.as_mut().expect("it was started with one");
-        stdin.write_all(words.as_bytes()).expect("the program reads");
+        match stdin.write_all(words.as_bytes()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.expect("a pipe can be written"),
+        }
     }
 
     /// Closes its standard input, and waits for its end.

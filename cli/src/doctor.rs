@@ -9,11 +9,14 @@ use bytesize::ByteSize;
 use marionette_models::bundle::Bundle;
 use marionette_models::terminal::printable_line;
 use marionette_runtime::session::OnnxRuntime;
-use marionette_runtime::{Engine, Options, Provider, kernels, memory};
+use marionette_runtime::{Engine, Options, Provider, kernels, memory, plan};
 use serde::Serialize;
 
 use crate::args::DoctorArgs;
 use crate::settings;
+
+/// The tokens of a long dialogue.
+const LONG: usize = 512;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -68,7 +71,13 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         Ok(file.unwrap_or_else(|| "none: neither XDG_CONFIG_HOME nor HOME is an absolute path".to_owned())),
     );
     if let Some(dir) = &args.bundle {
-        find("bundle", bundle(dir));
+        match bundle(dir) {
+            Err(error) => find("bundle", Err(error)),
+            Ok((found, mut engine)) => {
+                find("bundle", Ok(found));
+                find("it learns", learns(&mut engine));
+            }
+        }
     }
     let wrong = findings.iter().filter(|finding| finding.is_wrong).count();
     let mut out = io::stdout().lock();
@@ -103,11 +112,26 @@ fn personas(args: &DoctorArgs) -> Result<String, String> {
 }
 
 /// Verifies a bundle whole, and opens it on the processor.
-fn bundle(dir: &Path) -> Result<String, String> {
+fn bundle(dir: &Path) -> Result<(String, Engine), String> {
     let bundle = Bundle::open(dir).map_err(|error| error.to_string())?;
-    Engine::open(&bundle, Options::default()).map_err(|error| error.to_string())?;
+    let engine = Engine::open(&bundle, Options::default()).map_err(|error| error.to_string())?;
     let manifest = bundle.manifest();
     let digest: String = manifest.base_sha256.chars().take(12).collect();
     let (family, precision) = (&manifest.model.family, manifest.precision);
-    Ok(format!("{}: whole, {family}, {precision}, base {digest}", dir.display()))
+    Ok((format!("{}: whole, {family}, {precision}, base {digest}", dir.display()), engine))
+}
+
+/// The memory that learning takes, beside what there is.
+fn learns(engine: &mut Engine) -> Result<String, String> {
+    let length = engine.manifest().model.n_positions.min(LONG);
+    let most = plan::most_for(engine, length).map_err(|error| error.to_string())?;
+    let Some((most, system)) = most.zip(memory::system()) else {
+        return Ok("with as much memory as it takes: this system does not say".to_owned());
+    };
+    let found = format!("from a dialogue of {length} tokens with at most {} of memory", ByteSize(most));
+    match most {
+        most if most > system.total => Err(format!("{found}, more than there is: adapt with --memory-limit")),
+        most if most > system.available => Ok(format!("{found}, more than is free: adapt with --memory-limit")),
+        _ => Ok(found),
+    }
 }

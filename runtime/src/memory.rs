@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use marionette_models::bundle::WEIGHTS;
+
 /// What a process holds in memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resident {
@@ -9,6 +11,14 @@ pub struct Resident {
     pub now: u64,
     /// The most that it ever was.
     pub peak: u64,
+}
+
+impl Resident {
+    /// As it will be once all of a bundle's mapped weights were read.
+    #[must_use]
+    pub fn with_weights(self) -> Self {
+        Self { now: self.now.saturating_add(mapped_only(WEIGHTS)), ..self }
+    }
 }
 
 /// What this process holds: `VmRSS` and `VmHWM` of Linux's `/proc/self/status`.
@@ -33,7 +43,7 @@ pub fn system() -> Option<System> {
 }
 
 /// How many bytes of the file of this name are mapped and not in memory: they will be once they are read.
-pub fn mapped_only(file_name: &str) -> u64 {
+fn mapped_only(file_name: &str) -> u64 {
     fs::read_to_string("/proc/self/smaps").map_or(0, |maps| mapped_only_of(&maps, file_name))
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use bytesize::ByteSize;
 use marionette_dialogues::{Batch, EncodeError, Sequence};
 use marionette_models::InnerLoop;
-use marionette_models::bundle::{self, RunMemory};
+use marionette_models::bundle::RunMemory;
 
 use crate::engine::{Activations, Engine};
 use crate::error::{Error, Result};
@@ -88,8 +88,7 @@ impl Plan {
                 let problem = "--memory-limit needs Linux: this system does not say what a program holds";
                 return Err(Error::Impossible(problem.into()));
             };
-            let base = held.now.saturating_add(memory::mapped_only(bundle::WEIGHTS));
-            match fit(&steps, &held_out, activations, step, Resident { now: base, ..held }, limit)? {
+            match fit(&steps, &held_out, activations, step, held.with_weights(), limit)? {
                 Fitted::In(epoch, held_out, fit) => {
                     return Ok(Self { inner, epoch, held_out, activations, fit: Some(fit) });
                 }
@@ -155,6 +154,17 @@ impl Plan {
     }
 }
 
+/// A bound of the bytes that this process holds while it learns from a dialogue of `length` tokens, every one of them a reply's; none where the
+/// system does not say what it holds. Opens the graph of the steps.
+///
+/// # Errors
+/// The graph cannot be opened, or the manifest does not say what it takes.
+pub fn most_for(engine: &mut Engine, length: usize) -> Result<Option<u64>> {
+    let step = engine.step_memory(Activations::Kept)?;
+    engine.prepare_adaptation(Activations::Kept)?;
+    Ok(memory::resident().map(|held| whole(held.with_weights(), step, 1, length, length)))
+}
+
 impl fmt::Display for Fit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [limit, base, most] = [self.limit, self.base, self.most].map(ByteSize);
@@ -186,6 +196,11 @@ fn with_gaps(values: u64) -> u64 {
     values.saturating_add(values / GAPS)
 }
 
+/// What the process holds in a step, where it held `held` before.
+fn whole(held: Resident, step: RunMemory, rows: usize, length: usize, targets: usize) -> u64 {
+    held.now.saturating_add(with_gaps(step.of(rows, length, targets))).max(held.peak)
+}
+
 /// Whether the steps fit.
 #[derive(Debug, PartialEq)]
 enum Fitted {
@@ -204,8 +219,7 @@ fn fit(
     held: Resident,
     limit: u64,
 ) -> Result<Fitted> {
-    let whole =
-        |rows, length, targets| held.now.saturating_add(with_gaps(step.of(rows, length, targets))).max(held.peak);
+    let whole = |rows, length, targets| whole(held, step, rows, length, targets);
     let one = |sequence: &&Sequence| whole(1, sequence.ids.len(), sequence.targets());
     let needed =
         steps.iter().flatten().chain(held_out).filter(|sequence| sequence.targets() > 0).map(one).max().unwrap_or(0);

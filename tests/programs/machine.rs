@@ -80,6 +80,8 @@ fn a_doctor_says_what_there_is_and_what_is_wrong() {
         "personas",
         "config.toml, which is not there",
         "whole, GPT-2",
+        "it learns",
+        "with at most ",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }

@@ -65,23 +65,27 @@ fn train_with(scratch: &Scratch, out: &str, more: &[PathBuf]) -> marionette_test
     scratch.run("marionette-train", arguments)
 }
 
-/// The dialogues of the first persona of the test split, as a file of its own.
-pub fn one_persona(scratch: &Scratch) -> PathBuf {
-    let text = std::fs::read_to_string(dialogues("test")).unwrap();
-    let persona: Vec<&str> = text.lines().take_while(|line| line.contains("your persona:")).collect();
-    let mut own = String::new();
-    let mut dialogue = String::new();
+/// The dialogues of the first `count` personas of a split.
+pub fn first_personas(split: &str, count: usize) -> String {
+    let text = std::fs::read_to_string(dialogues(split)).unwrap();
+    let (mut first, mut seen) = (String::new(), Vec::new());
     for line in text.lines() {
-        if line.starts_with("1 ") && !dialogue.is_empty() {
-            if !dialogue.starts_with(&persona.join("\n")) {
+        // The first sentence tells the bundled personas apart.
+        if line.starts_with("1 ") && !seen.contains(&line) {
+            if seen.len() == count {
                 break;
             }
-            own.push_str(&std::mem::take(&mut dialogue));
+            seen.push(line);
         }
-        dialogue.push_str(line);
-        dialogue.push('\n');
+        first.push_str(line);
+        first.push('\n');
     }
-    scratch.write("one-persona.txt", own)
+    first
+}
+
+/// The dialogues of the first persona of the test split, as a file of its own.
+pub fn one_persona(scratch: &Scratch) -> PathBuf {
+    scratch.write("one-persona.txt", first_personas("test", 1))
 }
 
 pub fn json(text: &str) -> Value {

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use indicatif::HumanDuration;
 use marionette_console::Progress;
-use marionette_models::bundle::WEIGHTS;
 use marionette_runtime::adapt::Heard;
 use marionette_runtime::memory;
 use marionette_runtime::plan::Plan;
@@ -76,7 +75,7 @@ impl Shown {
         let time = HumanDuration(Duration::from_secs_f64((elapsed.as_secs_f64() * left).ceil()));
         let memory = self.values.zip(memory::resident()).map(|(values, held)| {
             // The weights that lie mapped are read in every step.
-            let bytes = (held.now + memory::mapped_only(WEIGHTS)).saturating_add(values).max(held.peak);
+            let bytes = held.with_weights().now.saturating_add(values).max(held.peak);
             format!(", at most {} of memory", ByteSize(bytes))
         });
         let steps = self.steps;
