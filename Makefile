@@ -11,7 +11,7 @@
 #                (PEERS and DIALOGUES: benches/peers/device.py --help)
 #   make fuzz    every parser under libFuzzer, for MINUTES (12) in all; TARGETS names some of them
 #   make faults  each system call of a save, an export and a checkpoint, killed before it and failing (needs strace)
-#   make sanitize   AddressSanitizer and Miri over the runtime's kernels; needs a nightly toolchain, and says how to get it
+#   make sanitize   AddressSanitizer and Miri over the kernels; needs a nightly toolchain, and says how to get it
 #   make tiny    makes models/tiny again (about an hour on two cores)
 
 .PHONY: demo smollm2-bundle test build check bench sanitize fuzz faults tiny deps

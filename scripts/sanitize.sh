@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks for memory errors of the runtime's kernels, with a nightly toolchain (NIGHTLY names another than "nightly"):
+# Looks for memory errors of the kernels, with a nightly toolchain (NIGHTLY names another than "nightly"):
 # AddressSanitizer over the kernels' tests and over the graphs of one operator each that ONNX Runtime executes, then Miri over the
 # kernels' tests in portable code. Miri interprets: it has neither ONNX Runtime nor the processor's integer products.
 set -euo pipefail
@@ -14,7 +14,10 @@ if ! rustc "+$nightly" --version >/dev/null 2>&1; then
 fi
 
 echo "AddressSanitizer, $(rustc "+$nightly" --version):"
-RUSTFLAGS=-Zsanitizer=address cargo "+$nightly" test --locked --target "$target" -p marionette-runtime --lib -- kernels operators
+export RUSTFLAGS=-Zsanitizer=address
+cargo "+$nightly" test --locked --target "$target" -p marionette-kernels --lib
+cargo "+$nightly" test --locked --target "$target" -p marionette-runtime --lib -- operators
+unset RUSTFLAGS
 
 if ! cargo "+$nightly" miri --version >/dev/null 2>&1; then
     echo "sanitize: AddressSanitizer found nothing, but Miri did not run: the toolchain \"$nightly\" lacks it;" \
@@ -27,4 +30,4 @@ if ! cargo "+$nightly" miri setup --target "$target"; then
     exit 1
 fi
 echo "Miri, $(cargo "+$nightly" miri --version):"
-cargo "+$nightly" miri test --locked --target "$target" -p marionette-runtime --lib -- kernels::
+cargo "+$nightly" miri test --locked --target "$target" -p marionette-kernels --lib

@@ -9,9 +9,9 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use marionette_dialogues::{Dialogue, Exchange, group_by_persona, read_dialogues};
 use marionette_exporter::quantise::{self, Order};
 use marionette_exporter::{FreshAdapters, Source, export};
+use marionette_kernels as kernels;
+use marionette_kernels::attention::{self, Gradients, Head, Heads};
 use marionette_models::bundle::{Bundle, Operators, Precision};
-use marionette_runtime::kernels::attention::{self, Gradients, Head, Heads};
-use marionette_runtime::kernels::{self};
 use marionette_runtime::sampling::{Sampler, Sampling};
 use marionette_runtime::{Engine, Options, engine};
 
@@ -38,7 +38,7 @@ fn with_outliers(values: &[f32], width: usize) -> Vec<f32> {
 #[cfg(target_arch = "x86_64")]
 fn products(criterion: &mut Criterion) {
     use half::f16;
-    use marionette_runtime::kernels::product::{self, Affine, Bytes, Direction, Few, Instructions, Matrix, Rounded};
+    use marionette_kernels::product::{self, Affine, Bytes, Direction, Few, Instructions, Matrix, Rounded};
     let here = |number: usize, compute: &(dyn Fn(usize) + Send + Sync)| {
         (0..number).for_each(compute);
         Ok::<_, ()>(())
@@ -52,7 +52,7 @@ fn products(criterion: &mut Criterion) {
         let halves: [&[f16]; 2] = [&four.scales, &four.minima];
         let affine = Affine::new(&four.integers, halves, [INNER, WIDTH]).unwrap();
         let stored = [eight.values(Order::ColumnsTogether), four.values(Order::ColumnsTogether, INNER)];
-        for instructions in Instructions::ALL.into_iter().filter(|instructions| instructions.are_supported()) {
+        for instructions in Instructions::supported() {
             let columns = affine.column_scales(instructions);
             let matrices = [
                 ("8 bits", Matrix::of_bytes(&eight.integers, &eight.scales).unwrap()),

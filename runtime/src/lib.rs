@@ -53,7 +53,6 @@ pub mod error;
 pub mod evaluate;
 pub mod generate;
 pub mod inspect;
-pub mod kernels;
 pub mod memory;
 pub mod persona_name;
 pub mod personas;
@@ -62,6 +61,7 @@ pub mod sampling;
 pub mod session;
 
 pub use marionette_dialogues as dialogues;
+pub use marionette_kernels as kernels;
 pub use marionette_models as models;
 
 pub use engine::{Engine, Options};

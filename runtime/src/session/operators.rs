@@ -25,7 +25,7 @@ mod targets;
 use adapter::AddProduct;
 use attention::Attention;
 use decoder::{Normalization, Rotary};
-use guard::{Guarded, Inputs, output, par_for, reserved, room};
+use guard::{Guarded, Inputs, output, par_for, refused, room};
 use targets::TargetLogProb;
 
 /// Enough rows for a thread to be worth waking, counted in elements.
@@ -120,7 +120,8 @@ impl Kernel for Rowwise {
             Self::RmsNormalizationGradient => shapes::rms_normalization_gradient(&given),
             Self::SwiGlu => shapes::swi_glu(&given),
             Self::SwiGluGradient => shapes::swi_glu_gradient(&given),
-        }?;
+        }
+        .map_err(refused)?;
         let mut output = output(context, 0, &rows.output)?;
         if rows.is_empty() {
             return Ok(());

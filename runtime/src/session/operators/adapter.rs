@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, in_parallel, output, reserved};
+use super::{Inputs, in_parallel, output, refused};
 use crate::kernels::adapter::{self, Narrow};
 use crate::kernels::shapes::{self, Sum};
 
@@ -55,7 +55,8 @@ impl Kernel for AddProduct {
         let inputs = Inputs::of(context)?;
         let is_up = *self == Self::AdapterUp;
         let given = inputs.shapes()?;
-        let sum = if is_up { shapes::adapter_up(&given) } else { shapes::adapter_down_gradient(&given) }?;
+        let sum = if is_up { shapes::adapter_up(&given) } else { shapes::adapter_down_gradient(&given) };
+        let sum = sum.map_err(refused)?;
         let mut output = output(context, 0, &sum.output())?;
         if sum.is_empty() {
             return Ok(());
@@ -76,7 +77,7 @@ impl Kernel for AddProduct {
             });
         }
         NARROW.with_borrow_mut(|narrow| {
-            reserved(narrow.try_reserve([depth, width]))?;
+            narrow.try_reserve([depth, width]).map_err(refused)?;
             narrow.lay_out(b, [depth, width], !is_up);
             in_parallel(context, y.chunks_mut(ROWS * width), |index, y| {
                 let (first, count) = (index * ROWS, y.len() / width);

@@ -3,7 +3,7 @@
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, in_parallel, output, reserved, room};
+use super::{Inputs, in_parallel, output, refused, room};
 use crate::kernels::attention::{self, Gradients, Head};
 use crate::kernels::shapes::{self, Attended, HeadCounts};
 
@@ -48,7 +48,7 @@ impl Operator for Attention {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {
         let queries = context.get("num_heads").ok_or_else(|| ort::Error::new("the attribute num_heads is missing"))?;
         // Bundles of format 1 had one number for all.
-        let counts = HeadCounts::new(queries, context.get("kv_num_heads").unwrap_or(queries))?;
+        let counts = HeadCounts::new(queries, context.get("kv_num_heads").unwrap_or(queries)).map_err(refused)?;
         Ok(AttentionKernel { operator: *self, counts })
     }
 }
@@ -62,7 +62,7 @@ impl AttentionKernel {
     fn forward(&self, context: &ComputeContext) -> ort::Result<()> {
         let inputs = Inputs::of(context)?;
         let branched = self.operator == Attention::Branched;
-        let attended = shapes::attention(self.counts, branched, &inputs.shapes()?)?;
+        let attended = shapes::attention(self.counts, branched, &inputs.shapes()?).map_err(refused)?;
         let mut y = output(context, 0, &attended.outputs())?;
         let mut sums = context.output(1, attended.sums())?;
         if attended.is_empty() {
@@ -82,7 +82,7 @@ impl AttentionKernel {
             }
         };
         let y = y.try_extract_tensor_mut::<f32>()?.1;
-        let y = reserved(attention::places(y, [batch, tokens, heads.queries], heads.width))?;
+        let y = attention::places(y, [batch, tokens, heads.queries], heads.width).map_err(refused)?;
         let shares = y.into_iter().zip(sums.chunks_mut(tokens));
         in_parallel(context, shares, |index, (y, sums)| {
             let row = index / heads.queries * tokens..(index / heads.queries + 1) * tokens;
@@ -99,7 +99,7 @@ impl AttentionKernel {
 
     fn backward(&self, context: &ComputeContext) -> ort::Result<()> {
         let inputs = Inputs::of(context)?;
-        let attended = shapes::attention_gradient(self.counts, &inputs.shapes()?)?;
+        let attended = shapes::attention_gradient(self.counts, &inputs.shapes()?).map_err(refused)?;
         let mut output = output(context, 0, &attended.all())?;
         if attended.is_empty() {
             return Ok(());
@@ -110,7 +110,7 @@ impl AttentionKernel {
         let (dy, y, qkv, sums) = (values(0)?, values(1)?, values(2)?, values(3)?);
         let all = heads.all() / heads.width;
         let output = output.try_extract_tensor_mut::<f32>()?.1;
-        let all_places = reserved(attention::places(output, [batch, tokens, all], heads.width))?;
+        let all_places = attention::places(output, [batch, tokens, all], heads.width).map_err(refused)?;
         let (sharing, mut groups) = (heads.sharing(), room(batch * heads.shared)?);
         // Of each row the queries' heads, then the keys', then the values'.
         let mut all_places = all_places.into_iter();

@@ -8,7 +8,7 @@ use ort::value::{DynValueTypeMarker, TensorElementType, ValueRef};
 
 use super::guard::continued;
 use super::product::misfit;
-use super::{Inputs, output, par_for, room};
+use super::{Inputs, output, par_for, refused, room};
 use crate::kernels::Calls;
 use crate::kernels::block::{self, Adapter, Block, Failure, Linear, Mlp, Norm, Places};
 use crate::kernels::product::{Affine, Bytes, Few, Instructions};
@@ -68,7 +68,7 @@ impl Operator for DecoderBlock {
             value => Err(ort::Error::new(format!("the attribute {name} is {value}, expected {no} or {yes}"))),
         };
         let parts = BlockParts {
-            counts: HeadCounts::new(integer("num_heads")?, integer("kv_num_heads")?)?,
+            counts: HeadCounts::new(integer("num_heads")?, integer("kv_num_heads")?).map_err(refused)?,
             shift: one_of("norm", "rms", "layer")?,
             gated: one_of("mlp", "gelu", "swiglu")?,
             rotary: integer("rotary")? != 0,
@@ -140,7 +140,7 @@ impl Kernel for BlockKernel<'_> {
                 && known.iter().zip(&given).all(|(known, given)| (&known.0[..], known.1) == *given)
         };
         if !self.known.as_ref().is_some_and(|(known, _)| is_known(known)) {
-            let shape = shapes::block::block(self.parts, &given)?;
+            let shape = shapes::block::block(self.parts, &given).map_err(refused)?;
             let given = given.iter().map(|&(shape, element)| (shape.to_vec(), element)).collect();
             self.known = Some((given, shape));
         }
@@ -153,19 +153,13 @@ impl Kernel for BlockKernel<'_> {
         if shape.is_empty() || shape.output.contains(&0) {
             return Ok(());
         }
-        let last = inputs.values::<i32>(LAST)?;
-        let first_and_last = |last: i32| usize::try_from(last).is_ok_and(|last| last + 1 >= tokens && last < capacity);
-        if let Some(last) = last.iter().find(|last| !first_and_last(**last)) {
-            let problem =
-                format!("{tokens} tokens end at position {last}, expected {} to {}", tokens - 1, capacity as i64 - 1);
-            return Err(ort::Error::new(problem));
-        }
         let angles = match shape.angles {
             Some(at) => Some([inputs.values::<f32>(at)?, inputs.values::<f32>(at + 1)?]),
             None => None,
         };
         let block = self.block(shape, &inputs)?;
-        let places = Places { batch, tokens, capacity, last, angles };
+        let places = Places::new(tokens, capacity, inputs.values::<i32>(LAST)?, angles);
+        let places = places.map_err(refused)?;
         let x = inputs.values::<f32>(X)?;
         let cache = [keys.try_extract_tensor_mut::<f32>()?.1, values.try_extract_tensor_mut::<f32>()?.1];
         let y = y.try_extract_tensor_mut::<f32>()?.1;

@@ -3,7 +3,7 @@
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, LEAST_SHARE, in_parallel, in_shares, output, room};
+use super::{Inputs, LEAST_SHARE, in_parallel, in_shares, output, refused, room};
 use crate::kernels;
 use crate::kernels::shapes::{self, Turned};
 
@@ -40,7 +40,7 @@ impl Operator for Normalization {
 impl Kernel for NormalizationKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let inputs = Inputs::of(context)?;
-        let (all, statistics) = shapes::rms_normalization(&inputs.shapes()?)?;
+        let (all, statistics) = shapes::rms_normalization(&inputs.shapes()?).map_err(refused)?;
         let mut y = output(context, 0, &all.output)?;
         let mut statistics = context.output(1, statistics)?;
         if all.is_empty() {
@@ -97,7 +97,7 @@ impl Operator for Rotary {
 impl Kernel for RotaryKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let inputs = Inputs::of(context)?;
-        let Turned { rows, turned, half, known } = shapes::rotary(self.0, &inputs.shapes()?)?;
+        let Turned { rows, turned, half, known } = shapes::rotary(self.0, &inputs.shapes()?).map_err(refused)?;
         let mut output = output(context, 0, &rows.output)?;
         if rows.is_empty() {
             return Ok(());

@@ -2,19 +2,18 @@
 //! seen but as a shape that was checked says.
 
 use std::any::Any;
-use std::collections::TryReserveError;
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef, ValueRefMut, ValueType};
 
-use crate::kernels::shapes::{self, Misfit};
+use crate::kernels::shapes;
 
-impl From<Misfit> for ort::Error {
-    fn from(misfit: Misfit) -> Self {
-        Self::new(misfit.to_string())
-    }
+/// What the kernels say no to, or memory that cannot be had, as ONNX Runtime hears it.
+pub(super) fn refused(misfit: impl Error) -> ort::Error {
+    ort::Error::new(misfit.to_string())
 }
 
 /// An operator, or its kernel, whose panics become errors.
@@ -189,11 +188,6 @@ pub(super) fn continued<'a>(
 /// Room for so many elements, which is an error where there is no memory.
 pub(super) fn room<T>(elements: usize) -> ort::Result<Vec<T>> {
     let mut room = Vec::new();
-    reserved(room.try_reserve_exact(elements))?;
+    room.try_reserve_exact(elements).map_err(refused)?;
     Ok(room)
-}
-
-/// Memory that could not be had, as an error.
-pub(super) fn reserved<T>(result: Result<T, TryReserveError>) -> ort::Result<T> {
-    result.map_err(|error| ort::Error::new(error.to_string()))
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, output, par_for, reserved};
+use super::{Inputs, output, par_for, refused};
 use crate::kernels::product::{self, Affine, Bytes, Direction, FEW, Few, Instructions, Matrix, Rounded};
 use crate::kernels::shapes::{self, Form};
 
@@ -72,7 +72,8 @@ impl Operator for Product {
 impl Kernel for Product {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let inputs = Inputs::of(context)?;
-        let shape = shapes::integer_product(self.form, self.direction, self.bias, &inputs.shapes()?)?;
+        let shape =
+            shapes::integer_product(self.form, self.direction, self.bias, &inputs.shapes()?).map_err(refused)?;
         let mut output = output(context, 0, &shape.output())?;
         if shape.is_empty() {
             return Ok(());
@@ -100,7 +101,7 @@ impl Kernel for Product {
             Some(few) if self.form.is_for_few() && rows <= FEW => {
                 return ROUNDED.with_borrow_mut(|room| {
                     let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
-                    reserved(rounded.try_reserve(rows, depth))?;
+                    rounded.try_reserve(rows, depth).map_err(refused)?;
                     rounded.round(x, depth, self.direction, None, strips)?;
                     fitting(product::multiply_few(few, rounded, bias, y, strips)?)
                 });
@@ -116,7 +117,7 @@ impl Kernel for Product {
         let factors = (self.direction == Direction::Back).then(|| weights.scales());
         ROUNDED.with_borrow_mut(|room| {
             let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
-            reserved(rounded.try_reserve(rows, depth))?;
+            rounded.try_reserve(rows, depth).map_err(refused)?;
             rounded.round(x, depth, self.direction, factors, strips)?;
             fitting(product::multiply(weights, self.direction, rounded, bias, y, strips)?)
         })

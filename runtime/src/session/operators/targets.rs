@@ -3,7 +3,7 @@
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, in_parallel, output, room};
+use super::{Inputs, in_parallel, output, refused, room};
 use crate::kernels;
 use crate::kernels::shapes::{self, Logits};
 
@@ -51,8 +51,8 @@ impl Kernel for TargetLogProb {
         let inputs = Inputs::of(context)?;
         let given = inputs.shapes()?;
         let (all, place) = match self {
-            Self::Forward => (shapes::target_log_prob(&given)?, 0),
-            Self::Gradient => (shapes::target_log_prob_gradient(&given)?, 1),
+            Self::Forward => (shapes::target_log_prob(&given).map_err(refused)?, 0),
+            Self::Gradient => (shapes::target_log_prob_gradient(&given).map_err(refused)?, 1),
         };
         let Logits { rows, classes } = all;
         let dims = match self {

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::{Adapter, Block, Failure, Linear, Mlp, Places, ROOM, Room};
-use crate::kernels::attention::{self, Heads};
-use crate::kernels::product::{Direction, Rounded, Spread};
-use crate::kernels::team::{Broken, Member, Shared, Team};
-use crate::kernels::{Calls, adapter, gelu, rotate, swi_glu};
+use crate::attention::{self, Heads};
+use crate::product::{Direction, Rounded, Spread};
+use crate::team::{Broken, Member, Shared, Team};
+use crate::{Calls, adapter, gelu, rotate, swi_glu};
 
 /// The phases of a token: queries, keys and values; attention; the MLP's first matrix; and twice a projection and an adapter's end.
 const PHASES: usize = 7;

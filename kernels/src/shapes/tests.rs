@@ -67,7 +67,7 @@ fn operators() -> Vec<Operator> {
     ];
     #[cfg(target_arch = "x86_64")]
     {
-        use crate::kernels::product::Direction::{Back, Forward};
+        use crate::product::Direction::{Back, Forward};
         fn product(product: IntegerProduct) -> (bool, Vec<Vec<i64>>) {
             (product.is_empty(), vec![product.output()])
         }
@@ -234,7 +234,7 @@ fn empty_inputs_make_empty_outputs_or_are_refused() {
     assert!(adapter_up(&[&[0, 4], &[4, 8], &[8], &[0, 8], &[0, 8]]).unwrap().is_empty());
     #[cfg(target_arch = "x86_64")]
     for form in [Form::Bytes, Form::Affine, Form::FewBytes, Form::FewAffine] {
-        use crate::kernels::product::Direction::{Back, Forward};
+        use crate::product::Direction::{Back, Forward};
         let few = form.is_for_few();
         let of = |direction, x: &[i64], w: &[i64], scales: &[i64]| {
             let in_blocks = [w[0], 1, w[1] / if form.is_affine() { 2 } else { 1 }];

@@ -7,6 +7,8 @@
 //! rows, and is then multiplied with tiles of rows whose sums stay in registers (Goto & van de Geijn 2008, "Anatomy of
 //! high-performance matrix multiplication").
 
+use std::fmt;
+
 use marionette_models::bundle::{ROWS, ROWS_OF_GRADIENTS, RowRounding};
 
 /// With so few rows the integers are read once for each; with more, they are laid out for all.
@@ -33,26 +35,21 @@ const DEPTH: usize = 4096;
 /// memory takes so long.
 const AHEAD: usize = 16;
 const FAR: usize = 2048;
-/// What a processor multiplies integers with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Instructions {
+
+/// What this processor multiplies integers with. There are none that it lacks: who has one may compute with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Instructions(Set);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Set {
     /// AVX-512 with dot products of four bytes.
     Vnni,
     /// AVX2 with numbers of 16 bits (FMA, F16C), with products of 16 bits.
     Avx2,
 }
 
-impl Instructions {
-    /// All of them, the fastest first.
-    pub const ALL: [Self; 2] = [Self::Vnni, Self::Avx2];
-
-    /// The fastest that this processor has.
-    pub fn best() -> Option<Self> {
-        Self::ALL.into_iter().find(|instructions| instructions.are_supported())
-    }
-
-    /// Whether this processor has them.
-    pub fn are_supported(self) -> bool {
+impl Set {
+    fn is_supported(self) -> bool {
         match self {
             Self::Vnni => {
                 is_x86_feature_detected!("avx512f")
@@ -64,6 +61,32 @@ impl Instructions {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
         }
+    }
+}
+
+impl Instructions {
+    /// All that this processor has, the fastest first.
+    pub fn supported() -> impl Iterator<Item = Self> {
+        [Set::Vnni, Set::Avx2].into_iter().filter(|set| set.is_supported()).map(Self)
+    }
+
+    /// The fastest that this processor has.
+    pub fn best() -> Option<Self> {
+        Self::supported().next()
+    }
+
+    /// What they are called.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Vnni => "AVX-512 VNNI",
+            Set::Avx2 => "AVX2",
+        }
+    }
+}
+
+impl fmt::Debug for Instructions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

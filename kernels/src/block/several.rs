@@ -4,9 +4,9 @@ use std::collections::TryReserveError;
 use std::sync::Mutex;
 
 use super::{Adapter, Block, Failure, Linear, Mlp, Places, ROOM};
-use crate::kernels::attention::{self, Head, Heads};
-use crate::kernels::product::{self, Direction, FEW, Rounded};
-use crate::kernels::{Calls, adapter, each_share, gelu, rotate, swi_glu};
+use crate::attention::{self, Head, Heads};
+use crate::product::{self, Direction, FEW, Rounded};
+use crate::{Calls, adapter, each_share, gelu, rotate, swi_glu};
 
 /// Any number of tokens: x \[B T, D\] to y, of all of them or of `rows` alone, \[N, D\]; their keys and values \[B, G, C, dh\] put into the
 /// cache.

@@ -20,10 +20,8 @@ mod tiles;
 /// What integers are multiplied with on this processor, as it is said.
 pub fn instructions() -> &'static str {
     #[cfg(target_arch = "x86_64")]
-    match product::Instructions::best() {
-        Some(product::Instructions::Vnni) => return "AVX-512 VNNI",
-        Some(product::Instructions::Avx2) => return "AVX2",
-        None => {}
+    if let Some(instructions) = product::Instructions::best() {
+        return instructions.name();
     }
     "ONNX Runtime: ours need AVX-512 VNNI or AVX2"
 }

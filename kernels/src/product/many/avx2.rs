@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Factors, Output, Part, Strip};
-use crate::kernels::product::affine::{Affine, one};
-use crate::kernels::product::{AHEAD, Direction, Matrix, STRIP};
+use crate::product::affine::{Affine, one};
+use crate::product::{AHEAD, Direction, Matrix, STRIP};
 
 /// How much of the inner dimension is in a strip at a time: 512 KiB, which second-level caches hold. (With 256 to 1,024, where
 /// a tile fits the first-level cache, it is slower by 5 to 15 %.)

@@ -1,7 +1,7 @@
 //! The shapes of products with frozen integers.
 
 use super::{Input, MOST_ELEMENTS, Misfit, inputs, product};
-use crate::kernels::product::Direction;
+use crate::product::Direction;
 
 /// How an operator takes its matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::{Affine, Bytes};
-use crate::kernels::product::rounded::Line;
-use crate::kernels::product::vectors::{load, load_f32s, load_halves, load_i8s, load_i32s};
-use crate::kernels::product::{FAR, GROUP};
+use crate::product::rounded::Line;
+use crate::product::vectors::{load, load_f32s, load_halves, load_i8s, load_i32s};
+use crate::product::{FAR, GROUP};
 
 /// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
 #[derive(Debug)]

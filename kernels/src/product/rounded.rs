@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use marionette_models::bundle::{BASE, RowRounding};
 
 use super::vectors::load_f32s;
-use super::{Direction, GROUP, Instructions};
-use crate::kernels::{Calls, each_share};
+use super::{Direction, GROUP, Instructions, Set};
+use crate::{Calls, each_share};
 
 /// The largest digit.
 const MOST: f32 = 127.0;
@@ -74,19 +74,12 @@ impl Finer {
 
 impl Rounded {
     /// No rows yet.
-    ///
-    /// # Panics
-    /// The processor lacks the instructions.
     pub fn new(instructions: Instructions) -> Self {
-        assert!(instructions.are_supported());
         let (digits, words, scales) = Default::default();
         Self { instructions, rows: 0, width: 0, group: GROUP, digits, words, scales }
     }
 
     /// Those that are kept in a room, or new ones where they are for other instructions.
-    ///
-    /// # Panics
-    /// The processor lacks the instructions.
     pub fn kept(room: &mut Option<Self>, instructions: Instructions) -> &mut Self {
         if room.as_ref().is_some_and(|kept| kept.instructions != instructions) {
             *room = None;
@@ -105,13 +98,13 @@ impl Rounded {
         let width = length.checked_next_multiple_of(64).unwrap_or(usize::MAX).max(64);
         // At most: groups of gradients are longer.
         let (all, groups) = (rows.saturating_mul(width), rows.saturating_mul(width / GROUP));
-        match self.instructions {
-            Instructions::Vnni => self.digits.iter_mut().try_for_each(|digits| {
+        match self.instructions.0 {
+            Set::Vnni => self.digits.iter_mut().try_for_each(|digits| {
                 to(&mut digits.scales, groups)?;
                 to(&mut digits.corrections, groups)?;
                 to(&mut digits.bytes, all)
             }),
-            Instructions::Avx2 => {
+            Set::Avx2 => {
                 to(&mut self.scales, groups)?;
                 to(&mut self.words, all)
             }
@@ -128,8 +121,8 @@ impl Rounded {
         (self.rows, self.width, self.group) = (rows, length.next_multiple_of(64).max(64), direction.rounding().group);
         let rounding = direction.rounding();
         let (width, groups) = (self.width, self.width / self.group);
-        match self.instructions {
-            Instructions::Vnni => {
+        match self.instructions.0 {
+            Set::Vnni => {
                 let [first, second] = self.digits.each_mut().map(|digits| {
                     digits.scales.resize(rows * groups, 0.0);
                     digits.corrections.resize(rows * groups, 0);
@@ -141,7 +134,7 @@ impl Rounded {
                 let places = first.zip(second).map(|(first, second)| Place::Vnni([row(first), row(second)]));
                 places.map(|place| RowToRound { place, rounding }).collect()
             }
-            Instructions::Avx2 => {
+            Set::Avx2 => {
                 self.scales.resize(rows * groups, 0.0);
                 self.words.resize(rows * width, 0);
                 let places = self.words.chunks_mut(width).zip(self.scales.chunks_mut(groups));
@@ -205,7 +198,7 @@ impl Rounded {
     pub(super) fn sums(&self, row: usize, length: usize) -> Vec<f32> {
         let share = self.group / length;
         let groups = self.width / self.group;
-        if self.instructions == Instructions::Avx2 {
+        if self.instructions.0 == Set::Avx2 {
             let sum = |words: &[i16]| words.iter().map(|&word| i32::from(word)).sum::<i32>() as f32;
             let (words, scales) = self.words(row);
             return words.chunks(length).enumerate().map(|(at, words)| sum(words) * scales[at / share]).collect();
@@ -232,7 +225,7 @@ impl Rounded {
     /// Both digits of a row.
     pub(super) fn lines(&self, row: usize) -> [Line<'_>; 2] {
         let groups = self.width / self.group;
-        if self.instructions == Instructions::Vnni {
+        if self.instructions.0 == Set::Vnni {
             return self.digits.each_ref().map(|digits| Line {
                 bytes: Cow::Borrowed(&digits.bytes[row * self.width..][..self.width]),
                 scales: Cow::Borrowed(&digits.scales[row * groups..][..groups]),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::affine::floats;
 use super::rounded::Finer;
-use super::{Direction, Instructions, Matrix, Rounded, STRIP};
+use super::{Direction, Matrix, Rounded, STRIP, Set};
 
 mod avx2;
 mod vnni;
@@ -57,9 +57,9 @@ pub fn multiply<E>(
             let strip = Strip { matrix, direction, first, rows, finer: &finer, unit, sums, columns };
             // SAFETY: there are rows, so the processor has their instructions; no other thread writes the strip's columns.
             unsafe {
-                match rows.instructions {
-                    Instructions::Vnni => strip.compute_vnni(&output),
-                    Instructions::Avx2 => strip.compute_avx2(&output),
+                match rows.instructions.0 {
+                    Set::Vnni => strip.compute_vnni(&output),
+                    Set::Avx2 => strip.compute_avx2(&output),
                 }
             }
         }

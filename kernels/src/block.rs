@@ -88,19 +88,41 @@ pub struct Block<'a> {
 /// Where tokens stand.
 #[derive(Debug, Clone, Copy)]
 pub struct Places<'a> {
-    /// B.
-    pub batch: usize,
-    /// T.
-    pub tokens: usize,
-    /// C, for how many positions the cache has room.
-    pub capacity: usize,
-    /// Each row's last position, T − 1 or more and below C.
-    pub last: &'a [i32],
-    /// Cosines and sines, \[A, dh / 2\], where queries and keys are turned: A is T or B T.
-    pub angles: Option<[&'a [f32]; 2]>,
+    batch: usize,
+    tokens: usize,
+    capacity: usize,
+    last: &'a [i32],
+    angles: Option<[&'a [f32]; 2]>,
 }
 
-impl Places<'_> {
+/// A row that does not end where it can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{tokens} tokens end at position {last}, expected {} to {}", *tokens as i64 - 1, *capacity as i64 - 1)]
+pub struct Misplaced {
+    tokens: usize,
+    capacity: usize,
+    last: i32,
+}
+
+impl<'a> Places<'a> {
+    /// Rows of `tokens` tokens, T, one for each of `last`: its last position. The cache has room for `capacity` positions, C. Where queries and
+    /// keys are turned, `angles` are cosines and sines, \[A, dh / 2\], with A = T or all tokens.
+    ///
+    /// # Errors
+    /// A last position is not T − 1 or more and below C.
+    pub fn new(
+        tokens: usize,
+        capacity: usize,
+        last: &'a [i32],
+        angles: Option<[&'a [f32]; 2]>,
+    ) -> Result<Self, Misplaced> {
+        let fits = |last: i32| usize::try_from(last).is_ok_and(|last| last + 1 >= tokens && last < capacity);
+        match last.iter().find(|last| !fits(**last)) {
+            Some(&last) => Err(Misplaced { tokens, capacity, last }),
+            None => Ok(Self { batch: last.len(), tokens, capacity, last, angles }),
+        }
+    }
+
     /// Where a row begins.
     fn first(&self, row: usize) -> usize {
         self.last[row] as usize + 1 - self.tokens

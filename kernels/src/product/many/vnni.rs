@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Factors, Output, Part, Strip};
-use crate::kernels::product::affine::one;
-use crate::kernels::product::vectors::{load, load_f32s};
-use crate::kernels::product::{AHEAD, DEPTH, Direction, Matrix, STRIP};
+use crate::product::affine::one;
+use crate::product::vectors::{load, load_f32s};
+use crate::product::{AHEAD, DEPTH, Direction, Matrix, STRIP};
 
 /// Vectors of a strip.
 const VECTORS: usize = STRIP / 16;

@@ -3,8 +3,8 @@
 use half::f16;
 
 use super::*;
-use crate::kernels::Calls;
-use crate::kernels::product::{Affine, Bytes};
+use crate::Calls;
+use crate::product::{Affine, Bytes};
 
 /// D, F, R, dh and C.
 const WIDTH: usize = 64;
@@ -244,7 +244,7 @@ fn distance(found: &[f32], expected: &[f64]) -> f64 {
 }
 
 fn cases() -> impl Iterator<Item = (Case, Instructions)> {
-    let instructions = || Instructions::ALL.into_iter().filter(|instructions| instructions.are_supported());
+    let instructions = Instructions::supported;
     let kinds = [[false, false], [false, true], [true, false], [true, true]];
     kinds.into_iter().flat_map(move |[affine, gpt2]| instructions().map(move |i| (Case::new(affine, gpt2), i)))
 }
@@ -262,12 +262,8 @@ fn a_block_is_the_definition_token_by_token_and_all_at_once() {
             let half = HEAD / 2;
             (!case.gpt2).then(|| case.angles.each_ref().map(|all| &all[from * half..(from + number) * half]))
         };
-        let places = |from: usize, number: usize, last: &'static [i32]| Places {
-            batch: 1,
-            tokens: number,
-            capacity: CAPACITY,
-            last,
-            angles: angles(from, number),
+        let places = |from: usize, number: usize, last: &'static [i32]| {
+            Places::new(number, CAPACITY, last, angles(from, number)).unwrap()
         };
         // All at once.
         let mut caches = [vec![f32::NAN; of_cache], vec![f32::NAN; of_cache]];
@@ -322,7 +318,7 @@ fn rows_of_a_batch_are_rows_of_their_own() {
         let angles = (!case.gpt2).then(|| case.angles.each_ref().map(|all| &all[..3 * HEAD / 2]));
         let mut both = [vec![0.0; 2 * of_cache], vec![0.0; 2 * of_cache]];
         let mut y = vec![f32::NAN; x.len()];
-        let places = |batch: usize| Places { batch, tokens: 3, capacity: CAPACITY, last: &[2, 2][..batch], angles };
+        let places = |batch: usize| Places::new(3, CAPACITY, &[2, 2][..batch], angles).unwrap();
         let [keys, values] = &mut both;
         of_tokens(&block, places(2), &x, None, [keys, values], &mut y, threads).unwrap();
         for (row, (x, y)) in x.chunks(3 * WIDTH).zip(y.chunks(3 * WIDTH)).enumerate() {
@@ -338,4 +334,13 @@ fn rows_of_a_batch_are_rows_of_their_own() {
             }
         }
     }
+}
+
+#[test]
+fn tokens_that_end_where_they_cannot_are_refused() {
+    let refused = |tokens, last| Places::new(tokens, 8, &[7, last][..], None).unwrap_err().to_string();
+    assert_eq!(refused(3, 1), "3 tokens end at position 1, expected 2 to 7");
+    assert_eq!(refused(3, 8), "3 tokens end at position 8, expected 2 to 7");
+    assert_eq!(refused(1, -1), "1 tokens end at position -1, expected 0 to 7");
+    assert!(Places::new(3, 8, &[2, 7], None).is_ok());
 }

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use super::rounded::Line;
-use super::{Affine, GROUP, Instructions, Matrix, Rounded, STRIP};
-use crate::kernels::each_share;
+use super::{Affine, GROUP, Matrix, Rounded, STRIP, Set};
+use crate::each_share;
 
 mod avx2;
 mod vnni;
@@ -129,18 +129,14 @@ impl<'a> Spread<'a> {
     fn new(weights: Few<'a>, rows: &Rounded, row: usize) -> Self {
         // SAFETY: there are rows, so the processor has their instructions.
         Self(unsafe {
-            match (weights, rows.instructions) {
-                (Few::Bytes(bytes), Instructions::Vnni) => {
-                    Kind::Vnni(bytes, vnni::Spread::new(&rows.lines(row), &bytes))
-                }
-                (Few::Bytes(bytes), Instructions::Avx2) => {
-                    Kind::Avx2(bytes, avx2::Spread::new(rows.words(row), &bytes))
-                }
-                (Few::Affine(affine), Instructions::Vnni) => Kind::AffineVnni(
+            match (weights, rows.instructions.0) {
+                (Few::Bytes(bytes), Set::Vnni) => Kind::Vnni(bytes, vnni::Spread::new(&rows.lines(row), &bytes)),
+                (Few::Bytes(bytes), Set::Avx2) => Kind::Avx2(bytes, avx2::Spread::new(rows.words(row), &bytes)),
+                (Few::Affine(affine), Set::Vnni) => Kind::AffineVnni(
                     affine,
                     AffineSpread::new(&rows.lines(row), &rows.sums(row, affine.unit()), &affine),
                 ),
-                (Few::Affine(affine), Instructions::Avx2) => Kind::AffineAvx2(
+                (Few::Affine(affine), Set::Avx2) => Kind::AffineAvx2(
                     affine,
                     AffineSpread::new(&rows.lines(row), &rows.sums(row, affine.unit()), &affine),
                 ),

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::{Affine, Bytes, Digit};
-use crate::kernels::product::affine::eight;
-use crate::kernels::product::{FAR, GROUP};
+use crate::product::affine::eight;
+use crate::product::{FAR, GROUP};
 
 /// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
 #[derive(Debug)]

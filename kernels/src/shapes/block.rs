@@ -1,7 +1,7 @@
 //! `DecoderBlock` and `LastDecoderBlock`, whose inputs are as many as a model's block has parts.
 
 use super::{HeadCounts, Input, Misfit, product};
-use crate::kernels::attention::Heads;
+use crate::attention::Heads;
 
 /// What the elements of an input are, as far as it tells matrices apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
