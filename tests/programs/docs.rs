@@ -1,5 +1,5 @@
-//! Every command of the README and of the pages: those of the pages that a user follows are run, one after the other, as they stand there. Those by
-//! which figures were measured take hours; they are parsed, by the program that they name.
+//! Every command of the README and of the pages: each is parsed by the program that it names, and run, one after the other, as they stand there. Those
+//! by which figures were measured take hours; they are run with the small model and few iterations.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,6 +102,8 @@ const SHORT: [(&str, &[(&str, &str)]); 3] = [
             ("--support-dialogues", "2"),
             ("--query-dialogues", "1"),
             ("--validation-personas", "2"),
+            // As the run that others are started from.
+            ("--bottleneck", "8"),
         ],
     ),
     (
@@ -126,65 +128,137 @@ fn shorten(words: &mut Vec<String>) {
     let command = words.get(..2).map(|words| words.join(" ")).unwrap_or_default();
     let Some((_, options)) = SHORT.iter().find(|(name, _)| *name == command) else { return };
     for (option, value) in *options {
-        match words.iter().position(|word| word == option) {
+        // --support is --support-dialogues.
+        let is_option = |word: &String| word == option || option.strip_suffix("-dialogues") == Some(word);
+        match words.iter().position(is_option) {
             Some(place) => words[place + 1] = (*value).to_owned(),
             None => words.extend([*option, *value].map(str::to_owned)),
         }
     }
 }
 
-/// Runs the commands of a page one after the other. `bundles` are made of a small one, `files` and models/ lie beside.
-fn follow(page: &str, bundles: &[&str], files: &[(&str, &str)], before: &[&str]) {
-    let scratch = Scratch::new();
-    for bundle in bundles {
-        copy(&road().bundle(), &scratch.path(bundle));
-    }
-    for (name, content) in files {
-        scratch.write(name, content);
-    }
-    // The base, some of its dialogues, and the people.
-    copy(&tiny(), &scratch.path("models/tiny"));
-    copy(&root().join("models/people"), &scratch.path("models/people"));
-    fs::create_dir(scratch.path("models/tiny/dialogues")).unwrap();
-    for split in ["train", "valid", "test"] {
-        scratch.write(&format!("models/tiny/dialogues/{split}.txt"), first_personas(split, 4));
-    }
-    let given = before.iter().map(|command| (*command).to_owned());
-    let mut count = 0;
-    for command in given.chain(commands(&root().join(page))) {
-        // A file of the reader's own.
-        let mut words = words(&command.replace("FILE…", "my-dialogues.txt"));
-        shorten(&mut words);
-        if words.iter().any(|word| word == "remove") {
-            // It asks whoever is there.
-            words.push("--yes".to_owned());
+/// A page whose commands are run, one after the other, in a folder that has models/ with the base, some of its dialogues, and the people.
+#[derive(Clone, Copy, Default)]
+struct Page<'a> {
+    name: &'a str,
+    /// What is in that folder beside: bundles and runs of the small model, copies of it, and files.
+    bundles: &'a [&'a str],
+    runs: &'a [&'a str],
+    bases: &'a [&'a str],
+    files: &'a [(&'a str, &'a str)],
+    /// What stands in the place of words of commands that stand for something.
+    instead: &'a [(&'a str, &'a str)],
+    /// What was done before.
+    before: &'a [&'a str],
+}
+
+impl Page<'_> {
+    fn follow(&self) {
+        let scratch = Scratch::new();
+        let made = [(self.bundles, road().bundle()), (self.runs, road().run()), (self.bases, tiny())];
+        for (names, from) in made {
+            names.iter().for_each(|name| copy_all(&from, &scratch.path(name)));
         }
-        let program = words.remove(0);
-        let run = scratch.run_on("hello\n", &program, &words);
-        assert_eq!(run.code(), Some(0), "{page}: {command}\n{}\n{}", run.stdout(), run.stderr());
-        count += 1;
+        copy(&tiny(), &scratch.path("models/tiny"));
+        copy(&root().join("models/people"), &scratch.path("models/people"));
+        fs::create_dir(scratch.path("models/tiny/dialogues")).unwrap();
+        for split in ["train", "valid", "test"] {
+            scratch.write(&format!("models/tiny/dialogues/{split}.txt"), first_personas(split, 4));
+        }
+        for (name, content) in self.files {
+            scratch.write(name, content);
+        }
+        let given = self.before.iter().map(|command| (*command).to_owned());
+        let mut count = 0;
+        for mut command in given.chain(commands(&root().join(self.name))) {
+            for (words, others) in self.instead {
+                command = command.replace(words, others);
+            }
+            let mut words = words(&command);
+            shorten(&mut words);
+            if words.iter().any(|word| word == "remove") {
+                // It asks whoever is there.
+                words.push("--yes".to_owned());
+            }
+            let program = words.remove(0);
+            let run = scratch.run_on("hello\n", &program, &words);
+            assert_eq!(run.code(), Some(0), "{}: {command}\n{}\n{}", self.name, run.stdout(), run.stderr());
+            count += 1;
+        }
+        assert!(count > self.before.len() + 4, "{}: {count} commands", self.name);
     }
-    assert!(count > before.len() + 5, "{page}: {count} commands");
+}
+
+/// Copies a folder with those in it.
+fn copy_all(from: &Path, to: &Path) {
+    copy(from, to);
+    for folder in fs::read_dir(from).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        copy_all(&folder.path(), &to.join(folder.file_name()));
+    }
 }
 
 #[test]
 fn the_readme_can_be_followed() {
     let files = [("my-dialogues.txt", first_personas("test", 1)), ("_chat.txt", chat())];
     let files = files.each_ref().map(|(name, content)| (*name, content.as_str()));
-    // The bundle is what `make smollm2-bundle` makes.
-    follow("README.md", &["smollm2-bundle"], &files, &[]);
+    // The bundle is what `make smollm2-bundle` makes, the file the reader's own.
+    let instead = [("FILE…", "my-dialogues.txt")];
+    Page { name: "README.md", bundles: &["smollm2-bundle"], files: &files, instead: &instead, ..Page::default() }
+        .follow();
 }
 
 #[test]
 fn the_page_of_personas_can_be_followed() {
     // Three lessons were learned before.
     let lesson = "marionette adapt smollm2-bundle --persona maud --dialogues models/people/maud.txt --even-if-worse";
-    follow("docs/personas.md", &["smollm2-bundle", "other-bundle"], &[], &[lesson; 3]);
+    let bundles = ["smollm2-bundle", "other-bundle"];
+    Page { name: "docs/personas.md", bundles: &bundles, before: &[lesson; 3], ..Page::default() }.follow();
 }
 
 #[test]
 fn the_page_of_chats_can_be_followed() {
-    follow("docs/your-chats.md", &["smollm2-bundle"], &[("_chat.txt", &chat())], &[]);
+    let files = [("_chat.txt", chat())];
+    let files = files.each_ref().map(|(name, content)| (*name, content.as_str()));
+    Page { name: "docs/your-chats.md", bundles: &["smollm2-bundle"], files: &files, ..Page::default() }.follow();
+}
+
+/// The figures of a large model take hours, of a small one and its dialogues seconds.
+#[test]
+fn the_commands_of_figures_can_be_followed() {
+    let [train, valid, test] = ["train", "valid", "test"].map(|split| first_personas(split, 4));
+    let files = [
+        ("train_self.txt", train.as_str()),
+        ("train_other_side.txt", valid.as_str()),
+        ("held-out.txt", valid.as_str()),
+        ("rest.txt", test.as_str()),
+    ];
+    let page = Page { runs: &["ordinary"], bases: &["smollm2"], files: &files, ..Page::default() };
+    let of_smollm2 = "--base smollm2 --data train_self.txt train_other_side.txt --valid held-out.txt";
+    // The model is imported in the exporter's tests, the bundle is what the demo makes, and the run what was trained before.
+    let import = "marionette-export import .deps/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --context 2048 --out smollm2";
+    let common = format!("{of_smollm2} --precision bf16");
+    let rows = "--run extra-place=models/smollm2-persona transfer-adapters=ordinary";
+    let compared = format!("{of_smollm2} --test rest.txt --out compared {rows} --precision bf16");
+    let instead = [
+        (import, "marionette-export smollm2 --out fresh"),
+        ("$common", common.as_str()),
+        ("…as above…", &compared),
+        ("RUN", "ordinary"),
+        ("--rate-factor F", "--rate-factor 2"),
+    ];
+    Page { name: "models/smollm2-persona/README.md", instead: &instead, runs: &[], ..page }.follow();
+    let runs = ["ordinary", "warm", "reptile", "models/smollm2-persona"];
+    let bundles = ["demo/bundle"];
+    Page { name: "docs/results.md", instead: &instead, runs: &runs, bundles: &bundles, ..page }.follow();
+    // The parts that an example makes of others' dialogues are the bundled model's.
+    let all = first_personas("train", 6);
+    let files = [("all.txt", all.as_str()), ("split-rest.txt", &all), ("split-held-out.txt", &test)];
+    let instead = [
+        ("../shared/data/convai2/dialogues.txt", "all.txt"),
+        ("convai2/rest.txt", "split-rest.txt"),
+        ("convai2/held-out.txt", "split-held-out.txt"),
+    ];
+    Page { name: "docs/history.md", files: &files, instead: &instead, ..Page::default() }.follow();
 }
 
 /// A chat of Ole's, as the pages have it.
