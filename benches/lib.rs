@@ -5,9 +5,11 @@ pub mod precisions;
 
 use std::path::Path;
 
+use marionette_models::bundle::Precision;
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::{AdapterConfig, Gpt2Shape, init, params};
 use marionette_trainer::Result;
+use marionette_trainer::frozen::Frozen;
 use marionette_trainer::inner::Support;
 use marionette_trainer::meta::{MetaGradient, meta_gradient};
 use marionette_trainer::method::Method;
@@ -32,16 +34,16 @@ pub struct Task {
 }
 
 impl Task {
-    /// The base in `folder`, or random weights of GPT-2 small's shapes; f32, on the CPU.
+    /// The base in `folder`, or random weights of GPT-2 small's shapes, on the CPU; in f32, or frozen matrices as `precision` says.
     ///
     /// # Errors
     /// The base cannot be read; what libtorch says.
-    pub fn new(folder: Option<&Path>) -> Result<Self> {
+    pub fn new(folder: Option<&Path>, precision: Precision) -> Result<Self> {
         let Base { config, tensors, .. } = match folder {
             Some(folder) => checkpoint::read_base(folder)?,
             None => random_base(),
         };
-        let frozen = tensors::all_to_torch(tensors, Kind::Float, Device::Cpu)?;
+        let frozen = Frozen::new(tensors, precision, Device::Cpu)?;
         let table = params::adapter_table(&config, &AdapterConfig::default());
         let fresh = init::initialise(&table, &mut ChaCha8Rng::seed_from_u64(0));
         let start = table

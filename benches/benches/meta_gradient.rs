@@ -7,6 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use marionette_benches::Task;
 use marionette_dialogues::{Encoder, Example, read_dialogues};
 use marionette_exporter::{FreshAdapters, Source};
+use marionette_models::bundle::Precision;
 use marionette_models::params;
 use marionette_trainer::inner::Support;
 use marionette_trainer::meta::meta_gradient;
@@ -55,7 +56,7 @@ fn gpt2_small(criterion: &mut Criterion) {
     const ROWS: i64 = 2;
     const LENGTH: i64 = 128;
     const STEPS: usize = 2;
-    let task = Task::new(None).unwrap();
+    let task = Task::new(None, Precision::Fp32).unwrap();
     let mut group = criterion.benchmark_group("meta-gradient, GPT-2 small");
     group.sample_size(10).throughput(Throughput::Elements((STEPS as u64 + 1) * (ROWS * LENGTH) as u64));
     for (name, exact) in [("first order", false), ("exact", true)] {

@@ -7,11 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use marionette_dialogues::{Dialogue, Exchange, group_by_persona, read_dialogues};
-use marionette_exporter::quantise::{self, Order};
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_kernels as kernels;
 use marionette_kernels::attention::{self, Gradients, Head, Heads};
+use marionette_kernels::quantise;
 use marionette_models::bundle::{Bundle, Operators, Precision};
+use marionette_models::params::Order;
 use marionette_runtime::sampling::{Sampler, Sampling};
 use marionette_runtime::{Engine, Options, engine};
 

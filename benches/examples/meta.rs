@@ -1,7 +1,7 @@
 //! One meta-gradient of one persona on a frozen GPT-2 with adapters, in the words of the PyTorch program that it is measured
 //! beside: S inner steps on a support batch, the outer loss on a query batch, both B rows of T tokens, a loss on each token.
 //!
-//!     cargo run --release -p marionette-benches --example meta -- [MODEL_DIR] [B T S REPEATS] [--first-order]
+//!     cargo run --release -p marionette-benches --example meta -- [MODEL_DIR] [B T S REPEATS] [--first-order] [--frozen int8]
 //!
 //! Without a model it takes random weights of GPT-2 small's shapes: the time does not depend on them.
 
@@ -10,6 +10,7 @@
 use std::time::Instant;
 
 use marionette_benches::Task;
+use marionette_models::bundle::Precision;
 use marionette_trainer::memory;
 
 /// The most memory that this process has held, in MiB.
@@ -23,15 +24,20 @@ fn main() {
     // SAFETY: the first statement of the program; no thread runs yet.
     unsafe { memory::prepare() };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let first_order = arguments.iter().any(|argument| argument == "--first-order");
-    let words: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    let has = |option: &str| arguments.iter().any(|argument| argument == option);
+    let first_order = has("--first-order");
+    let frozen = arguments.iter().position(|argument| argument == "--frozen");
+    let precision: Precision = frozen.map_or(Ok(Precision::Fp32), |at| arguments[at + 1].parse()).unwrap();
+    let is_word =
+        |(at, word): &(usize, &String)| !word.starts_with("--") && frozen.is_none_or(|frozen| *at != frozen + 1);
+    let words: Vec<&String> = arguments.iter().enumerate().filter(is_word).map(|(_, word)| word).collect();
     let numbers: Vec<i64> = words.iter().filter_map(|word| word.parse().ok()).collect();
     let folder = words.first().filter(|word| word.parse::<i64>().is_err());
     let [rows, length, steps, repeats] = <[i64; 4]>::try_from(numbers).unwrap_or([2, 128, 2, 3]);
     tch::set_num_threads(2);
     tch::manual_seed(0);
 
-    let task = Task::new(folder.map(|folder| folder.as_ref())).unwrap();
+    let task = Task::new(folder.map(|folder| folder.as_ref()), precision).unwrap();
     let once = || task.meta_gradient([rows, length], steps as usize, !first_order).unwrap();
     let _ = once();
     let mut seconds: Vec<f64> = (0..repeats)
@@ -45,7 +51,7 @@ fn main() {
     let median = seconds[seconds.len() / 2];
     let tokens = ((steps + 1) * rows * length) as f64;
     println!(
-        "marionette MAML {}-order B={rows} T={length} S={steps}: {:.0} ms a task, {:.0} tok/s, peak {:.0} MiB",
+        "marionette MAML {}-order {precision} B={rows} T={length} S={steps}: {:.0} ms a task, {:.0} tok/s, peak {:.0} MiB",
         if first_order { "first" } else { "second" },
         median * 1e3,
         tokens / median,

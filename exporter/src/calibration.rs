@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use marionette_kernels::quantise::Compensation;
 use marionette_models::bundle::{Operators, Precision};
 use ndarray::{Array2, ArrayView2};
 
@@ -11,7 +12,6 @@ use crate::error::ExportError;
 use crate::graph::{Graph, Origin, Value};
 use crate::graphs;
 use crate::interpreter::Interpreter;
-use crate::quantise::Compensation;
 use crate::rows;
 use crate::source::Source;
 use crate::weights::Weights;

@@ -76,7 +76,11 @@ pub fn export(
     contents.push((TOKENIZER, tokenizer));
     contents.extend(source.probe.as_ref().map(|probe| (PROBE, probe.clone())));
 
-    let calibration = Calibration::new(source, &weights, interrupted)?;
+    // What Φ was learned beside is what is stored.
+    let calibration = match source.frozen == precision {
+        true => Calibration::default(),
+        false => Calibration::new(source, &weights, interrupted)?,
+    };
     let mut writer = BundleWriter::create(out)?;
     let stopped = |error| if interrupted.load(Ordering::SeqCst) { ExportError::Interrupted } else { error };
     writer

@@ -26,7 +26,6 @@ pub mod interpreter;
 pub mod memory;
 pub mod onnx;
 pub mod ops;
-pub mod quantise;
 pub mod report;
 mod rows;
 pub mod shape;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use marionette_dialogues::{
     EncodeError, Encoder, PersonaSplit, Sequence, Task, Tokenizer, group_by_persona, read_dialogues, split_part,
 };
+use marionette_models::bundle::Precision;
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::params;
 use marionette_models::probe::Probe;
@@ -41,6 +42,8 @@ pub struct Source {
     pub adapters: Tensors,
     /// Where Φ comes from.
     pub adapters_metadata: BTreeMap<String, String>,
+    /// How the frozen matrices were held when Φ was learned.
+    pub frozen: Precision,
     /// The inner loop that Φ was learned for.
     pub inner_loop: InnerLoop,
     /// Whether persona sentences are put in front of each dialogue.
@@ -133,7 +136,8 @@ impl Source {
             .per_tensor(tensors)
             .map_err(|problem| FileError::new(&checkpoint.join(run::INNER_LOOP), problem).at("learning_rate"))?;
         let recorded = path.join(run::PROBE);
-        let source = Self { adapter: model.adapter, adapters, adapters_metadata, inner_loop, ..self };
+        let frozen = model.frozen;
+        let source = Self { adapter: model.adapter, adapters, adapters_metadata, frozen, inner_loop, ..self };
         if !recorded.exists() {
             return Ok(source);
         }
@@ -190,6 +194,7 @@ impl Source {
             adapter,
             adapters: init::initialise(&table, &mut ChaCha8Rng::seed_from_u64(seed)),
             adapters_metadata: BTreeMap::from([("seed".to_owned(), seed.to_string())]),
+            frozen: Precision::Fp32,
             inner_loop: InnerLoop::default(),
             persona_text: false,
             tokenizer: encoder.tokenizer().clone(),

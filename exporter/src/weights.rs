@@ -17,7 +17,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use half::f16;
+use marionette_kernels::quantise::{self, Quantised, QuantisedBlocks};
 use marionette_models::bundle::{DataType, Operators, Precision};
+use marionette_models::params::Order;
 use marionette_models::params::names::{self, Pair};
 use marionette_models::{HostTensor, ModelConfig, Positions, Tensors, params};
 
@@ -25,7 +27,6 @@ use crate::calibration::Calibration;
 use crate::error::GraphError;
 use crate::graph::{Graph, Value};
 use crate::ops::{self, Transposed};
-use crate::quantise::{self, Order, Quantised, QuantisedBlocks};
 use crate::shape::TensorType;
 
 /// Every part begins at a multiple of this many bytes, so that the file can be mapped into memory (`onnx.proto`,
@@ -113,13 +114,7 @@ struct Matrix {
 
 impl Matrix {
     fn of(name: &str, shape: &[usize]) -> Option<Self> {
-        match *shape {
-            [columns, inner] if name == names::WTE || name == names::HEAD => {
-                Some(Self { columns, inner, order: Order::ColumnsTogether })
-            }
-            [inner, columns] if name != names::WPE => Some(Self { columns, inner, order: Order::ColumnsApart }),
-            _ => None,
-        }
+        Order::of(name, shape).map(|(order, [columns, inner])| Self { columns, inner, order })
     }
 
     /// The largest power of two that divides a column, up to a longest block.

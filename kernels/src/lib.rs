@@ -12,6 +12,7 @@ pub mod attention;
 pub mod block;
 #[cfg(target_arch = "x86_64")]
 pub mod product;
+pub mod quantise;
 pub mod shapes;
 #[cfg(target_arch = "x86_64")]
 mod team;

@@ -46,6 +46,28 @@ impl TensorSpec {
     }
 }
 
+/// How the values of a matrix that products are made with lie: N columns of K values, the K that a product sums over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// \[N, K\]: the embedding as the head reads it.
+    ColumnsTogether,
+    /// \[K, N\]: a linear layer as GPT-2 stores it.
+    ColumnsApart,
+}
+
+impl Order {
+    /// That of a base's tensor, with N and K; none where no products are made with it.
+    pub fn of(name: &str, shape: &[usize]) -> Option<(Self, [usize; 2])> {
+        match *shape {
+            [columns, inner] if name == names::WTE || name == names::HEAD => {
+                Some((Self::ColumnsTogether, [columns, inner]))
+            }
+            [inner, columns] if name != names::WPE => Some((Self::ColumnsApart, [columns, inner])),
+            _ => None,
+        }
+    }
+}
+
 /// A dense f32 tensor in row-major order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HostTensor {

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::bundle::Precision;
 use crate::config::{AdapterConfig, ModelConfig};
 use crate::error::{FileError, Result};
 use crate::params;
 use crate::safetensors_file::{self, FileMetadata, RawTensor, Reader};
 
-/// A batch and what libtorch made of it, beginning with the run's best adapters.
+/// A batch and what the trainer made of it, beginning with the run's best adapters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
+    /// How the frozen matrices were held: fp32, or as a bundle of that precision holds them.
+    pub frozen: Precision,
     /// Token ids, [B, T], padded on the right.
     pub input_ids: Vec<i64>,
     /// Which tokens are targets of the loss, [B, T].
@@ -29,6 +32,8 @@ pub struct Probe {
     pub logits: Vec<f32>,
 }
 
+/// The key of the metadata that says how frozen matrices were held; fp32 where it is missing.
+const FROZEN: &str = "frozen";
 /// What the names of the adapters after the steps begin with.
 const AFTER: &str = "after.";
 
@@ -57,6 +62,10 @@ impl Probe {
     pub fn read(path: &Path, config: &ModelConfig, adapter: &AdapterConfig) -> Result<Self> {
         let reader = Reader::open(path)?;
         let wrong = |name: &str, problem: String| FileError::new(path, problem).at(name);
+        let frozen = match reader.metadata().get(FROZEN) {
+            Some(name) => name.parse().map_err(|problem| wrong(FROZEN, problem))?,
+            None => Precision::Fp32,
+        };
         let shape_of = |name: &str| {
             let entry = reader.entries().iter().find(|entry| entry.name == name);
             entry.map(|entry| entry.shape.as_slice()).ok_or_else(|| wrong(name, "is missing".to_owned()))
@@ -115,7 +124,7 @@ impl Probe {
             .into_iter()
             .map(|spec| Ok((spec.name.clone(), floats(&format!("{AFTER}{}", spec.name))?)))
             .collect::<Result<_>>()?;
-        Ok(Self { input_ids, loss_mask, batch, length, losses, adapters_after, log_probs, logits })
+        Ok(Self { frozen, input_ids, loss_mask, batch, length, losses, adapters_after, log_probs, logits })
     }
 
     /// Writes the probe atomically.
@@ -135,7 +144,8 @@ impl Probe {
         for (name, values) in [("losses", &self.losses), ("log_probs", &self.log_probs), ("logits", &self.logits)] {
             raw.insert(name.into(), RawTensor::f32(&[values.len()], values));
         }
-        safetensors_file::write(path, &raw, FileMetadata::Ours(&BTreeMap::new()))
+        let frozen = (self.frozen != Precision::Fp32).then(|| (FROZEN.to_owned(), self.frozen.to_string()));
+        safetensors_file::write(path, &raw, FileMetadata::Ours(&frozen.into_iter().collect()))
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::Precision;
 use crate::checkpoint::{self, Base, CONFIG_JSON, MODEL_SAFETENSORS};
 use crate::config::AdapterConfig;
 use crate::error::{FileError, Result};
@@ -47,8 +48,15 @@ pub struct RunModel {
     pub persona_text: bool,
     /// The adapters' shape.
     pub adapter: AdapterConfig,
+    /// How the matrices that do not learn were held in training: fp32, or as a bundle of that precision holds them.
+    #[serde(default, skip_serializing_if = "is_fp32")]
+    pub frozen: Precision,
     /// The inner loop, as it was at the beginning of the run.
     pub inner_loop: InnerLoop,
+}
+
+fn is_fp32(precision: &Precision) -> bool {
+    *precision == Precision::Fp32
 }
 
 impl RunModel {

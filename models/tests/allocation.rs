@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{Seek as _, Write as _};
 use std::path::Path;
 
+use marionette_models::bundle::Precision;
 use marionette_models::checkpoint::{self, CONFIG_JSON, MODEL_SAFETENSORS, Storage};
 use marionette_models::params::{adapter_table, base_table};
 use marionette_models::probe::{Probe, sample};
@@ -84,6 +85,7 @@ fn tensors(table: &[TensorSpec]) -> Tensors {
 fn probe() -> Probe {
     let after = tensors(&adapter_table(&config(), &ADAPTER));
     Probe {
+        frozen: Precision::Int8,
         input_ids: vec![1, 2, 3],
         loss_mask: vec![false, true, true],
         batch: 1,

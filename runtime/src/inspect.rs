@@ -29,6 +29,17 @@ pub fn tolerance(precision: Precision, relative: bool) -> f64 {
     }
 }
 
+/// The most that a value may differ where the trainer multiplied with the same integers. Of a value of a row that lies on the border between two
+/// integers either is taken, as sums in another order say, and what follows differs by that step. Until the first such value nothing does: of the
+/// bundled model 47 of 69 log-probabilities of short rows agree to 1e-4 (`tests/parity/frozen.rs`); the worst were off by 0.1, adapters by 0.011.
+fn tolerance_of_the_same(precision: Precision, relative: bool) -> f64 {
+    match (precision.is_integer(), relative) {
+        (false, _) => tolerance(Precision::Fp32, relative),
+        (true, true) => 0.05,
+        (true, false) => 0.3,
+    }
+}
+
 /// One thing compared with libtorch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
@@ -45,8 +56,11 @@ pub struct Check {
 pub struct Parity {
     /// One row each.
     pub checks: Vec<Check>,
-    /// How the device's weights are stored, on which depends what an error may be ([`tolerance`]).
+    /// How the device's weights are stored, and how the trainer held them, on which depends what an error may be ([`tolerance`]): where both
+    /// are the same, rounding weights explains nothing.
     pub precision: Precision,
+    /// How the trainer held them.
+    pub trained: Precision,
 }
 
 impl Parity {
@@ -61,7 +75,11 @@ impl Parity {
     }
 
     fn most(&self, check: &Check) -> f64 {
-        tolerance(self.precision, check.relative)
+        let of = |precision| tolerance(precision, check.relative);
+        match self.precision == self.trained {
+            true => tolerance_of_the_same(self.precision, check.relative),
+            false => of(self.precision).max(of(self.trained)),
+        }
     }
 }
 
@@ -102,7 +120,7 @@ pub fn check(engine: &mut Engine, bundle: &Bundle) -> Result<Parity> {
         relative: false,
     });
     checks.extend(check_steps(engine, &probe)?);
-    Ok(Parity { checks, precision: engine.manifest().precision })
+    Ok(Parity { checks, precision: engine.manifest().precision, trained: probe.frozen })
 }
 
 /// The logits after one pass, after two (as a chat's later turns are read), and after reading the second half of the row
@@ -184,7 +202,7 @@ mod tests {
         assert!(worst(&[f32::NAN, 1.0], &[1.0, 1.0]).is_nan());
         let is_good = |error| {
             let checks = vec![Check { what: String::new(), error, relative: false }];
-            Parity { checks, precision: Precision::Fp32 }.is_good()
+            Parity { checks, precision: Precision::Fp32, trained: Precision::Fp32 }.is_good()
         };
         assert!(is_good(1e-4));
         assert!(!is_good(1.1e-4));

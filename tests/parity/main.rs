@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // What fails here fails a test.
 
+mod frozen;
 mod precision;
 mod smollm2;
 
@@ -107,9 +108,14 @@ impl Pair {
 
     /// Three dialogues of different lengths.
     fn sequences(&self) -> Vec<Sequence> {
-        let read = read_dialogues(dialogues("test")).unwrap();
-        read.iter().take(3).flat_map(|dialogue| self.encoder.windows(dialogue).unwrap()).collect()
+        read_dialogues_of(&self.encoder)
     }
+}
+
+/// The same, encoded for a model.
+fn read_dialogues_of(encoder: &Encoder) -> Vec<Sequence> {
+    let read = read_dialogues(dialogues("test")).unwrap();
+    read.iter().take(3).flat_map(|dialogue| encoder.windows(dialogue).unwrap()).collect()
 }
 
 /// The folder of a random Llama with the bundled tokenizer and a chat template: heads that share keys and values, whose widths do not add

@@ -72,10 +72,10 @@ fn recorded() -> Recorded {
 }
 
 /// The imported model, half a gigabyte, which the tests that run at the same time share; it goes with the last of them.
-struct Imported(Scratch);
+pub struct Imported(Scratch);
 
 impl Imported {
-    fn get() -> Option<Arc<Self>> {
+    pub fn get() -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Imported>> = Mutex::new(Weak::new());
         let gguf = smollm2()?;
         let mut shared = SHARED.lock().unwrap();
@@ -88,7 +88,7 @@ impl Imported {
         Some(imported)
     }
 
-    fn folder(&self) -> PathBuf {
+    pub fn folder(&self) -> PathBuf {
         self.0.path("smollm2")
     }
 

@@ -344,3 +344,31 @@ fn the_examples_of_the_readme_name_files_that_exist() {
         assert!(root().join(name).exists(), "{name}");
     }
 }
+
+/// What was learned beside integers is stored with the same ones, and the check knows it.
+#[test]
+fn a_run_beside_integers_is_checked_as_such() {
+    let scratch = Scratch::new();
+    let frozen = |precision: &str| ["--frozen".into(), precision.into()];
+    train_with(&scratch, "run", &frozen("int8")).done();
+    let config = fs::read_to_string(scratch.path("run/config.toml")).unwrap();
+    assert!(config.contains("frozen = \"int8\""), "{config}");
+    let bundle = |precision: &str| {
+        scratch.run("marionette-export", ["run", "--precision", precision, "--out", precision]).done();
+        scratch.run("marionette", ["inspect", precision, "--check", "--json"]).done()
+    };
+    let [same, other] = ["int8", "fp32"].map(|precision| json(&bundle(precision)));
+    let checked = |found: &Value| (found["parity"]["precision"].clone(), found["parity"]["trained"].clone());
+    assert_eq!(checked(&same), ("int8".into(), "int8".into()));
+    assert_eq!(checked(&other), ("fp32".into(), "int8".into()));
+    // It goes on with what it began with, and what cannot be is said before anything is done.
+    scratch.run("marionette-train", ["run", "--out", "run", "--resume", "--iterations", "3", "--threads", "1"]).done();
+    for (options, part) in [
+        (&["--method", "transfer"][..], "transfer moves the matrices themselves"),
+        (&["--precision", "bf16"], "leave out --precision bf16"),
+    ] {
+        let options: Vec<PathBuf> = frozen("int8").into_iter().chain(options.iter().map(PathBuf::from)).collect();
+        train_with(&scratch, "other", &options).refused(2, &["--frozen", part]);
+        assert!(!scratch.path("other").exists());
+    }
+}

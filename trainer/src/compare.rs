@@ -10,14 +10,14 @@ use std::str::FromStr;
 
 use marionette_console::interrupt;
 use marionette_dialogues::{Candidates, Evaluation, PersonaSplit};
-use marionette_models::{AdapterConfig, FileError, InnerLoop};
+use marionette_models::{AdapterConfig, FileError, InnerLoop, bundle};
 use marionette_report::{Comparison, MethodResult, Split};
 
 use crate::data;
 use crate::error::{Result, TrainError};
 use crate::evaluate::How;
 use crate::method::{METHODS, Method};
-use crate::train::options::MOST_AT_ONCE;
+use crate::train::options::{MOST_AT_ONCE, frozen};
 use crate::train::{self, Config, Data, Gradient, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
@@ -73,6 +73,9 @@ pub struct Options {
     /// A run whose adapters every method that learns adapters begins with, instead of zero; none has fresh ones
     #[arg(long, value_name = "RUN")]
     pub start: Option<PathBuf>,
+    /// How matrices are held by methods that do not move them: fp32, or int8 as a bundle of that precision holds them
+    #[arg(long, value_name = "PRECISION", default_value_t = bundle::Precision::Fp32, value_parser = frozen())]
+    pub frozen: bundle::Precision,
     /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
@@ -350,6 +353,7 @@ fn settings(options: &Options, method: Method, seed: u64) -> Settings {
         inner_steps: options.inner_steps,
         inner_lr: rates.map(|rates| rates.inner),
         dialogues_per_step: options.dialogues_per_step,
+        frozen: if method.learns_base() { bundle::Precision::Fp32 } else { options.frozen },
         start: options.start.clone().filter(|_| method.bears_start()),
         data: options.data.clone(),
         outer: OuterOptions {

@@ -1,10 +1,13 @@
 //! The forward pass of a decoder with adapters, as a function of the tensors. Everything in it can be differentiated twice.
 
+use std::sync::Arc;
+
 use marionette_models::params::names;
 use marionette_models::{self as models, FileError, Mlp, ModelConfig, Positions};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
+use crate::frozen::{Integers, Weight};
 use crate::rotary::Rotary;
 use crate::tensors::{Choices, TokenBatch};
 
@@ -13,22 +16,32 @@ const CLASSIFICATION: f64 = 0.5;
 
 /// y = x W + b, with W [inputs, outputs]; without b where there is none.
 struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+/// The matrix of that name, of integers where there are such.
+fn weight(tensors: &impl Tensors, name: &str) -> Result<Weight> {
+    match tensors.integers(name) {
+        Some(integers) => Ok(Weight::Integers(integers)),
+        None => Ok(Weight::Floats(tensors.matrix(name)?)),
+    }
 }
 
 impl Linear {
     fn new(tensors: &impl Tensors, pair: &names::Pair, bias: bool) -> Result<Self> {
         let bias = bias.then(|| tensors.matrix(&pair.bias)).transpose()?;
-        Ok(Self { weight: tensors.matrix(&pair.weight)?, bias })
+        Ok(Self { weight: weight(tensors, &pair.weight)?, bias })
     }
 
     /// [N, inputs] to [N, outputs], in the kind of the weight.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.f_to_kind(self.weight.kind())?;
-        Ok(match &self.bias {
-            Some(bias) => bias.f_addmm(&x, &self.weight)?,
-            None => x.f_mm(&self.weight)?,
+        Ok(match (&self.weight, &self.bias) {
+            (Weight::Floats(weight), Some(bias)) => bias.f_addmm(&x, weight)?,
+            (Weight::Floats(weight), None) => x.f_mm(weight)?,
+            (Weight::Integers(weight), Some(bias)) => weight.forward(&x)?.f_add_(bias)?,
+            (Weight::Integers(weight), None) => weight.forward(&x)?,
         })
     }
 }
@@ -107,6 +120,11 @@ pub trait Tensors {
     /// # Errors
     /// It is missing; what libtorch says.
     fn matrix(&self, name: &str) -> Result<Tensor>;
+
+    /// The matrix of that name where it is of integers, with which nothing is differentiated.
+    fn integers(&self, _: &str) -> Option<Arc<Integers>> {
+        None
+    }
 
     /// The tensor of that name, in the kind in which sums are computed.
     ///
@@ -220,9 +238,9 @@ pub struct Layout<'a> {
 /// A decoder ([`ModelConfig`]). It holds handles to its tensors, so that gradients reach the caller's.
 pub struct Decoder {
     config: ModelConfig,
-    wte: Tensor,
+    wte: Weight,
     /// The head in the kind of products, [V, D].
-    head: Tensor,
+    head: Weight,
     /// Where positions are learned.
     wpe: Option<Tensor>,
     blocks: Vec<Block>,
@@ -253,8 +271,11 @@ impl Decoder {
         };
         Ok(Self {
             config: config.clone(),
-            wte: tensors.vector(names::WTE)?,
-            head: tensors.matrix(if config.tied { names::WTE } else { names::HEAD })?,
+            wte: match tensors.integers(names::WTE) {
+                Some(integers) => Weight::Integers(integers),
+                None => Weight::Floats(tensors.vector(names::WTE)?),
+            },
+            head: weight(tensors, if config.tied { names::WTE } else { names::HEAD })?,
             wpe: match config.positions {
                 Positions::Learned => Some(tensors.vector(names::WPE)?),
                 Positions::Rotary { .. } => None,
@@ -348,7 +369,11 @@ impl Decoder {
     /// [N, D] to logits [N, V], in the kind of sums.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let normed = self.ln_f.forward(hidden)?;
-        let logits = normed.f_to_kind(self.head.kind())?.f_matmul(&self.head.f_transpose(0, 1)?)?;
+        let rows = normed.f_to_kind(self.head.kind())?;
+        let logits = match &self.head {
+            Weight::Floats(head) => rows.f_matmul(&head.f_transpose(0, 1)?)?,
+            Weight::Integers(head) => head.forward(&rows)?,
+        };
         Ok(logits.f_to_kind(normed.kind())?)
     }
 
@@ -358,14 +383,13 @@ impl Decoder {
         let (kind, device) = (self.head.kind(), self.device());
         let past = cache.as_ref().map_or(0, |cache| cache.length());
         let mask = mask(layout, past, length, kind, device)?;
-        let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
         let positions = match layout.positions {
             Some(positions) => positions.shallow_clone(),
             None => Tensor::f_arange_start(past, past + length, (Kind::Int64, device))?,
         };
-        let mut x = embed(&self.wte, ids)?;
+        let mut x = self.wte.rows(ids)?;
         if let Some(wpe) = &self.wpe {
-            x = x.f_add(&embed(wpe, &positions)?)?;
+            x = x.f_add(&Tensor::f_embedding(wpe, &positions, -1, false, false)?)?;
         }
         let mut x = x.f_reshape([batch * length, -1])?;
         let rotary = match self.config.positions {

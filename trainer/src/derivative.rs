@@ -12,7 +12,7 @@ use crate::tensors::TokenBatch;
 /// The derivatives of a model's loss by the tensors that learn. `'a` is the life of the model and of the batches.
 pub(crate) enum Derivative<'a> {
     /// Written out, where exactly the adapters learn.
-    ByHand(Engine<'a>),
+    ByHand(Box<Engine<'a>>),
     /// By libtorch, for any tensors that learn.
     ByLibtorch(Autograd<'a>),
 }
@@ -38,7 +38,7 @@ impl<'a> Derivative<'a> {
     pub(crate) fn of(model: &'a Model, mut batches: impl Iterator<Item = &'a TokenBatch>) -> Result<Self> {
         let has_choices = batches.any(|batch| batch.choices.is_some());
         Ok(match if has_choices { None } else { Engine::new(model)? } {
-            Some(engine) => Self::ByHand(engine),
+            Some(engine) => Self::ByHand(Box::new(engine)),
             None => Self::ByLibtorch(Autograd { model }),
         })
     }

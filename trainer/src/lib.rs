@@ -11,6 +11,7 @@ mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod folder;
+pub mod frozen;
 pub mod hub;
 pub mod inner;
 pub mod memory;

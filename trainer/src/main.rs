@@ -43,6 +43,8 @@ impl Machine {
         };
         let device = self.device.open()?;
         tch::set_num_threads(threads as i32);
+        // Those that products of integers are shared out to; there is one pool a process.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         // Where no handler can be set, a signal does what it does by default: it ends the program.
         let _ = interrupt::take_over(Some("finishing the step; once more to stop at once"));
         Ok((device, threads))

@@ -1,6 +1,7 @@
 //! A model and which of its tensors learn: the paper's θ = [φ, Φ], as far as it moves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use marionette_models::params::{self, TensorSpec};
 use marionette_models::{AdapterConfig, ModelConfig};
@@ -8,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::decoder::{Decoder, Parts, Tensors};
 use crate::error::Result;
+use crate::frozen::{Frozen, Integers, Weight};
 use crate::tensors::NamedTensors;
 
 /// A decoder with some tensors frozen and the others given at each use: a function of θ.
@@ -17,7 +19,7 @@ pub struct Model {
     parts: Parts,
     /// The kind in which products are computed; sums have the kind of the tensors.
     products: Kind,
-    frozen: NamedTensors,
+    frozen: Frozen,
     /// The frozen tensors in the kind of products, where that is another.
     frozen_products: NamedTensors,
     table: Vec<TensorSpec>,
@@ -36,13 +38,14 @@ impl Model {
     pub fn new(
         config: &ModelConfig,
         parts: Parts,
-        frozen: NamedTensors,
+        frozen: impl Into<Frozen>,
         table: Vec<TensorSpec>,
         products: Kind,
         device: Device,
     ) -> Result<Self> {
+        let frozen = frozen.into();
         let mut frozen_products = NamedTensors::new();
-        for (name, tensor) in frozen.iter().filter(|(_, tensor)| tensor.kind() != products) {
+        for (name, tensor) in frozen.tensors().iter().filter(|(_, tensor)| tensor.kind() != products) {
             frozen_products.insert(name.clone(), tensor.f_to_kind(products)?);
         }
         let places = table.iter().enumerate().map(|(place, spec)| (spec.name.clone(), place)).collect();
@@ -88,12 +91,23 @@ impl Model {
             && self.table.iter().zip(&adapters).all(same)
     }
 
-    /// The frozen tensor of that name.
+    /// The frozen tensor of that name, which is of floats.
     ///
     /// # Errors
     /// It is missing.
     pub(crate) fn frozen(&self, name: &str) -> Result<Tensor> {
-        self.frozen.vector(name)
+        self.frozen.tensor(name)
+    }
+
+    /// The frozen matrix of that name.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub(crate) fn frozen_weight(&self, name: &str) -> Result<Weight> {
+        match self.frozen.integers(name) {
+            Some(integers) => Ok(Weight::Integers(integers.clone())),
+            None => Ok(Weight::Floats(self.frozen.tensor(name)?)),
+        }
     }
 
     /// The same model, computed in the kind of its tensors throughout.
@@ -112,7 +126,7 @@ impl Model {
             config: self.config.clone(),
             parts: self.parts,
             products: self.products,
-            frozen: handles(&self.frozen),
+            frozen: self.frozen.handle(),
             frozen_products: handles(&self.frozen_products),
             table: self.table.clone(),
             places: self.places.clone(),
@@ -140,14 +154,18 @@ impl Tensors for At<'_> {
         }
         match self.model.frozen_products.get(name) {
             Some(tensor) => Ok(tensor.shallow_clone()),
-            None => self.model.frozen.vector(name),
+            None => self.model.frozen.tensor(name),
         }
+    }
+
+    fn integers(&self, name: &str) -> Option<Arc<Integers>> {
+        self.model.frozen.integers(name).cloned()
     }
 
     fn vector(&self, name: &str) -> Result<Tensor> {
         match self.learned(name) {
             Some(tensor) => Ok(tensor.shallow_clone()),
-            None => self.model.frozen.vector(name),
+            None => self.model.frozen.tensor(name),
         }
     }
 }

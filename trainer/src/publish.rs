@@ -60,7 +60,7 @@ pub fn publish(options: &Options, device: tch::Device) -> Result<String> {
     let batch = Batch { ids: input_ids, mask: loss_mask, rows: batch, length };
     let table = params::adapter_table(model.config(), &config.model.adapter);
     let parameters = train::to_torch(&rounded, &model)?;
-    let probe = train::probe::record(&model.unrounded(), &parameters, &table, batch, &recipe)?;
+    let probe = train::probe::record(&model.unrounded(), &parameters, &table, batch, &recipe, config.model.frozen)?;
     config.model.base = name(&config.model.base);
     config.data.train.iter_mut().chain(&mut config.data.valid).for_each(|file| *file = name(file));
     config.start = config.start.map(|start| Start { adapters: name(&start.adapters), ..start });

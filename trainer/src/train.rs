@@ -445,7 +445,8 @@ impl Run<'_> {
         let probed: Vec<_> = self.held.iter().take(1).flat_map(|persona| persona.windows().take(2)).collect();
         // The device computes in 32 bits, whatever the training was in.
         let batch = Batch::new(probed.iter().map(|example| &example.sequence))?;
-        let probe = probe::record(&self.model.unrounded(), &parameters, &adapters, batch, &recipe)?;
+        let probe =
+            probe::record(&self.model.unrounded(), &parameters, &adapters, batch, &recipe, self.config.model.frozen)?;
         Ok(probe.write(&self.out.join(PROBE))?)
     }
 }

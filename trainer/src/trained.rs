@@ -5,12 +5,12 @@ use std::path::Path;
 use marionette_dialogues::Encoder;
 use marionette_models::InnerLoop;
 use marionette_models::run::{self, CONFIG_TOML, Which, checkpoint};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::error::{Result, TrainError};
+use crate::frozen::Frozen;
 use crate::method::Method;
 use crate::model::Model;
-use crate::tensors;
 use crate::train::{Config, encoder, read_parameters, to_torch};
 
 /// A trained model.
@@ -57,8 +57,8 @@ impl Trained {
         let rates = recipe.learning_rate.per_tensor(table.len());
         let rates = rates.map_err(|problem| TrainError::option("inner_loop.learning_rate", problem))?;
         let frozen = match method.learns_base() {
-            true => tensors::NamedTensors::new(),
-            false => tensors::all_to_torch(base.tensors, Kind::Float, device)?,
+            true => Frozen::default(),
+            false => Frozen::new(base.tensors, config.model.frozen, device)?,
         };
         let kind = config.outer.precision.kind();
         let model = Model::new(shape, method.parts(), frozen, table, kind, device)?;

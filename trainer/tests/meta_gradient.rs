@@ -283,7 +283,8 @@ fn nothing_moves_what_is_frozen_nor_the_start() {
     let (config, all) = (small_config(), small_tensors());
     let task = task(Method::ExtraPlace, 2);
     let frozen = tensors::all_to_torch(all.clone(), Kind::Float, Device::Cpu).unwrap();
-    let handles = frozen.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+    let handles: tensors::NamedTensors =
+        frozen.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     let table = task.model.table().to_vec();
     let model = Model::new(&config, Method::ExtraPlace.parts(), handles, table, Kind::Float, Device::Cpu).unwrap();
     let start: Vec<Tensor> = task.start.iter().map(|tensor| tensor.to_kind(Kind::Float)).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,10 +42,11 @@ pub struct Manifest {
 }
 
 /// How the frozen weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floating point.
+    #[default]
     Fp32,
     /// 16-bit floating point.
     Fp16,
@@ -58,21 +60,36 @@ impl Precision {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Fp32, Self::Fp16, Self::Int8, Self::Int4];
 
+    /// As the command line and the manifest spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+
     /// Whether matrices are integers.
     pub fn is_integer(self) -> bool {
         matches!(self, Self::Int8 | Self::Int4)
     }
 }
 
+/// The precision of that name.
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|precision| precision.name() == name);
+        found.ok_or_else(|| format!("is {name:?}, expected one of {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
 /// As the command line and the manifest spell it.
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fp32 => "fp32",
-            Self::Fp16 => "fp16",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -10,6 +10,7 @@ use tch::{Kind, Tensor};
 use super::norm::{self, Norm};
 use super::product;
 use crate::error::{Result, TrainError};
+use crate::frozen::Weight;
 use crate::tensors::TokenBatch;
 
 /// Rows at a time: enough for fast products, and so few that a piece of z or p is small beside the model.
@@ -17,7 +18,7 @@ pub(crate) const ROWS: i64 = 128;
 
 pub(super) struct Head {
     /// W, [V, D].
-    weight: Tensor,
+    weight: Weight,
     ln_f: Norm,
 }
 
@@ -42,8 +43,36 @@ fn pieces(count: i64) -> impl Iterator<Item = (i64, i64)> {
 }
 
 impl Head {
-    pub(super) fn new(weight: Tensor, ln_f: Norm) -> Self {
+    pub(super) fn new(weight: Weight, ln_f: Norm) -> Self {
         Self { weight, ln_f }
+    }
+
+    /// n Wᵀ, or ṅ Wᵀ.
+    fn logits(&self, n: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Floats(weight) => product::transposed(n, weight),
+            Weight::Integers(weight) => weight.forward(n),
+        }
+    }
+
+    /// z̄ W, or its tangent.
+    fn back(&self, z_bar: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Floats(weight) => product::plain(z_bar, weight),
+            Weight::Integers(weight) => weight.back(z_bar),
+        }
+    }
+
+    /// (p − e_y) W, with e_y 1 at the target y of a row.
+    fn back_from_probabilities(&self, p: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Floats(weight) => Ok(product::plain(p, weight)?.f_sub_(&weight.f_index_select(0, targets)?)?),
+            // What the device rounds is the difference.
+            Weight::Integers(weight) => {
+                let ones = Tensor::f_full([targets.size1()?, 1], -1.0, (p.kind(), p.device()))?;
+                weight.back(&p.f_scatter_add(1, &targets.f_unsqueeze(1)?, &ones)?)
+            }
+        }
     }
 
     /// The loss, and the adjoint of ln_f's x̂. p is kept where `keep`.
@@ -54,15 +83,14 @@ impl Head {
         let (mut loss, mut kept, mut n_bar) = (0.0, Vec::new(), Vec::new());
         for (start, rows) in pieces(count) {
             let targets = batch.targets.f_narrow(0, start, rows)?;
-            let z = product::transposed(&n.f_narrow(0, start, rows)?, &self.weight)?;
+            let z = self.logits(&n.f_narrow(0, start, rows)?)?;
             let p = z.f_internal_softmax(1, false)?;
             // log Σ exp z = max z − log max p.
             let nll = z.f_amax(1, true)?.f_sub(&p.f_amax(1, true)?.f_log()?)?;
             let nll = nll.f_sub(&z.f_gather(1, &targets.f_unsqueeze(1)?, false)?)?;
             drop(z);
             loss += nll.f_sum(Kind::Double)?.f_double_value(&[])?;
-            let mut piece = product::plain(&p, &self.weight)?;
-            n_bar.push(piece.f_sub_(&self.weight.f_index_select(0, &targets)?)?);
+            n_bar.push(self.back_from_probabilities(&p, &targets)?);
             if keep {
                 kept.push(p);
             }
@@ -101,15 +129,13 @@ impl Head {
         for (start, rows) in pieces(count) {
             let p = match (kept.as_mut().and_then(Iterator::next), &n) {
                 (Some(p), _) => p,
-                (None, Some(n)) => {
-                    product::transposed(&n.f_narrow(0, start, rows)?, &self.weight)?.f_internal_softmax(1, false)?
-                }
+                (None, Some(n)) => self.logits(&n.f_narrow(0, start, rows)?)?.f_internal_softmax(1, false)?,
                 (None, None) => return Err(TrainError::Torch("the probabilities of a step are missing".to_owned())),
             };
-            let z_dot = product::transposed(&n_dot.f_narrow(0, start, rows)?, &self.weight)?;
+            let z_dot = self.logits(&n_dot.f_narrow(0, start, rows)?)?;
             let p_dot = Tensor::f_internal_softmax_backward_data(&z_dot, &p, 1, p.kind())?;
             drop((z_dot, p));
-            n_bar_dot.push(product::plain(&p_dot, &self.weight)?);
+            n_bar_dot.push(self.back(&p_dot)?);
         }
         let hat_dot = self.ln_f.scaled(Tensor::f_cat(&n_bar_dot, 0)?.f_div_scalar_(count as f64)?)?;
         let rows = self.ln_f.tangent_backward(&norm, &tangent, &hat, hat_dot)?;

@@ -37,6 +37,7 @@ use self::block::{Adjoint, Block, Tangent, Tape};
 use self::head::Head;
 use self::stem::Stem;
 use crate::error::Result;
+use crate::frozen::Weight;
 use crate::model::Model;
 use crate::tensors::{self, TokenBatch};
 
@@ -45,7 +46,7 @@ const LEARNED: usize = 8;
 
 /// The derivatives of a model of which exactly the adapters learn.
 pub(crate) struct Engine<'a> {
-    wte: Tensor,
+    wte: Weight,
     wpe: Option<Tensor>,
     blocks: Vec<Block>,
     head: Head,
@@ -94,8 +95,8 @@ impl<'a> Engine<'a> {
             return Ok(None);
         }
         let config = model.config();
-        let wte = model.frozen(names::WTE)?;
-        let head = if config.tied { wte.shallow_clone() } else { model.frozen(names::HEAD)? };
+        let wte = model.frozen_weight(names::WTE)?;
+        let head = if config.tied { wte.handle() } else { model.frozen_weight(names::HEAD)? };
         Ok(Some(Self {
             wpe: match config.positions {
                 Positions::Learned => Some(model.frozen(names::WPE)?),

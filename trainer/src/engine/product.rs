@@ -10,6 +10,7 @@ use marionette_models::params::names;
 use tch::{Device, Kind, Tensor, utils};
 
 use crate::error::Result;
+use crate::frozen::Weight;
 use crate::model::Model;
 
 /// Numbers in a weight from which on oneDNN is worth its programs; the smallest of GPT-2 small has 768².
@@ -46,21 +47,23 @@ pub(super) fn transposed(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     Ok(x.f_mm(&w.f_transpose(0, 1)?)?)
 }
 
-/// y = x W + b, with W [I, O] and b `[O]` frozen; without b where there is none.
+/// y = x W + b, with W [I, O] and b `[O]` frozen; without b where there is none. Where W is of integers, rows are rounded as the device
+/// rounds them, and derivatives are those of a product whose rows are not: rounding is taken for the identity (Bengio et al. 2013, the
+/// straight-through estimator).
 pub(super) struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
 impl Linear {
     pub(super) fn new(model: &Model, pair: &names::Pair) -> Result<Self> {
         let bias = model.config().bias.then(|| model.frozen(&pair.bias)).transpose()?;
-        Ok(Self { weight: model.frozen(&pair.weight)?, bias })
+        Ok(Self { weight: model.frozen_weight(&pair.weight)?, bias })
     }
 
     /// x W + b.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = plain(x, &self.weight)?;
+        let mut y = self.tangent(x)?;
         Ok(match &self.bias {
             Some(bias) => y.f_add_(bias)?,
             None => y,
@@ -69,12 +72,18 @@ impl Linear {
 
     /// ẋ W, the tangent of y.
     pub(super) fn tangent(&self, x_dot: &Tensor) -> Result<Tensor> {
-        plain(x_dot, &self.weight)
+        match &self.weight {
+            Weight::Floats(weight) => plain(x_dot, weight),
+            Weight::Integers(weight) => weight.forward(x_dot),
+        }
     }
 
     /// ȳ Wᵀ, the adjoint of x; of tangents likewise.
     pub(super) fn backward(&self, y_bar: &Tensor) -> Result<Tensor> {
-        transposed(y_bar, &self.weight)
+        match &self.weight {
+            Weight::Floats(weight) => transposed(y_bar, weight),
+            Weight::Integers(weight) => weight.back(y_bar),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use super::attention::Frame;
 use super::block::Block;
 use crate::error::Result;
+use crate::frozen::Weight;
 use crate::tensors::TokenBatch;
 
 pub(super) struct Stem {
@@ -25,19 +26,18 @@ impl Stem {
     pub(super) fn new(
         batch: &TokenBatch,
         config: &ModelConfig,
-        wte: &Tensor,
+        wte: &Weight,
         wpe: Option<&Tensor>,
         first: Option<&Block>,
     ) -> Result<Self> {
-        let embed = |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
         let (rows, length) = batch.ids.size2()?;
         let positions = match &batch.positions {
             Some(positions) => positions.shallow_clone(),
             None => Tensor::f_arange(length, (Kind::Int64, wte.device()))?,
         };
-        let mut x = embed(wte, &batch.ids)?;
+        let mut x = wte.rows(&batch.ids)?;
         if let Some(wpe) = wpe {
-            x = x.f_add(&embed(wpe, &positions)?)?;
+            x = x.f_add(&Tensor::f_embedding(wpe, &positions, -1, false, false)?)?;
         }
         let x = x.f_reshape([rows * length, -1])?;
         let frame = Frame::new([rows, length], &positions, config, x.kind(), x.device())?;

@@ -12,6 +12,7 @@ use super::config::Config;
 use super::state::to_torch;
 use crate::data::{self, Persona};
 use crate::error::{Result, TrainError};
+use crate::frozen::Frozen;
 use crate::method::CHOICES;
 use crate::model::Model;
 use crate::tensors;
@@ -32,9 +33,9 @@ pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Res
     // Another stream than the draws', so that these are the same for every method.
     rng.set_stream(1);
     let mut start = init::initialise(&table, &mut rng);
-    let mut frozen = tensors::NamedTensors::new();
+    let mut frozen = Frozen::default();
     if !method.learns_base() {
-        frozen = tensors::all_to_torch(base.tensors, Kind::Float, device)?;
+        frozen = Frozen::new(base.tensors, config.model.frozen, device)?;
     } else if !method.starts_random() {
         start.extend(base.tensors);
     }

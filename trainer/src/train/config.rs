@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use marionette_models::LearningRate;
+use marionette_models::bundle;
 use marionette_models::checkpoint::{Base, read_adapters};
 use marionette_models::run::{ADAPTERS, CONFIG_TOML, RunModel, Which, checkpoint};
 use marionette_models::{FileError, ModelConfig, Tensors, digest, files};
@@ -197,6 +198,19 @@ impl Config {
             let problem =
                 format!("is {}, which trains nothing: evaluate a run of none with --in-context", model.method);
             return Err(TrainError::option("--method", problem));
+        }
+        match model.frozen {
+            bundle::Precision::Fp32 => {}
+            bundle::Precision::Int8 if method.learns_base() => {
+                let problem = format!("is int8, but {} moves the matrices themselves", model.method);
+                return Err(TrainError::option("--frozen", problem));
+            }
+            bundle::Precision::Int8 if outer.precision == Precision::Bf16 => {
+                let problem = "is int8, beside which all is computed in fp32: leave out --precision bf16";
+                return Err(TrainError::option("--frozen", problem));
+            }
+            bundle::Precision::Int8 => {}
+            other => return Err(TrainError::option("--frozen", format!("is {other}, expected fp32 or int8"))),
         }
         if method.is_meta() == (outer.gradient == Gradient::Normal) {
             return Err(TrainError::option("--meta", format!("does not fit --method {}", model.method)));

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use marionette_dialogues::Example;
-use marionette_models::ModelConfig;
 use marionette_models::params::{self, TensorSpec};
+use marionette_models::{ModelConfig, bundle};
 
 use super::Run;
 use super::options::{Gradient, Precision, RateRule};
@@ -122,7 +122,9 @@ pub(super) fn memory(run: &Run) -> Memory {
     };
     // A validation needs three copies a worker beside the first three; a checkpoint, two.
     let copies = (4 + own * workers).max(3 + 3 * workers);
-    let parameters = frozen * (1.0 + rounded) + learned * copies as f64;
+    // A byte for four.
+    let held = if config.model.frozen == bundle::Precision::Int8 { 0.25 } else { 1.0 + rounded };
+    let parameters = frozen * held + learned * copies as f64;
 
     let personas = &run.personas;
     let data = &config.data;

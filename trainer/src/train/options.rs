@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches};
 use marionette_console::options::whole;
 use marionette_models::checkpoint::{self, Base};
 use marionette_models::run::RunModel;
 use marionette_models::{AdapterConfig, InnerLoop, LearningRate};
-use marionette_models::{FileError, digest};
+use marionette_models::{FileError, bundle, digest};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
@@ -109,7 +110,7 @@ impl Precision {
 }
 
 /// The options of [`Settings`] and [`OuterOptions`], those of the structs within them left out.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "base",
     "offline",
     "method",
@@ -118,6 +119,7 @@ const OWN: [&str; 12] = [
     "inner_steps",
     "inner_lr",
     "dialogues_per_step",
+    "frozen",
     "start",
     "meta",
     "learning_rate",
@@ -130,6 +132,12 @@ pub const MOST_AT_ONCE: usize = 10_000;
 pub const MOST_COUNTED: usize = 1_000_000;
 /// The most meta-iterations, or steps.
 pub const MOST_ITERATIONS: usize = 100_000_000;
+
+/// What `--frozen` may be.
+pub(crate) fn frozen() -> impl TypedValueParser<Value = bundle::Precision> {
+    let known = [bundle::Precision::Fp32, bundle::Precision::Int8].map(bundle::Precision::name);
+    PossibleValuesParser::new(known).try_map(|name| name.parse::<bundle::Precision>())
+}
 
 /// The settings of a new run.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
@@ -163,6 +171,9 @@ pub struct Settings {
     /// Support dialogues in the batch of one inner step
     #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub dialogues_per_step: usize,
+    /// How the matrices that do not learn are held: fp32, or int8 as a bundle of that precision holds them, multiplied as the device does
+    #[arg(long, value_name = "PRECISION", default_value_t = bundle::Precision::Fp32, value_parser = frozen())]
+    pub frozen: bundle::Precision,
     /// A run whose adapters to begin with, those of its best checkpoint, instead of zero
     #[arg(long, value_name = "RUN")]
     pub start: Option<PathBuf>,
@@ -285,6 +296,7 @@ impl Settings {
                 method: method.name().to_owned(),
                 persona_text: self.persona_text || method.classifies(),
                 adapter: AdapterConfig { bottleneck: self.bottleneck },
+                frozen: self.frozen,
                 inner_loop: InnerLoop {
                     steps: self.inner_steps,
                     dialogues_per_step: self.dialogues_per_step,
@@ -324,8 +336,7 @@ impl Settings {
     /// `config.toml` is wrong; the base model, or a file, cannot be read.
     pub fn over(self, recorded: &Path, given: &Given) -> Result<(Config, Base)> {
         let mut config = Config::recorded(recorded)?;
-        let Self { base, offline, method, persona_text, bottleneck, inner_steps, inner_lr, dialogues_per_step, .. } =
-            self;
+        let Self { base, offline, method, persona_text, bottleneck, inner_steps, inner_lr, .. } = self;
         if let Some(run) = &self.start {
             config.start = Some(Start::of_run(run)?);
         }
@@ -334,7 +345,8 @@ impl Settings {
         given.put("persona_text", &mut model.persona_text, persona_text);
         given.put("bottleneck", &mut model.adapter.bottleneck, bottleneck);
         given.put("inner_steps", &mut model.inner_loop.steps, inner_steps);
-        given.put("dialogues_per_step", &mut model.inner_loop.dialogues_per_step, dialogues_per_step);
+        given.put("dialogues_per_step", &mut model.inner_loop.dialogues_per_step, self.dialogues_per_step);
+        given.put("frozen", &mut model.frozen, self.frozen);
         if let Some(inner_lr) = inner_lr {
             (outer.inner_rate, outer.find_inner_rate, model.inner_loop.learning_rate) =
                 inner_lr.resolve(method_of(model)?);

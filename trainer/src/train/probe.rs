@@ -2,6 +2,7 @@
 
 use marionette_dialogues::Batch;
 use marionette_models::InnerLoop;
+use marionette_models::bundle::Precision;
 use marionette_models::params::TensorSpec;
 use marionette_models::probe::{Probe, sample};
 use tch::{Kind, Tensor, no_grad};
@@ -12,7 +13,7 @@ use crate::inner::{self, Support};
 use crate::model::Model;
 use crate::tensors::{self, TokenBatch};
 
-/// Computes the probe of a model at θ on a batch of dialogues. On the device only adapters move, so only those of
+/// Computes the probe of a model at θ, whose frozen matrices are held as `frozen` says, on a batch of dialogues. On the device only adapters move, so only those of
 /// `adapters`, a part of the model's table, do here.
 ///
 /// # Errors
@@ -23,6 +24,7 @@ pub fn record(
     adapters: &[TensorSpec],
     batch: Batch,
     recipe: &InnerLoop,
+    frozen: Precision,
 ) -> Result<Probe> {
     let tokens = TokenBatch::new(&batch, model.device())?;
     let ids = tokens.ids.f_narrow(0, 0, 1)?;
@@ -43,6 +45,7 @@ pub fn record(
     let mut after = tensors::named_to_host(model.table(), &adapted.parameters)?;
     after.retain(|name, _| adapters.iter().any(|spec| &spec.name == name));
     Ok(Probe {
+        frozen,
         losses: adapted.losses.iter().map(|&loss| loss as f32).collect(),
         adapters_after: after.into_iter().map(|(name, tensor)| (name, sample(&tensor.values))).collect(),
         log_probs: tensors::to_host(&log_probs)?.values,

@@ -144,7 +144,7 @@ mod tests {
     use marionette_dialogues::Sequence;
     use marionette_models::params::{self, Init, TensorSpec};
     use marionette_models::run::RunModel;
-    use marionette_models::{AdapterConfig, Gpt2Shape, LearningRate, ModelConfig, init};
+    use marionette_models::{AdapterConfig, Gpt2Shape, LearningRate, ModelConfig, bundle, init};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use tch::Kind;
@@ -160,6 +160,7 @@ mod tests {
         let method = if gradient == Gradient::Normal { Method::Transfer } else { Method::InPlace };
         Config {
             model: RunModel {
+                frozen: bundle::Precision::Fp32,
                 base: "base".into(),
                 base_sha256: String::new(),
                 method: method.name().to_owned(),

@@ -5,19 +5,11 @@ use std::num::NonZeroUsize;
 use std::thread;
 
 use half::f16;
+use marionette_models::params::Order;
 
 mod gptq;
 
 pub use gptq::Compensation;
-
-/// The values of a matrix, as they lie in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// \[N, K\]: the embedding as the head reads it.
-    ColumnsTogether,
-    /// \[K, N\]: a linear layer as GPT-2 stores it.
-    ColumnsApart,
-}
 
 /// 8-bit integers and a scale a column: a value is (q − 128) s.
 #[derive(Debug, Clone, PartialEq)]

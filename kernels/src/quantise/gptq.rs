@@ -6,10 +6,11 @@ use std::num::NonZeroUsize;
 use std::thread;
 
 use half::f16;
+use marionette_models::params::Order;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
-use super::{Grid, Order, QuantisedBlocks, best_grid, exact_grid, read};
+use super::{Grid, QuantisedBlocks, best_grid, exact_grid, read};
 
 /// So many values are worked on at once: what is made of them in f64 stays small beside a matrix.
 const AT_ONCE: usize = 1 << 21;
