@@ -231,6 +231,7 @@ fn the_commands_of_figures_can_be_followed() {
         ("train_other_side.txt", valid.as_str()),
         ("held-out.txt", valid.as_str()),
         ("rest.txt", test.as_str()),
+        ("speakers.jsonl", test.as_str()),
     ];
     let page = Page { runs: &["ordinary"], bases: &["smollm2"], files: &files, ..Page::default() };
     let of_smollm2 = "--base smollm2 --data train_self.txt train_other_side.txt --valid held-out.txt";
@@ -248,7 +249,7 @@ fn the_commands_of_figures_can_be_followed() {
     ];
     Page { name: "models/smollm2-persona/README.md", instead: &instead, runs: &[], ..page }.follow();
     let runs = ["ordinary", "warm", "reptile", "models/smollm2-persona"];
-    let bundles = ["demo/bundle"];
+    let bundles = ["demo/bundle", "smollm2-bundle"];
     Page { name: "docs/results.md", instead: &instead, runs: &runs, bundles: &bundles, ..page }.follow();
     // The parts that an example makes of others' dialogues are the bundled model's.
     let all = first_personas("train", 6);
