@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::Result;
 use crate::frozen::{Integers, Weight};
 use crate::rotary::Rotary;
-use crate::tensors::{Choices, TokenBatch};
+use crate::tensors::{self, Choices, TokenBatch};
 
 /// The part of the next-utterance classification's loss beside the language model's (Wolf et al. 2019: 2 to 1).
 const CLASSIFICATION: f64 = 0.5;
@@ -139,10 +139,7 @@ impl Tensors for crate::tensors::NamedTensors {
     }
 
     fn vector(&self, name: &str) -> Result<Tensor> {
-        match self.get(name) {
-            Some(tensor) => Ok(tensor.shallow_clone()),
-            None => Err(FileError::new("the model".as_ref(), "is missing").at(name).into()),
-        }
+        tensors::named(self, name)
     }
 }
 

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use marionette_models::Tensors;
 use marionette_models::bundle::Precision;
 use marionette_models::params::Order;
-use marionette_models::{FileError, Tensors};
 use tch::{Device, Kind, Tensor};
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -14,7 +14,7 @@ pub use self::elsewhere::Integers;
 #[cfg(target_arch = "x86_64")]
 pub use self::integers::Integers;
 use crate::error::{Result, TrainError};
-use crate::tensors::{NamedTensors, to_torch};
+use crate::tensors::{self, NamedTensors, to_torch};
 
 #[cfg(target_arch = "x86_64")]
 mod integers;
@@ -72,15 +72,13 @@ impl Frozen {
     /// # Errors
     /// It is missing.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor> {
-        let missing = || FileError::new("the model".as_ref(), "is missing").at(name);
-        Ok(self.tensors.get(name).ok_or_else(missing)?.shallow_clone())
+        tensors::named(&self.tensors, name)
     }
 
     /// Handles to the same.
     #[must_use]
     pub(crate) fn handle(&self) -> Self {
-        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
-        Self { tensors: tensors.collect(), integers: self.integers.clone() }
+        Self { tensors: tensors::handles(&self.tensors), integers: self.integers.clone() }
     }
 }
 

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use crate::decoder::{Decoder, Parts, Tensors};
 use crate::error::Result;
 use crate::frozen::{Frozen, Integers, Weight};
-use crate::tensors::NamedTensors;
+use crate::tensors::{self, NamedTensors};
 
 /// A decoder with some tensors frozen and the others given at each use: a function of θ.
 #[derive(Debug)]
@@ -119,15 +119,12 @@ impl Model {
     /// Another handle to the same tensors, for another thread.
     #[must_use]
     pub fn handle(&self) -> Self {
-        let handles = |tensors: &NamedTensors| {
-            tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
-        };
         Self {
             config: self.config.clone(),
             parts: self.parts,
             products: self.products,
             frozen: self.frozen.handle(),
-            frozen_products: handles(&self.frozen_products),
+            frozen_products: tensors::handles(&self.frozen_products),
             table: self.table.clone(),
             places: self.places.clone(),
             device: self.device,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use marionette_dialogues::{Batch, Example, Ranking};
 use marionette_models::params::TensorSpec;
-use marionette_models::{HostTensor, Tensors};
+use marionette_models::{FileError, HostTensor, Tensors};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
@@ -31,6 +31,20 @@ pub fn to_torch(tensor: &HostTensor, kind: Kind, device: Device) -> Result<Tenso
 /// What libtorch says.
 pub fn all_to_torch(tensors: Tensors, kind: Kind, device: Device) -> Result<NamedTensors> {
     tensors.into_iter().map(|(name, tensor)| Ok((name, to_torch(&tensor, kind, device)?))).collect()
+}
+
+/// A handle to the tensor of that name.
+///
+/// # Errors
+/// It is missing.
+pub(crate) fn named(tensors: &NamedTensors, name: &str) -> Result<Tensor> {
+    let missing = || FileError::new("the model".as_ref(), "is missing").at(name);
+    Ok(tensors.get(name).ok_or_else(missing)?.shallow_clone())
+}
+
+/// Handles to the same tensors.
+pub(crate) fn handles(tensors: &NamedTensors) -> NamedTensors {
+    tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
 }
 
 /// Copies of tensors of one kind and device, in one block of memory.

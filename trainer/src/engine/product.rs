@@ -63,7 +63,7 @@ impl Linear {
 
     /// x W + b.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = self.tangent(x)?;
+        let mut y = self.product(x)?;
         Ok(match &self.bias {
             Some(bias) => y.f_add_(bias)?,
             None => y,
@@ -72,9 +72,13 @@ impl Linear {
 
     /// ẋ W, the tangent of y.
     pub(super) fn tangent(&self, x_dot: &Tensor) -> Result<Tensor> {
+        self.product(x_dot)
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
-            Weight::Floats(weight) => plain(x_dot, weight),
-            Weight::Integers(weight) => weight.forward(x_dot),
+            Weight::Floats(weight) => plain(x, weight),
+            Weight::Integers(weight) => weight.forward(x),
         }
     }
 
