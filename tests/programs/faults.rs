@@ -267,7 +267,9 @@ fn the_tests_that_the_page_names_exist() {
     }
     let page = fs::read_to_string(marionette_tests::root().join("docs/reliability.md")).unwrap();
     let mut all = String::new();
-    for member in ["models", "dialogues", "console", "trainer", "exporter", "runtime", "cli", "tests", "fuzz"] {
+    for member in
+        ["models", "dialogues", "kernels", "console", "trainer", "exporter", "runtime", "cli", "tests", "fuzz"]
+    {
         sources(&marionette_tests::root().join(member), &mut all);
     }
     let is_name =

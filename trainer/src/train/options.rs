@@ -555,6 +555,7 @@ mod tests {
             ("--inner-steps 3", "inner_loop.steps: 5 -> 3"),
             ("--inner-lr 0.5", "inner_loop.learning_rate: 0.2"),
             ("--dialogues-per-step 2", "inner_loop.dialogues_per_step: 1 -> 2"),
+            ("--frozen int8", "frozen: not set -> \"int8\""),
             ("--hold-out 0.2", "data.hold_out: 0.1 -> 0.2"),
             ("--test-part 0.2", "data.test_part: 0.0 -> 0.2"),
             ("--support-dialogues 2", "data.support_dialogues: 5 -> 2"),
