@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use marionette_tests::{Scratch, copy, root, tiny};
 
-use crate::road::{first_personas, road};
+use crate::road::{SHORT_RUN, first_personas, road};
 
 /// The pages with commands.
 fn pages() -> Vec<PathBuf> {
@@ -91,21 +91,8 @@ fn commands_are_cut_into_words_as_by_a_shell() {
 
 /// What is put into a command so that it is done in seconds: the values of options.
 const SHORT: [(&str, &[(&str, &str)]); 3] = [
-    (
-        "marionette-train run",
-        &[
-            ("--iterations", "2"),
-            ("--validate-every", "1"),
-            ("--meta-batch", "2"),
-            ("--inner-steps", "2"),
-            ("--dialogues-per-step", "1"),
-            ("--support-dialogues", "2"),
-            ("--query-dialogues", "1"),
-            ("--validation-personas", "2"),
-            // As the run that others are started from.
-            ("--bottleneck", "8"),
-        ],
-    ),
+    // As the run that others are started from.
+    ("marionette-train run", &SHORT_RUN),
     (
         "marionette-train compare",
         &[

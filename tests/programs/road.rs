@@ -31,6 +31,18 @@ pub fn road() -> &'static Road {
     })
 }
 
+/// What makes a run one of seconds.
+pub const SHORT_RUN: [(&str, &str); 8] = [
+    ("--iterations", "2"),
+    ("--validate-every", "1"),
+    ("--meta-batch", "2"),
+    ("--inner-steps", "2"),
+    ("--dialogues-per-step", "1"),
+    ("--support-dialogues", "2"),
+    ("--query-dialogues", "1"),
+    ("--bottleneck", "8"),
+];
+
 /// Two meta-iterations: enough for every file, far too few to learn.
 fn train(scratch: &Scratch, out: &str) -> marionette_tests::Run {
     train_with(scratch, out, &[])
@@ -48,17 +60,7 @@ fn train_with(scratch: &Scratch, out: &str, more: &[PathBuf]) -> marionette_test
         "--threads".into(),
         "1".into(),
     ];
-    for (flag, value) in [
-        ("--hold-out", "0.2"),
-        ("--iterations", "2"),
-        ("--validate-every", "1"),
-        ("--meta-batch", "2"),
-        ("--inner-steps", "2"),
-        ("--dialogues-per-step", "1"),
-        ("--support-dialogues", "2"),
-        ("--query-dialogues", "1"),
-        ("--bottleneck", "8"),
-    ] {
+    for (flag, value) in [("--hold-out", "0.2")].into_iter().chain(SHORT_RUN) {
         arguments.extend([flag.into(), value.into()]);
     }
     arguments.extend_from_slice(more);
