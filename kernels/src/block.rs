@@ -5,7 +5,6 @@
 //! team (`kernels/team.rs`), are woken once, and what is not shared out each computes for itself, which takes less than telling others.
 
 use std::cell::RefCell;
-use std::collections::TryReserveError;
 use std::num::NonZeroUsize;
 
 use super::adapter::Narrow;
@@ -126,23 +125,6 @@ impl<'a> Places<'a> {
     /// Where a row begins.
     fn first(&self, row: usize) -> usize {
         self.last[row] as usize + 1 - self.tokens
-    }
-}
-
-/// Why there is no result.
-#[derive(Debug)]
-pub enum Failure<E> {
-    /// A matrix is of no size that there are products for, or another thread panicked.
-    Misfit,
-    /// There is no memory.
-    Memory(TryReserveError),
-    /// What shares out calls failed.
-    Threads(E),
-}
-
-impl<E> From<TryReserveError> for Failure<E> {
-    fn from(error: TryReserveError) -> Self {
-        Self::Memory(error)
     }
 }
 

@@ -2,6 +2,7 @@
 //! (`exporter/src/ops`), each in one pass over memory where the operators that it is made of take ten. Rows are cut among
 //! threads by whoever calls. Each function is compiled for several generations of processors, and the best is taken when it runs.
 
+use std::collections::TryReserveError;
 use std::sync::Mutex;
 
 use pulp::Arch;
@@ -29,6 +30,23 @@ pub fn instructions() -> &'static str {
 
 /// A function to be called with numbers, on any threads.
 pub type Calls<'a> = &'a (dyn Fn(usize) + Send + Sync);
+
+/// Why there is no result.
+#[derive(Debug)]
+pub enum Failure<E> {
+    /// Something is of a size that does not fit, or another thread panicked.
+    Misfit,
+    /// There is no memory.
+    Memory(TryReserveError),
+    /// What shares out calls failed.
+    Threads(E),
+}
+
+impl<E> From<TryReserveError> for Failure<E> {
+    fn from(error: TryReserveError) -> Self {
+        Self::Memory(error)
+    }
+}
 
 /// Lets threads compute shares: `compute` gets a share's number and the share. `threads` gets a number and calls a function with each
 /// index below it.
@@ -271,6 +289,22 @@ pub fn rotate(x: &[f32], cosines: &[f32], sines: &[f32], y: &mut [f32]) {
     );
 }
 
+/// [`rotate`] in place.
+pub fn rotate_in_place(x: &mut [f32], cosines: &[f32], sines: &[f32]) {
+    let half = cosines.len().max(1);
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for x in x.chunks_exact_mut(2 * half) {
+                let (a, b) = x.split_at_mut(half);
+                for ((a, b), (&cosine, &sine)) in a.iter_mut().zip(b).zip(cosines.iter().zip(sines)) {
+                    (*a, *b) = (*a * cosine - *b * sine, *b * cosine + *a * sine);
+                }
+            }
+        },
+    );
+}
+
 /// The logarithm of Σ exp over a row of logits.
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
     Arch::new().dispatch(
@@ -470,6 +504,9 @@ mod tests {
         let (cosines, sines): (Vec<f32>, Vec<f32>) = (0..4).map(|i| ((i as f32).cos(), (i as f32).sin())).unzip();
         let (mut y, mut back) = (vec![0.0; 24], vec![0.0; 24]);
         rotate(&x, &cosines, &sines, &mut y);
+        let mut here = x.clone();
+        rotate_in_place(&mut here, &cosines, &sines);
+        assert_eq!(here, y);
         // As complex numbers, of the second head: pair 1 is values 9 and 13.
         let expected = [x[9] * cosines[1] - x[13] * sines[1], x[13] * cosines[1] + x[9] * sines[1]];
         assert!((y[9] - expected[0]).abs() < 1e-6 && (y[13] - expected[1]).abs() < 1e-6);

@@ -12,6 +12,7 @@ pub mod error;
 pub mod evaluate;
 pub mod folder;
 pub mod frozen;
+mod host;
 pub mod hub;
 pub mod inner;
 pub mod memory;

@@ -24,6 +24,11 @@ impl Rotary {
         Ok(Self { cos: angles.f_cos()?.f_to_kind(kind)?, sin: angles.f_sin()?.f_to_kind(kind)? })
     }
 
+    /// Cosines and sines, contiguous, and the sines of turning back, \[…, T, dh / 2\] each.
+    pub(crate) fn angles(&self) -> Result<[Tensor; 3]> {
+        Ok([self.cos.f_contiguous()?, self.sin.f_contiguous()?, self.sin.f_neg()?.f_contiguous()?])
+    }
+
     /// The same with a dimension of size 1 at `dim`, for the heads.
     pub(crate) fn unsqueeze(&self, dim: i64) -> Result<Self> {
         Ok(Self { cos: self.cos.f_unsqueeze(dim)?, sin: self.sin.f_unsqueeze(dim)? })

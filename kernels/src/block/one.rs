@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Adapter, Block, Failure, Linear, Mlp, Places, ROOM, Room};
+use super::{Adapter, Block, Linear, Mlp, Places, ROOM, Room};
+use crate::Failure;
 use crate::attention::{self, Heads};
 use crate::product::{Direction, Rounded, Spread};
 use crate::team::{Broken, Member, Shared, Team};

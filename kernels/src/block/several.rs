@@ -3,10 +3,11 @@
 use std::collections::TryReserveError;
 use std::sync::Mutex;
 
-use super::{Adapter, Block, Failure, Linear, Mlp, Places, ROOM};
+use super::{Adapter, Block, Linear, Mlp, Places, ROOM};
+use crate::attention::batch::by_place;
 use crate::attention::{self, Head, Heads};
 use crate::product::{self, Direction, FEW, Rounded};
-use crate::{Calls, adapter, each_share, gelu, rotate, swi_glu};
+use crate::{Calls, Failure, adapter, each_share, gelu, rotate_in_place, swi_glu};
 
 /// Any number of tokens: x \[B T, D\] to y, of all of them or of `rows` alone, \[N, D\]; their keys and values \[B, G, C, dh\] put into the
 /// cache.
@@ -128,8 +129,7 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
         let known = cosines.len() / half.max(1);
         self.each(qkv.chunks_mut(heads.all()).collect(), |token, row| {
             let angles = token % known.max(1) * half..(token % known.max(1) + 1) * half;
-            let x = row[..turned].to_vec();
-            rotate(&x, &cosines[angles.clone()], &sines[angles], &mut row[..turned]);
+            rotate_in_place(&mut row[..turned], &cosines[angles.clone()], &sines[angles]);
         })
     }
 
@@ -155,7 +155,7 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
         }
         let (keys, values) = (&*keys, &*values);
         // A head of a row is a part, its outputs a slice a token.
-        let parts = attention::places(y, [places.batch, tokens, queries], width)?;
+        let parts = by_place(y, [places.batch, tokens, queries], width)?;
         self.each(parts, |index, y| {
             let (row, head) = (index / queries, index % queries);
             let start = (row * shared + head / heads.sharing()) * of_head;

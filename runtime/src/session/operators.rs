@@ -25,7 +25,7 @@ mod targets;
 use adapter::AddProduct;
 use attention::Attention;
 use decoder::{Normalization, Rotary};
-use guard::{Guarded, Inputs, output, par_for, refused, room};
+use guard::{Guarded, Inputs, failed, output, par_for, refused, room};
 use targets::TargetLogProb;
 
 /// Enough rows for a thread to be worth waking, counted in elements.

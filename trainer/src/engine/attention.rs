@@ -1,187 +1,113 @@
-//! Attention (Vaswani et al. 2017, section 3.2.1): o = P v with P = softmax(s) over each row and s = q kᵀ + mask, where q
-//! is scaled by 1 / √dh beforehand, and turned by its position where positions are rotary, as k is.
+//! Attention (Vaswani et al. 2017, section 3.2.1): o = P v with P = softmax(s) over each row and s = q kᵀ / √dh + mask, where q
+//! and k are turned by their positions beforehand where these are rotary.
 //!
-//! R = H / G heads share keys and values (Ainslie et al. 2023): the queries of a group lie one below the other as
-//! [G · B, R · T, dh], keys and values as [G · B, T, dh], so that products over a group's queries are sums over its heads.
+//! On the processor and in f32 the device's kernels compute it and all that is derived of it, without holding anything of \[T, T\];
+//! elsewhere libtorch's operators.
+
+mod fused;
+mod operators;
 
 use marionette_models::{ModelConfig, Positions};
 use tch::{Device, Kind, Tensor};
 
-use crate::error::Result;
+use crate::error::{Result, TrainError};
+use crate::host;
 use crate::rotary::Rotary;
 
 /// The shape of a batch in attention, and who sees whom.
-pub(super) struct Frame {
-    batch: i64,
-    length: i64,
-    /// G.
-    groups: i64,
-    /// R.
-    sharing: i64,
-    /// dh.
-    width: i64,
-    /// [R · T, T]: 0 where the token of the row sees the one of the column, −∞ elsewhere.
-    mask: Tensor,
-    /// The angles of each row's positions, [B or 1, 1, T, dh / 2].
-    rotary: Option<Rotary>,
-}
-
-/// Queries, scaled and turned, keys, turned, and values; or tangents or adjoints of them.
-pub(super) struct Heads {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+pub(super) enum Frame {
+    Fused(fused::Frame),
+    Operators(operators::Frame),
 }
 
 /// What the walk back needs.
-pub(super) struct Tape {
-    heads: Heads,
-    /// P, [G · B, R · T, T].
-    p: Tensor,
+pub(super) enum Tape {
+    Fused(fused::Tape),
+    Operators(operators::Tape),
 }
 
 /// The tangents of the tape.
-pub(super) struct Tangent {
-    heads: Heads,
-    p: Tensor,
+pub(super) enum Tangent {
+    Fused(fused::Tangent),
+    Operators(operators::Tangent),
 }
 
-fn transpose(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_transpose(1, 2)?)
-}
-
-/// P ⊙ (v − Σ P ⊙ v), the Jacobian of softmax times v; it is symmetric.
-fn softmax_jacobian(v: &Tensor, p: &Tensor) -> Result<Tensor> {
-    Ok(Tensor::f_internal_softmax_backward_data(v, p, -1, p.kind())?)
-}
-
-/// a b + c d.
-fn two_products(a: &Tensor, b: &Tensor, c: &Tensor, d: &Tensor) -> Result<Tensor> {
-    Ok(a.f_bmm(b)?.f_baddbmm_(c, d)?)
+fn mixed() -> TrainError {
+    TrainError::Torch("a walk through attention was recorded for another batch".to_owned())
 }
 
 impl Frame {
     /// The frame of B rows of T tokens at these positions (i64 \[T\] or [B, T]), with causal attention.
     pub(super) fn new(
-        [batch, length]: [i64; 2],
+        shape: [i64; 2],
         positions: &Tensor,
         config: &ModelConfig,
         kind: Kind,
         device: Device,
     ) -> Result<Self> {
-        let sharing = (config.n_head / config.n_kv_head) as i64;
-        let unseen = Tensor::f_ones([length, length], (Kind::Bool, device))?.f_triu(1)?;
-        let mask = Tensor::f_zeros([length, length], (kind, device))?.f_masked_fill(&unseen, f64::NEG_INFINITY)?;
         let rotary = match config.positions {
             Positions::Learned => None,
             Positions::Rotary { base } => {
-                let rows = positions.f_reshape([-1, length])?;
-                Some(Rotary::new(&rows, config.head_dim, base, kind)?.unsqueeze(1)?)
+                let rows = positions.f_reshape([-1, shape[1]])?;
+                Some(Rotary::new(&rows, config.head_dim, base, kind)?)
             }
         };
-        let (groups, width) = (config.n_kv_head as i64, config.head_dim as i64);
-        Ok(Self { batch, length, groups, sharing, width, mask: mask.f_repeat([sharing, 1])?, rotary })
+        Ok(match host::computes(kind, device) {
+            true => Self::Fused(fused::Frame::new(shape, config, rotary.as_ref())?),
+            false => Self::Operators(operators::Frame::new(shape, config, rotary, kind, device)?),
+        })
     }
 
-    fn scale(&self) -> f64 {
-        1.0 / (self.width as f64).sqrt()
-    }
-
-    /// The columns of queries, keys and values in [N, (H + 2 G) dh], as first head and number of heads.
-    fn places(&self) -> [(i64, i64); 3] {
-        let heads = self.groups * self.sharing;
-        [(0, heads), (heads, self.groups), (heads + self.groups, self.groups)]
-    }
-
-    /// `count` heads [B, T, count, dh], seen as [G, B, count / G, T, dh].
-    fn turned(&self, x: &Tensor, count: i64) -> Result<Tensor> {
-        let shape = [self.batch, self.length, self.groups, count / self.groups, self.width];
-        Ok(x.f_view(shape)?.f_permute([2, 0, 3, 1, 4])?)
-    }
-
-    /// [G, B, r, T, dh] as it lies in products, [G · B, r · T, dh].
-    fn flat(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_reshape([self.groups * self.batch, -1, self.width])?)
-    }
-
-    /// Queries, keys and values [N, (H + 2 G) dh], or their tangents, in heads.
-    fn split(&self, qkv: &Tensor) -> Result<Heads> {
-        let qkv = qkv.f_reshape([self.batch, self.length, -1, self.width])?;
-        let [q, k, v] = self.places().map(|(first, count)| -> Result<Tensor> {
-            let part = qkv.f_narrow(2, first, count)?;
-            Ok(part.f_reshape([self.batch, self.length, self.groups, -1, self.width])?.f_permute([2, 0, 3, 1, 4])?)
-        });
-        let turn = |x: Tensor| match &self.rotary {
-            Some(rotary) => rotary.forward(&x),
-            None => Ok(x),
-        };
-        let mut q = self.flat(&turn(q?)?)?;
-        let _ = q.f_mul_scalar_(self.scale())?;
-        Ok(Heads { q, k: self.flat(&turn(k?)?)?, v: self.flat(&v?)? })
-    }
-
-    /// Back: adjoints in heads to [N, (H + 2 G) dh].
-    fn join(&self, heads: &Heads) -> Result<Tensor> {
-        let all = (self.sharing + 2) * self.groups;
-        let out = Tensor::f_empty([self.batch, self.length, all, self.width], (heads.q.kind(), heads.q.device()))?;
-        let _ = heads.q.shallow_clone().f_mul_scalar_(self.scale())?;
-        let turned = [true, true, false];
-        for ((x, (first, count)), turned) in [&heads.q, &heads.k, &heads.v].into_iter().zip(self.places()).zip(turned) {
-            let x = x.f_view([self.groups, self.batch, count / self.groups, self.length, self.width])?;
-            let x = match &self.rotary {
-                Some(rotary) if turned => rotary.back(&x)?,
-                _ => x,
-            };
-            self.turned(&out.f_narrow(2, first, count)?, count)?.f_copy_(&x)?;
-        }
-        Ok(out.f_view([self.batch * self.length, -1])?)
-    }
-
-    /// The tape, from queries, keys and values [N, (H + 2 G) dh].
-    pub(super) fn tape(&self, qkv: &Tensor) -> Result<Tape> {
-        let heads = self.split(qkv)?;
-        let p = self.mask.f_baddbmm(&heads.q, &transpose(&heads.k)?, 1.0, 1.0)?.f_internal_softmax(-1, false)?;
-        Ok(Tape { heads, p })
+    /// The tape, from queries, keys and values [N, (H + 2 G) dh], which nobody else holds.
+    pub(super) fn tape(&self, qkv: Tensor) -> Result<Tape> {
+        Ok(match self {
+            Self::Fused(frame) => Tape::Fused(frame.tape(qkv)?),
+            Self::Operators(frame) => Tape::Operators(frame.tape(&qkv)?),
+        })
     }
 
     /// o, [N, H dh].
     pub(super) fn output(&self, tape: &Tape) -> Result<Tensor> {
-        self.side_by_side(&tape.p.f_bmm(&tape.heads.v)?)
+        match (self, tape) {
+            (Self::Fused(_), Tape::Fused(tape)) => Ok(tape.output()),
+            (Self::Operators(frame), Tape::Operators(tape)) => frame.output(tape),
+            _ => Err(mixed()),
+        }
     }
 
-    /// [G · B, R · T, dh] to [N, H dh].
-    fn side_by_side(&self, o: &Tensor) -> Result<Tensor> {
-        Ok(o.f_view([self.groups, self.batch, self.sharing, self.length, self.width])?
-            .f_permute([1, 3, 0, 2, 4])?
-            .f_reshape([self.batch * self.length, -1])?)
+    /// ō [N, H dh], as the walks back take it.
+    pub(super) fn heads(&self, o_bar: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Fused(_) => Ok(o_bar),
+            Self::Operators(frame) => frame.heads(&o_bar),
+        }
     }
 
-    /// ō [N, H dh], in heads.
-    pub(super) fn heads(&self, o_bar: &Tensor) -> Result<Tensor> {
-        self.flat(&self.turned(o_bar, self.groups * self.sharing)?)
-    }
-
-    /// The adjoint of queries, keys and values, [N, (H + 2 G) dh], from ō in heads:
-    /// v̄ = Pᵀ ō, P̄ = ō vᵀ, s̄ = P ⊙ (P̄ − Σ P ⊙ P̄), q̄ = s̄ k, k̄ = s̄ᵀ q.
+    /// The adjoint of queries, keys and values, [N, (H + 2 G) dh], from what [`Frame::heads`] gives.
     pub(super) fn backward(&self, tape: &Tape, o_bar: &Tensor) -> Result<Tensor> {
-        let Heads { q, k, v } = &tape.heads;
-        let s_bar = softmax_jacobian(&o_bar.f_bmm(&transpose(v)?)?, &tape.p)?;
-        self.join(&Heads { q: s_bar.f_bmm(k)?, k: transpose(&s_bar)?.f_bmm(q)?, v: transpose(&tape.p)?.f_bmm(o_bar)? })
+        match (self, tape) {
+            (Self::Fused(frame), Tape::Fused(tape)) => frame.backward(tape, o_bar),
+            (Self::Operators(frame), Tape::Operators(tape)) => frame.backward(tape, o_bar),
+            _ => Err(mixed()),
+        }
     }
 
-    /// ȯ [N, H dh] from the tangent of queries, keys and values [N, (H + 2 G) dh]: ṡ = q̇ kᵀ + q k̇ᵀ,
-    /// Ṗ = P ⊙ (ṡ − Σ P ⊙ ṡ), ȯ = Ṗ v + P v̇.
-    pub(super) fn tangent(&self, tape: &Tape, qkv_dot: &Tensor) -> Result<(Tensor, Tangent)> {
-        let heads = self.split(qkv_dot)?;
-        let (Heads { q, k, v }, Heads { q: q_dot, k: k_dot, v: v_dot }) = (&tape.heads, &heads);
-        let s_dot = two_products(q_dot, &transpose(k)?, q, &transpose(k_dot)?)?;
-        let p = softmax_jacobian(&s_dot, &tape.p)?;
-        let o_dot = self.side_by_side(&two_products(&p, v, &tape.p, v_dot)?)?;
-        Ok((o_dot, Tangent { heads, p }))
+    /// ȯ [N, H dh] from the tangent of queries, keys and values [N, (H + 2 G) dh], which nobody else holds.
+    pub(super) fn tangent(&self, tape: &Tape, qkv_dot: Tensor) -> Result<(Tensor, Tangent)> {
+        match (self, tape) {
+            (Self::Fused(frame), Tape::Fused(tape)) => {
+                let tangent = frame.tangent(tape, qkv_dot)?;
+                Ok((tangent.output(), Tangent::Fused(tangent)))
+            }
+            (Self::Operators(frame), Tape::Operators(tape)) => {
+                let (o_dot, tangent) = frame.tangent(tape, &qkv_dot)?;
+                Ok((o_dot, Tangent::Operators(tangent)))
+            }
+            _ => Err(mixed()),
+        }
     }
 
-    /// The tangent of [`Frame::backward`], from the tangent of ō in heads: v̄̇ = Ṗᵀ ō + Pᵀ ō̇, P̄̇ = ō̇ vᵀ + ō v̇ᵀ,
-    /// s̄̇ = P ⊙ (P̄̇ − Σ P ⊙ P̄̇) + Ṗ ⊙ (P̄ − Σ P ⊙ P̄) − P Σ (Ṗ ⊙ P̄), q̄̇ = s̄̇ k + s̄ k̇, k̄̇ = s̄̇ᵀ q + s̄ᵀ q̇.
+    /// The tangent of [`Frame::backward`], from ō and its tangent.
     pub(super) fn tangent_backward(
         &self,
         tape: &Tape,
@@ -189,21 +115,60 @@ impl Frame {
         o_bar: &Tensor,
         o_bar_dot: &Tensor,
     ) -> Result<Tensor> {
-        let (Heads { q, k, v }, Heads { q: q_dot, k: k_dot, v: v_dot }) = (&tape.heads, &tangent.heads);
-        let (p, p_dot) = (&tape.p, &tangent.p);
-        let mut p_bar = o_bar.f_bmm(&transpose(v)?)?;
-        let p_bar_dot = two_products(o_bar_dot, &transpose(v)?, o_bar, &transpose(v_dot)?)?;
-        let s_bar = softmax_jacobian(&p_bar, p)?;
-        let mut s_bar_dot = softmax_jacobian(&p_bar_dot, p)?;
-        let row_sum = |x: &Tensor| x.f_sum_dim_intlist(-1, true, None);
-        let turned = row_sum(&p_dot.f_mul(&p_bar)?)?;
-        let _ = s_bar_dot.f_addcmul_(p, &turned.f_neg()?)?;
-        let _ = p_bar.f_sub_(&row_sum(&p.f_mul(&p_bar)?)?)?;
-        let _ = s_bar_dot.f_addcmul_(p_dot, &p_bar)?;
-        self.join(&Heads {
-            q: two_products(&s_bar_dot, k, &s_bar, k_dot)?,
-            k: two_products(&transpose(&s_bar_dot)?, q, &transpose(&s_bar)?, q_dot)?,
-            v: two_products(&transpose(p)?, o_bar_dot, &transpose(p_dot)?, o_bar)?,
-        })
+        match (self, tape, tangent) {
+            (Self::Fused(frame), Tape::Fused(tape), Tangent::Fused(tangent)) => {
+                frame.tangent_backward(tape, tangent, o_bar, o_bar_dot)
+            }
+            (Self::Operators(frame), Tape::Operators(tape), Tangent::Operators(tangent)) => {
+                frame.tangent_backward(tape, tangent, o_bar, o_bar_dot)
+            }
+            _ => Err(mixed()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marionette_models::Gpt2Shape;
+
+    use super::*;
+
+    fn spread(size: [i64; 2], step: f64) -> Tensor {
+        (Tensor::arange(size[0] * size[1], (Kind::Double, Device::Cpu)) * step).sin().reshape(size)
+    }
+
+    /// o, the adjoint of queries, keys and values, and the tangents of both.
+    fn walks(config: &ModelConfig, shape: [i64; 2], positions: &Tensor, kind: Kind) -> [Tensor; 4] {
+        let frame = Frame::new(shape, positions, config, kind, Device::Cpu).unwrap();
+        assert_eq!(matches!(frame, Frame::Fused(_)), kind == Kind::Float);
+        let rows = shape[0] * shape[1];
+        let (all, outputs) = ((config.n_head + 2 * config.n_kv_head) as i64, config.n_head as i64);
+        let of = |places: i64, step: f64| spread([rows, places * config.head_dim as i64], step).to_kind(kind);
+        let heads = |step: f64| frame.heads(of(outputs, step)).unwrap();
+        let tape = frame.tape(of(all, 0.37)).unwrap();
+        let (o_dot, tangent) = frame.tangent(&tape, of(all, 0.71)).unwrap();
+        let back_dot = frame.tangent_backward(&tape, &tangent, &heads(0.53), &heads(0.91)).unwrap();
+        [frame.output(&tape).unwrap(), frame.backward(&tape, &heads(0.53)).unwrap(), o_dot, back_dot]
+    }
+
+    #[test]
+    fn kernels_and_operators_compute_the_same() {
+        let shape = Gpt2Shape { vocab_size: 30, n_positions: 64, n_embd: 24, n_layer: 1, n_head: 3 };
+        let gpt2: ModelConfig = shape.into();
+        let turned = Positions::Rotary { base: 100.0 };
+        let llama = ModelConfig { n_head: 4, n_kv_head: 2, head_dim: 10, positions: turned, ..shape.into() };
+        for (config, [batch, tokens]) in [(&llama, [2, 37]), (&gpt2, [1, 5]), (&llama, [3, 1])] {
+            let one = Tensor::arange(tokens, (Kind::Int64, Device::Cpu));
+            let each = (Tensor::arange(batch, (Kind::Int64, Device::Cpu)) * 3).unsqueeze(1) + &one;
+            for positions in [&one, &each] {
+                let exact = walks(config, [batch, tokens], positions, Kind::Double);
+                let found = walks(config, [batch, tokens], positions, Kind::Float);
+                for (index, (found, exact)) in found.into_iter().zip(exact).enumerate() {
+                    assert_eq!(found.size(), exact.size());
+                    let error = (found.to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
+                    assert!(error < 2e-6 * exact.abs().max().double_value(&[]).max(1.0), "walk {index}: {error:e}");
+                }
+            }
+        }
     }
 }

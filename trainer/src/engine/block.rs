@@ -115,7 +115,7 @@ impl Block {
 
     fn attention(&self, x: &Tensor, frame: &Frame) -> Result<Attended> {
         let norm = self.ln_1.tape(x)?;
-        let attention = frame.tape(&self.attn_qkv.forward(&self.ln_1.output(&norm)?)?)?;
+        let attention = frame.tape(self.attn_qkv.forward(&self.ln_1.output(&norm)?)?)?;
         Ok(Attended { norm, attention })
     }
 
@@ -182,7 +182,7 @@ impl Block {
         let (x_bar, attended) = match &tape.attended {
             None => (None, None),
             Some(attended) => {
-                let o = stem.frame.heads(&self.attn_proj.backward(&attn_adapter.x_bar(attn, &mid)?)?)?;
+                let o = stem.frame.heads(self.attn_proj.backward(&attn_adapter.x_bar(attn, &mid)?)?)?;
                 let hat = match known_attended_hat {
                     Some(hat) => hat,
                     None => {
@@ -211,7 +211,7 @@ impl Block {
             (Some(attended), Some(x_dot)) => {
                 let norm = self.ln_1.tangent(&attended.norm, x_dot)?;
                 let qkv = self.attn_qkv.tangent(&self.ln_1.tangent_output(&norm)?)?;
-                let (o, attention) = stem.frame.tangent(&attended.attention, &qkv)?;
+                let (o, attention) = stem.frame.tangent(&attended.attention, qkv)?;
                 (Some(self.attn_proj.tangent(&o)?), Some((norm, attention)))
             }
             _ => (None, None),
@@ -265,8 +265,7 @@ impl Block {
         else {
             return Ok((None, gradient));
         };
-        let o =
-            stem.frame.heads(&self.attn_proj.backward(&adjoint.attn_adapter.x_bar_dot(attn, u_attn, &mid, &h)?)?)?;
+        let o = stem.frame.heads(self.attn_proj.backward(&adjoint.attn_adapter.x_bar_dot(attn, u_attn, &mid, &h)?)?)?;
         let qkv = stem.frame.tangent_backward(&attended.attention, attention, o_bar, &o)?;
         let hat = self.ln_1.scaled(self.attn_qkv.backward(&qkv)?)?;
         let x_bar = self.ln_1.tangent_backward(&attended.norm, norm, hat_bar, hat)?.f_add_(&mid)?;

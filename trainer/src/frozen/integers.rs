@@ -1,16 +1,14 @@
 //! Products with 8-bit integers, by the kernels that the device has.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
 
-use marionette_kernels::Calls;
 use marionette_kernels::product::{self, Bytes, Direction, FEW, Few, Instructions, Matrix, Rounded};
 use marionette_kernels::quantise::{self, Quantised};
 use marionette_models::params::Order;
-use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use crate::error::{Result, TrainError};
+use crate::host::{self, on_threads, values};
 
 thread_local! {
     /// Kept, since fresh memory costs more than rounding does.
@@ -25,40 +23,13 @@ pub struct Integers {
     instructions: Instructions,
 }
 
-/// Calls a function with each index below a number: on as many threads as libtorch would take, or on this one alone.
-fn on_threads(number: usize, calls: Calls<'_>) -> Result<(), Infallible> {
-    match tch::get_num_threads() {
-        1 => (0..number).for_each(calls),
-        _ => (0..number).into_par_iter().for_each(calls),
-    }
-    Ok(())
-}
-
-/// The values of a contiguous matrix of f32 on the processor.
-fn values(x: &Tensor) -> Result<&[f32]> {
-    if x.kind() != Kind::Float || x.device() != Device::Cpu || !x.is_contiguous() {
-        return Err(TrainError::Torch(format!("{x:?} is multiplied with integers, expected f32 on the processor")));
-    }
-    if x.numel() == 0 {
-        // It may lie nowhere.
-        return Ok(&[]);
-    }
-    // SAFETY: so many numbers lie there, as long as the tensor is held; nothing writes to it here.
-    Ok(unsafe { std::slice::from_raw_parts(x.data_ptr().cast::<f32>(), x.numel()) })
-}
-
 /// A new matrix [rows, columns], filled by a function.
 fn filled(rows: usize, columns: usize, fill: impl FnOnce(&mut [f32]) -> bool) -> Result<Tensor> {
-    let y = Tensor::f_empty([rows as i64, columns as i64], (Kind::Float, Device::Cpu))?;
-    let values = match y.numel() {
-        0 => &mut [],
-        // SAFETY: so many numbers lie there, whatever they are, and nobody else has the tensor.
-        count => unsafe { std::slice::from_raw_parts_mut(y.data_ptr().cast::<f32>(), count) },
-    };
-    match fill(values) {
-        true => Ok(y),
+    let [y] = host::new([&[rows as i64, columns as i64]], |[y]| match fill(y) {
+        true => Ok(()),
         false => Err(TrainError::Torch("the shapes of a product with integers do not fit".to_owned())),
-    }
+    })?;
+    Ok(y)
 }
 
 impl Integers {
@@ -148,6 +119,8 @@ impl Integers {
 
 #[cfg(test)]
 mod tests {
+    use tch::{Device, Kind};
+
     use super::*;
 
     fn spread(count: usize, step: f32) -> Vec<f32> {

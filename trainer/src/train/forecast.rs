@@ -5,11 +5,13 @@ use std::fmt;
 use marionette_dialogues::Example;
 use marionette_models::params::{self, TensorSpec};
 use marionette_models::{ModelConfig, bundle};
+use tch::Kind;
 
 use super::Run;
 use super::options::{Gradient, Precision, RateRule};
 use crate::data::Persona;
 use crate::engine::ROWS;
+use crate::host;
 
 /// Bytes of an f32.
 const F32: f64 = 4.0;
@@ -67,16 +69,20 @@ struct Held<'a> {
     bottleneck: f64,
     /// Whether the derivatives are those of `crate::engine`.
     by_hand: bool,
+    /// Whether attention is computed by kernels, which keep no probabilities.
+    fused: bool,
 }
 
 impl Held<'_> {
     /// With so many vectors of width D, of the MLP's width and of the bottleneck's, and matrices of probabilities.
     fn blocks(&self, at: Largest, [d, f, r, p]: [f64; 4]) -> f64 {
         let config = self.config;
+        // Where kernels compute attention, what it gives is kept in the probabilities' place.
+        let [d, p] = if self.fused { [d + p, 0.0] } else { [d, p] };
         let scores = config.n_head as f64 * at.length;
         let inner = (config.mlp.parts() * config.n_inner) as f64;
         let block = d * config.n_embd as f64 + f * inner + r * self.bottleneck + p * scores;
-        let made = 3.0 * scores + 2.0 * inner;
+        let made = if self.fused { 0.0 } else { 3.0 * scores } + 2.0 * inner;
         at.tokens * (config.n_layer as f64 * block + made)
     }
 
@@ -129,7 +135,10 @@ pub(super) fn memory(run: &Run) -> Memory {
     let personas = &run.personas;
     let data = &config.data;
     let bottleneck = if model.parts().adapters { config.model.adapter.bottleneck as f64 } else { 0.0 };
-    let held = Held { config: model.config(), bottleneck, by_hand: model.learns_exactly_adapters() };
+    let by_hand = model.learns_exactly_adapters();
+    let kind = if outer.precision == Precision::Bf16 { Kind::BFloat16 } else { Kind::Float };
+    let fused = by_hand && host::computes(kind, model.device());
+    let held = Held { config: model.config(), bottleneck, by_hand, fused };
     // A window is learned from as a dialogue is; the query's are read at once.
     let windows = personas.iter().map(Persona::most_windows).max().unwrap_or(0);
     let inner = largest(personas, recipe.dialogues_per_step.min(data.support_dialogues * windows));

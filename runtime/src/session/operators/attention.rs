@@ -3,9 +3,10 @@
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, in_parallel, output, refused, room};
-use crate::kernels::attention::{self, Gradients, Head};
-use crate::kernels::shapes::{self, Attended, HeadCounts};
+use super::{Inputs, failed, output, par_for, refused, room};
+use crate::kernels::Calls;
+use crate::kernels::attention::batch;
+use crate::kernels::shapes::{self, HeadCounts};
 
 /// Attention of all heads, from queries, keys and values side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,33 +69,21 @@ impl AttentionKernel {
         if attended.is_empty() {
             return Ok(());
         }
-        let Attended { batch, tokens, heads } = attended;
         let qkv = inputs.values::<f32>(0)?;
         let branch = if branched { Some(inputs.values::<i64>(1)?) } else { None };
         let mut unwanted: Vec<f32>;
         let sums = match &mut sums {
             Some(sums) => sums.try_extract_tensor_mut::<f32>()?.1,
             None => {
-                let number = batch * heads.queries * tokens;
+                let number = attended.batch * attended.heads.queries * attended.tokens;
                 unwanted = room(number)?;
                 unwanted.resize(number, 0.0);
                 &mut unwanted[..]
             }
         };
         let y = y.try_extract_tensor_mut::<f32>()?.1;
-        let y = attention::places(y, [batch, tokens, heads.queries], heads.width).map_err(refused)?;
-        let shares = y.into_iter().zip(sums.chunks_mut(tokens));
-        in_parallel(context, shares, |index, (y, sums)| {
-            let row = index / heads.queries * tokens..(index / heads.queries + 1) * tokens;
-            let head = Head {
-                qkv: &qkv[row.start * heads.all()..row.end * heads.all()],
-                branch: branch.map(|branch| &branch[row]),
-                index: index % heads.queries,
-                heads,
-                cache: None,
-            };
-            attention::forward(head, y, sums);
-        })
+        let threads = |number: usize, calls: Calls<'_>| par_for(context, number, calls);
+        batch::forward(attended, qkv, branch, [y, sums], threads).map_err(failed)
     }
 
     fn backward(&self, context: &ComputeContext) -> ort::Result<()> {
@@ -104,35 +93,11 @@ impl AttentionKernel {
         if attended.is_empty() {
             return Ok(());
         }
-        let Attended { batch, tokens, heads } = attended;
-        let width = heads.output();
         let values = |index| inputs.values::<f32>(index);
         let (dy, y, qkv, sums) = (values(0)?, values(1)?, values(2)?, values(3)?);
-        let all = heads.all() / heads.width;
         let output = output.try_extract_tensor_mut::<f32>()?.1;
-        let all_places = attention::places(output, [batch, tokens, all], heads.width).map_err(refused)?;
-        let (sharing, mut groups) = (heads.sharing(), room(batch * heads.shared)?);
-        // Of each row the queries' heads, then the keys', then the values'.
-        let mut all_places = all_places.into_iter();
-        for _ in 0..batch {
-            let mut queries = all_places.by_ref().take(heads.queries).collect::<Vec<_>>().into_iter();
-            let keys: Vec<_> = all_places.by_ref().take(heads.shared).collect();
-            for (keys, values) in keys.into_iter().zip(all_places.by_ref().take(heads.shared)) {
-                groups.push(Gradients { queries: queries.by_ref().take(sharing).collect(), keys, values });
-            }
-        }
-        in_parallel(context, groups.into_iter(), |index, gradients| {
-            let row = index / heads.shared * tokens..(index / heads.shared + 1) * tokens;
-            let first = Head {
-                qkv: &qkv[row.start * heads.all()..row.end * heads.all()],
-                branch: None,
-                index: index % heads.shared * sharing,
-                heads,
-                cache: None,
-            };
-            let outputs = [dy, y].map(|values| &values[row.start * width..row.end * width]);
-            attention::backward(first, outputs, &sums[index * sharing * tokens..][..sharing * tokens], gradients);
-        })
+        let threads = |number: usize, calls: Calls<'_>| par_for(context, number, calls);
+        batch::backward(attended, qkv, [dy, y], sums, output, threads).map_err(failed)
     }
 }
 

@@ -8,9 +8,9 @@ use ort::value::{DynValueTypeMarker, TensorElementType, ValueRef};
 
 use super::guard::continued;
 use super::product::misfit;
-use super::{Inputs, output, par_for, refused, room};
+use super::{Inputs, failed, output, par_for, refused, room};
 use crate::kernels::Calls;
-use crate::kernels::block::{self, Adapter, Block, Failure, Linear, Mlp, Norm, Places};
+use crate::kernels::block::{self, Adapter, Block, Linear, Mlp, Norm, Places};
 use crate::kernels::product::{Affine, Bytes, Few, Instructions};
 use crate::kernels::shapes::block::{BlockParts, BlockShape, CACHES, Element, LAST, MatrixAt, X};
 use crate::kernels::shapes::{self, HeadCounts};
@@ -168,11 +168,7 @@ impl Kernel for BlockKernel<'_> {
             None | Some([_]) if batch * tokens == 1 => block::of_one_token(&block, places, x, cache, y, threads),
             rows => block::of_tokens(&block, places, x, rows, cache, y, threads),
         };
-        result.map_err(|failure| match failure {
-            Failure::Misfit => misfit(),
-            Failure::Memory(error) => ort::Error::new(error.to_string()),
-            Failure::Threads(error) => error,
-        })
+        result.map_err(failed)
     }
 }
 

@@ -9,11 +9,20 @@ use std::sync::Mutex;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef, ValueRefMut, ValueType};
 
-use crate::kernels::shapes;
+use crate::kernels::{Failure, shapes};
 
 /// What the kernels say no to, or memory that cannot be had, as ONNX Runtime hears it.
 pub(super) fn refused(misfit: impl Error) -> ort::Error {
     ort::Error::new(misfit.to_string())
+}
+
+/// Why a kernel that shares its work out has no result, as ONNX Runtime hears it.
+pub(super) fn failed(failure: Failure<ort::Error>) -> ort::Error {
+    match failure {
+        Failure::Misfit => ort::Error::new("something is of a size that there is no kernel for"),
+        Failure::Memory(error) => ort::Error::new(error.to_string()),
+        Failure::Threads(error) => error,
+    }
 }
 
 /// An operator, or its kernel, whose panics become errors.
