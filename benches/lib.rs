@@ -15,6 +15,7 @@ use marionette_trainer::meta::{MetaGradient, meta_gradient};
 use marionette_trainer::method::Method;
 use marionette_trainer::model::Model;
 use marionette_trainer::tensors::{self, TokenBatch};
+use marionette_trainer::workers::Compute;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -73,5 +74,24 @@ impl Task {
         let support = Support::repeat(self.batch(rows, length)?, steps);
         let query = self.batch(rows, length)?;
         meta_gradient(&self.model, &self.start, &support, &query, &self.rates, exact, false)
+    }
+
+    /// As many of them as there are workers, side by side, as a meta-batch is computed.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub fn meta_gradients(&self, compute: Compute, shape: [i64; 2], steps: usize, exact: bool) -> Result<()> {
+        let seeds: Vec<i64> = (0..compute.workers as i64).collect();
+        let rates = &self.rates;
+        let one = |model: &Model, start: &[Tensor], seed: &i64| {
+            tch::manual_seed(*seed);
+            let task = Self {
+                model: model.handle(),
+                start: start.iter().map(Tensor::shallow_clone).collect(),
+                rates: rates.clone(),
+            };
+            task.meta_gradient(shape, steps, exact).map(drop)
+        };
+        compute.map(&self.model, &self.start, &seeds, one, |()| Ok(()))
     }
 }

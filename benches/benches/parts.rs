@@ -132,19 +132,19 @@ fn passes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("kernels");
     let (dy, x, mut dx) = (floats(TOKENS * INNER), floats(TOKENS * INNER), vec![0.0; TOKENS * INNER]);
     group.throughput(Throughput::Bytes((12 * dx.len()) as u64));
-    group.bench_function("gradient of GELU", |b| b.iter(|| kernels::gelu_gradient(&dy, &x, &mut dx)));
+    group.bench_function("gradient of GELU", |b| b.iter(|| kernels::mlp::gelu_gradient(&dy, &x, &mut dx)));
     let rows = TOKENS * WIDTH;
     let (scale, mean, inverse) = (vec![1.0; WIDTH], vec![0.1; TOKENS], vec![1.5; TOKENS]);
     group.throughput(Throughput::Bytes((12 * rows) as u64));
     group.bench_function("gradient of layer normalisation", |b| {
         b.iter(|| {
             let statistics = [&mean[..], &inverse];
-            kernels::layer_normalization_gradient(&dy[..rows], &x[..rows], &scale, statistics, &mut dx[..rows]);
+            kernels::norm::layer_normalization_gradient(&dy[..rows], &x[..rows], &scale, statistics, &mut dx[..rows]);
         });
     });
     let logits = floats(VOCABULARY);
     group.throughput(Throughput::Bytes(4 * VOCABULARY as u64));
-    group.bench_function("log-sum of a row of logits", |b| b.iter(|| kernels::log_sum_exp(black_box(&logits))));
+    group.bench_function("log-sum of a row of logits", |b| b.iter(|| kernels::logits::log_sum_exp(black_box(&logits))));
 
     // One head of 128 tokens; forward two products, back five, of half a square each.
     let (tokens, head_dim) = (128, 64);

@@ -147,12 +147,12 @@ impl Block<'_> {
 
     fn norm(&self, norm: Norm<'_>, x: &[f32], y: &mut [f32]) {
         match norm {
-            Norm::Layer(parts) => super::layer_normalization(x, parts, self.epsilon, y),
+            Norm::Layer(parts) => super::norm::layer_normalization(x, parts, self.epsilon, y),
             Norm::Rms(scale) => {
                 let mut unwanted = [0.0; 64];
                 let width = scale.len().max(1);
                 for (x, y) in x.chunks(width * unwanted.len()).zip(y.chunks_mut(width * unwanted.len())) {
-                    super::rms_normalization(x, scale, self.epsilon, y, &mut unwanted);
+                    super::norm::rms_normalization(x, scale, self.epsilon, y, &mut unwanted);
                 }
             }
         }

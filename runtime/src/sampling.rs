@@ -143,7 +143,7 @@ impl Sampler {
             let total = self.candidates.iter().map(|(value, _)| f64::from(*value)).sum::<f64>();
             if top_p < 1.0 { self.nucleus(f64::from(top_p) * total) } else { None }
         } else {
-            let total = kernels::exponentials(&mut self.values, greatest, temperature.recip());
+            let total = kernels::logits::exponentials(&mut self.values, greatest, temperature.recip());
             if top_p < 1.0 {
                 self.take_nucleus(f64::from(top_p) * total)
             } else {
@@ -202,7 +202,7 @@ impl Sampler {
     fn take_nucleus(&mut self, wanted: f64) -> Option<usize> {
         let mut least = FIRST_SORTED.recip();
         while least > 0.0 {
-            if kernels::sum_of_at_least(&self.values, least) >= wanted {
+            if kernels::logits::sum_of_at_least(&self.values, least) >= wanted {
                 self.candidates.extend(self.values.iter().copied().zip(0..).filter(|(value, _)| *value >= least));
                 if let Some(size) = self.nucleus(wanted) {
                     return Some(size);

@@ -1,6 +1,7 @@
 //! Tensors of f32 on the processor as slices, and threads, for the kernels that the device has.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use marionette_kernels::{Calls, Failure, each_share};
@@ -86,11 +87,23 @@ pub(crate) fn changed(x: &mut Tensor) -> Result<&mut [f32]> {
     Ok(unsafe { std::slice::from_raw_parts_mut(place, count) })
 }
 
-/// Lets threads change rows of so many values; `compute` gets the number of a share's first row, and its rows.
-pub(crate) fn rows(all: &mut [f32], width: usize, compute: impl Fn(usize, &mut [f32]) + Send + Sync) {
+/// Lets threads change the same rows of several matrices; `compute` gets which rows a share has, and those of each matrix.
+pub(crate) fn rows<const N: usize>(
+    rows: usize,
+    all: [&mut [f32]; N],
+    compute: impl Fn(Range<usize>, [&mut [f32]; N]) + Send + Sync,
+) {
     /// Enough for a thread to be worth waking, counted in values.
     const LEAST: usize = 16 * 1024;
-    let share = LEAST.div_ceil(width.max(1));
-    let shares: Vec<_> = all.chunks_mut((share * width).max(1)).map(Mutex::new).collect();
-    let Ok(()) = each_share(&shares, on_threads, |index, rows| compute(index * share, rows));
+    let widths = all.each_ref().map(|values| values.len() / rows.max(1));
+    let share = LEAST.div_ceil(widths.iter().copied().max().unwrap_or(0).max(1));
+    let mut parts = all.into_iter().zip(widths).map(|(values, width)| values.chunks_mut((share * width).max(1)));
+    let mut parts: [_; N] = std::array::from_fn(|_| parts.next());
+    let mut shares = Vec::new();
+    for first in (0..rows).step_by(share) {
+        let part = parts.each_mut().map(|parts| parts.as_mut().and_then(Iterator::next).unwrap_or_default());
+        shares.push(Mutex::new((first..rows.min(first + share), part)));
+    }
+    let Ok(()) =
+        each_share(&shares, on_threads, |_, (range, part)| compute(range.clone(), part.each_mut().map(|p| &mut **p)));
 }

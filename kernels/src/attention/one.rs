@@ -39,7 +39,7 @@ pub fn of_one_query(query: &[f32], keys: [&[f32]; 2], values: [&[f32]; 2], score
             for &score in &*scores {
                 greatest = greatest.max(score);
             }
-            let sum = crate::exponentials(scores, greatest, 1.0);
+            let sum = crate::logits::exponentials(scores, greatest, 1.0);
             let (y, y_rest) = S::as_mut_simd_f32s(y);
             let factor = simd.splat_f32s((sum as f32).recip());
             // Up to four vectors of all rows at a time: sums that do not wait for each other.

@@ -5,9 +5,11 @@ use std::ops::Range;
 use super::{Adapter, Block, Linear, Mlp, Places, ROOM, Room};
 use crate::Failure;
 use crate::attention::{self, Heads};
+use crate::mlp::{gelu, swi_glu};
 use crate::product::{Direction, Rounded, Spread};
+use crate::rotary::rotate;
 use crate::team::{Broken, Member, Shared, Team};
-use crate::{Calls, adapter, gelu, rotate, swi_glu};
+use crate::{Calls, adapter};
 
 /// The phases of a token: queries, keys and values; attention; the MLP's first matrix; and twice a projection and an adapter's end.
 const PHASES: usize = 7;

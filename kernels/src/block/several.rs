@@ -6,8 +6,10 @@ use std::sync::Mutex;
 use super::{Adapter, Block, Linear, Mlp, Places, ROOM};
 use crate::attention::batch::by_place;
 use crate::attention::{self, Head, Heads};
+use crate::mlp::{gelu, swi_glu};
 use crate::product::{self, Direction, FEW, Rounded};
-use crate::{Calls, Failure, adapter, each_share, gelu, rotate_in_place, swi_glu};
+use crate::rotary::rotate_in_place;
+use crate::{Calls, Failure, adapter, each_share};
 
 /// Any number of tokens: x \[B T, D\] to y, of all of them or of `rows` alone, \[N, D\]; their keys and values \[B, G, C, dh\] put into the
 /// cache.

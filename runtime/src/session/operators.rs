@@ -133,7 +133,7 @@ impl Kernel for Rowwise {
             Self::GeluGradient => {
                 let (dy, x) = (values(0)?, values(1)?);
                 in_shares(context, width, out, |range, dx| {
-                    kernels::gelu_gradient(&dy[range.clone()], &x[range], dx);
+                    kernels::mlp::gelu_gradient(&dy[range.clone()], &x[range], dx);
                 })
             }
             Self::LayerNormalizationGradient => {
@@ -141,26 +141,26 @@ impl Kernel for Rowwise {
                 in_shares(context, width, out, |range, dx| {
                     let rows = range.start / width..range.end / width;
                     let statistics = [&mean[rows.clone()], &inverse[rows]];
-                    kernels::layer_normalization_gradient(&dy[range.clone()], &x[range], scale, statistics, dx);
+                    kernels::norm::layer_normalization_gradient(&dy[range.clone()], &x[range], scale, statistics, dx);
                 })
             }
             Self::RmsNormalizationGradient => {
                 let (dy, x, scale, inverse) = (values(0)?, values(1)?, values(2)?, values(3)?);
                 in_shares(context, width, out, |range, dx| {
                     let inverse = &inverse[range.start / width..range.end / width];
-                    kernels::rms_normalization_gradient(&dy[range.clone()], &x[range], scale, inverse, dx);
+                    kernels::norm::rms_normalization_gradient(&dy[range.clone()], &x[range], scale, inverse, dx);
                 })
             }
             Self::SwiGlu => {
                 let x = values(0)?;
                 in_shares(context, width, out, |range, y| {
-                    kernels::swi_glu(&x[2 * range.start..2 * range.end], width, y);
+                    kernels::mlp::swi_glu(&x[2 * range.start..2 * range.end], width, y);
                 })
             }
             Self::SwiGluGradient => {
                 let (dy, x) = (values(0)?, values(1)?);
                 in_shares(context, width, out, |range, dx| {
-                    kernels::swi_glu_gradient(&dy[range.start / 2..range.end / 2], &x[range], width / 2, dx);
+                    kernels::mlp::swi_glu_gradient(&dy[range.start / 2..range.end / 2], &x[range], width / 2, dx);
                 })
             }
         }

@@ -114,8 +114,8 @@ impl Block {
     }
 
     fn attention(&self, x: &Tensor, frame: &Frame) -> Result<Attended> {
-        let norm = self.ln_1.tape(x)?;
-        let attention = frame.tape(self.attn_qkv.forward(&self.ln_1.output(&norm)?)?)?;
+        let (norm, y) = self.ln_1.forward(x)?;
+        let attention = frame.tape(self.attn_qkv.forward(&y)?)?;
         Ok(Attended { norm, attention })
     }
 
@@ -145,8 +145,9 @@ impl Block {
         };
         let (mut m, attn_adapter) = adapter::forward(a, attn)?;
         let _ = m.f_add_(x)?;
-        let norm = self.ln_2.tape(&m)?;
-        let f = self.mlp_fc.forward(&self.ln_2.output(&norm)?)?;
+        let (norm, y) = self.ln_2.forward(&m)?;
+        let f = self.mlp_fc.forward(&y)?;
+        drop(y);
         let c = match trace {
             Some(trace) => trace.c.shallow_clone(),
             None => self.mlp_proj.forward(&self.activation.value(&f)?)?,
@@ -177,7 +178,7 @@ impl Block {
             Some(hat) => hat,
             None => self.ln_2.scaled(self.mlp_fc.backward(&self.activation.backward(&tape.f, &g)?)?)?,
         };
-        let mid = self.ln_2.backward(&tape.norm, &hat)?.f_add_(&out)?;
+        let mid = self.ln_2.backward(&tape.norm, &hat, Some(&out))?;
         let attn_adapter = tape.attn_adapter.backward(attn, &mid)?;
         let (x_bar, attended) = match &tape.attended {
             None => (None, None),
@@ -190,7 +191,7 @@ impl Block {
                         self.ln_1.scaled(self.attn_qkv.backward(&qkv)?)?
                     }
                 };
-                let x_bar = self.ln_1.backward(&attended.norm, &hat)?.f_add_(&mid)?;
+                let x_bar = self.ln_1.backward(&attended.norm, &hat, Some(&mid))?;
                 (Some(x_bar), Some((o, hat)))
             }
         };
@@ -251,7 +252,7 @@ impl Block {
         drop(g);
         let hat = self.ln_2.scaled(self.mlp_fc.backward(&f)?)?;
         drop(f);
-        let mid = self.ln_2.tangent_backward(&tape.norm, &tangent.norm, &adjoint.hat, hat)?.f_add_(out)?;
+        let mid = self.ln_2.tangent_backward(&tape.norm, &tangent.norm, &adjoint.hat, hat, Some(out))?;
         let (h, by_attn) = tape.attn_adapter.tangent_backward(
             &adjoint.attn_adapter,
             &tangent.attn_adapter,
@@ -268,7 +269,7 @@ impl Block {
         let o = stem.frame.heads(self.attn_proj.backward(&adjoint.attn_adapter.x_bar_dot(attn, u_attn, &mid, &h)?)?)?;
         let qkv = stem.frame.tangent_backward(&attended.attention, attention, o_bar, &o)?;
         let hat = self.ln_1.scaled(self.attn_qkv.backward(&qkv)?)?;
-        let x_bar = self.ln_1.tangent_backward(&attended.norm, norm, hat_bar, hat)?.f_add_(&mid)?;
+        let x_bar = self.ln_1.tangent_backward(&attended.norm, norm, hat_bar, hat, Some(&mid))?;
         Ok((Some(x_bar), gradient))
     }
 }

@@ -1,11 +1,13 @@
 //! The activation of the MLP, g(f), with its first two derivatives: GELU ([`super::gelu`]), or SwiGLU (Shazeer 2020), silu(u) ⊙ v with
 //! u and v the halves of f.
 
+use marionette_kernels::mlp as kernels;
 use marionette_models::Mlp;
 use tch::Tensor;
 
 use super::gelu;
 use crate::error::Result;
+use crate::host::{self, values};
 
 #[derive(Clone, Copy)]
 pub(super) struct Activation {
@@ -40,8 +42,46 @@ impl Activation {
         Self { mlp }
     }
 
+    /// Rows of `parts` · F values, by the device's kernels, from the same rows of f, and of other matrices; none where libtorch's operators
+    /// are to compute them. `compute` gets the MLP, F, the inputs and the output.
+    fn by_kernels<const M: usize>(
+        self,
+        inputs: [&Tensor; M],
+        parts: usize,
+        compute: impl Fn(Mlp, usize, [&[f32]; M], &mut [f32]) + Send + Sync,
+    ) -> Result<Option<Tensor>> {
+        let Some(f) = inputs.first().filter(|f| host::computes(f.kind(), f.device())) else { return Ok(None) };
+        let (rows, all) = f.size2()?;
+        let width = all as usize / self.mlp.parts();
+        let mut given = [[].as_slice(); M];
+        for (given, input) in given.iter_mut().zip(inputs) {
+            *given = values(input)?;
+        }
+        let [out] = host::new([&[rows, (parts * width) as i64]], |all| {
+            host::rows(rows as usize, all, |range, [out]| {
+                let part = given.map(|values| {
+                    let each = values.len() / rows as usize;
+                    &values[range.start * each..range.end * each]
+                });
+                compute(self.mlp, width, part, out);
+            });
+            Ok(())
+        })?;
+        Ok(Some(out))
+    }
+
     /// g(f), [N, F].
     pub(super) fn value(self, f: &Tensor) -> Result<Tensor> {
+        let fused = self.by_kernels([f], 1, |mlp, width, [f], g| match mlp {
+            Mlp::GeluNew => {
+                g.copy_from_slice(f);
+                kernels::gelu(g);
+            }
+            Mlp::SwiGlu => kernels::swi_glu(f, width, g),
+        })?;
+        if let Some(g) = fused {
+            return Ok(g);
+        }
         match self.mlp {
             Mlp::GeluNew => gelu::value(f),
             Mlp::SwiGlu => {
@@ -53,6 +93,13 @@ impl Activation {
 
     /// f̄ from ḡ: for SwiGLU ū = silu′(u) ⊙ v ⊙ ḡ, v̄ = silu(u) ⊙ ḡ.
     pub(super) fn backward(self, f: &Tensor, g_bar: &Tensor) -> Result<Tensor> {
+        let fused = self.by_kernels([f, g_bar], self.mlp.parts(), |mlp, width, [f, g_bar], f_bar| match mlp {
+            Mlp::GeluNew => kernels::gelu_gradient(g_bar, f, f_bar),
+            Mlp::SwiGlu => kernels::swi_glu_gradient(g_bar, f, width, f_bar),
+        })?;
+        if let Some(f_bar) = fused {
+            return Ok(f_bar);
+        }
         match self.mlp {
             Mlp::GeluNew => gelu::slope_times(f, g_bar),
             Mlp::SwiGlu => {
@@ -64,6 +111,13 @@ impl Activation {
 
     /// ġ from ḟ: for SwiGLU silu′(u) ⊙ u̇ ⊙ v + silu(u) ⊙ v̇.
     pub(super) fn tangent(self, f: &Tensor, f_dot: &Tensor) -> Result<Tensor> {
+        let fused = self.by_kernels([f, f_dot], 1, |mlp, width, [f, f_dot], g_dot| match mlp {
+            Mlp::GeluNew => kernels::gelu_gradient(f_dot, f, g_dot),
+            Mlp::SwiGlu => kernels::swi_glu_tangent(f, f_dot, width, g_dot),
+        })?;
+        if let Some(g_dot) = fused {
+            return Ok(g_dot);
+        }
         match self.mlp {
             Mlp::GeluNew => gelu::slope_times(f, f_dot),
             Mlp::SwiGlu => {
@@ -82,6 +136,17 @@ impl Activation {
         g_bar: &Tensor,
         g_bar_dot: &Tensor,
     ) -> Result<Tensor> {
+        let given = [f, f_dot, g_bar, g_bar_dot];
+        let fused = self.by_kernels(given, self.mlp.parts(), |mlp, width, [f, f_dot, g_bar, g_bar_dot], out| {
+            let (by_output, at) = ([g_bar, g_bar_dot], [f, f_dot]);
+            match mlp {
+                Mlp::GeluNew => kernels::gelu_gradient_tangent(by_output, at, out),
+                Mlp::SwiGlu => kernels::swi_glu_gradient_tangent(by_output, at, width, out),
+            }
+        })?;
+        if let Some(out) = fused {
+            return Ok(out);
+        }
         match self.mlp {
             Mlp::GeluNew => {
                 let mut out = gelu::slope_times(f, g_bar_dot)?;

@@ -61,7 +61,7 @@ impl Kernel for NormalizationKernel {
         let shares = y.try_extract_tensor_mut::<f32>()?.1.chunks_mut(rows * width).zip(inverse.chunks_mut(rows));
         in_parallel(context, shares, |index, (y, inverse)| {
             let start = index * rows * width;
-            kernels::rms_normalization(&x[start..start + y.len()], scale, self.0, y, inverse);
+            kernels::norm::rms_normalization(&x[start..start + y.len()], scale, self.0, y, inverse);
         })
     }
 }
@@ -110,7 +110,7 @@ impl Kernel for RotaryKernel {
             for (token, (x, y)) in (range.start / width..).zip(rows) {
                 let place = token % known * half;
                 let (cosines, sines) = (&cosines[place..place + half], &sines[place..place + half]);
-                kernels::rotate(&x[..turned], cosines, sines, &mut y[..turned]);
+                kernels::rotary::rotate(&x[..turned], cosines, sines, &mut y[..turned]);
                 y[turned..].copy_from_slice(&x[turned..]);
             }
         })

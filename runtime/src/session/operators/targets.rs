@@ -77,7 +77,7 @@ impl Kernel for TargetLogProb {
                 let mut log_sums = room(rows)?;
                 log_sums.resize(rows, 0.0);
                 in_parallel(context, log_sums.iter_mut().zip(out), |row, (sum, log_prob)| {
-                    **sum = kernels::log_sum_exp(logits(row));
+                    **sum = kernels::logits::log_sum_exp(logits(row));
                     **log_prob = logits(row)[targets[row]] - **sum;
                 })?;
                 if let Some(mut wanted) = sums {
@@ -88,7 +88,7 @@ impl Kernel for TargetLogProb {
             Self::Gradient => {
                 let (dy, sums) = (inputs.values::<f32>(0)?, inputs.values::<f32>(3)?);
                 in_parallel(context, out.chunks_mut(classes), |row, gradient| {
-                    kernels::target_log_prob_gradient(dy[row], logits(row), targets[row], sums[row], gradient);
+                    kernels::logits::target_log_prob_gradient(dy[row], logits(row), targets[row], sums[row], gradient);
                 })
             }
         }

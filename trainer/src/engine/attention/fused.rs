@@ -1,7 +1,7 @@
 //! Attention by the device's kernels.
 
 use marionette_kernels::attention::{Heads, batch};
-use marionette_kernels::rotate_in_place;
+use marionette_kernels::rotary::rotate_in_place;
 use marionette_kernels::shapes::Attended;
 use marionette_models::ModelConfig;
 use tch::Tensor;
@@ -86,9 +86,9 @@ impl Frame {
             let start = token * half % cosines.len().max(1);
             (&cosines[start..start + half], &sines[start..start + half])
         };
-        host::rows(host::changed(&mut qkv)?, heads.all(), |first, rows| {
-            for (index, row) in rows.chunks_exact_mut(heads.all()).enumerate() {
-                let (cosines, sines) = angles(first + index);
+        host::rows(self.shape.batch * self.shape.tokens, [host::changed(&mut qkv)?], |range, [rows]| {
+            for (token, row) in range.zip(rows.chunks_exact_mut(heads.all())) {
+                let (cosines, sines) = angles(token);
                 rotate_in_place(&mut row[..turned], cosines, sines);
             }
         });
