@@ -14,6 +14,7 @@ pub use self::elsewhere::Integers;
 #[cfg(target_arch = "x86_64")]
 pub use self::integers::Integers;
 use crate::error::{Result, TrainError};
+use crate::memory;
 use crate::tensors::{self, NamedTensors, to_torch};
 
 #[cfg(target_arch = "x86_64")]
@@ -54,6 +55,7 @@ impl Frozen {
                 }
             }
         }
+        memory::give_back();
         Ok(frozen)
     }
 

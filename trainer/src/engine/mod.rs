@@ -24,9 +24,6 @@ mod norm;
 mod product;
 mod stem;
 
-#[cfg(test)]
-mod tests;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 
