@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The exact meta-gradient on GPT-2 small's shapes beside a PyTorch program for the same, where there is one: PEER is its file (it
-# takes MODEL_DIR B T S REPEATS [--first-order]), PYTHON the interpreter, MODEL a folder with such a GPT-2. The two alternate.
+# takes MODEL_DIR B T S REPEATS [--first-order]), PYTHON the interpreter, MODEL a folder with such a GPT-2, or another model. The two alternate.
+# FROZEN=int8: ours beside integers; WORKERS=2: ours two tasks side by side, as a run on two threads computes them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${ROUNDS:-3}
 model=${MODEL:-}
 shape=(2 128 2 3)
 cargo build --release --locked -p marionette-benches --example meta
-ours() { target/release/examples/meta ${model:+"$model"} "$@"; }
+ours() { target/release/examples/meta ${model:+"$model"} "$@" ${FROZEN:+--frozen "$FROZEN"} ${WORKERS:+--workers "$WORKERS"}; }
 
 for order in "" --first-order; do
     for ((round = 0; round < rounds; round++)); do

@@ -39,13 +39,19 @@ pub fn layer_normalization(x: &[f32], [scale, shift]: [&[f32]; 2], epsilon: f32,
                 let [sum] = sums(x, x, x, |x, _, _| [x]);
                 let mean = sum / width as f32;
                 let [square] = sums(x, x, x, |x, _, _| [(x - mean) * (x - mean)]);
-                let inverse = (square / width as f32 + epsilon).sqrt().recip();
+                let inverse = inverse_root(square / width as f32 + epsilon);
                 for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
                     *y = (x - mean) * inverse * scale + shift;
                 }
             }
         },
     );
+}
+
+/// 1 / √v; of an infinity it is not a number: what overflowed would else become zeros, which nobody sees.
+#[inline(always)]
+fn inverse_root(v: f32) -> f32 {
+    if v == f32::INFINITY { f32::NAN } else { v.sqrt().recip() }
 }
 
 /// The gradient of layer normalisation with respect to its input, rows of as many elements as `scale` has:
@@ -85,7 +91,7 @@ pub fn rms_normalization(x: &[f32], scale: &[f32], epsilon: f32, y: &mut [f32], 
             let rows = x.chunks_exact(width).zip(y.chunks_exact_mut(width));
             for ((x, y), inverse) in rows.zip(inverse) {
                 let [square] = sums(x, x, x, |x, _, _| [x * x]);
-                *inverse = (square / width as f32 + epsilon).sqrt().recip();
+                *inverse = inverse_root(square / width as f32 + epsilon);
                 for ((y, &x), &scale) in y.iter_mut().zip(x).zip(scale) {
                     *y = x * *inverse * scale;
                 }
@@ -149,7 +155,7 @@ pub fn normalize(
                 let [sum] = sums(x, x, x, |x, _, _| [x]);
                 let mean = centred.mean(sum, width);
                 let [square] = sums(x, x, x, |x, _, _| [(x - mean) * (x - mean)]);
-                *r = (square / width as f32 + epsilon).sqrt().recip();
+                *r = inverse_root(square / width as f32 + epsilon);
                 for (((hat, y), &x), &scale) in hat.iter_mut().zip(&mut *y).zip(x).zip(scale) {
                     *hat = (x - mean) * *r;
                     *y = *hat * scale;
@@ -352,6 +358,20 @@ mod tests {
             near(&hat_dot, &slope(0), 4e-6);
             jacobian_tangent(centred, [&hat, &r], [&hat_dot, &k], [&p, &p_dot], Some(&addend), &mut out);
             near(&out, &added(&slope(1)), 1e-5);
+        }
+    }
+
+    #[test]
+    fn what_overflows_is_not_a_number() {
+        let (x, scale) = ([1e30, -1e30, 2e30], [1.0; 3]);
+        let [mut y, mut hat, mut inverse] = [vec![0.0; 3], vec![0.0; 3], vec![0.0]];
+        layer_normalization(&x, [&scale, &scale], 1e-5, &mut y);
+        assert!(y.iter().all(|y| y.is_nan()));
+        rms_normalization(&x, &scale, 1e-5, &mut hat, &mut inverse);
+        assert!(hat.iter().all(|y| y.is_nan()));
+        for centred in [Centred::Yes, Centred::No] {
+            normalize(centred, &x, (&scale, None), 1e-5, [&mut hat, &mut inverse, &mut y]);
+            assert!(hat.iter().chain(&y).all(|y| y.is_nan()));
         }
     }
 }

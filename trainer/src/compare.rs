@@ -17,12 +17,13 @@ use crate::data;
 use crate::error::{Result, TrainError};
 use crate::evaluate::How;
 use crate::method::{METHODS, Method};
-use crate::train::options::{MOST_AT_ONCE, frozen};
-use crate::train::{self, Config, Data, Gradient, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
+use crate::train::options::{MOST_AT_ONCE, frozen, precision};
+use crate::train::{self, Chosen, Config, Data, Gradient, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
 use marionette_console::options::whole;
 use marionette_console::say;
+use tch::Device;
 
 use test::{Grid, Personas};
 
@@ -76,9 +77,10 @@ pub struct Options {
     /// How matrices are held by methods that do not move them: fp32, or int8 as a bundle of that precision holds them
     #[arg(long, value_name = "PRECISION", default_value_t = bundle::Precision::Fp32, value_parser = frozen())]
     pub frozen: bundle::Precision,
-    /// What linear layers, attention and the head are computed in [default: bf16 on a GPU, fp32 on a processor]
-    #[arg(long, value_enum)]
-    pub precision: Option<Precision>,
+    /// What linear layers, attention and the head are computed in; auto is the same for all methods, so that they differ in nothing else: bf16
+    /// on a GPU, fp32 on a processor
+    #[arg(long, value_name = "PRECISION", default_value_t, value_parser = precision())]
+    pub precision: Chosen,
     /// Where the personas come from
     #[command(flatten)]
     pub data: Data,
@@ -194,7 +196,7 @@ pub fn compare(options: &Options, compute: Compute, command: String) -> Result<S
     for row in &rows {
         match row {
             Row::Method(method) => {
-                settings(&options, method.trained_as(), options.plan.seed).resolve(compute.device)?;
+                settings(&options, method.trained_as(), options.plan.seed, compute.device).resolve(compute.device)?;
             }
             Row::Given(given) => drop(Trained::open(&given.run, base_of(&options), compute.device)?),
         }
@@ -342,7 +344,7 @@ fn notes_on(options: &Options, rows: &[Row<'_>]) -> Vec<String> {
 }
 
 /// The settings of one run.
-fn settings(options: &Options, method: Method, seed: u64) -> Settings {
+fn settings(options: &Options, method: Method, seed: u64, device: Device) -> Settings {
     let rates = options.rates.iter().rev().find(|rates| rates.method == method);
     Settings {
         base: Some(options.base.clone()),
@@ -359,7 +361,7 @@ fn settings(options: &Options, method: Method, seed: u64) -> Settings {
         outer: OuterOptions {
             meta: options.meta.filter(|_| method.is_meta()),
             learning_rate: rates.map(|rates| rates.outer),
-            precision: options.precision,
+            precision: Chosen(Some(options.precision.0.unwrap_or(Precision::usual(device)))),
             plan: Plan { seed, ..options.plan.clone() },
         },
     }
@@ -374,7 +376,7 @@ fn one(
 ) -> Result<results::Done> {
     let trained_as = method.trained_as();
     let run = options.out.join("runs").join(format!("{}-seed{seed}", trained_as.name()));
-    let (config, base): (Config, _) = settings(options, trained_as, seed).resolve(compute.device)?;
+    let (config, base): (Config, _) = settings(options, trained_as, seed, compute.device).resolve(compute.device)?;
     let report = train::run(&config, base, &run, compute, Resume::Same)?;
     if report.interrupted || interrupt::asked() {
         return Err(TrainError::Interrupted);

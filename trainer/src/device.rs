@@ -19,6 +19,14 @@ pub enum DeviceName {
     Cuda,
 }
 
+/// Whether this processor multiplies bfloat16 by itself: libtorch computes with it anywhere, but slowly.
+pub(crate) fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 const CPU_LIBRARY: &str = "libtorch_cpu.so";
 

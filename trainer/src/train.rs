@@ -42,7 +42,7 @@ pub use check::{DeviceCheck, check_device};
 pub use config::{Config, Difference, Outer, Start, method_of};
 pub use metrics::{Metrics, Report, Validation, read as read_metrics};
 use metrics::{MetricsFile, describe};
-pub use options::{Data, Given, Gradient, InnerRate, OuterOptions, Plan, Precision, RateRule, Settings};
+pub use options::{Chosen, Data, Given, Gradient, InnerRate, OuterOptions, Plan, Precision, RateRule, Settings};
 use sampler::Sampler;
 use state::{Counters, State};
 pub use state::{read_parameters, to_torch};

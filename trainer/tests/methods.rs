@@ -234,7 +234,7 @@ fn adapters_begin_as_the_bare_base_and_random_starts_are_shared() {
     let once = RUN.replace("--iterations 3", "--iterations 1");
     for name in ["extra-place", "extra-place-unfixed", "transfer", "reinit", "reinit-maml", "transfer-adapters", "none"]
     {
-        works(&train(&folder, &format!("{once} --method {name} --out {name}")));
+        works(&train(&folder, &format!("{once} --precision fp32 --method {name} --out {name}")));
     }
     let first = |name: &str| read_metrics(&folder.join(name)).unwrap()[0].validation.unwrap().loss_before;
     assert_eq!(first("extra-place"), first("transfer"));
