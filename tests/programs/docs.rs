@@ -235,18 +235,23 @@ fn the_commands_of_figures_can_be_followed() {
         ("--rate-factor F", "--rate-factor 2"),
     ];
     Page { name: "models/smollm2-persona/README.md", instead: &instead, runs: &[], ..page }.follow();
-    let runs = ["ordinary", "warm", "reptile", "models/smollm2-persona"];
+    let runs = ["ordinary", "models/smollm2-persona", "chat-ordinary", "chat-reptile"];
     let bundles = ["demo/bundle", "smollm2-bundle"];
     Page { name: "docs/results.md", instead: &instead, runs: &runs, bundles: &bundles, ..page }.follow();
     // The parts that an example makes of others' dialogues are the bundled model's.
     let all = first_personas("train", 6);
-    let files = [("all.txt", all.as_str()), ("split-rest.txt", &all), ("split-held-out.txt", &test)];
+    let split = [("all.txt", all.as_str()), ("split-rest.txt", &all), ("split-held-out.txt", &test)];
+    let files = [files.as_slice(), &split].concat();
     let instead = [
+        ("$common", common.as_str()),
+        ("RUN", "ordinary"),
+        ("--rate-factor F", "--rate-factor 2"),
         ("../shared/data/convai2/dialogues.txt", "all.txt"),
         ("convai2/rest.txt", "split-rest.txt"),
         ("convai2/held-out.txt", "split-held-out.txt"),
     ];
-    Page { name: "docs/history.md", files: &files, instead: &instead, ..Page::default() }.follow();
+    let runs = ["ordinary", "warm", "reptile"];
+    Page { name: "docs/history.md", files: &files, instead: &instead, runs: &runs, ..page }.follow();
 }
 
 /// A chat of Ole's, as the pages have it.

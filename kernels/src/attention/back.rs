@@ -130,7 +130,7 @@ pub struct Gradients<'a> {
 }
 
 /// The gradient of a group of heads with respect to its queries, keys and values, from that of their output: `first` is the first of
-/// them, `dy` and the output `y` \[T, H dh\] hold all heads, `log_sum` \[R, T\] is what [`forward`] gave for each.
+/// them, `dy` and the output `y` \[T, H dh\] hold all heads, `log_sum` \[R, T\] is what [`forward`](super::forward) gave for each.
 pub fn backward(first: Head<'_>, outputs: [&[f32]; 2], log_sum: &[f32], gradients: &mut Gradients<'_>) {
     struct Backward<'a, 'b>(Head<'a>, [&'a [f32]; 2], &'a [f32], &'a mut Gradients<'b>);
     impl WithSimd for Backward<'_, '_> {
