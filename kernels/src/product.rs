@@ -21,7 +21,7 @@ mod rounded;
 mod vectors;
 
 pub use affine::Affine;
-pub use few::{Bytes, Few, Spread, multiply_few};
+pub use few::{Bytes, Few, Spread, multiply_few, multiply_rows};
 pub use many::multiply;
 pub use rounded::{Rounded, RowToRound};
 

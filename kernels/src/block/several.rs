@@ -7,7 +7,7 @@ use super::{Adapter, Block, Linear, Mlp, Places, ROOM};
 use crate::attention::batch::by_place;
 use crate::attention::{self, Head, Heads};
 use crate::mlp::{gelu, swi_glu};
-use crate::product::{self, Direction, FEW, Rounded};
+use crate::product::{self, FEW, Rounded};
 use crate::rotary::rotate_in_place;
 use crate::{Calls, Failure, adapter, each_share};
 
@@ -108,19 +108,9 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
         let mut y = room(rows * columns)?;
         let mut kept = ROOM.with_borrow_mut(|room| room.rounded.take());
         let rounded = Rounded::kept(&mut kept, self.block.instructions);
-        rounded.try_reserve(rows, inner)?;
-        let threads = &self.threads;
-        rounded.round(x, inner, Direction::Forward, None, threads).map_err(Failure::Threads)?;
-        let mut scales = Vec::new();
-        let fits = if rows <= FEW {
-            product::multiply_few(linear.weights, rounded, linear.bias, &mut y, threads)
-        } else {
-            let matrix = linear.weights.many(&mut scales).ok_or(Failure::Misfit)?;
-            product::multiply(matrix, Direction::Forward, rounded, linear.bias, &mut y, threads)
-        };
-        let fits = fits.map_err(Failure::Threads)?;
+        product::multiply_rows(linear.weights, x, rounded, linear.bias, &mut y, &self.threads)?;
         ROOM.with_borrow_mut(|room| room.rounded = kept);
-        if fits { Ok(y) } else { Err(Failure::Misfit) }
+        Ok(y)
     }
 
     /// Turns queries and keys, in place.

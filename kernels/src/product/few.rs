@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use super::rounded::Line;
-use super::{Affine, GROUP, Matrix, Rounded, STRIP, Set};
-use crate::each_share;
+use super::{Affine, Direction, FEW, GROUP, Matrix, Rounded, STRIP, Set, multiply};
+use crate::{Calls, Failure, each_share};
 
 mod avx2;
 mod vnni;
@@ -85,6 +85,35 @@ impl<'a> Bytes<'a> {
         let same =
             self.scales.chunks(number.max(1)).zip(&*columns).all(|(scales, first)| scales.iter().all(|s| s == first));
         if same { Matrix::of_bytes(self.integers, columns) } else { None }
+    }
+}
+
+/// y = x W + b, x \[M, K\] rounded on the way: few rows each by itself, more with the matrix laid out for all of them.
+///
+/// # Errors
+/// A length does not fit, or blocks of integers are of no size that there are products for; there is no memory; those of `threads`.
+pub fn multiply_rows<E>(
+    weights: Few<'_>,
+    x: &[f32],
+    rounded: &mut Rounded,
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    threads: impl Fn(usize, Calls<'_>) -> Result<(), E>,
+) -> Result<(), Failure<E>> {
+    let [_, inner] = weights.shape();
+    let rows = x.len() / inner.max(1);
+    rounded.try_reserve(rows, inner)?;
+    rounded.round(x, inner, Direction::Forward, None, &threads).map_err(Failure::Threads)?;
+    let mut scales = Vec::new();
+    let fits = if rows <= FEW {
+        multiply_few(weights, rounded, bias, y, threads)
+    } else {
+        let matrix = weights.many(&mut scales).ok_or(Failure::Misfit)?;
+        multiply(matrix, Direction::Forward, rounded, bias, y, threads)
+    };
+    match fits.map_err(Failure::Threads)? {
+        true => Ok(()),
+        false => Err(Failure::Misfit),
     }
 }
 

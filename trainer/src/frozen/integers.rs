@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use marionette_kernels::product::{self, Bytes, Direction, FEW, Few, Instructions, Matrix, Rounded};
+use marionette_kernels::product::{self, Bytes, Direction, Few, Instructions, Matrix, Rounded};
 use marionette_kernels::quantise::{self, Quantised};
 use marionette_models::params::Order;
 use tch::Tensor;
@@ -75,20 +75,18 @@ impl Integers {
             }
             ROOM.with_borrow_mut(|room| {
                 let rounded = Rounded::kept(room, self.instructions);
-                let factors = (direction == Direction::Back).then_some(self.scales.as_slice());
-                let fits = match (direction, Bytes::new(&self.bytes, &self.scales, size)) {
-                    (Direction::Forward, Some(few)) if rows <= FEW => {
-                        let Ok(()) = rounded.round(x, depth, direction, None, on_threads);
-                        product::multiply_few(Few::Bytes(few), rounded, None, y, on_threads)
+                match (direction, Bytes::new(&self.bytes, &self.scales, size)) {
+                    (Direction::Forward, Some(weights)) => {
+                        product::multiply_rows(Few::Bytes(weights), x, rounded, None, y, on_threads).is_ok()
                     }
                     _ => {
                         let Some(matrix) = Matrix::of_bytes(&self.bytes, &self.scales) else { return false };
+                        let factors = (direction == Direction::Back).then_some(self.scales.as_slice());
                         let Ok(()) = rounded.round(x, depth, direction, factors, on_threads);
-                        product::multiply(matrix, direction, rounded, None, y, on_threads)
+                        let Ok(fits) = product::multiply(matrix, direction, rounded, None, y, on_threads);
+                        fits
                     }
-                };
-                let Ok(fits) = fits;
-                fits
+                }
             })
         })
     }

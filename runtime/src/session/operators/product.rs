@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, output, par_for, refused};
-use crate::kernels::product::{self, Affine, Bytes, Direction, FEW, Few, Instructions, Matrix, Rounded};
+use super::{Inputs, failed, output, par_for, refused};
+use crate::kernels::product::{self, Affine, Bytes, Direction, Few, Instructions, Matrix, Rounded};
 use crate::kernels::shapes::{self, Form};
 
 thread_local! {
@@ -98,12 +98,10 @@ impl Kernel for Product {
             }
         };
         let weights = match in_blocks {
-            Some(few) if self.form.is_for_few() && rows <= FEW => {
+            Some(few) if self.form.is_for_few() => {
                 return ROUNDED.with_borrow_mut(|room| {
                     let rounded = room.get_or_insert_with(|| Rounded::new(self.instructions));
-                    rounded.try_reserve(rows, depth).map_err(refused)?;
-                    rounded.round(x, depth, self.direction, None, strips)?;
-                    fitting(product::multiply_few(few, rounded, bias, y, strips)?)
+                    product::multiply_rows(few, x, rounded, bias, y, strips).map_err(failed)
                 });
             }
             Some(Few::Affine(affine)) if self.direction == Direction::Back => {
