@@ -77,9 +77,8 @@ pub struct Options {
     /// How matrices are held by methods that do not move them: fp32, or int8 as a bundle of that precision holds them
     #[arg(long, value_name = "PRECISION", default_value_t = bundle::Precision::Fp32, value_parser = frozen())]
     pub frozen: bundle::Precision,
-    /// What linear layers, attention and the head are computed in; auto is the same for all methods, so that they differ in nothing else: bf16
-    /// on a GPU, fp32 on a processor
-    #[arg(long, value_name = "PRECISION", default_value_t, value_parser = precision())]
+    /// What linear layers, attention and the head are computed in, by all methods, so that they differ in nothing else
+    #[arg(long, value_name = "PRECISION", default_value_t, value_parser = precision("bf16 on a GPU, fp32 on a processor"))]
     pub precision: Chosen,
     /// Where the personas come from
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! What the inner and the outer loop ask of a loss: its gradient, and products of its Hessian with a vector. There are two ways to
 //! compute them, and this is where one is chosen.
 
-use tch::Tensor;
+use tch::{Tensor, no_grad};
 
 use crate::autograd::{Autograd, Graph};
 use crate::engine::{self, Engine};
@@ -41,6 +41,20 @@ impl<'a> Derivative<'a> {
             Some(engine) => Self::ByHand(Box::new(engine)),
             None => Self::ByLibtorch(Autograd { model }),
         })
+    }
+
+    /// The language model's loss at θ alone.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn language_loss(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<f64> {
+        match self {
+            Self::ByHand(engine) => engine.loss(at, batch),
+            Self::ByLibtorch(Autograd { model }) => {
+                let decoder = model.at(at)?;
+                Ok(no_grad(|| decoder.language_loss(batch))?.f_double_value(&[])?)
+            }
+        }
     }
 
     /// The loss at θ, and its gradient.

@@ -112,6 +112,5 @@ pub fn adapt(model: &Model, start: &[Tensor], support: &Support, rates: &[f32]) 
 /// # Errors
 /// What libtorch says.
 pub fn loss(model: &Model, parameters: &[Tensor], batch: &TokenBatch) -> Result<f64> {
-    let model = model.at(parameters)?;
-    Ok(no_grad(|| model.language_loss(batch))?.f_double_value(&[])?)
+    Derivative::of(model, std::iter::once(batch))?.language_loss(parameters, batch)
 }

@@ -162,6 +162,8 @@ fn loss_and_gradient_are_libtorchs(family: Family) {
         println!("{layers} blocks: worst relative error of the gradient {worst:.2e}, of the loss {loss_error:.2e}");
         assert!(worst < ROUNDING && loss_error < ROUNDING, "{worst} {loss_error}");
         assert!(gradient.iter().all(|gradient| !gradient.requires_grad()));
+        let alone = inner::loss(&task.model, &task.start, &batch).unwrap();
+        assert!((alone / loss - 1.0).abs() < ROUNDING, "{alone}, expected {loss}");
     }
 }
 

@@ -237,7 +237,8 @@ fn adapters_begin_as_the_bare_base_and_random_starts_are_shared() {
         works(&train(&folder, &format!("{once} --precision fp32 --method {name} --out {name}")));
     }
     let first = |name: &str| read_metrics(&folder.join(name)).unwrap()[0].validation.unwrap().loss_before;
-    assert_eq!(first("extra-place"), first("transfer"));
+    // One is computed by hand, one by libtorch.
+    assert!((first("extra-place") / first("transfer") - 1.0).abs() < 1e-6);
     assert_eq!(first("extra-place-unfixed"), first("transfer"));
     // One trains them for a meta-iteration, one as usual, one not at all.
     assert_eq!([first("transfer-adapters"), first("none")], [first("extra-place"); 2]);

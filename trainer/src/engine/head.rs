@@ -118,6 +118,18 @@ impl Head {
         Ok(z_dot)
     }
 
+    /// The loss alone.
+    pub(super) fn loss(&self, x: &Tensor, batch: &TokenBatch) -> Result<f64> {
+        let (_, n) = self.ln_f.forward(&x.f_index_select(0, &batch.rows)?)?;
+        let count = n.size2()?.0;
+        let mut loss = 0.0;
+        for (start, rows) in pieces(count) {
+            let targets = batch.targets.f_narrow(0, start, rows)?;
+            loss += Self::probabilities(self.logits(&n.f_narrow(0, start, rows)?)?, &targets)?.1;
+        }
+        Ok(loss / count as f64)
+    }
+
     /// The loss, and the adjoint of ln_f's x̂. p is kept where `keep`.
     pub(super) fn gradient(&self, x: &Tensor, batch: &TokenBatch, keep: bool) -> Result<(f64, Tape)> {
         let (norm, n) = self.ln_f.forward(&x.f_index_select(0, &batch.rows)?)?;

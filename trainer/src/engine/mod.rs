@@ -193,6 +193,21 @@ impl<'a> Engine<'a> {
 
 /// What [`crate::derivative`] asks for.
 impl<'a> Engine<'a> {
+    /// The loss at Φ: walk 1, of which nothing is kept.
+    ///
+    /// # Errors
+    /// What libtorch says.
+    pub(crate) fn loss(&self, at: &[Tensor], batch: &'a TokenBatch) -> Result<f64> {
+        no_grad(|| {
+            let stem = self.stem(batch)?;
+            let mut x = stem.x.shallow_clone();
+            for (layer, (block, learned)) in self.blocks.iter().zip(at.chunks_exact(LEARNED)).enumerate() {
+                (x, _) = block.forward(&x, &stem, learned, layer == 0, None)?;
+            }
+            self.head.loss(&x, batch)
+        })
+    }
+
     /// The loss at Φ, and its gradient.
     ///
     /// # Errors

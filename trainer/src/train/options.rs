@@ -125,6 +125,7 @@ impl Precision {
 pub struct Chosen(pub Option<Precision>);
 
 const AUTO: &str = "auto";
+const BY_METHOD: &str = "bf16 on a GPU, and on a processor that multiplies it where a whole model learns; else fp32";
 
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,11 +136,10 @@ impl fmt::Display for Chosen {
     }
 }
 
-/// Reads a precision, or `auto`.
-pub(crate) fn precision() -> impl TypedValueParser<Value = Chosen> {
+/// Reads a precision, or `auto`, which means what is said of it.
+pub(crate) fn precision(auto: &'static str) -> impl TypedValueParser<Value = Chosen> {
     let known = Precision::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-    let auto = PossibleValue::new(AUTO)
-        .help("bf16 on a GPU, and on a processor that multiplies it where a whole model learns; else fp32");
+    let auto = PossibleValue::new(AUTO).help(auto);
     PossibleValuesParser::new([auto].into_iter().chain(known))
         .map(|name| Chosen(Precision::from_str(&name, false).ok()))
 }
@@ -261,7 +261,7 @@ pub struct OuterOptions {
     #[arg(long = "outer-lr", value_name = "B", allow_negative_numbers = true)]
     pub learning_rate: Option<f64>,
     /// What linear layers, attention and the head are computed in
-    #[arg(long, value_name = "PRECISION", default_value_t, value_parser = precision())]
+    #[arg(long, value_name = "PRECISION", default_value_t, value_parser = precision(BY_METHOD))]
     pub precision: Chosen,
     /// The numbers that need no resolving
     #[command(flatten)]
