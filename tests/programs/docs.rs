@@ -235,7 +235,7 @@ fn the_commands_of_figures_can_be_followed() {
         ("--rate-factor F", "--rate-factor 2"),
     ];
     Page { name: "models/smollm2-persona/README.md", instead: &instead, runs: &[], ..page }.follow();
-    let runs = ["ordinary", "models/smollm2-persona", "chat-ordinary", "chat-reptile"];
+    let runs = ["ordinary", "models/smollm2-persona"];
     let bundles = ["demo/bundle", "smollm2-bundle"];
     Page { name: "docs/results.md", instead: &instead, runs: &runs, bundles: &bundles, ..page }.follow();
     // The parts that an example makes of others' dialogues are the bundled model's.
