@@ -32,10 +32,9 @@ fn main() {
     let has = |option: &str| arguments.iter().any(|argument| argument == option);
     let first_order = has("--first-order");
     let option = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| at + 1);
-    let (frozen, workers) = (option("--frozen"), option("--workers"));
-    let precision: Precision = frozen.map_or(Ok(Precision::Fp32), |at| arguments[at].parse()).unwrap();
-    let workers: usize = workers.map_or(1, |at| arguments[at].parse().unwrap());
-    let values = [frozen, option("--workers")];
+    let values = [option("--frozen"), option("--workers")];
+    let precision: Precision = values[0].map_or(Ok(Precision::Fp32), |at| arguments[at].parse()).unwrap();
+    let workers: usize = values[1].map_or(1, |at| arguments[at].parse().unwrap());
     let is_word = |(at, word): &(usize, &String)| !word.starts_with("--") && !values.contains(&Some(*at));
     let words: Vec<&String> = arguments.iter().enumerate().filter(is_word).map(|(_, word)| word).collect();
     let numbers: Vec<i64> = words.iter().filter_map(|word| word.parse().ok()).collect();

@@ -4,6 +4,8 @@
 //! Within a block everything is transposed, keys down and queries across, so that softmax adds up rows of 32 numbers, which are
 //! vectors on any processor. All products are made of tiles of 8 rows and 32 columns, whose sums stay in registers.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use crate::exp;
@@ -135,7 +137,7 @@ fn forward_on<S: Simd, const N: usize>(simd: S, head: Head<'_>, y: &mut [&mut [f
         let mut sum = [0.0; COLUMNS];
         for row in &mut *scores {
             for i in 0..COLUMNS {
-                row[i] = if row[i] > UNSEEN { exp(row[i] - greatest[i]) } else { 0.0 };
+                row[i] = share(row[i], greatest[i]);
                 sum[i] += row[i];
             }
         }
@@ -154,6 +156,20 @@ fn forward_on<S: Simd, const N: usize>(simd: S, head: Head<'_>, y: &mut [&mut [f
             }
         }
     }
+}
+
+/// A query's share of a key, from its score and the logarithm of its sum of exponentials.
+#[inline(always)]
+fn share(score: f32, log_sum: f32) -> f32 {
+    if score > UNSEEN { exp(score - log_sum) } else { 0.0 }
+}
+
+/// One number a query of a block, and zeros.
+#[inline(always)]
+fn of_block(values: &[f32], block: &Range<usize>) -> Row {
+    let mut all = [0.0; COLUMNS];
+    all[..block.len()].copy_from_slice(&values[block.clone()]);
+    all
 }
 
 #[inline(always)]

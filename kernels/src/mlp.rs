@@ -9,6 +9,14 @@ const LINEAR: f32 = (2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::
 /// 0.044715 times that.
 const CUBIC: f32 = (0.08943 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2) as f32;
 
+/// σ(x) = 1 / (1 + e^−x), and 1 − σ = e^−x σ: where σ is nearly 1, the difference would be nothing but rounding.
+#[inline(always)]
+fn logistic(x: f32) -> [f32; 2] {
+    let e = exp(-x);
+    let sigma = 1.0 / (1.0 + e);
+    [sigma, e * sigma]
+}
+
 /// gelu(x) = x σ(x (a + c x²)), the tanh approximation (Hendrycks & Gimpel 2016, section 2), in place.
 pub fn gelu(x: &mut [f32]) {
     Arch::new().dispatch(
@@ -28,11 +36,9 @@ pub fn gelu_gradient(dy: &[f32], x: &[f32], dx: &mut [f32]) {
         || {
             for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
                 let square = x * x;
-                let e = exp(-x * (LINEAR + CUBIC * square));
-                let sigma = 1.0 / (1.0 + e);
+                let [sigma, other] = logistic(x * (LINEAR + CUBIC * square));
                 let w = x * (LINEAR + 3.0 * CUBIC * square);
-                // 1 − σ = e σ: where σ is nearly 1, the difference would be nothing but rounding.
-                *dx = dy * sigma * (1.0 + w * (e * sigma));
+                *dx = dy * sigma * (1.0 + w * other);
             }
         },
     );
@@ -62,10 +68,8 @@ pub fn swi_glu_gradient(dy: &[f32], x: &[f32], width: usize, dx: &mut [f32]) {
             for ((dy, x), dx) in rows {
                 let ((u, v), (du, dv)) = (x.split_at(width), dx.split_at_mut(width));
                 for ((((du, dv), &dy), &u), &v) in du.iter_mut().zip(dv).zip(dy).zip(u).zip(v) {
-                    let e = exp(-u);
-                    let sigma = 1.0 / (1.0 + e);
-                    // 1 − σ = e σ, as in the gradient of GELU.
-                    *du = dy * v * sigma * (1.0 + u * (e * sigma));
+                    let [sigma, other] = logistic(u);
+                    *du = dy * v * sigma * (1.0 + u * other);
                     *dv = dy * u * sigma;
                 }
             }
@@ -78,10 +82,8 @@ pub fn swi_glu_gradient(dy: &[f32], x: &[f32], width: usize, dx: &mut [f32]) {
 #[inline(always)]
 fn gelu_slopes(x: f32) -> [f32; 2] {
     let square = x * x;
-    let e = exp(-x * (LINEAR + CUBIC * square));
-    let sigma = 1.0 / (1.0 + e);
-    // 1 − σ = e σ: where σ is nearly 1, the difference would be nothing but rounding.
-    let spread = sigma * (e * sigma);
+    let [sigma, other] = logistic(x * (LINEAR + CUBIC * square));
+    let spread = sigma * other;
     let (slope, bend) = (LINEAR + 3.0 * CUBIC * square, 6.0 * CUBIC * x);
     let turned = (1.0 - 2.0 * sigma) * slope * slope + bend;
     [sigma + x * spread * slope, spread * (2.0 * slope + x * turned)]
@@ -104,9 +106,7 @@ pub fn gelu_gradient_tangent([dy, dy_dot]: [&[f32]; 2], [x, x_dot]: [&[f32]; 2],
 /// silu(u) and its first two derivatives: u σ, σ (1 + u (1 − σ)) and σ (1 − σ) (2 + u (1 − 2 σ)).
 #[inline(always)]
 fn silu(u: f32) -> [f32; 3] {
-    let e = exp(-u);
-    let sigma = 1.0 / (1.0 + e);
-    let other = e * sigma;
+    let [sigma, other] = logistic(u);
     [u * sigma, sigma * (1.0 + u * other), sigma * other * (2.0 + u * (1.0 - 2.0 * sigma))]
 }
 

@@ -2,8 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{Head, UNSEEN, chunk, seen, slices, write};
-use crate::exp;
+use super::{Head, chunk, of_block, seen, share, slices, write};
 use crate::tiles::{COLUMNS, Packed, ROWS, Row, ZERO, left, multiply, right, turned};
 
 /// What a group's gradients by keys and values, which its heads share, add up to.
@@ -86,9 +85,7 @@ fn backward_on<S: Simd, const N: usize>(
         let block = first..tokens.min(first + COLUMNS);
         let seen = seen(first, tokens);
         let (shares, d_scores) = (&mut shares[..seen], &mut d_scores[..seen]);
-        let mut statistics = [[0.0; COLUMNS]; 2];
-        statistics[0][..block.len()].copy_from_slice(&log_sum[block.clone()]);
-        statistics[1][..block.len()].copy_from_slice(&along[block.clone()]);
+        let [log_sum, along] = [log_sum, &along].map(|values| of_block(values, &block));
         let tiles = shares.as_chunks_mut::<ROWS>().0.iter_mut().zip(d_scores.as_chunks_mut::<ROWS>().0);
         for (index, (shares, d_scores)) in tiles.enumerate() {
             let (keys, values) = (keys_left.strip(index), values_left.strip(index));
@@ -99,8 +96,8 @@ fn backward_on<S: Simd, const N: usize>(
         head.hide(shares, first);
         for (shares, d_scores) in shares.iter_mut().zip(&mut *d_scores) {
             for i in 0..COLUMNS {
-                shares[i] = if shares[i] > UNSEEN { exp(shares[i] - statistics[0][i]) } else { 0.0 };
-                d_scores[i] = shares[i] * (d_scores[i] - statistics[1][i]);
+                shares[i] = share(shares[i], log_sum[i]);
+                d_scores[i] = shares[i] * (d_scores[i] - along[i]);
             }
         }
         for (quarter, out) in d_queries[block].chunks_mut(ROWS).enumerate() {

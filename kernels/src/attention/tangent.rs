@@ -10,8 +10,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::back::{Sums, dots};
-use super::{Gradients, Head, UNSEEN, chunk, seen, slices, write};
-use crate::exp;
+use super::{Gradients, Head, chunk, of_block, seen, share, slices, write};
 use crate::tiles::{COLUMNS, ROWS, ZERO, left, multiply, right, turned};
 
 #[inline(always)]
@@ -44,12 +43,11 @@ fn tangent_on<S: Simd, const N: usize>(
             multiply::<S, N>(simd, |i| keys_dot[i], queries, shares_dot);
         }
         head.hide(shares, first);
-        let mut logarithms = [0.0; COLUMNS];
-        logarithms[..block.len()].copy_from_slice(&log_sum[block.clone()]);
+        let log_sum = of_block(log_sum, &block);
         let mut sums = [0.0; COLUMNS];
         for (shares, shares_dot) in shares.iter_mut().zip(&*shares_dot) {
             for i in 0..COLUMNS {
-                shares[i] = if shares[i] > UNSEEN { exp(shares[i] - logarithms[i]) } else { 0.0 };
+                shares[i] = share(shares[i], log_sum[i]);
                 sums[i] += shares[i] * shares_dot[i];
             }
         }
@@ -139,35 +137,31 @@ fn tangent_backward_on<S: Simd, const N: usize>(
         let block = first..tokens.min(first + COLUMNS);
         let seen = seen(first, tokens);
         let [shares, shares_dot, d_scores, d_scores_dot] = rows.each_mut().map(|rows| &mut rows[..seen]);
-        let statistics: [_; 4] = [log_sum, means, &along, &along_dot].map(|values| {
-            let mut all = [0.0; COLUMNS];
-            all[..block.len()].copy_from_slice(&values[block.clone()]);
-            all
-        });
-        let of_block = first / COLUMNS;
+        let [log_sum, means, along, along_dot] =
+            [log_sum, means, &along, &along_dot].map(|values| of_block(values, &block));
+        let strip = first / COLUMNS;
         let shares_tiles = shares.as_chunks_mut::<ROWS>().0.iter_mut().zip(shares_dot.as_chunks_mut::<ROWS>().0);
         for (index, (shares, shares_dot)) in shares_tiles.enumerate() {
             let (keys, keys_dot) = (keys_left.strip(index), keys_dot_left.strip(index));
             (*shares, *shares_dot) = (ZERO, ZERO);
-            multiply::<S, N>(simd, |i| keys[i], queries_turned.strip(of_block), shares);
-            multiply::<S, N>(simd, |i| keys[i], queries_dot_turned.strip(of_block), shares_dot);
-            multiply::<S, N>(simd, |i| keys_dot[i], queries_turned.strip(of_block), shares_dot);
+            multiply::<S, N>(simd, |i| keys[i], queries_turned.strip(strip), shares);
+            multiply::<S, N>(simd, |i| keys[i], queries_dot_turned.strip(strip), shares_dot);
+            multiply::<S, N>(simd, |i| keys_dot[i], queries_turned.strip(strip), shares_dot);
         }
         let d_tiles = d_scores.as_chunks_mut::<ROWS>().0.iter_mut().zip(d_scores_dot.as_chunks_mut::<ROWS>().0);
         for (index, (d_scores, d_scores_dot)) in d_tiles.enumerate() {
             let (values, values_dot) = (values_left.strip(index), values_dot_left.strip(index));
             (*d_scores, *d_scores_dot) = (ZERO, ZERO);
-            multiply::<S, N>(simd, |i| values[i], dy_turned.strip(of_block), d_scores);
-            multiply::<S, N>(simd, |i| values[i], dy_dot_turned.strip(of_block), d_scores_dot);
-            multiply::<S, N>(simd, |i| values_dot[i], dy_turned.strip(of_block), d_scores_dot);
+            multiply::<S, N>(simd, |i| values[i], dy_turned.strip(strip), d_scores);
+            multiply::<S, N>(simd, |i| values[i], dy_dot_turned.strip(strip), d_scores_dot);
+            multiply::<S, N>(simd, |i| values_dot[i], dy_turned.strip(strip), d_scores_dot);
         }
         head.hide(shares, first);
-        let [log_sum, means, along, along_dot] = &statistics;
         for j in 0..seen {
             let (shares, shares_dot) = (&mut shares[j], &mut shares_dot[j]);
             let (d_scores, d_scores_dot) = (&mut d_scores[j], &mut d_scores_dot[j]);
             for i in 0..COLUMNS {
-                let share = if shares[i] > UNSEEN { exp(shares[i] - log_sum[i]) } else { 0.0 };
+                let share = share(shares[i], log_sum[i]);
                 let share_dot = share * (shares_dot[i] - means[i]);
                 let centred = d_scores[i] - along[i];
                 shares[i] = share;

@@ -5,7 +5,6 @@ use std::fmt;
 use marionette_dialogues::Example;
 use marionette_models::params::{self, TensorSpec};
 use marionette_models::{ModelConfig, bundle};
-use tch::Kind;
 
 use super::Run;
 use super::options::{Gradient, Precision, RateRule};
@@ -136,8 +135,7 @@ pub(super) fn memory(run: &Run) -> Memory {
     let data = &config.data;
     let bottleneck = if model.parts().adapters { config.model.adapter.bottleneck as f64 } else { 0.0 };
     let by_hand = model.learns_exactly_adapters();
-    let kind = if outer.precision == Precision::Bf16 { Kind::BFloat16 } else { Kind::Float };
-    let fused = by_hand && host::computes(kind, model.device());
+    let fused = by_hand && host::computes(outer.precision.kind(), model.device());
     let held = Held { config: model.config(), bottleneck, by_hand, fused };
     // A window is learned from as a dialogue is; the query's are read at once.
     let windows = personas.iter().map(Persona::most_windows).max().unwrap_or(0);
