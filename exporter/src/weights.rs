@@ -34,12 +34,8 @@ use crate::shape::TensorType;
 const ALIGNMENT: u64 = 4096;
 /// The cosines and sines of each position's angles, \[P, dh / 2\], where positions are rotary (Su et al. 2021).
 pub(crate) const ANGLES: [&str; 2] = ["rotary.cos", "rotary.sin"];
-/// The longest blocks. Of 8 bits a whole column has one scale, and the block is only how it is read; of 4 bits those of GGUF's Q4_0 and
-/// Q4_1, whose files are held as they are.
+/// The longest blocks of 8 bits: a whole column has one scale, and the block is only how it is read.
 const BLOCK_INT8: usize = 256;
-const BLOCK_INT4: usize = 32;
-/// The shortest that ONNX Runtime takes.
-const SHORTEST_BLOCK: usize = 16;
 
 /// A part of `weights.bin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,11 +112,6 @@ impl Matrix {
     fn of(name: &str, shape: &[usize]) -> Option<Self> {
         Order::of(name, shape).map(|(order, [columns, inner])| Self { columns, inner, order })
     }
-
-    /// The largest power of two that divides a column, up to a longest block.
-    fn block(self, longest: usize) -> usize {
-        (1 << self.inner.trailing_zeros()).min(longest)
-    }
 }
 
 /// The plan of `weights.bin`, one copy for all graphs.
@@ -162,7 +153,7 @@ impl Weights {
         let (order, entries) = (Vec::new(), BTreeMap::new());
         let matrices = params::base_table(config);
         let matrices = matrices.iter().filter_map(|spec| Matrix::of(&spec.name, &spec.shape));
-        let block = matrices.map(|matrix| matrix.block(BLOCK_INT4)).min().unwrap_or(BLOCK_INT4);
+        let block = quantise::block_of_int4(matrices.map(|matrix| matrix.inner));
         let mut plan = Self { bias: config.bias, head, precision, operators, block, order, entries, shapes };
         for spec in params::base_table(config) {
             let (name, len) = (&spec.name, spec.len());
@@ -170,7 +161,7 @@ impl Weights {
                 plan.push(name.clone(), name, Content::F32, 4 * len);
                 continue;
             };
-            if precision.is_integer() && matrix.block(SHORTEST_BLOCK) < SHORTEST_BLOCK {
+            if precision.is_integer() && !quantise::has_blocks(matrix.inner) {
                 return Err(GraphError::Width { precision, tensor: spec.name, width: matrix.inner });
             }
             match precision {
@@ -231,7 +222,7 @@ impl Weights {
                 Content::F32 | Content::Angles(_) | Content::Scales | Content::Minima => false,
             };
             let Some(tensor) = base.get(name).filter(|_| halves) else { continue };
-            if let Some(&value) = tensor.values.iter().find(|value| f16::from_f32(**value).is_infinite()) {
+            if let Some(value) = quantise::beyond_half(&tensor.values) {
                 let (precision, tensor) = (self.precision, name.clone());
                 return Err(GraphError::Range { precision, tensor, value: value.to_string() });
             }
@@ -380,7 +371,7 @@ impl Weights {
             let [scales, minima] = self.halves(graph, names::WTE, matrix);
             return graph.gather_affine([integers, scales, minima], ids);
         }
-        let block = matrix.block(BLOCK_INT8);
+        let block = quantise::block(matrix.inner, BLOCK_INT8);
         let integers = graph.weight(&integers(names::WTE), typed(DataType::U8, &[columns, inner]));
         let scales = repeated(graph, names::WTE, matrix)?;
         let scales = graph.reshape(scales, &[columns.into(), (inner / block).into()])?;
@@ -455,7 +446,7 @@ impl Weights {
             let scales = graph.weight(&scales(name), TensorType::f32([columns.into()]));
             return graph.quantized_mat_mul(x, ops::Matrix::Bytes, &[stored, scales], bias);
         }
-        let block = matrix.block(BLOCK_INT8);
+        let block = quantise::block(matrix.inner, BLOCK_INT8);
         let stored = graph.weight(&part, typed(DataType::U8, &[columns, inner / block, block]));
         let scales = repeated(graph, name, matrix)?;
         graph.few_rows_mat_mul(x, [stored, scales], bias)
@@ -469,7 +460,7 @@ fn to_int8(name: &str, matrix: Matrix, tensor: &HostTensor, calibration: &Calibr
 
 /// The scales of 8-bit integers' columns, one for each block in which they are read, \[N · K / block\].
 fn repeated(graph: &mut Graph, name: &str, matrix: Matrix) -> Result<Value, GraphError> {
-    let blocks = matrix.inner / matrix.block(BLOCK_INT8);
+    let blocks = matrix.inner / quantise::block(matrix.inner, BLOCK_INT8);
     let column = graph.weight(&scales(name), TensorType::f32([matrix.columns.into(), 1.into()]));
     let repeated = graph.expand(column, &[matrix.columns.into(), blocks.into()])?;
     graph.reshape(repeated, &[(matrix.columns * blocks).into()])

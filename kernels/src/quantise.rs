@@ -11,6 +11,33 @@ mod gptq;
 
 pub use gptq::Compensation;
 
+/// The longest blocks of 4 bits: those of GGUF's Q4_0 and Q4_1, whose files are held as they are.
+const BLOCK_INT4: usize = 32;
+/// The shortest that there are products with (and that ONNX Runtime takes).
+const SHORTEST_BLOCK: usize = 16;
+
+/// How many of the integers of columns of `inner` values have one scale, or are read at once: the largest power of two that divides a
+/// column, up to a longest block.
+pub fn block(inner: usize, longest: usize) -> usize {
+    (1 << inner.trailing_zeros()).min(longest)
+}
+
+/// How many 4-bit integers have one scale and minimum in matrices whose columns have so many values each: the same for all of a model's,
+/// since a function of a graph has one body.
+pub fn block_of_int4(inner: impl IntoIterator<Item = usize>) -> usize {
+    inner.into_iter().map(|inner| block(inner, BLOCK_INT4)).min().unwrap_or(BLOCK_INT4)
+}
+
+/// Whether columns of so many values can be held as integers, and with [`block_of_int4`] as those of 4 bits.
+pub fn has_blocks(inner: usize) -> bool {
+    block(inner, SHORTEST_BLOCK) == SHORTEST_BLOCK
+}
+
+/// The first value that scales and minima in 16 bits cannot tell.
+pub fn beyond_half(values: &[f32]) -> Option<f32> {
+    values.iter().copied().find(|&value| f16::from_f32(value).is_infinite())
+}
+
 /// 8-bit integers and a scale a column: a value is (q − 128) s.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantised {
@@ -44,13 +71,19 @@ impl QuantisedBlocks {
     /// The values that are stored, of a matrix of `columns` columns, as those of the matrix lay in memory.
     pub fn values(&self, order: Order, columns: usize) -> Vec<f32> {
         let inner = 2 * self.integers.len() / columns;
-        let block = inner * columns / self.scales.len();
-        let value = |n: usize, k: usize| {
-            let at = n * inner + k;
-            let q = self.integers[at / 2] >> (4 * (at % 2)) & 15;
-            self.scales[at / block].to_f32() * f32::from(q) + self.minima[at / block].to_f32()
-        };
-        in_order(order, [columns, inner], value)
+        in_order(order, [columns, inner], |n, k| self.value(n * inner + k))
+    }
+
+    /// Those of column `n`, \[K\].
+    pub fn column(&self, n: usize, values: &mut [f32]) {
+        let inner = values.len();
+        values.iter_mut().enumerate().for_each(|(k, value)| *value = self.value(n * inner + k));
+    }
+
+    fn value(&self, at: usize) -> f32 {
+        let block = 2 * self.integers.len() / self.scales.len();
+        let q = self.integers[at / 2] >> (4 * (at % 2)) & 15;
+        self.scales[at / block].to_f32() * f32::from(q) + self.minima[at / block].to_f32()
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Options {
     /// A run whose adapters every method that learns adapters begins with, instead of zero; none has fresh ones
     #[arg(long, value_name = "RUN")]
     pub start: Option<PathBuf>,
-    /// How matrices are held by methods that do not move them: fp32, or int8 as a bundle of that precision holds them
+    /// How matrices are held by methods that do not move them: fp32, or int8 or int4 as a bundle of that precision holds them
     #[arg(long, value_name = "PRECISION", default_value_t = bundle::Precision::Fp32, value_parser = frozen())]
     pub frozen: bundle::Precision,
     /// What linear layers, attention and the head are computed in, by all methods, so that they differ in nothing else

@@ -1,12 +1,13 @@
-//! The tensors that no method moves, as they are held: floats, or matrices of 8-bit integers as a bundle of that precision has them, which are
-//! multiplied as the device multiplies them.
+//! The tensors that no method moves, as they are held: floats, or matrices of 8- or 4-bit integers as a bundle of that precision has them, which
+//! are multiplied as the device multiplies them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use marionette_models::Tensors;
+use marionette_kernels::quantise;
 use marionette_models::bundle::Precision;
 use marionette_models::params::Order;
+use marionette_models::{HostTensor, Tensors};
 use tch::{Device, Kind, Tensor};
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -34,23 +35,33 @@ impl From<NamedTensors> for Frozen {
 }
 
 impl Frozen {
-    /// Those of a base in f32, its matrices as `precision` says, fp32 or int8 (what else there is stays fp32). Each of the given is freed as soon as it is there twice.
+    /// Those of a base in f32, its matrices as `precision` says, fp32, int8 or int4 (what else there is stays fp32). Each of the given is freed as
+    /// soon as it is there twice.
     ///
     /// # Errors
-    /// Integers on another device than a processor, or on one that multiplies none; what libtorch says.
+    /// Integers on another device than a processor, or on one that multiplies none; a matrix that integers cannot hold; what libtorch says.
     pub fn new(base: Tensors, precision: Precision, device: Device) -> Result<Self> {
-        if precision == Precision::Int8 && device != Device::Cpu {
-            let problem = "is int8, which is computed on a processor: leave it out, or take --device cpu";
+        if precision.is_integer() && device != Device::Cpu {
+            let problem =
+                format!("is {precision}, which is computed on a processor: leave it out, or take --device cpu");
             return Err(TrainError::option("--frozen", problem));
         }
+        let inner = base.iter().filter_map(|(name, tensor)| Some(Order::of(name, &tensor.shape)?.1[1]));
+        let block = quantise::block_of_int4(inner);
         let mut frozen = Self::default();
         for (name, tensor) in base {
-            match Order::of(&name, &tensor.shape) {
-                Some((order, [columns, _])) if precision == Precision::Int8 => {
-                    let integers = Integers::new(&tensor.values, order, columns)?;
+            match Order::of(&name, &tensor.shape).filter(|_| precision.is_integer()) {
+                Some((order, [columns, inner])) => {
+                    if let Some(problem) = misfit(precision, &tensor, inner) {
+                        return Err(TrainError::option("--frozen", format!("is {precision}, but {name} {problem}")));
+                    }
+                    let integers = match precision {
+                        Precision::Int4 => Integers::of_4_bits(&tensor.values, order, columns, block)?,
+                        _ => Integers::of_8_bits(&tensor.values, order, columns)?,
+                    };
                     frozen.integers.insert(name, Arc::new(integers));
                 }
-                _ => {
+                None => {
                     frozen.tensors.insert(name, to_torch(&tensor, Kind::Float, device)?);
                 }
             }
@@ -82,6 +93,15 @@ impl Frozen {
     pub(crate) fn handle(&self) -> Self {
         Self { tensors: tensors::handles(&self.tensors), integers: self.integers.clone() }
     }
+}
+
+/// Why a matrix with columns of so many values could not be exported with this precision: to be said before it is trained beside.
+fn misfit(precision: Precision, tensor: &HostTensor, inner: usize) -> Option<String> {
+    if !quantise::has_blocks(inner) {
+        return Some(format!("has columns of {inner} values, no multiple of 16: leave it out"));
+    }
+    let beyond = quantise::beyond_half(&tensor.values).filter(|_| precision == Precision::Int4)?;
+    Some(format!("has the value {beyond}, beyond 16 bits: take int8"))
 }
 
 /// A matrix that products are made with.
@@ -127,6 +147,30 @@ impl Weight {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_exported_is_not_trained_beside() {
+        let base = |inner: usize, value: f32| {
+            let matrix = HostTensor { shape: vec![inner, 2], values: vec![value; 2 * inner] };
+            Tensors::from([("h.0.attn.c_attn.weight".to_owned(), matrix)])
+        };
+        let refused = |base, precision, device| Frozen::new(base, precision, device).unwrap_err().to_string();
+        for (precision, inner, value, part) in [
+            (Precision::Int8, 24, 1.0, "has columns of 24 values"),
+            (Precision::Int4, 24, 1.0, "has columns of 24 values"),
+            (Precision::Int4, 32, 7e4, "has the value 70000, beyond 16 bits: take int8"),
+        ] {
+            let problem = refused(base(inner, value), precision, Device::Cpu);
+            assert!(problem.contains("--frozen") && problem.contains(part), "{problem}");
+        }
+        assert!(refused(base(32, 1.0), Precision::Int4, Device::Cuda(0)).contains("--device cpu"));
+        assert!(Frozen::new(base(32, 7e4), Precision::Int8, Device::Cpu).is_ok());
+    }
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 mod elsewhere {
     use marionette_models::params::Order;
@@ -141,7 +185,13 @@ mod elsewhere {
     impl Integers {
         /// # Errors
         /// Always.
-        pub fn new(_: &[f32], _: Order, _: usize) -> Result<Self> {
+        pub fn of_8_bits(_: &[f32], _: Order, _: usize) -> Result<Self> {
+            Err(TrainError::no_integers())
+        }
+
+        /// # Errors
+        /// Always.
+        pub fn of_4_bits(_: &[f32], _: Order, _: usize, _: usize) -> Result<Self> {
             Err(TrainError::no_integers())
         }
 

@@ -38,6 +38,14 @@ impl<'a> Few<'a> {
         rows.width == self.shape()[1].next_multiple_of(64).max(64) && rows.group == GROUP
     }
 
+    /// For rows back, with the scale of each column, \[N\]: of 4 bits those of [`Affine::column_scales`].
+    pub fn back(self, scales: &'a [f32]) -> Option<Matrix<'a>> {
+        match self {
+            Self::Bytes(bytes) => Matrix::of_bytes(bytes.integers, scales),
+            Self::Affine(affine) => Matrix::of_affine_back(affine, scales),
+        }
+    }
+
     /// For many rows, forward; `columns` is room for scales.
     pub fn many(self, columns: &'a mut Vec<f32>) -> Option<Matrix<'a>> {
         match self {

@@ -1,9 +1,9 @@
-//! Products with 8-bit integers, by the kernels that the device has.
+//! Products with 8- and 4-bit integers, by the kernels that the device has.
 
 use std::cell::RefCell;
 
-use marionette_kernels::product::{self, Bytes, Direction, Few, Instructions, Matrix, Rounded};
-use marionette_kernels::quantise::{self, Quantised};
+use marionette_kernels::product::{self, Affine, Bytes, Direction, Few, Instructions, Rounded};
+use marionette_kernels::quantise::{self, Quantised, QuantisedBlocks};
 use marionette_models::params::Order;
 use tch::Tensor;
 
@@ -15,12 +15,21 @@ thread_local! {
     static ROOM: RefCell<Option<Rounded>> = const { RefCell::new(None) };
 }
 
-/// N columns of K integers, and a scale a column, in the place of a matrix.
+/// N columns of K integers, in the place of a matrix.
 #[derive(Debug)]
 pub struct Integers {
-    bytes: Vec<u8>,
+    stored: Stored,
+    /// A column's scale, \[N\]; of 4 bits the one of the bytes that the way back makes of it.
     scales: Vec<f32>,
+    inner: usize,
     instructions: Instructions,
+}
+
+#[derive(Debug)]
+enum Stored {
+    /// Of 8 bits, \[N, K\].
+    Bytes(Vec<u8>),
+    Blocks(QuantisedBlocks),
 }
 
 /// A new matrix [rows, columns], filled by a function.
@@ -32,19 +41,36 @@ fn filled(rows: usize, columns: usize, fill: impl FnOnce(&mut [f32]) -> bool) ->
     Ok(y)
 }
 
+/// Four bits as the kernels take them.
+fn affine(blocks: &QuantisedBlocks, size: [usize; 2]) -> Option<Affine<'_>> {
+    let QuantisedBlocks { integers, scales, minima } = blocks;
+    Affine::new(integers, [scales, minima], size)
+}
+
 impl Integers {
     /// The nearest integers to the values of a matrix of `columns` columns, as `marionette-export --precision int8` stores them.
     ///
     /// # Errors
     /// This processor has no instructions for products of integers.
-    pub fn new(values: &[f32], order: Order, columns: usize) -> Result<Self> {
+    pub fn of_8_bits(values: &[f32], order: Order, columns: usize) -> Result<Self> {
         let instructions = Instructions::best().ok_or_else(TrainError::no_integers)?;
         let Quantised { integers, scales } = quantise::to_int8(values, order, columns, None);
-        Ok(Self { bytes: integers, scales, instructions })
+        let inner = values.len().checked_div(columns).unwrap_or(0);
+        Ok(Self { stored: Stored::Bytes(integers), scales, inner, instructions })
     }
 
-    fn inner(&self) -> usize {
-        self.bytes.len().checked_div(self.scales.len()).unwrap_or(0)
+    /// The same of 4 bits, each `block` of them with a scale and a minimum, as `--precision int4` stores them where nothing is made up for.
+    ///
+    /// # Errors
+    /// This processor has no instructions for products of integers, or there are none for such blocks.
+    pub fn of_4_bits(values: &[f32], order: Order, columns: usize, block: usize) -> Result<Self> {
+        let instructions = Instructions::best().ok_or_else(TrainError::no_integers)?;
+        let blocks = quantise::to_int4(values, order, columns, block, None);
+        let inner = values.len().checked_div(columns).unwrap_or(0);
+        let scales = affine(&blocks, [columns, inner]).map(|affine| affine.column_scales(instructions));
+        let scales = scales
+            .ok_or_else(|| TrainError::option("--frozen", "is int4, in blocks that there are no products with"))?;
+        Ok(Self { stored: Stored::Blocks(blocks), scales, inner, instructions })
     }
 
     /// x W: x [M, K] to [M, N], each row of x rounded as the device rounds it.
@@ -52,7 +78,7 @@ impl Integers {
     /// # Errors
     /// x does not fit; what libtorch says.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.product(x, Direction::Forward, [self.inner(), self.scales.len()])
+        self.product(x, Direction::Forward, [self.inner, self.scales.len()])
     }
 
     /// y Wᵀ: y [M, N] to [M, K].
@@ -60,7 +86,7 @@ impl Integers {
     /// # Errors
     /// y does not fit; what libtorch says.
     pub(crate) fn back(&self, y: &Tensor) -> Result<Tensor> {
-        self.product(y, Direction::Back, [self.scales.len(), self.inner()])
+        self.product(y, Direction::Back, [self.scales.len(), self.inner])
     }
 
     fn product(&self, x: &Tensor, direction: Direction, [inputs, outputs]: [usize; 2]) -> Result<Tensor> {
@@ -68,27 +94,32 @@ impl Integers {
         let (rows, depth) = x.size2()?;
         let (rows, depth) = (rows as usize, depth as usize);
         let x = values(&x)?;
-        let size = [self.scales.len(), self.inner()];
+        let matrix = self.matrix()?;
         filled(rows, outputs, |y| {
             if rows == 0 || depth != inputs {
                 return depth == inputs;
             }
             ROOM.with_borrow_mut(|room| {
                 let rounded = Rounded::kept(room, self.instructions);
-                match (direction, Bytes::new(&self.bytes, &self.scales, size)) {
-                    (Direction::Forward, Some(weights)) => {
-                        product::multiply_rows(Few::Bytes(weights), x, rounded, None, y, on_threads).is_ok()
-                    }
-                    _ => {
-                        let Some(matrix) = Matrix::of_bytes(&self.bytes, &self.scales) else { return false };
-                        let factors = (direction == Direction::Back).then_some(self.scales.as_slice());
-                        let Ok(()) = rounded.round(x, depth, direction, factors, on_threads);
-                        let Ok(fits) = product::multiply(matrix, direction, rounded, None, y, on_threads);
-                        fits
-                    }
+                if direction == Direction::Forward {
+                    return product::multiply_rows(matrix, x, rounded, None, y, on_threads).is_ok();
                 }
+                let Some(matrix) = matrix.back(&self.scales) else { return false };
+                let Ok(()) = rounded.round(x, depth, direction, Some(&self.scales), on_threads);
+                let Ok(fits) = product::multiply(matrix, direction, rounded, None, y, on_threads);
+                fits
             })
         })
+    }
+
+    /// As the kernels take it.
+    fn matrix(&self) -> Result<Few<'_>> {
+        let size = [self.scales.len(), self.inner];
+        match &self.stored {
+            Stored::Bytes(bytes) => Bytes::new(bytes, &self.scales, size).map(Few::Bytes),
+            Stored::Blocks(blocks) => affine(blocks, size).map(Few::Affine),
+        }
+        .ok_or_else(|| TrainError::Torch("integers in blocks that there are no products with".to_owned()))
     }
 
     /// The columns that `ids`, i64 of any shape, name, as floats: […, K].
@@ -96,17 +127,20 @@ impl Integers {
     /// # Errors
     /// One of them is not there; what libtorch says.
     pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
-        let inner = self.inner();
         let flat = Vec::<i64>::try_from(ids.f_reshape([-1])?)?;
-        let column = |id: i64| {
-            let at = usize::try_from(id).ok()?;
-            Some((self.bytes.get(at * inner..(at + 1) * inner)?, *self.scales.get(at)?))
-        };
+        let column = |id: i64| usize::try_from(id).ok().filter(|&at| at < self.scales.len());
         let columns = flat.iter().map(|&id| column(id)).collect::<Option<Vec<_>>>();
         let columns = columns.ok_or_else(|| TrainError::Torch("a token is beyond the embedding".to_owned()))?;
+        let inner = self.inner;
         let rows = filled(columns.len(), inner, |y| {
-            for (y, (bytes, scale)) in y.chunks_mut(inner.max(1)).zip(columns) {
-                y.iter_mut().zip(bytes).for_each(|(y, &byte)| *y = (f32::from(byte) - 128.0) * scale);
+            for (y, at) in y.chunks_mut(inner.max(1)).zip(columns) {
+                match &self.stored {
+                    Stored::Bytes(bytes) => {
+                        let bytes = &bytes[at * inner..][..inner];
+                        y.iter_mut().zip(bytes).for_each(|(y, &byte)| *y = (f32::from(byte) - 128.0) * self.scales[at]);
+                    }
+                    Stored::Blocks(blocks) => blocks.column(at, y),
+                }
             }
             true
         })?;
@@ -125,20 +159,31 @@ mod tests {
         (0..count).map(|index| (index as f32 * step).sin()).collect()
     }
 
-    /// A matrix of 70 columns of 96 values, in both orders, and the values that are stored of it, [K, N] in f64.
-    fn matrices() -> [(Integers, Tensor); 2] {
+    /// Matrices of 70 columns of 96 values, of 8 and 4 bits and in both orders, and the values that are stored of them, [K, N] in f64.
+    fn matrices() -> Vec<(Integers, Tensor)> {
         const SIZE: [usize; 2] = [70, 96];
         let [columns, inner] = SIZE;
-        [Order::ColumnsTogether, Order::ColumnsApart].map(|order| {
-            let values = spread(columns * inner, 0.37);
-            let stored = quantise::to_int8(&values, order, columns, None).values(order);
+        let values = spread(columns * inner, 0.37);
+        let of = |order: Order, has_4_bits: bool| {
+            let (integers, stored) = match has_4_bits {
+                true => (
+                    Integers::of_4_bits(&values, order, columns, 32),
+                    quantise::to_int4(&values, order, columns, 32, None).values(order, columns),
+                ),
+                false => (
+                    Integers::of_8_bits(&values, order, columns),
+                    quantise::to_int8(&values, order, columns, None).values(order),
+                ),
+            };
             let stored = Tensor::from_slice(&stored).to_kind(Kind::Double);
             let stored = match order {
                 Order::ColumnsTogether => stored.reshape([columns as i64, inner as i64]).transpose(0, 1),
                 Order::ColumnsApart => stored.reshape([inner as i64, columns as i64]),
             };
-            (Integers::new(&values, order, columns).unwrap(), stored)
-        })
+            (integers.unwrap(), stored)
+        };
+        let orders = [Order::ColumnsTogether, Order::ColumnsApart];
+        orders.into_iter().flat_map(|order| [of(order, false), of(order, true)]).collect()
     }
 
     /// The largest error over the largest value.
@@ -154,14 +199,16 @@ mod tests {
                 let x = Tensor::from_slice(&spread(rows * 96, 0.71)).reshape([rows as i64, 96]);
                 let y = Tensor::from_slice(&spread(rows * 70, 0.53)).reshape([rows as i64, 70]);
                 let double = |x: &Tensor| x.to_kind(Kind::Double);
-                // Of each of the numbers that are added up half a step of 127 is rounded off at most.
+                // Of each of the numbers that are added up half a step of 127 is rounded off at most, and of what bytes are made of 4 bits
+                // for the way back, as much again.
                 let most = |x: &Tensor, w: &Tensor| 0.5 / 127.0 * x.abs().mm(&w.abs()).max().double_value(&[]);
-                let within = |found: Tensor, x: &Tensor, w: &Tensor| {
+                let within = |found: Tensor, x: &Tensor, w: &Tensor, times: f64| {
                     let error = (found.to_kind(Kind::Double) - x.mm(w)).abs().max().double_value(&[]);
-                    assert!(error > 0.0 && error < most(x, w), "{rows} rows: {error}");
+                    assert!(error > 0.0 && error < times * most(x, w), "{rows} rows: {error}");
                 };
-                within(integers.forward(&x).unwrap(), &double(&x), &stored);
-                within(integers.back(&y).unwrap(), &double(&y), &stored.transpose(0, 1));
+                let back = if matches!(integers.stored, Stored::Blocks(_)) { 2.0 } else { 1.0 };
+                within(integers.forward(&x).unwrap(), &double(&x), &stored, 1.0);
+                within(integers.back(&y).unwrap(), &double(&y), &stored.transpose(0, 1), back);
                 // Rows that are as integers are: nothing is rounded.
                 let whole = (&x * 127.0).round();
                 let _ = whole.narrow(1, 0, 1).fill_(127.0);
@@ -178,24 +225,26 @@ mod tests {
 
     #[test]
     fn on_several_threads_they_are_the_same() {
-        let [(integers, _), _] = matrices();
         let x = Tensor::from_slice(&spread(200 * 96, 0.71)).reshape([200, 96]);
-        tch::set_num_threads(1);
-        let alone = integers.forward(&x).unwrap();
-        tch::set_num_threads(2);
-        assert_eq!(integers.forward(&x).unwrap(), alone);
+        for (integers, _) in matrices() {
+            tch::set_num_threads(1);
+            let alone = integers.forward(&x).unwrap();
+            tch::set_num_threads(2);
+            assert_eq!(integers.forward(&x).unwrap(), alone);
+        }
     }
 
     #[test]
     fn what_does_not_fit_is_an_error() {
-        let [(integers, _), _] = matrices();
         let of = |size: [i64; 2], kind| Tensor::zeros(size, (kind, Device::Cpu));
-        assert!(integers.forward(&of([3, 95], Kind::Float)).is_err());
-        assert!(integers.back(&of([3, 96], Kind::Float)).is_err());
-        assert!(integers.forward(&of([3, 96], Kind::Double)).is_err());
-        assert_eq!(integers.forward(&of([0, 96], Kind::Float)).unwrap().size(), [0, 70]);
-        for beyond in [70, -1] {
-            assert!(integers.rows(&Tensor::from_slice(&[beyond])).is_err());
+        for (integers, _) in matrices() {
+            assert!(integers.forward(&of([3, 95], Kind::Float)).is_err());
+            assert!(integers.back(&of([3, 96], Kind::Float)).is_err());
+            assert!(integers.forward(&of([3, 96], Kind::Double)).is_err());
+            assert_eq!(integers.forward(&of([0, 96], Kind::Float)).unwrap().size(), [0, 70]);
+            for beyond in [70, -1] {
+                assert!(integers.rows(&Tensor::from_slice(&[beyond])).is_err());
+            }
         }
     }
 }

@@ -199,18 +199,19 @@ impl Config {
                 format!("is {}, which trains nothing: evaluate a run of none with --in-context", model.method);
             return Err(TrainError::option("--method", problem));
         }
+        let frozen = |problem: String| TrainError::option("--frozen", format!("is {}{problem}", model.frozen));
         match model.frozen {
             bundle::Precision::Fp32 => {}
-            bundle::Precision::Int8 if method.learns_base() => {
-                let problem = format!("is int8, but {} moves the matrices themselves", model.method);
-                return Err(TrainError::option("--frozen", problem));
+            bundle::Precision::Fp16 => return Err(frozen(", expected fp32, int8 or int4".to_owned())),
+            bundle::Precision::Int8 | bundle::Precision::Int4 => {
+                if method.learns_base() {
+                    return Err(frozen(format!(", but {} moves the matrices themselves", model.method)));
+                }
+                if outer.precision == Precision::Bf16 {
+                    let problem = ", beside which all is computed in fp32: leave out --precision bf16";
+                    return Err(frozen(problem.to_owned()));
+                }
             }
-            bundle::Precision::Int8 if outer.precision == Precision::Bf16 => {
-                let problem = "is int8, beside which all is computed in fp32: leave out --precision bf16";
-                return Err(TrainError::option("--frozen", problem));
-            }
-            bundle::Precision::Int8 => {}
-            other => return Err(TrainError::option("--frozen", format!("is {other}, expected fp32 or int8"))),
         }
         if method.is_meta() == (outer.gradient == Gradient::Normal) {
             return Err(TrainError::option("--meta", format!("does not fit --method {}", model.method)));

@@ -127,8 +127,12 @@ pub(super) fn memory(run: &Run) -> Memory {
     };
     // A validation needs three copies a worker beside the first three; a checkpoint, two.
     let copies = (4 + own * workers).max(3 + 3 * workers);
-    // A byte for four.
-    let held = if config.model.frozen == bundle::Precision::Int8 { 0.25 } else { 1.0 + rounded };
+    // A byte for four, or half a byte and two numbers of 16 bits for 32 values.
+    let held = match config.model.frozen {
+        bundle::Precision::Int8 => 0.25,
+        bundle::Precision::Int4 => 0.157,
+        bundle::Precision::Fp32 | bundle::Precision::Fp16 => 1.0 + rounded,
+    };
     let parameters = frozen * held + learned * copies as f64;
 
     let personas = &run.personas;

@@ -170,8 +170,8 @@ pub const MOST_ITERATIONS: usize = 100_000_000;
 
 /// What `--frozen` may be.
 pub(crate) fn frozen() -> impl TypedValueParser<Value = bundle::Precision> {
-    let known = [bundle::Precision::Fp32, bundle::Precision::Int8].map(bundle::Precision::name);
-    PossibleValuesParser::new(known).try_map(|name| name.parse::<bundle::Precision>())
+    let known = bundle::Precision::ALL.into_iter().filter(|&held| held != bundle::Precision::Fp16);
+    PossibleValuesParser::new(known.map(bundle::Precision::name)).try_map(|name| name.parse::<bundle::Precision>())
 }
 
 /// The settings of a new run.
@@ -206,7 +206,7 @@ pub struct Settings {
     /// Support dialogues in the batch of one inner step
     #[arg(long, default_value_t = InnerLoop::default().dialogues_per_step, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub dialogues_per_step: usize,
-    /// How the matrices that do not learn are held: fp32, or int8 as a bundle of that precision holds them, multiplied as the device does
+    /// How the matrices that do not learn are held: fp32, or int8 or int4 as a bundle of that precision holds them, multiplied as the device does
     #[arg(long, value_name = "PRECISION", default_value_t = bundle::Precision::Fp32, value_parser = frozen())]
     pub frozen: bundle::Precision,
     /// A run whose adapters to begin with, those of its best checkpoint, instead of zero
