@@ -90,11 +90,15 @@ fn describe(bundle: &Bundle) -> String {
     line(
         "parameters",
         format!(
-            "{} frozen ({precision}); {} in {} adapters with bottleneck {}",
+            "{} frozen ({precision}); {} in {} adapters with bottleneck {}{}",
             count(&base),
             count(&table),
             table.len() / 4,
-            manifest.adapter.bottleneck
+            manifest.adapter.bottleneck,
+            match manifest.adapter.first_block {
+                0 => String::new(),
+                first => format!(", in blocks {first} to {}", model.n_layer - 1),
+            }
         ),
     );
     line("operators", name_of(&manifest.operators));

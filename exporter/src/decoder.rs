@@ -3,6 +3,7 @@
 //! other positions, and in which positions they want the next token's logits of.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use marionette_models::params::names::{self, Block};
 use marionette_models::{AdapterConfig, Mlp, ModelConfig, Norm, Positions, params};
@@ -38,6 +39,8 @@ pub struct Decoder<'a> {
     pub config: &'a ModelConfig,
     weights: &'a Weights,
     rows: Rows,
+    /// The first block that has adapters.
+    first_block: usize,
     /// In the order of the adapter table.
     adapters: Vec<(String, Value)>,
     by_name: BTreeMap<String, Value>,
@@ -61,7 +64,13 @@ impl<'a> Decoder<'a> {
             })
             .collect();
         let by_name = adapters.iter().cloned().collect();
-        Self { config, weights, rows, adapters, by_name }
+        Self { config, weights, rows, first_block: adapter.first_block, adapters, by_name }
+    }
+
+    /// Without adapters, for [`Decoder::below`] alone.
+    pub fn bare(config: &'a ModelConfig, adapter: &AdapterConfig, weights: &'a Weights) -> Self {
+        let (adapters, by_name) = (Vec::new(), BTreeMap::new());
+        Self { config, weights, rows: Rows::Many, first_block: adapter.first_block, adapters, by_name }
     }
 
     /// The adapters, in the order of the adapter table.
@@ -84,15 +93,63 @@ impl<'a> Decoder<'a> {
         rows: Value,
         attention: &mut dyn Attention,
     ) -> Result<(Value, Vec<Value>), GraphError> {
-        let (embedded, angles) = self.embedding(graph, input_ids, positions)?;
-        let mut x = graph.reshape(embedded, &[POSITIONS, self.config.n_embd.into()])?;
-        let mut blocks = Vec::with_capacity(self.config.n_layer);
-        for layer in 0..self.config.n_layer {
+        let embedded = self.embedding(graph, input_ids, positions)?;
+        let (x, blocks) = self.blocks(graph, embedded, 0..self.config.n_layer, Some(rows), attention)?;
+        Ok((self.head(graph, x)?, blocks))
+    }
+
+    /// The same from what the first block with adapters takes, \[B, T, D\], as [`Decoder::below`] gives it.
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub fn logits_above(
+        &self,
+        graph: &mut Graph,
+        hidden: Value,
+        positions: Value,
+        rows: Value,
+        attention: &mut dyn Attention,
+    ) -> Result<(Value, Vec<Value>), GraphError> {
+        graph.set_scope("angles");
+        let angles = self.angles(graph, positions)?;
+        let above = self.first_block..self.config.n_layer;
+        let (x, blocks) = self.blocks(graph, (hidden, angles), above, Some(rows), attention)?;
+        Ok((self.head(graph, x)?, blocks))
+    }
+
+    /// What the first block with adapters takes, \[positions, D\], on which no adapter has an influence.
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub fn below(
+        &self,
+        graph: &mut Graph,
+        input_ids: Value,
+        positions: Value,
+        attention: &mut dyn Attention,
+    ) -> Result<Value, GraphError> {
+        let embedded = self.embedding(graph, input_ids, positions)?;
+        Ok(self.blocks(graph, embedded, 0..self.first_block, None, attention)?.0)
+    }
+
+    /// Some blocks, from what the first of them takes, \[B, T, D\], to what the last one gives, \[positions, D\], or of the model's last one of
+    /// `rows` alone; and what each takes.
+    fn blocks(
+        &self,
+        graph: &mut Graph,
+        (x, angles): (Value, Option<[Value; 2]>),
+        layers: Range<usize>,
+        rows: Option<Value>,
+        attention: &mut dyn Attention,
+    ) -> Result<(Value, Vec<Value>), GraphError> {
+        let mut x = graph.reshape(x, &[POSITIONS, self.config.n_embd.into()])?;
+        let mut blocks = Vec::with_capacity(layers.len());
+        for layer in layers {
             blocks.push(x);
-            let rows = (layer + 1 == self.config.n_layer).then_some(rows);
+            let rows = rows.filter(|_| layer + 1 == self.config.n_layer);
             x = self.block(graph, layer, x, angles, rows, attention)?;
         }
-        Ok((self.head(graph, x)?, blocks))
+        Ok((x, blocks))
     }
 
     /// What the first block takes, \[B, T, D\], and the cosines and sines of the positions' angles where they are rotary,
@@ -108,16 +165,25 @@ impl<'a> Decoder<'a> {
     ) -> Result<(Value, Option<[Value; 2]>), GraphError> {
         graph.set_scope("embedding");
         let tokens = self.weights.embedding(graph, input_ids)?;
-        let at = |graph: &mut Graph, table: &str| {
+        match self.config.positions {
+            Positions::Learned => {
+                let table = self.weights.tensor(graph, names::WPE)?;
+                let places = graph.gather(table, positions)?;
+                Ok((graph.add(tokens, places)?, None))
+            }
+            Positions::Rotary { .. } => Ok((tokens, self.angles(graph, positions)?)),
+        }
+    }
+
+    /// The cosines and sines of the positions' angles where they are rotary, \[.., T, dh / 2\].
+    fn angles(&self, graph: &mut Graph, positions: Value) -> Result<Option<[Value; 2]>, GraphError> {
+        let mut at = |table: &str| {
             let table = self.weights.tensor(graph, table)?;
             graph.gather(table, positions)
         };
         match self.config.positions {
-            Positions::Learned => {
-                let places = at(graph, names::WPE)?;
-                Ok((graph.add(tokens, places)?, None))
-            }
-            Positions::Rotary { .. } => Ok((tokens, Some([at(graph, ANGLES[0])?, at(graph, ANGLES[1])?]))),
+            Positions::Learned => Ok(None),
+            Positions::Rotary { .. } => Ok(Some([at(ANGLES[0])?, at(ANGLES[1])?])),
         }
     }
 
@@ -215,8 +281,8 @@ impl<'a> Decoder<'a> {
             inside.push(here);
             outside.push(there);
         }
-        let is_last = rows.is_some();
-        let op = DecoderBlock::new(std::mem::take(inner), inside, self.block_attributes(), is_last);
+        let kind = [self.has_adapters(&Block::new(layer)), rows.is_some()];
+        let op = DecoderBlock::new(std::mem::take(inner), inside, self.block_attributes(), kind);
         graph.set_scope(format!("h.{layer}"));
         let outputs = graph.apply(op, &outside)?;
         Ok([outputs[0], outputs[1], outputs[2]])
@@ -228,8 +294,10 @@ impl<'a> Decoder<'a> {
             Norm::Layer => vec![pair.weight.clone(), pair.bias.clone()],
             Norm::Rms => vec![pair.weight.clone()],
         };
+        let has_adapters = self.has_adapters(names);
         let adapter = |adapter: &names::Adapter| {
-            [&adapter.down, &adapter.up].into_iter().flat_map(|pair| [pair.weight.clone(), pair.bias.clone()]).collect()
+            let pairs = [&adapter.down, &adapter.up].into_iter().filter(|_| has_adapters);
+            pairs.flat_map(|pair| [pair.weight.clone(), pair.bias.clone()]).collect()
         };
         let parts: [Vec<String>; 8] = [
             norm(&names.ln_1),
@@ -280,7 +348,12 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// x + up(gelu(down(x))), x \[N, D\], and what goes past the layer before.
+    /// Whether a block has adapters.
+    fn has_adapters(&self, names: &Block) -> bool {
+        self.by_name.contains_key(&names.attn_adapter.down.weight)
+    }
+
+    /// x + up(gelu(down(x))), x \[N, D\], where there is an adapter, and what goes past the layer before.
     fn adapter(
         &self,
         graph: &mut Graph,
@@ -288,6 +361,9 @@ impl<'a> Decoder<'a> {
         residual: Value,
         adapter: &names::Adapter,
     ) -> Result<Value, GraphError> {
+        if !self.by_name.contains_key(&adapter.down.weight) {
+            return graph.add(x, residual);
+        }
         let down = graph.gemm(
             x,
             self.trained(&adapter.down.weight)?,

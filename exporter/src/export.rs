@@ -51,7 +51,7 @@ pub fn export(
     let mut interfaces = BTreeMap::new();
     let mut nodes = BTreeMap::new();
     let mut contents: Vec<(&str, Vec<u8>)> = Vec::new();
-    for (name, file) in bundle::GRAPHS {
+    for (name, file) in bundle::graphs(&source.adapter) {
         let (graph, doc) = build(file, config, &source.adapter, &weights)?;
         let graph = match operators {
             Operators::Ort => graph,
@@ -59,7 +59,8 @@ pub fn export(
         };
         let model = onnx::model(&graph, name, doc, &weights)?;
         nodes.insert(file, model.graph.as_ref().map_or(0, |graph| graph.node.len()));
-        let memory = matches!(file, bundle::ADAPT | bundle::ADAPT_RECOMPUTED).then(|| memory::of_a_run(&graph));
+        let memory =
+            matches!(file, bundle::ADAPT | bundle::ADAPT_RECOMPUTED | bundle::BELOW).then(|| memory::of_a_run(&graph));
         interfaces.insert(name.to_owned(), onnx::interface(&graph, file, memory));
         contents.push((file, model.encode_to_vec()));
     }
@@ -149,6 +150,10 @@ fn build(
         bundle::SCORE => {
             Ok((graphs::score(config, adapter, weights)?, "A decoder with adapters: log-probabilities of given tokens"))
         }
+        bundle::BELOW => Ok((
+            graphs::below(config, adapter, weights)?,
+            "A decoder below its adapters: what the first of their blocks takes",
+        )),
         bundle::ADAPT_RECOMPUTED => Ok((
             graphs::adapt_recomputed(config, adapter, weights)?,
             "A decoder with adapters: one step of gradient descent on the adapters, with activations computed twice",

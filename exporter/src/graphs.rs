@@ -121,11 +121,31 @@ pub fn logits(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights) 
     Ok(std::mem::take(graph))
 }
 
+/// What lies below the first block with adapters, which is the same in every step of an adaptation.
+///
+/// - takes `input_ids` i64\[B, T\];
+/// - gives `hidden` f32\[B, T, D\], what that block takes.
+///
+/// # Errors
+/// The graph does not fit together.
+pub fn below(config: &ModelConfig, adapter: &AdapterConfig, weights: &Weights) -> Result<Graph, GraphError> {
+    let graph = &mut Graph::new();
+    let input_ids = graph.input("input_ids", TensorType::i64([BATCH, TOKENS]));
+    let model = Decoder::bare(config, adapter, weights);
+    graph.set_scope("positions");
+    let index = token_index(graph)?;
+    let hidden = model.below(graph, input_ids, index, &mut Within::causal(config))?;
+    let hidden = graph.reshape(hidden, &[BATCH, TOKENS, config.n_embd.into()])?;
+    graph.output(hidden, "hidden")?;
+    Ok(std::mem::take(graph))
+}
+
 /// One step of adaptation: plain gradient descent on the adapters.
 ///
 /// - takes `input_ids` i64\[B, T\], `loss_mask` bool\[B, T\], `learning_rate` f32\[A\] (one a tensor, in the order of the adapter
 ///   table), the adapters, and `start.{name}`, where each adapter's step starts: the adapters, or what earlier parts of the same step
-///   have made of them, for a batch that is given in parts;
+///   have made of them, for a batch that is given in parts; where not all blocks have adapters, `hidden` f32\[B, T, D\] too, as
+///   [`below`] gives it;
 /// - gives `loss` f32\[\], the mean of −log p(token | those before it) over the tokens where the mask is set (a row's first
 ///   token has none before it and does not count), `gradient_norm` f32\[\], the Euclidean norm of the loss's gradient with
 ///   respect to all adapters, and `updated.{name}`, each start less its learning rate times the gradient.
@@ -165,7 +185,9 @@ fn step(
         let tensor = graph.tensor(*value).clone();
         starts.push(graph.input(&format!("start.{name}"), tensor));
     }
-    let (loss, blocks) = loss(graph, &model, input_ids, loss_mask)?;
+    let hidden = TensorType::f32([BATCH, TOKENS, config.n_embd.into()]);
+    let hidden = (adapter.first_block > 0).then(|| graph.input("hidden", hidden));
+    let (loss, blocks) = loss(graph, &model, input_ids, loss_mask, hidden)?;
     graph.output(loss, "loss")?;
 
     let adapters: Vec<Value> = model.adapters().iter().map(|(_, value)| *value).collect();
@@ -199,6 +221,7 @@ fn loss(
     model: &Decoder<'_>,
     input_ids: Value,
     loss_mask: Value,
+    hidden: Option<Value>,
 ) -> Result<(Value, Vec<Value>), GraphError> {
     graph.set_scope("targets");
     let index = token_index(graph)?;
@@ -212,7 +235,10 @@ fn loss(
     let rows = graph.sub(places, one)?;
 
     let mut attention = Within::causal(model.config);
-    let (logits, blocks) = model.logits(graph, input_ids, index, rows, &mut attention)?;
+    let (logits, blocks) = match hidden {
+        Some(hidden) => model.logits_above(graph, hidden, index, rows, &mut attention)?,
+        None => model.logits(graph, input_ids, index, rows, &mut attention)?,
+    };
     graph.set_scope("loss");
     let log_probs = graph.target_log_prob(logits, targets)?;
     let sum = graph.reduce_sum(log_probs, &[0], false)?;

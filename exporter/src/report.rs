@@ -148,18 +148,26 @@ pub fn measure(
     let start = rows::adapters(source);
     let shortest = rows.iter().min_by_key(|sequence| sequence.ids.len()).unwrap_or(&rows[0]);
     let steps = if encoded.is_ok() { STEPS } else { 1 };
-    let graph = standard(&graphs::adapt(config, adapter, &exact)?)?;
-    let step = Step::new(source, &graph, shortest, interrupted, &mut exact_values)?;
+    let of_step = |weights: &Weights| {
+        let below = (adapter.first_block > 0).then(|| graphs::below(config, adapter, weights)).transpose()?;
+        Ok::<_, ExportError>((below, graphs::adapt(config, adapter, weights)?))
+    };
+    let in_standard = |(below, adapt): (Option<Graph>, Graph)| {
+        let below = below.as_ref().map(standard).transpose()?;
+        Ok::<_, ExportError>((below, standard(&adapt)?))
+    };
+    let graphs = in_standard(of_step(&exact)?)?;
+    let step = Step::new(source, &graphs, shortest, interrupted, &mut exact_values)?;
     let (losses_of_fp32, [first, second]) = step.walk(&start, steps)?;
     let own = step.gradient(&first, &second);
     drop(step);
     // Here products are exact.
-    let graph = graphs::adapt(config, adapter, &stored)?;
-    let step = Step::new(source, &graph, shortest, interrupted, &mut stored_values)?;
+    let graphs = of_step(&stored)?;
+    let step = Step::new(source, &graphs, shortest, interrupted, &mut stored_values)?;
     let same_weights = step.gradient(&first, &step.take(&first)?.1);
     drop(step);
-    let graph = standard(&graph)?;
-    let step = Step::new(source, &graph, shortest, interrupted, &mut stored_values)?;
+    let graphs = in_standard(graphs)?;
+    let step = Step::new(source, &graphs, shortest, interrupted, &mut stored_values)?;
     let gradient = step.gradient(&first, &step.take(&first)?.1);
     let gradient = Cosines { own: cosine(&gradient, &own), same_weights: cosine(&gradient, &same_weights) };
     let dialogues = match encoded {
@@ -231,20 +239,25 @@ struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
+    /// With the graph of a step, and what lies below the adapters where that is one of its own.
     fn new(
         source: &Source,
-        graph: &'a Graph,
+        (below, graph): &'a (Option<Graph>, Graph),
         sequence: &Sequence,
         interrupted: &'a AtomicBool,
-        values: impl FnMut(&str, &TensorType) -> Result<Array, ExportError>,
+        mut values: impl FnMut(&str, &TensorType) -> Result<Array, ExportError>,
     ) -> Result<Self, ExportError> {
         let rates = source.inner_loop.learning_rate.per_tensor(source.adapters.len()).map_err(ExportError::Usage)?;
         let mask = sequence.target.iter().map(|&target| f64::from(u8::from(target))).collect();
-        let inputs = BTreeMap::from([
+        let mut inputs = BTreeMap::from([
             ("input_ids".to_owned(), row(&sequence.ids)),
             ("loss_mask".to_owned(), shaped(&[1, sequence.ids.len()], mask)),
             ("learning_rate".to_owned(), list(rates.iter().map(|&rate| f64::from(rate)))),
         ]);
+        if let Some(below) = below {
+            let hidden = Interpreter::new(below, &mut values)?.run(&inputs);
+            inputs.extend(hidden);
+        }
         Ok(Self { interpreter: Interpreter::new(graph, values)?, inputs, rates, interrupted })
     }
 

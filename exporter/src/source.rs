@@ -184,7 +184,7 @@ impl Source {
 
     /// A model with fresh adapters.
     fn fresh(base: Base, base_sha256: String, encoder: &Encoder, fresh: FreshAdapters) -> Result<Self, ExportError> {
-        let adapter = fresh.bottleneck.map_or_else(AdapterConfig::default, |bottleneck| AdapterConfig { bottleneck });
+        let adapter = fresh.bottleneck.map_or_else(AdapterConfig::default, AdapterConfig::in_all_blocks);
         adapter.check().map_err(|problem| ExportError::Usage(format!("--bottleneck {problem}")))?;
         let seed = fresh.seed.unwrap_or(0);
         let table = params::adapter_table(&base.config, &adapter);

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use marionette_dialogues::{save_tokenizer, train_bpe};
 use marionette_exporter::{FreshAdapters, Source, export};
 use marionette_models::bundle::operators::{FUNCTIONS, OPERATORS};
-use marionette_models::bundle::{Bundle, GRAPHS, Operators, Precision};
+use marionette_models::bundle::{Bundle, Operators, Precision, graphs};
 use marionette_models::checkpoint::{Storage, write_base};
 use marionette_models::onnx::{ModelProto, NodeProto};
 use marionette_models::{Gpt2Shape, LlamaShape, ModelConfig, init, params};
@@ -45,13 +45,16 @@ fn every_export_passes_the_audit_and_every_operator_of_the_audit_is_exported() {
         let tensors = init::initialise(&params::base_table(&config), &mut ChaCha8Rng::seed_from_u64(3));
         write_base(&model, &config, &tensors, Storage::F32).unwrap();
         save_tokenizer(&train_bpe(["a"], 300).unwrap(), model.join("tokenizer.json")).unwrap();
-        let source = Source::read(&model, FreshAdapters { bottleneck: Some(3), seed: None }, None).unwrap();
-        for precision in Precision::ALL {
+        let mut source = Source::read(&model, FreshAdapters { bottleneck: Some(3), seed: None }, None).unwrap();
+        for (first_block, precision) in [0, 1].into_iter().flat_map(|first| Precision::ALL.map(|p| (first, p))) {
+            source.adapter.first_block = first_block;
+            let table = params::adapter_table(&source.base.config, &source.adapter);
+            source.adapters = init::initialise(&table, &mut ChaCha8Rng::seed_from_u64(3));
             for operators in Operators::ALL {
-                let out = folder.path().join(format!("{number}-{precision}-{operators}"));
+                let out = folder.path().join(format!("{number}-{first_block}-{precision}-{operators}"));
                 export(&source, precision, operators, &out, &AtomicBool::new(false)).unwrap();
                 Bundle::open(&out).unwrap_or_else(|error| panic!("{precision}, {operators}: {error}"));
-                for (_, file) in GRAPHS {
+                for (_, file) in graphs(&source.adapter) {
                     let graph = ModelProto::decode(&std::fs::read(out.join(file)).unwrap()[..]).unwrap();
                     let mut see = |node: &NodeProto| {
                         found.insert((node.domain.clone(), node.op_type.clone(), String::new()));

@@ -50,7 +50,7 @@ impl Scratch {
         let checkpoint = scratch.path("run/checkpoints/step-30");
         fs::create_dir_all(&checkpoint).unwrap();
         fs::write(scratch.path("run/best"), "step-30\n").unwrap();
-        let adapters = filled(params::adapter_table(&config, &AdapterConfig { bottleneck: 4 }));
+        let adapters = filled(params::adapter_table(&config, &AdapterConfig::in_all_blocks(4)));
         write_adapters(&checkpoint.join("adapters.safetensors"), &adapters, &Default::default()).unwrap();
         let toml = format!(
             "base = {:?}\nbase_sha256 = \"{}\"\nmethod = \"extra-place\"\npersona_text = true\nseed = 1\n\
@@ -158,7 +158,7 @@ fn a_run_becomes_a_bundle_with_its_best_adapters_and_inner_loop() {
     let scratch = Scratch::new();
     succeeds(&scratch.export("run", "bundle", &[]));
     let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
-    let expected = filled(params::adapter_table(&config(), &AdapterConfig { bottleneck: 4 }));
+    let expected = filled(params::adapter_table(&config(), &AdapterConfig::in_all_blocks(4)));
     assert_eq!(bundle.adapters().unwrap(), expected);
     let recipe = &bundle.manifest().inner_loop;
     assert_eq!((recipe.steps, &recipe.learning_rate), (3, &LearningRate::Shared(0.07)));
@@ -180,7 +180,7 @@ fn a_run_of_a_former_version_is_exported() {
     fs::write(scratch.path("run/checkpoints/step-30/state.json"), state).unwrap();
     succeeds(&scratch.export("run", "bundle", &[]));
     let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
-    let expected = filled(params::adapter_table(&self::config(), &AdapterConfig { bottleneck: 4 }));
+    let expected = filled(params::adapter_table(&self::config(), &AdapterConfig::in_all_blocks(4)));
     assert_eq!(bundle.adapters().unwrap(), expected);
     assert_eq!(bundle.manifest().inner_loop.learning_rate, LearningRate::Shared(0.07));
     assert!(bundle.manifest().persona_text);
@@ -223,7 +223,7 @@ fn a_run_that_learned_base_and_adapters_is_exported_with_both() {
     let bundle = Bundle::open(&scratch.path("bundle")).unwrap();
     assert_eq!(bundle.manifest().base_sha256, digest::base_sha256(&config(), &learned));
     weights_are(&scratch.path("bundle"), &learned);
-    let expected = filled(params::adapter_table(&config(), &AdapterConfig { bottleneck: 4 }));
+    let expected = filled(params::adapter_table(&config(), &AdapterConfig::in_all_blocks(4)));
     assert_eq!(bundle.adapters().unwrap(), expected);
     assert_eq!(bundle.manifest().inner_loop.steps, 3);
     fs::remove_dir_all(scratch.path("bundle")).unwrap();

@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use crate::parsers::refused;
 
-const ADAPTER: AdapterConfig = AdapterConfig { bottleneck: 2 };
+const ADAPTER: AdapterConfig = AdapterConfig::in_all_blocks(2);
 
 fn model() -> ModelConfig {
     let shape = Gpt2Shape { vocab_size: 8, n_positions: 8, n_embd: 4, n_layer: 1, n_head: 1 };

@@ -61,7 +61,7 @@ fn shape() -> ModelConfig {
 }
 
 fn adapter() -> AdapterConfig {
-    AdapterConfig { bottleneck: 2 }
+    AdapterConfig::in_all_blocks(2)
 }
 
 fn adapters() -> Tensors {

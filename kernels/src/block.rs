@@ -70,8 +70,8 @@ pub struct Block<'a> {
     pub qkv: Linear<'a>,
     /// Of what attention gives.
     pub projection: Linear<'a>,
-    /// After it.
-    pub adapter_1: Adapter<'a>,
+    /// After it, where there is one.
+    pub adapter_1: Option<Adapter<'a>>,
     /// Before the MLP.
     pub norm_2: Norm<'a>,
     /// The MLP's first matrix.
@@ -80,8 +80,8 @@ pub struct Block<'a> {
     pub mlp: Mlp,
     /// The MLP's second matrix.
     pub mlp_projection: Linear<'a>,
-    /// After it.
-    pub adapter_2: Adapter<'a>,
+    /// After it, where there is one.
+    pub adapter_2: Option<Adapter<'a>>,
 }
 
 /// Where tokens stand.

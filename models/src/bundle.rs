@@ -8,6 +8,8 @@ pub mod operators;
 mod weights;
 mod writer;
 
+use crate::config::AdapterConfig;
+
 pub use audit::audit;
 pub use manifest::{DataType, Dim, FileEntry, GraphInterface, Manifest, Operators, Precision, RunMemory, ValueInfo};
 pub use open::{Bundle, Opening};
@@ -28,6 +30,8 @@ pub const SCORE: &str = "score.onnx";
 pub const ADAPT: &str = "adapt.onnx";
 /// The same step in less memory and more time: activations are computed a second time instead of kept.
 pub const ADAPT_RECOMPUTED: &str = "adapt-recomputed.onnx";
+/// What lies below the first block with adapters; there is none where all blocks have some.
+pub const BELOW: &str = "below.onnx";
 /// The frozen weights, external data of all graphs.
 pub const WEIGHTS: &str = "weights.bin";
 /// Φ, the meta-learned adapters.
@@ -55,6 +59,11 @@ pub const ROWS_OF_GRADIENTS: RowRounding = RowRounding { group: 64, outlier: f32
 /// Of digits from −127 to 127.
 pub const BASE: f32 = 254.0;
 
-/// The graphs of a bundle, by the names that the manifest gives them.
+/// The graphs of every bundle, by the names that the manifest gives them.
 pub const GRAPHS: [(&str, &str); 4] =
     [("generate", GENERATE), ("score", SCORE), ("adapt", ADAPT), ("adapt-recomputed", ADAPT_RECOMPUTED)];
+
+/// The graphs of a bundle with these adapters.
+pub fn graphs(adapter: &AdapterConfig) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+    GRAPHS.into_iter().chain((adapter.first_block > 0).then_some(("below", BELOW)))
+}

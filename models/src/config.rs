@@ -197,16 +197,41 @@ impl ModelConfig {
 pub struct AdapterConfig {
     /// R, the width of the bottleneck.
     pub bottleneck: usize,
+    /// The first block that has adapters, as have all above it. What lies below is the same in every step of an adaptation.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub first_block: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl AdapterConfig {
     /// The widest bottleneck: that of the widest model. Below, no table of tensors is absurd.
     pub const MOST_BOTTLENECK: usize = 1 << 15;
 
-    /// Checks that the values are possible.
+    /// Adapters in all blocks.
+    pub const fn in_all_blocks(bottleneck: usize) -> Self {
+        Self { bottleneck, first_block: 0 }
+    }
+
+    /// Checks that a model has the first block.
     ///
     /// # Errors
-    /// What is wrong with the bottleneck.
+    /// What is wrong with it.
+    pub fn check_blocks(&self, config: &ModelConfig) -> Result<(), String> {
+        match self.first_block < config.n_layer {
+            true => Ok(()),
+            false => {
+                Err(format!("is {}, expected 0 to {}, the model's last block", self.first_block, config.n_layer - 1))
+            }
+        }
+    }
+
+    /// Checks that the bottleneck is possible.
+    ///
+    /// # Errors
+    /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
         match self.bottleneck {
             1..=Self::MOST_BOTTLENECK => Ok(()),
@@ -217,6 +242,6 @@ impl AdapterConfig {
 
 impl Default for AdapterConfig {
     fn default() -> Self {
-        Self { bottleneck: 64 }
+        Self::in_all_blocks(64)
     }
 }

@@ -140,14 +140,14 @@ pub fn base_table(config: &ModelConfig) -> Vec<TensorSpec> {
     table
 }
 
-/// Φ, the adapters' tensors: two adapters a block, each a down-projection [D, R] and an up-projection [R, D] with biases.
+/// Φ, the adapters' tensors: two adapters a block, from the first that has some, each a down-projection [D, R] and an up-projection [R, D] with biases.
 /// The up-projection starts at zero, so that the adapted model is the bare one at first (MAMLviaPP, equation 2).
 pub fn adapter_table(config: &ModelConfig, adapter: &AdapterConfig) -> Vec<TensorSpec> {
     let (d, r) = (config.n_embd, adapter.bottleneck);
     // 1/√D keeps a normalised input at unit scale through the bottleneck.
     let down = Init::Normal { std: 1.0 / (d as f32).sqrt() };
-    let mut table = Vec::with_capacity(8 * config.n_layer);
-    for layer in 0..config.n_layer {
+    let mut table = Vec::with_capacity(8 * config.n_layer.saturating_sub(adapter.first_block));
+    for layer in adapter.first_block..config.n_layer {
         let block = names::Block::new(layer);
         for adapter in [block.attn_adapter, block.mlp_adapter] {
             table.push(TensorSpec::new(adapter.down.weight, &[d, r], down));

@@ -71,7 +71,7 @@ fn peak<T>(work: impl FnOnce() -> T) -> (T, isize) {
 
 const MIB: isize = 1 << 20;
 const HUGE: usize = 6_000_000_000;
-const ADAPTER: AdapterConfig = AdapterConfig { bottleneck: 2 };
+const ADAPTER: AdapterConfig = AdapterConfig::in_all_blocks(2);
 
 fn config() -> ModelConfig {
     Gpt2Shape { vocab_size: 7, n_positions: 5, n_embd: 4, n_layer: 1, n_head: 2 }.into()
@@ -216,7 +216,7 @@ fn a_config_that_says_more_than_the_file_holds_is_refused() {
     checkpoint::write_adapters(&adapters, &tensors(&adapter_table(&config(), &ADAPTER)), &BTreeMap::new()).unwrap();
     let wide = ModelConfig { n_embd: 1 << 15, n_layer: 1 << 10, ..config() };
     let error =
-        refused(16 * MIB, || checkpoint::read_adapters(&adapters, &wide, &AdapterConfig { bottleneck: 1 << 15 }));
+        refused(16 * MIB, || checkpoint::read_adapters(&adapters, &wide, &AdapterConfig::in_all_blocks(1 << 15)));
     assert!(error.contains("has shape [4, 2], expected [32768, 32768]"), "{error}");
 }
 

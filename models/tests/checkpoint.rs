@@ -11,7 +11,7 @@ use marionette_models::params::{adapter_table, base_table};
 use marionette_models::safetensors_file::{self, FileMetadata, RawTensor};
 use marionette_models::{AdapterConfig, Gpt2Shape, HostTensor, ModelConfig, TensorSpec, Tensors};
 
-const ADAPTER: AdapterConfig = AdapterConfig { bottleneck: 2 };
+const ADAPTER: AdapterConfig = AdapterConfig::in_all_blocks(2);
 
 fn config() -> ModelConfig {
     ModelConfig { n_inner: 8, ..Gpt2Shape { vocab_size: 7, n_positions: 5, n_embd: 4, n_layer: 2, n_head: 2 }.into() }

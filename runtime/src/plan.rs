@@ -71,6 +71,7 @@ impl Plan {
             .map(|batch| support.get(batch).unwrap_or_default().iter().collect())
             .collect();
         let held_out: Vec<&Sequence> = held_out.iter().filter(|sequence| sequence.targets() > 0).collect();
+        engine.forget_dialogues(None);
         let Some(limit) = limit else {
             let epoch = steps.iter().map(|step| parts(step, |_, _, _| true)).collect::<Result<_>>()?;
             let held_out = parts_or_none(&held_out, |_, _, _| true)?;
@@ -90,6 +91,7 @@ impl Plan {
             };
             match fit(&steps, &held_out, activations, step, held.with_weights(), limit)? {
                 Fitted::In(epoch, held_out, fit) => {
+                    engine.forget_dialogues(Some(limit.saturating_sub(fit.most)));
                     return Ok(Self { inner, epoch, held_out, activations, fit: Some(fit) });
                 }
                 Fitted::Needs(bytes) => least = least.min(bytes),

@@ -27,7 +27,7 @@ fn every_precision_adapts_as_f32_does() {
         Family::ALL.into_iter().flat_map(|family| each.clone().map(move |row| (family, row)))
     {
         let inner = InnerLoop { steps: STEPS, dialogues_per_step: 2, learning_rate: LearningRate::Shared(ALPHA) };
-        let mut pair = Pair::of_family(family, inner.clone(), precision, operators);
+        let mut pair = Pair::of_family(family, 0, inner.clone(), precision, operators);
         let batch = Batch::new(&pair.sequences()).unwrap();
         let support = Support::repeat(TokenBatch::new(&batch, Device::Cpu).unwrap(), STEPS);
         let rates = vec![ALPHA; pair.table.len()];
@@ -115,9 +115,9 @@ fn the_cost_of_a_precision_is_what_the_device_loses() {
 #[test]
 fn operators_without_kernels_are_their_bodies() {
     let most = [(Precision::Fp32, 1e-5), (Precision::Fp16, 1e-5), (Precision::Int8, 5e-2), (Precision::Int4, 2e-1)];
-    for (precision, most) in most {
+    for ((precision, most), first_block) in most.into_iter().flat_map(|row| [0, 2].map(|first| (row, first))) {
         let inner = InnerLoop { steps: 1, dialogues_per_step: 3, learning_rate: LearningRate::Shared(ALPHA) };
-        let mut pair = Pair::with(inner, precision, Operators::Ort);
+        let mut pair = Pair::of_family(Family::Gpt2, first_block, inner, precision, Operators::Ort);
         let bundle = Bundle::open(&pair.scratch.path("bundle")).unwrap();
         let mut bodies = Engine::open(&bundle, Options { kernels: false, ..Options::default() }).unwrap();
         let sequences = pair.sequences();

@@ -347,6 +347,34 @@ fn the_examples_of_the_readme_name_files_that_exist() {
     }
 }
 
+/// With adapters in the upper blocks alone the whole road leads to a persona, and what lies below them is a graph of its own.
+#[test]
+fn adapters_in_upper_blocks_learn_on_the_device() {
+    let scratch = Scratch::new();
+    let file = one_persona(&scratch);
+    let blocks = |from: &str| ["--adapt-blocks".into(), from.into()];
+    train_with(&scratch, "run", &blocks("4..")).done();
+    let config = fs::read_to_string(scratch.path("run/config.toml")).unwrap();
+    assert!(config.contains("first_block = 4"), "{config}");
+    scratch.run("marionette-train", ["run", "--out", "run", "--resume", "--iterations", "3", "--threads", "1"]).done();
+    for precision in ["fp32", "int8"] {
+        scratch.run("marionette-export", ["run", "--precision", precision, "--out", precision]).done();
+        assert!(scratch.path(&format!("{precision}/below.onnx")).exists());
+        scratch.run("marionette", ["inspect", precision, "--check", "--json"]).done();
+        let words = ["adapt", precision, "--persona", precision, "--shots", "2", "--home", "home", "--epochs", "2"];
+        let more = ["--dialogues".into(), file.clone(), "--memory-limit".into(), "2GiB".into()];
+        let told = scratch.run("marionette", words.into_iter().map(PathBuf::from).chain(more));
+        assert!(told.done().contains("memory limit") || told.stderr().contains("memory limit"), "{}", told.stderr());
+        let text = ["generate", precision, "--persona", precision, "--home", "home", "--prompt", "hello"];
+        assert!(!scratch.run("marionette", text).done().is_empty());
+    }
+    // A block that is not there, and a start of another shape.
+    train_with(&scratch, "other", &blocks("6..")).refused(2, &["--adapt-blocks: is 6, expected 0 to 5"]);
+    let options = ["--adapt-blocks", "3..", "--start", "run"].map(PathBuf::from);
+    train_with(&scratch, "other", &options).refused(1, &["adapters.safetensors"]);
+    assert!(!scratch.path("other").exists());
+}
+
 /// What was learned beside integers is stored with the same ones, and the check knows it.
 #[test]
 fn a_run_beside_integers_is_checked_as_such() {

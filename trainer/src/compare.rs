@@ -17,7 +17,7 @@ use crate::data;
 use crate::error::{Result, TrainError};
 use crate::evaluate::How;
 use crate::method::{METHODS, Method};
-use crate::train::options::{MOST_AT_ONCE, frozen, precision};
+use crate::train::options::{MOST_AT_ONCE, first_block, frozen, precision};
 use crate::train::{self, Chosen, Config, Data, Gradient, InnerRate, OuterOptions, Plan, Precision, Resume, Settings};
 use crate::trained::Trained;
 use crate::workers::Compute;
@@ -62,6 +62,9 @@ pub struct Options {
     /// The width of the adapters' bottleneck
     #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N", value_parser = whole::<1, { AdapterConfig::MOST_BOTTLENECK }>, allow_negative_numbers = true)]
     pub bottleneck: usize,
+    /// The first block with adapters: `15..` leaves the 15 below bare
+    #[arg(long, value_name = "FIRST..", default_value = "0..", value_parser = first_block)]
+    pub adapt_blocks: usize,
     /// Inner SGD steps, S
     #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub inner_steps: usize,
@@ -351,6 +354,7 @@ fn settings(options: &Options, method: Method, seed: u64, device: Device) -> Set
         method,
         persona_text: false,
         bottleneck: options.bottleneck,
+        adapt_blocks: options.adapt_blocks,
         inner_steps: options.inner_steps,
         inner_lr: rates.map(|rates| rates.inner),
         dialogues_per_step: options.dialogues_per_step,

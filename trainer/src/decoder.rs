@@ -115,6 +115,9 @@ struct Block {
 
 /// Where the tensors of a model come from, by the names of [`marionette_models::params`].
 pub trait Tensors {
+    /// Whether there is a tensor of that name.
+    fn holds(&self, name: &str) -> bool;
+
     /// The tensor of that name, in the kind in which products are computed.
     ///
     /// # Errors
@@ -134,6 +137,10 @@ pub trait Tensors {
 }
 
 impl Tensors for crate::tensors::NamedTensors {
+    fn holds(&self, name: &str) -> bool {
+        self.contains_key(name)
+    }
+
     fn matrix(&self, name: &str) -> Result<Tensor> {
         self.vector(name)
     }
@@ -146,7 +153,7 @@ impl Tensors for crate::tensors::NamedTensors {
 /// What a model has beside the decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Parts {
-    /// Houlsby adapters ([`marionette_models::params::adapter_table`]).
+    /// Houlsby adapters ([`marionette_models::params::adapter_table`]), in the blocks whose tensors there are.
     pub adapters: bool,
     /// The next-utterance classifier ([`marionette_models::params::classifier_table`]).
     pub classifier: bool,
@@ -251,7 +258,10 @@ impl Decoder {
     /// # Errors
     /// A tensor is missing.
     pub fn new(config: &ModelConfig, parts: Parts, tensors: &impl Tensors) -> Result<Self> {
-        let adapter = |names: &names::Adapter| parts.adapters.then(|| Adapter::new(tensors, names)).transpose();
+        let adapter = |names: &names::Adapter| {
+            let there = parts.adapters && tensors.holds(&names.down.weight);
+            there.then(|| Adapter::new(tensors, names)).transpose()
+        };
         let linear = |names: &names::Pair| Linear::new(tensors, names, config.bias);
         let block = |layer| {
             let names = names::Block::new(layer);

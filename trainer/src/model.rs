@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use marionette_models::params::{self, TensorSpec};
+use marionette_models::params::{self, TensorSpec, names};
 use marionette_models::{AdapterConfig, ModelConfig};
 use tch::{Device, Kind, Tensor};
 
@@ -83,12 +83,19 @@ impl Model {
     /// Whether the tensors that learn are exactly the adapters', and products are computed in the kind of the tensors.
     pub(crate) fn learns_exactly_adapters(&self) -> bool {
         let Some(&bottleneck) = self.table.first().and_then(|spec| spec.shape.get(1)) else { return false };
-        let adapters = params::adapter_table(&self.config, &AdapterConfig { bottleneck });
+        let Some(first_block) = self.first_adapted() else { return false };
+        let adapters = params::adapter_table(&self.config, &AdapterConfig { bottleneck, first_block });
         let same = |(one, other): (&TensorSpec, &TensorSpec)| one.name == other.name && one.shape == other.shape;
         !self.parts.classifier
             && self.frozen_products.is_empty()
             && self.table.len() == adapters.len()
             && self.table.iter().zip(&adapters).all(same)
+    }
+
+    /// The first block with adapters that learn, where there is one.
+    pub(crate) fn first_adapted(&self) -> Option<usize> {
+        let has_adapter = |&layer: &usize| self.places.contains_key(&names::Block::new(layer).attn_adapter.down.weight);
+        (0..self.config.n_layer).find(has_adapter)
     }
 
     /// The frozen tensor of that name, which is of floats.
@@ -145,6 +152,10 @@ impl At<'_> {
 }
 
 impl Tensors for At<'_> {
+    fn holds(&self, name: &str) -> bool {
+        self.learned(name).is_some() || self.model.frozen.tensors().contains_key(name)
+    }
+
     fn matrix(&self, name: &str) -> Result<Tensor> {
         if let Some(tensor) = self.learned(name) {
             return Ok(tensor.f_to_kind(self.model.products)?);

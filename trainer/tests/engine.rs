@@ -55,11 +55,16 @@ struct Task {
 
 impl Task {
     fn new(family: Family, layers: usize, kind: Kind) -> Self {
+        Self::above(family, layers, 0, kind)
+    }
+
+    /// With adapters from a block on.
+    fn above(family: Family, layers: usize, first: usize, kind: Kind) -> Self {
         // The tests run side by side, and their matrices are too small to share out among threads.
         tch::set_num_threads(1);
         let config = config(family, layers);
         let base = random(&params::base_table(&config), 1, kind);
-        Self::on(&config, base, kind)
+        Self::on(&config, base, first, kind)
     }
 
     /// The same on a base whose matrices are what integers of 8 bits store of them.
@@ -75,11 +80,11 @@ impl Task {
             assert!((&rounded - tensor).abs().max().double_value(&[]) > 1e-4, "{}", spec.name);
             base.insert(spec.name, rounded);
         }
-        Self::on(&config, base, kind)
+        Self::on(&config, base, 0, kind)
     }
 
-    fn on(config: &ModelConfig, base: tensors::NamedTensors, kind: Kind) -> Self {
-        let table = params::adapter_table(config, &AdapterConfig { bottleneck: 6 });
+    fn on(config: &ModelConfig, base: tensors::NamedTensors, first_block: usize, kind: Kind) -> Self {
+        let table = params::adapter_table(config, &AdapterConfig { bottleneck: 6, first_block });
         let learned = random(&table, 2, kind);
         let start = table.iter().map(|spec| learned[&spec.name].shallow_clone()).collect();
         let rates = (0..table.len()).map(|index| 0.1 + 0.05 * (index % 5) as f32).collect();
@@ -152,14 +157,16 @@ fn relative(found: &[Tensor], expected: &[Tensor]) -> f64 {
 }
 
 fn loss_and_gradient_are_libtorchs(family: Family) {
-    for (layers, positions) in [(1, false), (2, true), (3, false)] {
-        let task = Task::new(family, layers, Kind::Double);
+    for (layers, first, positions) in [(1, 0, false), (2, 0, true), (3, 0, false), (3, 1, true), (3, 2, false)] {
+        let task = Task::above(family, layers, first, Kind::Double);
         let batch = batch(&[9, 12, 4], 1, positions);
         let (loss, gradient) = inner::loss_and_gradient(&task.model, &task.start, &batch).unwrap();
         let (expected_loss, expected) = task.graph(&leaves(&task.start), &batch);
         let worst = relative(&gradient, &expected);
         let loss_error = (loss / expected_loss.double_value(&[]) - 1.0).abs();
-        println!("{layers} blocks: worst relative error of the gradient {worst:.2e}, of the loss {loss_error:.2e}");
+        println!(
+            "{layers} blocks, from {first}: worst relative error of the gradient {worst:.2e}, of the loss {loss_error:.2e}"
+        );
         assert!(worst < ROUNDING && loss_error < ROUNDING, "{worst} {loss_error}");
         assert!(gradient.iter().all(|gradient| !gradient.requires_grad()));
         let alone = inner::loss(&task.model, &task.start, &batch).unwrap();
@@ -168,8 +175,10 @@ fn loss_and_gradient_are_libtorchs(family: Family) {
 }
 
 fn the_exact_meta_gradient_is_libtorchs(family: Family) {
-    for (layers, steps, positions) in [(1, 1, false), (2, 1, false), (2, 2, true), (3, 3, false)] {
-        let task = Task::new(family, layers, Kind::Double);
+    let all =
+        [(1, 0, 1, false), (2, 0, 1, false), (2, 0, 2, true), (3, 0, 3, false), (3, 1, 2, true), (3, 2, 2, false)];
+    for (layers, first, steps, positions) in all {
+        let task = Task::above(family, layers, first, Kind::Double);
         let support = Support::repeat(batch(&[9, 12, 4], 1, positions), steps);
         let query = batch(&[7, 11], 2, positions);
         let found = meta_gradient(&task.model, &task.start, &support, &query, &task.rates, true, true).unwrap();
@@ -177,7 +186,7 @@ fn the_exact_meta_gradient_is_libtorchs(family: Family) {
         let worst = relative(&found.gradient, &expected);
         // These are handed on in f32.
         let rates = relative(&[found.rates.unwrap().to_kind(Kind::Double)], &[by_rates]);
-        println!("{layers} blocks, S = {steps}: worst relative error {worst:.2e}, by log α {rates:.2e}");
+        println!("{layers} blocks, from {first}, S = {steps}: worst relative error {worst:.2e}, by log α {rates:.2e}");
         assert!(worst < ROUNDING && rates < 1e-6, "{worst} {rates}");
         assert!((found.loss / loss - 1.0).abs() < ROUNDING);
         // It is curved enough to tell it from first order.
@@ -235,7 +244,13 @@ fn slopes(task: &Task) {
 
 fn in_single_precision_it_is_as_near_as_rounding_lets_it(family: Family) {
     // In f32 the device's kernels compute most of it, in f64 libtorch's operators.
-    let (single, double) = (Task::new(family, 3, Kind::Float), Task::new(family, 3, Kind::Double));
+    for first in [0, 1] {
+        let task = |kind| Task::above(family, 3, first, kind);
+        as_near_as_rounding_lets_it(&task(Kind::Float), &task(Kind::Double));
+    }
+}
+
+fn as_near_as_rounding_lets_it(single: &Task, double: &Task) {
     let support = Support::repeat(batch(&[9, 12, 4], 1, false), 2);
     let query = batch(&[7, 11], 2, false);
     let found = meta_gradient(&single.model, &single.start, &support, &query, &single.rates, true, false).unwrap();

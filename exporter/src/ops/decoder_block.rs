@@ -17,32 +17,37 @@ use crate::shape::TensorType;
 /// Its inputs are x \[B, T, D\]; past keys and values \[B, G, C, dh\]; each row's last position i32\[B\] and the number of positions
 /// after this call i32\[1\]; the positions' cosines and sines, where they are rotary; of the last block, which of all positions it
 /// gives, i64\[N\]; then the block's tensors in their order ([`marionette_models::params::names::Block`]), a matrix's parts one after
-/// the other. It gives x \[B, T, D\], or \[N, D\], and the present keys and values.
+/// the other, without adapters where it has none. It gives x \[B, T, D\], or \[N, D\], and the present keys and values.
 #[derive(Debug)]
 pub(crate) struct DecoderBlock {
     graph: Graph,
     inputs: Vec<Value>,
     attributes: Vec<(&'static str, Attribute)>,
-    is_last: bool,
+    name: &'static str,
 }
 
 impl DecoderBlock {
-    /// Of a graph, its `inputs` (inputs and weights of it) in their order, and its outputs.
+    /// Of a graph, its `inputs` (inputs and weights of it) in their order, and its outputs; whether it has `adapters`, and is the last, which has.
     pub(crate) fn new(
         mut graph: Graph,
         inputs: Vec<Value>,
         attributes: Vec<(&'static str, Attribute)>,
-        is_last: bool,
+        [adapters, is_last]: [bool; 2],
     ) -> Self {
+        let name = match (adapters, is_last) {
+            (false, _) => "BareDecoderBlock",
+            (true, false) => "DecoderBlock",
+            (true, true) => "LastDecoderBlock",
+        };
         // Bodies of all blocks have the same names.
         graph.nodes.iter_mut().for_each(|node| node.scope.clear());
-        Self { graph, inputs, attributes, is_last }
+        Self { graph, inputs, attributes, name }
     }
 }
 
 impl Op for DecoderBlock {
     fn name(&self) -> &'static str {
-        if self.is_last { "LastDecoderBlock" } else { "DecoderBlock" }
+        self.name
     }
 
     fn domain(&self) -> Domain {

@@ -19,7 +19,7 @@ impl Case {
     pub fn gpt2() -> Self {
         let shape = Gpt2Shape { vocab_size: 11, n_positions: 12, n_embd: 16, n_layer: 2, n_head: 2 };
         let config = ModelConfig { n_inner: 32, ..shape.into() };
-        Self { config, adapter: AdapterConfig { bottleneck: 3 } }
+        Self { config, adapter: AdapterConfig::in_all_blocks(3) }
     }
 
     /// With everything that Llama has and GPT-2 has not, heads whose widths do not add up to the model's, and a head of its own.

@@ -80,7 +80,7 @@ impl<'a> Buffers<'a> {
     fn lengths(block: &Block<'_>) -> [usize; 8] {
         let width = block.width();
         let [down_1, down_2] =
-            [block.adapter_1, block.adapter_2].map(|adapter| width.div_ceil(SUMMED) * adapter.down[1].len());
+            [block.adapter_1, block.adapter_2].map(|adapter| width.div_ceil(SUMMED) * bottleneck(adapter));
         [block.heads.all(), block.heads.output(), width, width, down_1, down_2, width, block.fc.weights.shape()[0]]
             .map(|length| length.next_multiple_of(LINE))
     }
@@ -185,14 +185,15 @@ impl Token<'_> {
         room: &mut Room,
         which: usize,
         linear: Linear<'_>,
-        adapter: Adapter<'_>,
+        adapter: Option<Adapter<'_>>,
     ) -> Result<(), Broken> {
         let Buffers { projected, down, .. } = &self.buffers;
-        let bottleneck = adapter.down[1].len();
         self.product(member, room, linear, self.block.width(), SUMMED, |spread, columns| {
             // SAFETY: a part's, which is of whole sums.
             let y = unsafe { projected[which].write(columns.clone()) };
             spread.columns(columns.start, linear.bias, y);
+            let Some(adapter) = adapter else { return };
+            let bottleneck = adapter.down[1].len();
             let rows = adapter.down[0][columns.start * bottleneck..].chunks(SUMMED * bottleneck);
             for ((sum, x), rows) in (columns.start / SUMMED..).zip(y.chunks(SUMMED)).zip(rows) {
                 // SAFETY: as before.
@@ -202,33 +203,36 @@ impl Token<'_> {
         })
     }
 
-    /// A phase: y = residual + x + gelu(x D + d) U + u, x being the first or second of the projections.
+    /// A phase: y = residual + x + gelu(x D + d) U + u, x being the first or second of the projections; without an adapter the sum of both.
     fn adapt(
         &self,
         member: &Member<'_>,
         which: usize,
-        Adapter { down, up }: Adapter<'_>,
+        adapter: Option<Adapter<'_>>,
         residual: &[f32],
         y: &Shared<'_>,
     ) -> Result<(), Broken> {
-        let (width, bottleneck) = (self.block.width(), down[1].len());
+        let (width, bottleneck) = (self.block.width(), bottleneck(adapter));
         // SAFETY: of the phase before.
         let (x, sums) = unsafe {
             let sums = width.div_ceil(SUMMED) * bottleneck;
             (self.buffers.projected[which].read(0..width), self.buffers.down[which].read(0..sums))
         };
-        let mut hidden = down[1].to_vec();
-        for sums in sums.chunks_exact(bottleneck) {
+        let mut hidden = adapter.map_or(Vec::new(), |adapter| adapter.down[1].to_vec());
+        for sums in sums.chunks_exact(bottleneck.max(1)) {
             hidden.iter_mut().zip(sums).for_each(|(hidden, sum)| *hidden += sum);
         }
         gelu(&mut hidden);
+        // Nothing times nothing is added where there is no adapter.
+        let (up, bias) = adapter.map_or((&[][..], None), |adapter| (adapter.up[0], Some(adapter.up[1])));
         let (of_part, number) = self.block.parts(width, LINE);
         member.share(number, |part| {
             let columns = part * of_part..width.min((part + 1) * of_part);
-            let addends = [residual, x, up[1]].map(|addend| &addend[columns.clone()]);
+            let addends = [residual, x].into_iter().chain(bias).map(|addend| &addend[columns.clone()]);
+            let addends: Vec<&[f32]> = addends.collect();
             // SAFETY: a part's.
             let y = unsafe { y.write(columns.clone()) };
-            adapter::add_product_of_one(&hidden, up[0], columns.start, width, &addends, y);
+            adapter::add_product_of_one(&hidden, up, columns.start, width, &addends, y);
         })
     }
 
@@ -268,6 +272,11 @@ impl Token<'_> {
         };
         member.share(queries, of_head)
     }
+}
+
+/// R, or 0 without an adapter.
+fn bottleneck(adapter: Option<Adapter<'_>>) -> usize {
+    adapter.map_or(0, |adapter| adapter.down[1].len())
 }
 
 fn set(room: &mut Vec<f32>, values: &[f32]) {

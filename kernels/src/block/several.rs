@@ -168,14 +168,18 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
         })
     }
 
-    /// y = residual + x + gelu(x D + d) U + u.
+    /// y = residual + x + gelu(x D + d) U + u, or without an adapter the sum of both.
     fn adapter(
         &self,
-        Adapter { down, up }: Adapter<'_>,
+        adapter: Option<Adapter<'_>>,
         x: &[f32],
         residual: &[f32],
         y: &mut [f32],
     ) -> Result<(), Failure<E>> {
+        let Some(Adapter { down, up }) = adapter else {
+            y.iter_mut().zip(x.iter().zip(residual)).for_each(|(y, (x, residual))| *y = x + residual);
+            return Ok(());
+        };
         let (bottleneck, width) = (down[1].len(), up[1].len());
         let rows = x.len() / width.max(1);
         let mut hidden = room(rows * bottleneck)?;

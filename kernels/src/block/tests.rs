@@ -77,6 +77,8 @@ impl Stored {
 struct Case {
     affine: bool,
     gpt2: bool,
+    /// Without adapters.
+    bare: bool,
     heads: Heads,
     norms: [Vec<f32>; 4],
     matrices: [Stored; 4],
@@ -85,7 +87,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(affine: bool, gpt2: bool) -> Self {
+    fn new([affine, gpt2, bare]: [bool; 3]) -> Self {
         let shared = if gpt2 { 4 } else { 2 };
         let heads = Heads { queries: 4, shared, width: HEAD };
         let fc = if gpt2 { HIDDEN } else { 2 * HIDDEN };
@@ -102,6 +104,7 @@ impl Case {
         let mut case = Self {
             affine,
             gpt2,
+            bare,
             heads,
             norms: [1, 2, 3, 4].map(|seed| numbers(WIDTH, seed).into_iter().map(|v| 1.0 + 0.3 * v).collect()),
             matrices: [[heads.all(), WIDTH], [WIDTH, WIDTH], [fc, WIDTH], [WIDTH, HIDDEN]]
@@ -128,7 +131,8 @@ impl Case {
         let [adapter_1, adapter_2] = self
             .adapters
             .each_ref()
-            .map(|[down, d, up, u]| Adapter { down: [&down[..], &d[..]], up: [&up[..], &u[..]] });
+            .map(|[down, d, up, u]| Adapter { down: [&down[..], &d[..]], up: [&up[..], &u[..]] })
+            .map(|adapter| (!self.bare).then_some(adapter));
         let mlp = if self.gpt2 { Mlp::Gelu } else { Mlp::SwiGlu };
         let (norm_1, norm_2) = (norm(0), norm(2));
         let heads = self.heads;
@@ -158,6 +162,9 @@ impl Case {
     }
 
     fn adapt(&self, which: usize, x: &[f64], residual: &[f64]) -> Vec<f64> {
+        if self.bare {
+            return x.iter().zip(residual).map(|(x, residual)| x + residual).collect();
+        }
         let [down, d, up, u] = &self.adapters[which];
         let hidden = (0..BOTTLENECK).map(|r| {
             let sum: f64 = x.iter().enumerate().map(|(i, x)| x * f64::from(down[i * BOTTLENECK + r])).sum();
@@ -245,8 +252,8 @@ fn distance(found: &[f32], expected: &[f64]) -> f64 {
 
 fn cases() -> impl Iterator<Item = (Case, Instructions)> {
     let instructions = Instructions::supported;
-    let kinds = [[false, false], [false, true], [true, false], [true, true]];
-    kinds.into_iter().flat_map(move |[affine, gpt2]| instructions().map(move |i| (Case::new(affine, gpt2), i)))
+    let kinds = (0..8).map(|kind| [kind & 1 != 0, kind & 2 != 0, kind & 4 != 0]);
+    kinds.flat_map(move |kind| instructions().map(move |i| (Case::new(kind), i)))
 }
 
 #[test]
@@ -254,7 +261,7 @@ fn a_block_is_the_definition_token_by_token_and_all_at_once() {
     const TOKENS: usize = 37;
     for (case, instructions) in cases() {
         let block = case.block(instructions);
-        let name = format!("{instructions:?}, 4 bits {}, gpt2 {}", case.affine, case.gpt2);
+        let name = format!("{instructions:?}, 4 bits {}, gpt2 {}, bare {}", case.affine, case.gpt2, case.bare);
         let x = numbers(TOKENS * WIDTH, 9);
         let expected = case.expected(&x);
         let of_cache = case.heads.shared * CAPACITY * HEAD;

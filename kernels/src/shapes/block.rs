@@ -29,6 +29,8 @@ pub struct BlockParts {
     pub rotary: bool,
     /// Whether matrices have biases.
     pub bias: bool,
+    /// Whether there are adapters.
+    pub adapters: bool,
     /// Whether some rows alone are asked for.
     pub rows: bool,
 }
@@ -65,8 +67,8 @@ pub struct BlockShape {
     pub norms: [usize; 2],
     /// To queries, keys and values; the projection; and those of the MLP.
     pub matrices: [MatrixAt; 4],
-    /// The first of each adapter's four.
-    pub adapters: [usize; 2],
+    /// The first of each adapter's four, where there are adapters.
+    pub adapters: [Option<usize>; 2],
     /// The shape of x after the block.
     pub output: Vec<i64>,
 }
@@ -166,7 +168,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// Of x \[B, T, D\]; past keys and values \[B, G, C, dh\]; last positions \[B\] and their number \[1\]; cosines and sines \[.., dh / 2\], where
-/// there are; rows \[N\], where there are; then normalisations, matrices and adapters in their order.
+/// there are; rows \[N\], where there are; then normalisations, matrices and, where there are, adapters in their order.
 ///
 /// # Errors
 /// The shapes do not fit.
@@ -219,8 +221,8 @@ pub fn block(parts: BlockParts, inputs: &[(&[i64], Element)]) -> Result<BlockSha
         "bias of the projection",
     ];
     let projection = cursor.matrix(names, [Some(width), Some(queries * head)], parts.bias)?;
-    let adapter_1 =
-        cursor.adapter(["down of adapter 1", "bias of down 1", "up of adapter 1", "bias of up 1"], width)?;
+    let names = ["down of adapter 1", "bias of down 1", "up of adapter 1", "bias of up 1"];
+    let adapter_1 = parts.adapters.then(|| cursor.adapter(names, width)).transpose()?;
     let norm_2 = cursor.norm(["scale of norm 2", "shift of norm 2"], parts.shift, width)?;
     let names = ["integers of fc", "scales of fc", "minima of fc", "bias of fc"];
     let fc = cursor.matrix(names, [None, Some(width)], parts.bias)?;
@@ -235,8 +237,8 @@ pub fn block(parts: BlockParts, inputs: &[(&[i64], Element)]) -> Result<BlockSha
     if parts.gated && fc.size[0] != 2 * hidden {
         return Err(x.misfit("an even number of gates and values"));
     }
-    let adapter_2 =
-        cursor.adapter(["down of adapter 2", "bias of down 2", "up of adapter 2", "bias of up 2"], width)?;
+    let names = ["down of adapter 2", "bias of down 2", "up of adapter 2", "bias of up 2"];
+    let adapter_2 = parts.adapters.then(|| cursor.adapter(names, width)).transpose()?;
     if cursor.next != inputs.len() {
         return Err(Misfit::Number { found: inputs.len(), expected: cursor.next });
     }

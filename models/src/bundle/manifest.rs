@@ -138,7 +138,7 @@ pub struct GraphInterface {
     pub inputs: Vec<ValueInfo>,
     /// What it gives.
     pub outputs: Vec<ValueInfo>,
-    /// The memory that a run takes, of the graphs that adapt.
+    /// The memory that a run takes, of the graphs that adapt and of what lies below them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<RunMemory>,
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::manifest::{FileEntry, Manifest};
-use super::{ADAPTERS, FORMAT_VERSION, GRAPHS, MANIFEST, PROBE, SUMS, TOKENIZER, WEIGHTS};
+use super::{ADAPTERS, FORMAT_VERSION, MANIFEST, PROBE, SUMS, TOKENIZER, WEIGHTS};
 use super::{audit, format_1, weights, writer};
 use crate::checkpoint;
 use crate::digest;
@@ -91,7 +91,7 @@ impl Opening {
         let (digest, not_finite) = weights::digest(&path, &self.floats)?;
         manifest.files.get(WEIGHTS).map_or(Ok(()), |entry| same(&path, &digest, entry))?;
         not_finite.map_or(Ok(()), Err)?;
-        verify_weights_beside(dir)?;
+        verify_weights_beside(dir, manifest)?;
         Ok(self.bundle.clone())
     }
 }
@@ -223,6 +223,9 @@ impl Manifest {
         if let Err(problem) = self.adapter.check() {
             return wrong("adapter.bottleneck", problem);
         }
+        if let Err(problem) = self.adapter.check_blocks(&self.model) {
+            return wrong("adapter.first_block", problem);
+        }
         let tokens = self.prompt.tokens().count();
         if tokens > MAX_PROMPT {
             return wrong("prompt", format!("has {tokens} tokens, expected at most {MAX_PROMPT}"));
@@ -239,19 +242,21 @@ impl Manifest {
                 return wrong("files", format!("\"{name}\" is no plain file name"));
             }
         }
-        for name in GRAPHS.iter().map(|(_, file)| *file).chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
+        let graphs = || super::graphs(&self.adapter);
+        for name in graphs().map(|(_, file)| file).chain([WEIGHTS, ADAPTERS, TOKENIZER]) {
             if !self.files.contains_key(name) {
                 return wrong("files", format!("{name} is not listed"));
             }
         }
-        for (graph, file) in GRAPHS {
+        for (graph, file) in graphs() {
             match self.graphs.get(graph) {
                 Some(interface) if interface.file == file => {}
                 _ => return wrong("graphs", format!("\"{graph}\" is missing or does not name {file}")),
             }
         }
-        if self.graphs.len() != GRAPHS.len() {
-            return wrong("graphs", format!("has {} entries, expected {}", self.graphs.len(), GRAPHS.len()));
+        let expected = graphs().count();
+        if self.graphs.len() != expected {
+            return wrong("graphs", format!("has {} entries, expected {expected}", self.graphs.len()));
         }
         Ok(())
     }
@@ -295,13 +300,13 @@ fn verify_listing(dir: &Path, manifest: &Manifest) -> Result<()> {
 }
 
 /// Checks that the weights are where ONNX Runtime follows them: in the bundle's folder, or in the one that a linked graph lies in.
-fn verify_weights_beside(dir: &Path) -> Result<()> {
+fn verify_weights_beside(dir: &Path, manifest: &Manifest) -> Result<()> {
     let real = |path: &Path| {
         fs::canonicalize(path).map_err(|error| FileError::new(path, format!("cannot be followed: {error}")))
     };
     let path = dir.join(WEIGHTS);
     let (weights, folder) = (real(&path)?, real(dir)?);
-    for (_, file) in GRAPHS {
+    for (_, file) in super::graphs(&manifest.adapter) {
         let graph = real(&dir.join(file))?;
         if !weights.starts_with(&folder) && !weights.starts_with(files::parent(&graph)) {
             let problem = format!("leads to {}, another folder than {file} is in", weights.display());

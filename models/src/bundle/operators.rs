@@ -49,11 +49,11 @@ const fn ours(
     Function { operator: Operator { domain: MARIONETTE, name, attributes }, inputs: [inputs; 2], outputs }
 }
 
-/// A whole block: with x, a cache, lengths, adapters, and two normalisations and four matrices; with angles or not, each normalisation
-/// of one or two vectors, each matrix of up to three parts and with a bias or not; and of the last one, rows.
-const fn block(name: &'static str, rows: usize) -> Function {
+/// A whole block: with x, a cache, lengths, and two normalisations and four matrices; with angles or not, each normalisation
+/// of one or two vectors, each matrix of up to three parts and with a bias or not; with so many `others`: adapters, and of the last one rows.
+const fn block(name: &'static str, others: usize) -> Function {
     let operator = Operator { domain: MARIONETTE, name, attributes: BLOCK_PARTS };
-    Function { operator, inputs: [19 + rows, 35 + rows], outputs: 3 }
+    Function { operator, inputs: [11 + others, 27 + others], outputs: 3 }
 }
 
 const AXIS: (&str, i32) = ("axis", INT);
@@ -128,20 +128,21 @@ pub const OPERATORS: [Operator; 48] = [
 ];
 
 /// Ours.
-pub const FUNCTIONS: [Function; 24] = [
+pub const FUNCTIONS: [Function; 25] = [
     ours("AdapterDownGradient", [3, 1], &[]),
     ours("AdapterUp", [5, 1], &[]),
     ours("AffineLinear", [5, 1], BLOCK),
     ours("AffineMatMul", [4, 1], BLOCK),
     ours("AffineMatMulGradient", [4, 1], BLOCK),
+    block("BareDecoderBlock", 0),
     ours("BranchedAttention", [2, 2], HEADS),
     ours("CausalAttention", [1, 2], HEADS),
     ours("CausalAttentionGradient", [4, 1], HEADS),
-    block("DecoderBlock", 0),
+    block("DecoderBlock", 8),
     ours("FewRowsAffineMatMul", [4, 1], FEW_ROWS),
     ours("FewRowsMatMul", [3, 1], FEW_ROWS),
     ours("GeluGradient", [2, 1], &[]),
-    block("LastDecoderBlock", 1),
+    block("LastDecoderBlock", 9),
     ours("LayerNormalizationGradient", [5, 1], &[]),
     ours("QuantizedLinear", [4, 1], &[]),
     ours("QuantizedMatMul", [3, 1], &[]),

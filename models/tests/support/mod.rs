@@ -36,7 +36,7 @@ pub fn manifest() -> Manifest {
             ..Gpt2Shape { vocab_size: 7, n_positions: 5, n_embd: 4, n_layer: 1, n_head: 2 }.into()
         },
         prompt: PromptForm::plain(6),
-        adapter: AdapterConfig { bottleneck: 2 },
+        adapter: AdapterConfig::in_all_blocks(2),
         base_sha256: "0".repeat(64),
         precision: Precision::Fp32,
         operators: Operators::Ort,

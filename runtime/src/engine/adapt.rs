@@ -95,7 +95,7 @@ impl Engine {
             memory::trim();
             self.adapt = Some(self.open_adaptation(activations)?);
         }
-        Ok(())
+        self.prepare_below()
     }
 
     /// The memory that the values of a step take at most, beside the weights.
@@ -103,14 +103,14 @@ impl Engine {
     /// # Errors
     /// The manifest does not say, or says what cannot be.
     pub fn step_memory(&self, activations: Activations) -> Result<RunMemory> {
-        let (name, _) = activations.graph();
-        let memory = self.manifest.graphs.get(name).and_then(|graph| graph.memory);
-        let missing =
-            || FileError::new(&self.dir.join(bundle::MANIFEST), "is missing").at(format!("graphs.{name}.memory"));
-        let mut memory = memory.ok_or_else(missing)?;
-        believable(memory).map_err(|(field, problem)| {
-            FileError::new(&self.dir.join(bundle::MANIFEST), problem).at(format!("graphs.{name}.memory.{field}"))
-        })?;
+        let mut memory = self.graph_memory(activations.graph().0, 1)?;
+        if self.manifest.adapter.first_block > 0 {
+            // Each graph keeps what its runs have taken.
+            let below = self.graph_memory("below", 0)?;
+            memory.constant = memory.constant.saturating_add(below.constant);
+            memory.token = memory.token.saturating_add(below.token);
+            memory.pair = memory.pair.saturating_add(below.pair);
+        }
         if self.manifest.precision.is_integer() {
             // One product's rows are rounded at a time: at most the MLP's or queries, keys and values, and the head's gradient.
             let model = &self.manifest.model;
@@ -119,6 +119,18 @@ impl Engine {
             memory.target =
                 memory.target.saturating_add(kernels::BYTES_TO_ROUND.saturating_mul(model.vocab_size as u64));
         }
+        Ok(memory)
+    }
+
+    /// What the manifest says of a graph, of which a target takes so many bytes at least.
+    fn graph_memory(&self, name: &str, least_target: u64) -> Result<RunMemory> {
+        let manifest = self.dir.join(bundle::MANIFEST);
+        let memory = self.manifest.graphs.get(name).and_then(|graph| graph.memory);
+        let missing = || FileError::new(&manifest, "is missing").at(format!("graphs.{name}.memory"));
+        let memory = memory.ok_or_else(missing)?;
+        believable(memory, least_target).map_err(|(field, problem)| {
+            FileError::new(&manifest, problem).at(format!("graphs.{name}.memory.{field}"))
+        })?;
         Ok(memory)
     }
 
@@ -149,6 +161,9 @@ impl Engine {
             graph.graph.input("input_ids", &tokens, &part.ids)?;
             graph.graph.input("loss_mask", &tokens, &part.mask)?;
             graph.graph.input("learning_rate", &[rates.len()], &rates)?;
+            if let Some(hidden) = self.hidden(part)? {
+                graph.graph.input_buffer("hidden", hidden)?;
+            }
             graph.graph.run()?;
             let first = |buffer: &Buffer| buffer.values().first().copied().unwrap_or(f32::NAN);
             step.loss += share * first(loss);
@@ -166,12 +181,12 @@ impl Engine {
 }
 
 /// Refuses figures of memory that no graph has: a limit would be kept by numbers alone. Each token's activations and each target's
-/// logits take something, and nothing of them a pebibyte.
-fn believable(memory: RunMemory) -> Result<(), (&'static str, String)> {
+/// logits take something where there are some, and nothing of them a pebibyte.
+fn believable(memory: RunMemory, least_target: u64) -> Result<(), (&'static str, String)> {
     const MOST: u64 = 1 << 50;
     let RunMemory { constant, token, pair, target } = memory;
     for (field, least, bytes) in
-        [("constant", 0, constant), ("token", 1, token), ("pair", 0, pair), ("target", 1, target)]
+        [("constant", 0, constant), ("token", 1, token), ("pair", 0, pair), ("target", least_target, target)]
     {
         if !(least..=MOST).contains(&bytes) {
             let remedy = "export the model again";
@@ -199,7 +214,7 @@ mod tests {
     #[test]
     fn figures_of_memory_that_cannot_be_are_refused_by_their_field() {
         let good = RunMemory { constant: 0, token: 1, pair: 0, target: 1 };
-        assert_eq!(believable(good), Ok(()));
+        assert_eq!(believable(good, 1), Ok(()));
         for (field, memory) in [
             ("constant", RunMemory { constant: u64::MAX, ..good }),
             ("token", RunMemory { token: 0, ..good }),
@@ -208,7 +223,7 @@ mod tests {
             ("target", RunMemory { target: 0, ..good }),
             ("token", RunMemory::default()),
         ] {
-            let (found, problem) = believable(memory).unwrap_err();
+            let (found, problem) = believable(memory, 1).unwrap_err();
             assert!(found == field && problem.contains("expected"), "{memory:?}: {found} {problem}");
         }
     }

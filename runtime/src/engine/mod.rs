@@ -1,6 +1,7 @@
 //! A bundle at work: its graphs, opened when first needed, over one set of adapters.
 
 mod adapt;
+mod below;
 mod generate;
 mod score;
 
@@ -55,6 +56,7 @@ pub struct Engine {
     generate: Option<generate::Generation>,
     score: Option<Bound>,
     adapt: Option<adapt::Adaptation>,
+    below: below::Below,
 }
 
 /// A graph, and the version of the adapters that it has bound.
@@ -85,6 +87,7 @@ impl Engine {
             generate: None,
             score: None,
             adapt: None,
+            below: below::Below::default(),
         };
         engine.set_adapters(&bundle.adapters()?)?;
         Ok(engine)
@@ -143,6 +146,7 @@ impl Engine {
         self.generate = None;
         self.score = None;
         self.adapt = None;
+        self.below = below::Below::default();
         memory::trim();
     }
 
@@ -155,7 +159,7 @@ impl Engine {
             // prepacking the weights stay mapped from the file, 600 MiB less at the same speed of a step, of scoring and
             // of prefill. Only decoding, a row at a time, is slower without (about a tenth). Where not our kernels make them, products of
             // integers are made with packed matrices or packed anew in every call.
-            memory_pattern: !matches!(file, bundle::ADAPT | bundle::ADAPT_RECOMPUTED),
+            memory_pattern: !matches!(file, bundle::ADAPT | bundle::ADAPT_RECOMPUTED | bundle::BELOW),
             prepacking: file == bundle::GENERATE || self.manifest.precision.is_integer(),
             // Moving takes 1 ms a MiB, and saves a twentieth of each token's time.
             huge_pages_after: (file == bundle::GENERATE).then_some(256),

@@ -12,7 +12,7 @@ pub fn manifest(n_embd: usize, n_layer: usize, n_head: usize, bottleneck: usize)
         producer: "test".into(),
         model: Gpt2Shape { vocab_size: 10, n_positions: 8, n_embd, n_layer, n_head }.into(),
         prompt: PromptForm::plain(9),
-        adapter: AdapterConfig { bottleneck },
+        adapter: AdapterConfig::in_all_blocks(bottleneck),
         base_sha256: "ab".repeat(32),
         precision: Precision::Fp32,
         operators: Operators::Ort,

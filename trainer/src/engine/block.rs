@@ -25,7 +25,7 @@ pub(super) struct Block {
     mlp_proj: Linear,
 }
 
-/// What the walk back needs of attention, which the first block does not walk back through.
+/// What the walk back needs of attention, which the first block with adapters does not walk back through.
 pub(super) struct Attended {
     norm: norm::Tape,
     attention: attention::Tape,
@@ -125,7 +125,17 @@ impl Block {
         Ok((self.attn_proj.forward(&frame.output(&attended.attention)?)?, attended))
     }
 
-    /// x′ and the tape; of the first block the stem knows a. What a trace of the same step holds is not computed again.
+    /// x′ of a block without adapters.
+    pub(super) fn bare(&self, x: &Tensor, frame: &Frame) -> Result<Tensor> {
+        let mut m = self.attend(x, frame)?.0;
+        let _ = m.f_add_(x)?;
+        let f = self.mlp_fc.forward(&self.ln_2.forward(&m)?.1)?;
+        let mut out = self.mlp_proj.forward(&self.activation.value(&f)?)?;
+        let _ = out.f_add_(&m)?;
+        Ok(out)
+    }
+
+    /// x′ and the tape; of the first block with adapters the stem knows a. What a trace of the same step holds is not computed again.
     pub(super) fn forward(
         &self,
         x: &Tensor,

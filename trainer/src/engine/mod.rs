@@ -25,6 +25,7 @@ mod product;
 mod stem;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use marionette_models::params::names;
@@ -48,6 +49,9 @@ const LEARNED: usize = 8;
 pub(crate) struct Engine<'a> {
     wte: Weight,
     wpe: Option<Tensor>,
+    /// The blocks without adapters, below all others.
+    below: Vec<Block>,
+    /// Those with adapters.
     blocks: Vec<Block>,
     head: Head,
     config: ModelConfig,
@@ -97,12 +101,15 @@ impl<'a> Engine<'a> {
         let config = model.config();
         let wte = model.frozen_weight(names::WTE)?;
         let head = if config.tied { wte.handle() } else { model.frozen_weight(names::HEAD)? };
+        let first = model.first_adapted().unwrap_or(config.n_layer);
+        let blocks = |layers: Range<usize>| layers.map(|layer| Block::new(model, layer)).collect::<Result<Vec<_>>>();
         Ok(Some(Self {
             wpe: match config.positions {
                 Positions::Learned => Some(model.frozen(names::WPE)?),
                 Positions::Rotary { .. } => None,
             },
-            blocks: (0..config.n_layer).map(|layer| Block::new(model, layer)).collect::<Result<_>>()?,
+            below: blocks(0..first)?,
+            blocks: blocks(first..config.n_layer)?,
             head: Head::new(head, norm::Norm::new(model, &names::last_norm(), config)?),
             wte,
             config: config.clone(),
@@ -116,7 +123,8 @@ impl<'a> Engine<'a> {
         if let Some((_, stem)) = stems.iter().find(|(known, _)| std::ptr::eq(*known, batch)) {
             return Ok(stem.clone());
         }
-        let stem = Rc::new(Stem::new(batch, &self.config, &self.wte, self.wpe.as_ref(), self.blocks.first())?);
+        let blocks = (&self.below[..], self.blocks.first());
+        let stem = Rc::new(Stem::new(batch, &self.config, &self.wte, self.wpe.as_ref(), blocks)?);
         stems.push((batch, stem.clone()));
         Ok(stem)
     }
@@ -125,8 +133,8 @@ impl<'a> Engine<'a> {
     fn forward(&self, stem: &Stem, at: &[Tensor], traces: &[block::Trace]) -> Result<(Tensor, Vec<Tape>)> {
         let mut tapes = Vec::with_capacity(self.blocks.len());
         let mut x = stem.x.shallow_clone();
-        for (layer, (block, learned)) in self.blocks.iter().zip(at.chunks_exact(LEARNED)).enumerate() {
-            let (out, tape) = block.forward(&x, stem, learned, layer == 0, traces.get(layer))?;
+        for (place, (block, learned)) in self.blocks.iter().zip(at.chunks_exact(LEARNED)).enumerate() {
+            let (out, tape) = block.forward(&x, stem, learned, place == 0, traces.get(place))?;
             x = out;
             tapes.push(tape);
         }
@@ -201,8 +209,8 @@ impl<'a> Engine<'a> {
         no_grad(|| {
             let stem = self.stem(batch)?;
             let mut x = stem.x.shallow_clone();
-            for (layer, (block, learned)) in self.blocks.iter().zip(at.chunks_exact(LEARNED)).enumerate() {
-                (x, _) = block.forward(&x, &stem, learned, layer == 0, None)?;
+            for (place, (block, learned)) in self.blocks.iter().zip(at.chunks_exact(LEARNED)).enumerate() {
+                (x, _) = block.forward(&x, &stem, learned, place == 0, None)?;
             }
             self.head.loss(&x, batch)
         })

@@ -10,16 +10,16 @@ use crate::frozen::Weight;
 use crate::tensors::TokenBatch;
 
 pub(super) struct Stem {
-    /// The embedding, [N, D].
+    /// What the first block with adapters takes, [N, D].
     pub(super) x: Tensor,
-    /// What the attention of block 0 makes of it, the input of the first adapter, [N, D].
+    /// What its attention makes of it, the input of the first adapter, [N, D].
     pub(super) attended: Option<Tensor>,
     /// How the batch lies in attention.
     pub(super) frame: Frame,
 }
 
 impl Stem {
-    /// The stem of a batch, where `first` is block 0.
+    /// The stem of a batch: of the blocks below all adapters, and the first that has some.
     ///
     /// # Errors
     /// What libtorch says, for a token or position beyond the embedding too.
@@ -28,7 +28,7 @@ impl Stem {
         config: &ModelConfig,
         wte: &Weight,
         wpe: Option<&Tensor>,
-        first: Option<&Block>,
+        (below, first): (&[Block], Option<&Block>),
     ) -> Result<Self> {
         let (rows, length) = batch.ids.size2()?;
         let positions = match &batch.positions {
@@ -39,8 +39,11 @@ impl Stem {
         if let Some(wpe) = wpe {
             x = x.f_add(&Tensor::f_embedding(wpe, &positions, -1, false, false)?)?;
         }
-        let x = x.f_reshape([rows * length, -1])?;
+        x = x.f_reshape([rows * length, -1])?;
         let frame = Frame::new([rows, length], &positions, config, x.kind(), x.device())?;
+        for block in below {
+            x = block.bare(&x, &frame)?;
+        }
         let attended = first.map(|block| Ok::<_, crate::TrainError>(block.attend(&x, &frame)?.0)).transpose()?;
         Ok(Self { x, attended, frame })
     }

@@ -28,6 +28,10 @@ pub fn encoder(config: &Config, shape: &ModelConfig) -> Result<Encoder> {
 /// The model of a run, and θ_0 as it begins.
 pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Result<(Model, Vec<Tensor>)> {
     let method = config.method()?;
+    if method.learns_adapters() {
+        let problem = config.model.adapter.check_blocks(&base.config);
+        problem.map_err(|problem| TrainError::option("--adapt-blocks", problem))?;
+    }
     let table = method.table(&base.config, &config.model.adapter);
     let mut rng = ChaCha8Rng::seed_from_u64(config.outer.plan.seed);
     // Another stream than the draws', so that these are the same for every method.

@@ -64,6 +64,8 @@ fn largest(personas: &[Persona], windows: usize) -> Largest {
 /// the probabilities; of one block what is being made; and what the head holds.
 struct Held<'a> {
     config: &'a ModelConfig,
+    /// How many blocks something is held of: those from the first on that learns.
+    blocks: usize,
     /// The adapters' bottleneck, 0 without adapters.
     bottleneck: f64,
     /// Whether the derivatives are those of `crate::engine`.
@@ -82,7 +84,7 @@ impl Held<'_> {
         let inner = (config.mlp.parts() * config.n_inner) as f64;
         let block = d * config.n_embd as f64 + f * inner + r * self.bottleneck + p * scores;
         let made = if self.fused { 0.0 } else { 3.0 * scores } + 2.0 * inner;
-        at.tokens * (config.n_layer as f64 * block + made)
+        at.tokens * (self.blocks as f64 * block + made)
     }
 
     fn head(&self, at: Largest) -> f64 {
@@ -140,7 +142,9 @@ pub(super) fn memory(run: &Run) -> Memory {
     let bottleneck = if model.parts().adapters { config.model.adapter.bottleneck as f64 } else { 0.0 };
     let by_hand = model.learns_exactly_adapters();
     let fused = by_hand && host::computes(outer.precision.kind(), model.device());
-    let held = Held { config: model.config(), bottleneck, by_hand, fused };
+    let below = if learned < base { model.first_adapted().unwrap_or(0) } else { 0 };
+    let blocks = model.config().n_layer - below;
+    let held = Held { config: model.config(), blocks, bottleneck, by_hand, fused };
     // A window is learned from as a dialogue is; the query's are read at once.
     let windows = personas.iter().map(Persona::most_windows).max().unwrap_or(0);
     let inner = largest(personas, recipe.dialogues_per_step.min(data.support_dialogues * windows));

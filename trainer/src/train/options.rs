@@ -145,12 +145,13 @@ pub(crate) fn precision(auto: &'static str) -> impl TypedValueParser<Value = Cho
 }
 
 /// The options of [`Settings`] and [`OuterOptions`], those of the structs within them left out.
-const OWN: [&str; 13] = [
+const OWN: [&str; 14] = [
     "base",
     "offline",
     "method",
     "persona_text",
     "bottleneck",
+    "adapt_blocks",
     "inner_steps",
     "inner_lr",
     "dialogues_per_step",
@@ -167,6 +168,12 @@ pub const MOST_AT_ONCE: usize = 10_000;
 pub const MOST_COUNTED: usize = 1_000_000;
 /// The most meta-iterations, or steps.
 pub const MOST_ITERATIONS: usize = 100_000_000;
+
+/// What `--adapt-blocks` may be: the first block, as the beginning of a range.
+pub(crate) fn first_block(text: &str) -> Result<usize, String> {
+    let first = text.strip_suffix("..").and_then(|first| first.parse().ok());
+    first.ok_or_else(|| "expected the first block with adapters and two dots, as in 15..".to_owned())
+}
 
 /// What `--frozen` may be.
 pub(crate) fn frozen() -> impl TypedValueParser<Value = bundle::Precision> {
@@ -195,6 +202,10 @@ pub struct Settings {
     /// The width of the adapters' bottleneck
     #[arg(long, default_value_t = AdapterConfig::default().bottleneck, value_name = "N", value_parser = whole::<1, { AdapterConfig::MOST_BOTTLENECK }>, allow_negative_numbers = true)]
     pub bottleneck: usize,
+    /// The first block with adapters: `15..` leaves the 15 below bare. What lies below is computed once a dialogue, so that adapting again
+    /// is cheaper
+    #[arg(long, value_name = "FIRST..", default_value = "0..", value_parser = first_block)]
+    pub adapt_blocks: usize,
     /// Inner SGD steps, S
     #[arg(long, default_value_t = InnerLoop::default().steps, value_name = "N", value_parser = whole::<1, MOST_AT_ONCE>, allow_negative_numbers = true)]
     pub inner_steps: usize,
@@ -330,7 +341,7 @@ impl Settings {
                 base_sha256: String::new(),
                 method: method.name().to_owned(),
                 persona_text: self.persona_text || method.classifies(),
-                adapter: AdapterConfig { bottleneck: self.bottleneck },
+                adapter: AdapterConfig { bottleneck: self.bottleneck, first_block: self.adapt_blocks },
                 frozen: self.frozen,
                 inner_loop: InnerLoop {
                     steps: self.inner_steps,
@@ -371,7 +382,7 @@ impl Settings {
     /// `config.toml` is wrong; the base model, or a file, cannot be read.
     pub fn over(self, recorded: &Path, given: &Given) -> Result<(Config, Base)> {
         let mut config = Config::recorded(recorded)?;
-        let Self { base, offline, method, persona_text, bottleneck, inner_steps, inner_lr, .. } = self;
+        let Self { base, offline, method, persona_text, bottleneck, adapt_blocks, inner_steps, inner_lr, .. } = self;
         if let Some(run) = &self.start {
             config.start = Some(Start::of_run(run)?);
         }
@@ -379,6 +390,7 @@ impl Settings {
         given.put("method", &mut model.method, method.name().to_owned());
         given.put("persona_text", &mut model.persona_text, persona_text);
         given.put("bottleneck", &mut model.adapter.bottleneck, bottleneck);
+        given.put("adapt_blocks", &mut model.adapter.first_block, adapt_blocks);
         given.put("inner_steps", &mut model.inner_loop.steps, inner_steps);
         given.put("dialogues_per_step", &mut model.inner_loop.dialogues_per_step, self.dialogues_per_step);
         given.put("frozen", &mut model.frozen, self.frozen);
@@ -515,6 +527,8 @@ mod tests {
             "--clip -2",
             "--meta-batch 0",
             "--bottleneck 0",
+            "--adapt-blocks 15",
+            "--adapt-blocks ..15",
             "--bottleneck 32769",
             "--support-dialogues 0",
             "--query-dialogues 0",
@@ -603,6 +617,7 @@ mod tests {
             ("--method in-place", "method: \"extra-place\" -> \"in-place\""),
             ("--persona-text", "persona_text: false -> true"),
             ("--bottleneck 5", "adapter.bottleneck: 64 -> 5"),
+            ("--adapt-blocks 3..", "adapter.first_block: not set -> 3"),
             ("--inner-steps 3", "inner_loop.steps: 5 -> 3"),
             ("--inner-lr 0.5", "inner_loop.learning_rate: 0.2"),
             ("--dialogues-per-step 2", "inner_loop.dialogues_per_step: 1 -> 2"),

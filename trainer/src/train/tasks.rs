@@ -165,7 +165,7 @@ mod tests {
                 base_sha256: String::new(),
                 method: method.name().to_owned(),
                 persona_text: false,
-                adapter: AdapterConfig { bottleneck: 4 },
+                adapter: AdapterConfig::in_all_blocks(4),
                 inner_loop: InnerLoop { steps: 2, dialogues_per_step: 2, learning_rate: LearningRate::Shared(0.01) },
             },
             data: Data {

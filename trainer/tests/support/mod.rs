@@ -45,7 +45,7 @@ pub fn small_configs() -> [ModelConfig; 2] {
     [small_config(), ModelConfig { positions: Positions::Rotary { base: 100.0 }, ..shape.into() }]
 }
 
-pub const ADAPTER: AdapterConfig = AdapterConfig { bottleneck: 6 };
+pub const ADAPTER: AdapterConfig = AdapterConfig::in_all_blocks(6);
 
 /// Every tensor random, large enough that nothing is nearly linear or nearly zero.
 pub fn random(table: &[TensorSpec], std: f32, seed: u64) -> Tensors {

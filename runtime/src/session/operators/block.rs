@@ -15,17 +15,28 @@ use crate::kernels::product::{Affine, Bytes, Few, Instructions};
 use crate::kernels::shapes::block::{BlockParts, BlockShape, CACHES, Element, LAST, MatrixAt, X};
 use crate::kernels::shapes::{self, HeadCounts};
 
-/// A block, or the last one, computed with these instructions by about so many threads.
+/// Which of the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// One without adapters.
+    Below,
+    /// One with adapters.
+    Among,
+    /// The last one, with adapters.
+    Last,
+}
+
+/// A block, computed with these instructions by about so many threads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DecoderBlock {
-    is_last: bool,
+    place: Place,
     instructions: Instructions,
     threads: NonZeroUsize,
 }
 
-/// Both.
-pub(super) fn all(instructions: Instructions, threads: NonZeroUsize) -> [DecoderBlock; 2] {
-    [false, true].map(|is_last| DecoderBlock { is_last, instructions, threads })
+/// All of them.
+pub(super) fn all(instructions: Instructions, threads: NonZeroUsize) -> [DecoderBlock; 3] {
+    [Place::Below, Place::Among, Place::Last].map(|place| DecoderBlock { place, instructions, threads })
 }
 
 /// An input's shape, and what its elements are.
@@ -46,7 +57,11 @@ impl Operator for DecoderBlock {
     type Kernel<'attr> = BlockKernel<'attr>;
 
     fn name(&self) -> &str {
-        if self.is_last { "LastDecoderBlock" } else { "DecoderBlock" }
+        match self.place {
+            Place::Below => "BareDecoderBlock",
+            Place::Among => "DecoderBlock",
+            Place::Last => "LastDecoderBlock",
+        }
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
@@ -73,7 +88,8 @@ impl Operator for DecoderBlock {
             gated: one_of("mlp", "gelu", "swiglu")?,
             rotary: integer("rotary")? != 0,
             bias: integer("bias")? != 0,
-            rows: self.is_last,
+            adapters: self.place != Place::Below,
+            rows: self.place == Place::Last,
         };
         let epsilon = context.get::<f32>("epsilon").ok_or_else(|| missing("epsilon"))?;
         let constant = |input| context.constant_input::<DynValueTypeMarker>(input).ok();
@@ -100,11 +116,12 @@ impl BlockKernel<'_> {
             let bias = bias.map(values).transpose()?;
             Ok::<_, ort::Error>(Linear { weights: weights.ok_or_else(misfit)?, bias })
         };
-        let adapter = |at: usize| {
-            Ok::<_, ort::Error>(Adapter {
-                down: [values(at)?, values(at + 1)?],
-                up: [values(at + 2)?, values(at + 3)?],
-            })
+        let adapter = |at: Option<usize>| {
+            let adapter = |at: usize| {
+                let (down, up) = ([values(at)?, values(at + 1)?], [values(at + 2)?, values(at + 3)?]);
+                Ok::<_, ort::Error>(Adapter { down, up })
+            };
+            at.map(adapter).transpose()
         };
         let [qkv, projection, fc, mlp_projection] = shape.matrices;
         Ok(Block {

@@ -192,7 +192,7 @@ fn blocks() -> Vec<Fitting> {
         vec![(B, shape), (D, parts), (D, parts), (F, bias)]
     };
     let norm: Vec<Given<'_>> = vec![(F, &[32])];
-    let llama = |start: Vec<Given<'static>>| {
+    let llama = |start: Vec<Given<'static>>, adapter: &[Given<'static>]| {
         let first = [norm.clone(), bytes(&[64, 2, 16], &[64, 1]), bytes(&[32, 1, 32], &[32, 1]), adapter.to_vec()];
         let second = [norm.clone(), bytes(&[96, 1, 32], &[96, 1]), bytes(&[32, 3, 16], &[32, 1]), adapter.to_vec()];
         [vec![start], first.to_vec(), second.to_vec()].concat().concat()
@@ -212,8 +212,9 @@ fn blocks() -> Vec<Fitting> {
     let six: [Given<'_>; 5] = [(F, &[6, 1, 32]), (F, &[6, 2, 7, 16]), (F, &[6, 2, 7, 16]), (S, &[6]), (S, &[1])];
     let turned = [one.to_vec(), angles.to_vec()].concat();
     vec![
-        ("DecoderBlock", llama(turned.clone()), LLAMA, vec![32, 112, 112]),
-        ("LastDecoderBlock", llama([turned, rows.clone()].concat()), LLAMA, vec![32, 112, 112]),
+        ("BareDecoderBlock", llama(turned.clone(), &[]), LLAMA, vec![32, 112, 112]),
+        ("DecoderBlock", llama(turned.clone(), &adapter), LLAMA, vec![32, 112, 112]),
+        ("LastDecoderBlock", llama([turned, rows.clone()].concat(), &adapter), LLAMA, vec![32, 112, 112]),
         ("DecoderBlock", gpt2(six.to_vec()), GPT2, vec![192, 1344, 1344]),
         ("LastDecoderBlock", gpt2([six.to_vec(), rows].concat()), GPT2, vec![32, 1344, 1344]),
     ]
