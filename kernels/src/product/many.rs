@@ -1,6 +1,5 @@
 //! Products of many rows, which share what is laid out of the matrix.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(target_arch = "x86_64")]
@@ -122,12 +121,6 @@ struct Columns {
     bias: [f32; STRIP],
     /// How many of them there are.
     width: usize,
-}
-
-/// A part of the inner dimension.
-struct Part {
-    index: usize,
-    range: Range<usize>,
 }
 
 impl Columns {

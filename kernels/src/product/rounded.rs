@@ -1,6 +1,5 @@
 //! The other side of a product, rounded.
 
-use std::borrow::Cow;
 use std::collections::TryReserveError;
 use std::sync::Mutex;
 
@@ -11,9 +10,16 @@ use crate::{Calls, each_share};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(any(target_arch = "x86_64", test))]
+mod digits;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+
+#[cfg(any(target_arch = "x86_64", test))]
+pub(super) use digits::Line;
+#[cfg(target_arch = "x86_64")]
+pub(super) use vnni::Finer;
 
 /// The largest digit.
 const MOST: f32 = 127.0;
@@ -43,37 +49,6 @@ pub(super) struct Digits {
     pub scales: Vec<f32>,
     /// −128 times the sum of each group, \[M, width / group\].
     pub corrections: Vec<i32>,
-}
-
-/// A digit of each value of a row, \[width\], and its groups' scales, \[width / group\]. Where a scale is 0 the digits are anything.
-#[derive(Debug)]
-pub(super) struct Line<'a> {
-    pub bytes: Cow<'a, [i8]>,
-    pub scales: Cow<'a, [f32]>,
-}
-
-impl Line<'_> {
-    /// Whether one of so many values from a place on has such a digit.
-    pub fn has(&self, at: usize, length: usize) -> bool {
-        let groups = at / GROUP..self.scales.len().min((at + length).div_ceil(GROUP));
-        self.scales[groups].iter().any(|&scale| scale != 0.0)
-    }
-}
-
-/// Which rows have second digits in each group.
-#[derive(Debug)]
-pub(super) struct Finer {
-    rows: Vec<u32>,
-    /// Where each group's end, \[groups\].
-    ends: Vec<usize>,
-}
-
-impl Finer {
-    /// The rows of a group.
-    pub fn rows(&self, group: usize) -> &[u32] {
-        let start = group.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.rows[start..self.ends[group]]
-    }
 }
 
 impl Rounded {
@@ -175,31 +150,6 @@ impl Rounded {
         })
     }
 
-    /// Which of the second digits there are. (In 16 bits, none is one of its own.)
-    pub(super) fn finer(&self) -> Finer {
-        let groups = self.width / self.group;
-        let scales = &self.digits[1].scales;
-        let mut ends = vec![0; groups];
-        for scales in scales.chunks(groups) {
-            ends.iter_mut().zip(scales).for_each(|(number, &scale)| *number += usize::from(scale != 0.0));
-        }
-        let mut next = Vec::with_capacity(groups);
-        let mut all = 0;
-        for end in &mut ends {
-            next.push(all);
-            all += *end;
-            *end = all;
-        }
-        let mut rows = vec![0; all];
-        for (row, scales) in (0..).zip(scales.chunks(groups)) {
-            for (next, _) in next.iter_mut().zip(scales).filter(|(_, scale)| **scale != 0.0) {
-                rows[*next] = row;
-                *next += 1;
-            }
-        }
-        Finer { rows, ends }
-    }
-
     /// The sum of every so many values of a row, \[width / length\].
     pub(super) fn sums(&self, row: usize, length: usize) -> Vec<f32> {
         let share = self.group / length;
@@ -226,31 +176,6 @@ impl Rounded {
     pub(super) fn words(&self, row: usize) -> (&[i16], &[f32]) {
         let groups = self.width / self.group;
         (&self.words[row * self.width..][..self.width], &self.scales[row * groups..][..groups])
-    }
-
-    /// Both digits of a row.
-    pub(super) fn lines(&self, row: usize) -> [Line<'_>; 2] {
-        let groups = self.width / self.group;
-        if !self.instructions.0.has_words() {
-            return self.digits.each_ref().map(|digits| Line {
-                bytes: Cow::Borrowed(&digits.bytes[row * self.width..][..self.width]),
-                scales: Cow::Borrowed(&digits.scales[row * groups..][..groups]),
-            });
-        }
-        let (words, scales) = self.words(row);
-        let mut bytes = [(); 2].map(|()| Vec::with_capacity(self.width));
-        let mut of_groups = [(); 2].map(|()| Vec::with_capacity(groups));
-        for (words, &scale) in words.chunks(self.group).zip(scales) {
-            let has_second = words.iter().any(|word| word.unsigned_abs() > MOST as u16);
-            let first = |word: i16| if has_second { (f32::from(word) / BASE).round_ties_even() as i16 } else { word };
-            bytes[0].extend(words.iter().map(|&word| first(word) as i8));
-            bytes[1].extend(words.iter().map(|&word| (word - BASE as i16 * first(word)) as i8));
-            of_groups[0].push(if has_second { scale * BASE } else { scale });
-            of_groups[1].push(if has_second { scale } else { 0.0 });
-        }
-        let [first, second] = bytes.map(Cow::Owned);
-        let [scales, finer] = of_groups.map(Cow::Owned);
-        [Line { bytes: first, scales }, Line { bytes: second, scales: finer }]
     }
 }
 

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::factors::Factors;
-use super::{Output, Part, Strip};
+use super::factors::{Factors, Part};
+use super::{Output, Strip};
 use crate::product::affine::halves::one;
 use crate::product::{AHEAD, Affine, Direction, Matrix, STRIP};
 

@@ -6,6 +6,12 @@ use super::Strip;
 use crate::product::STRIP;
 use crate::product::affine::halves::floats;
 
+/// A part of the inner dimension.
+pub(super) struct Part {
+    pub index: usize,
+    pub range: Range<usize>,
+}
+
 /// Of 4 bits forward: what each of a strip's columns has in a unit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Factors {

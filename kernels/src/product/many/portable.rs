@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::{Part, Strip};
+use super::Strip;
 use crate::product::affine::{Affine, float};
 use crate::product::portable::{self, ROUND};
 use crate::product::{Direction, Matrix, STRIP};
@@ -41,11 +41,10 @@ impl Strip<'_> {
             for index in 0..self.rows.width.div_ceil(DEPTH) {
                 let range = index * DEPTH..depth.min((index + 1) * DEPTH);
                 self.lay(range.clone(), room);
-                let part = Part { index, range };
                 for first in (0..self.rows.number()).step_by(ROWS) {
                     let rows = first..self.rows.number().min(first + ROWS);
                     let mut sums = [[0.0; STRIP]; ROWS];
-                    self.products(room, &part, rows.clone(), &mut sums);
+                    self.products(room, range.start, rows.clone(), &mut sums);
                     rows.zip(&sums).for_each(|(row, sums)| put(row, index, sums));
                 }
             }
@@ -88,16 +87,16 @@ impl Strip<'_> {
         }
     }
 
-    /// Up to 8 rows' sums with each output of the strip.
-    fn products(&self, room: &mut Room, part: &Part, rows: Range<usize>, sums: &mut [[f32; STRIP]; ROWS]) {
+    /// Up to 8 rows' sums with each output of the strip, of what is laid out from a place on.
+    fn products(&self, room: &mut Room, start: usize, rows: Range<usize>, sums: &mut [[f32; STRIP]; ROWS]) {
         let Room { panel, scales, minima, row_scales } = room;
         let length = panel.len() / self.columns.width;
         let (groups, units) = (length / self.rows.group, length / self.unit);
-        let (first_group, first_unit) = (part.range.start / self.rows.group, part.range.start / self.unit);
+        let (first_group, first_unit) = (start / self.rows.group, start / self.unit);
         for (output, integers) in panel.chunks_exact(length).enumerate() {
             for (row, sums) in rows.clone().zip(&mut *sums) {
                 let (words, of_groups) = self.rows.words(row);
-                let (words, of_groups) = (&words[part.range.start..][..length], &of_groups[first_group..][..groups]);
+                let (words, of_groups) = (&words[start..][..length], &of_groups[first_group..][..groups]);
                 sums[output] = match self.sums {
                     None if self.rows.group == 32 => portable::products::<1>(words, integers, of_groups),
                     None => portable::products::<2>(words, integers, of_groups),

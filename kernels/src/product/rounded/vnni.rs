@@ -2,8 +2,51 @@
 
 use std::arch::x86_64::*;
 
-use super::{BASE, MOST};
+use super::{BASE, MOST, Rounded};
 use crate::product::vectors::load_f32s;
+
+/// Which rows have second digits in each group.
+#[derive(Debug)]
+pub(in crate::product) struct Finer {
+    rows: Vec<u32>,
+    /// Where each group's end, \[groups\].
+    ends: Vec<usize>,
+}
+
+impl Finer {
+    /// The rows of a group.
+    pub fn rows(&self, group: usize) -> &[u32] {
+        let start = group.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.rows[start..self.ends[group]]
+    }
+}
+
+impl Rounded {
+    /// Which of the second digits there are. (In 16 bits, none is one of its own.)
+    pub(in crate::product) fn finer(&self) -> Finer {
+        let groups = self.width / self.group;
+        let scales = &self.digits[1].scales;
+        let mut ends = vec![0; groups];
+        for scales in scales.chunks(groups) {
+            ends.iter_mut().zip(scales).for_each(|(number, &scale)| *number += usize::from(scale != 0.0));
+        }
+        let mut next = Vec::with_capacity(groups);
+        let mut all = 0;
+        for end in &mut ends {
+            next.push(all);
+            all += *end;
+            *end = all;
+        }
+        let mut rows = vec![0; all];
+        for (row, scales) in (0..).zip(scales.chunks(groups)) {
+            for (next, _) in next.iter_mut().zip(scales).filter(|(_, scale)| **scale != 0.0) {
+                rows[*next] = row;
+                *next += 1;
+            }
+        }
+        Finer { rows, ends }
+    }
+}
 
 /// Where a row's digits belong.
 #[derive(Debug)]
