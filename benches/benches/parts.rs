@@ -36,7 +36,6 @@ fn with_outliers(values: &[f32], width: usize) -> Vec<f32> {
 
 /// Throughput is in operations: two for each number of the matrix and row, so that "elem/s" are FLOP/s or their like. Weights and rows
 /// have outliers; what the rounding of rows costs there, and without, is printed.
-#[cfg(target_arch = "x86_64")]
 fn products(criterion: &mut Criterion) {
     use half::f16;
     use marionette_kernels::product::{self, Affine, Bytes, Direction, Few, Instructions, Matrix, Rounded};
@@ -124,9 +123,6 @@ fn products(criterion: &mut Criterion) {
     }
     group.finish();
 }
-
-#[cfg(not(target_arch = "x86_64"))]
-fn products(_: &mut Criterion) {}
 
 fn passes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("kernels");

@@ -7,27 +7,20 @@ use std::sync::Mutex;
 
 pub mod adapter;
 pub mod attention;
-#[cfg(target_arch = "x86_64")]
 pub mod block;
 pub mod logits;
 pub mod mlp;
 pub mod norm;
-#[cfg(target_arch = "x86_64")]
 pub mod product;
 pub mod quantise;
 pub mod rotary;
 pub mod shapes;
-#[cfg(target_arch = "x86_64")]
 mod team;
 mod tiles;
 
 /// What integers are multiplied with on this processor, as it is said.
 pub fn instructions() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(instructions) = product::Instructions::best() {
-        return instructions.name();
-    }
-    "ONNX Runtime: ours need AVX-512 VNNI or AVX2"
+    product::Instructions::best().name()
 }
 
 /// A function to be called with numbers, on any threads.
@@ -69,8 +62,7 @@ pub fn each_share<T: Send, E>(
 }
 
 /// The most bytes that each value of a product's rows takes beside it while it is rounded for a product of integers, its share of a group's
-/// scale among them: in our kernels. Where
-/// there are none, the bodies' copies of a row are not counted.
+/// scale among them.
 pub const BYTES_TO_ROUND: u64 = 3;
 
 /// eˣ to about 2e-7 relative, between e^−87 and e^88, which x is cut to: x = n ln 2 + r, eʳ by the polynomial of Cephes'

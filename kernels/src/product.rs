@@ -3,7 +3,8 @@
 //! such digits, so that the products are those of integers.
 //!
 //! 64 outputs are computed at a time, for all rows: what they need of the matrix is laid out for the processor's products of integers
-//! (AVX-512's dot products of four bytes, VNNI, or AVX2's of two 16-bit numbers) in a scratch strip, which takes as long as a few
+//! (AVX-512's dot products of four bytes, VNNI, AVX2's of two 16-bit numbers, or, everywhere else, of 16-bit numbers in plain Rust, of
+//! which compilers make vectors) in a scratch strip, which takes as long as a few
 //! rows, and is then multiplied with tiles of rows whose sums stay in registers (Goto & van de Geijn 2008, "Anatomy of
 //! high-performance matrix multiplication").
 
@@ -17,7 +18,9 @@ pub const FEW: usize = 4;
 mod affine;
 mod few;
 mod many;
+mod portable;
 mod rounded;
+#[cfg(target_arch = "x86_64")]
 mod vectors;
 
 pub use affine::Affine;
@@ -29,57 +32,87 @@ pub use rounded::{Rounded, RowToRound};
 const GROUP: usize = ROWS.group;
 /// Outputs of a strip.
 pub(super) const STRIP: usize = 64;
-/// How much of the inner dimension is in a strip of bytes at a time: 256 KiB, which second-level caches hold.
-const DEPTH: usize = 4096;
 /// How many columns ahead of those that are laid out the next ones are fetched, and how many bytes ahead of those that few rows meet:
 /// memory takes so long.
+#[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 16;
+#[cfg(target_arch = "x86_64")]
 const FAR: usize = 2048;
 
 /// What this processor multiplies integers with. There are none that it lacks: who has one may compute with it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Instructions(Set);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Set {
     /// AVX-512 with dot products of four bytes.
+    #[cfg(target_arch = "x86_64")]
     Vnni,
     /// AVX2 with numbers of 16 bits (FMA, F16C), with products of 16 bits.
+    #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// Those that a compiler knows that every processor of its kind has (SSE2, NEON), with products of 16 bits.
+    Portable,
 }
 
 impl Set {
+    /// All that there are here, the fastest first.
+    const ALL: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Vnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        Self::Portable,
+    ];
+
     fn is_supported(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
             Self::Vnni => {
                 is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
+            Self::Portable => true,
+        }
+    }
+
+    /// Whether rows are rounded to 16 bits for it, not to digits of 8.
+    fn has_words(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => true,
+            Self::Portable => true,
         }
     }
 }
 
 impl Instructions {
-    /// All that this processor has, the fastest first.
+    /// All that this processor has, the fastest first: one at least.
     pub fn supported() -> impl Iterator<Item = Self> {
-        [Set::Vnni, Set::Avx2].into_iter().filter(|set| set.is_supported()).map(Self)
+        Set::ALL.iter().copied().filter(|set| set.is_supported()).map(Self)
     }
 
     /// The fastest that this processor has.
-    pub fn best() -> Option<Self> {
-        Self::supported().next()
+    pub fn best() -> Self {
+        Self::supported().next().unwrap_or(Self(Set::Portable))
     }
 
     /// What they are called.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
             Set::Vnni => "AVX-512 VNNI",
+            #[cfg(target_arch = "x86_64")]
             Set::Avx2 => "AVX2",
+            Set::Portable => "portable",
         }
     }
 }

@@ -453,11 +453,8 @@ pub fn target_log_prob_gradient(shapes: &[&[i64]]) -> Result<Logits, Misfit> {
     Ok(all)
 }
 
-#[cfg(target_arch = "x86_64")]
 pub mod block;
-#[cfg(target_arch = "x86_64")]
 mod integers;
-#[cfg(target_arch = "x86_64")]
 pub use integers::{Form, IntegerProduct, integer_product};
 
 #[cfg(test)]

@@ -76,14 +76,6 @@ impl TrainError {
         Self::Option { option, problem: problem.to_string() }
     }
 
-    /// A processor that multiplies no integers.
-    pub(crate) fn no_integers() -> Self {
-        Self::option(
-            "--frozen",
-            "is of integers, which need a processor with AVX2 or AVX-512 VNNI, as this one has not",
-        )
-    }
-
     /// The same error, with what the outer loop was at where the inner loop diverged; then either rate may be too high.
     #[must_use]
     pub fn during(self, outer: &str) -> Self {

@@ -10,15 +10,11 @@ use marionette_models::params::Order;
 use marionette_models::{HostTensor, Tensors};
 use tch::{Device, Kind, Tensor};
 
-#[cfg(not(target_arch = "x86_64"))]
-pub use self::elsewhere::Integers;
-#[cfg(target_arch = "x86_64")]
 pub use self::integers::Integers;
 use crate::error::{Result, TrainError};
 use crate::memory;
 use crate::tensors::{self, NamedTensors, to_torch};
 
-#[cfg(target_arch = "x86_64")]
 mod integers;
 
 /// Frozen tensors by name.
@@ -39,7 +35,7 @@ impl Frozen {
     /// soon as it is there twice.
     ///
     /// # Errors
-    /// Integers on another device than a processor, or on one that multiplies none; a matrix that integers cannot hold; what libtorch says.
+    /// Integers on another device than a processor; a matrix that integers cannot hold; what libtorch says.
     pub fn new(base: Tensors, precision: Precision, device: Device) -> Result<Self> {
         if precision.is_integer() && device != Device::Cpu {
             let problem =
@@ -57,7 +53,7 @@ impl Frozen {
                     }
                     let integers = match precision {
                         Precision::Int4 => Integers::of_4_bits(&tensor.values, order, columns, block)?,
-                        _ => Integers::of_8_bits(&tensor.values, order, columns)?,
+                        _ => Integers::of_8_bits(&tensor.values, order, columns),
                     };
                     frozen.integers.insert(name, Arc::new(integers));
                 }
@@ -168,43 +164,5 @@ mod tests {
         }
         assert!(refused(base(32, 1.0), Precision::Int4, Device::Cuda(0)).contains("--device cpu"));
         assert!(Frozen::new(base(32, 7e4), Precision::Int8, Device::Cpu).is_ok());
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-mod elsewhere {
-    use marionette_models::params::Order;
-    use tch::Tensor;
-
-    use crate::error::{Result, TrainError};
-
-    /// There are no products of integers on this processor yet.
-    #[derive(Debug)]
-    pub enum Integers {}
-
-    impl Integers {
-        /// # Errors
-        /// Always.
-        pub fn of_8_bits(_: &[f32], _: Order, _: usize) -> Result<Self> {
-            Err(TrainError::no_integers())
-        }
-
-        /// # Errors
-        /// Always.
-        pub fn of_4_bits(_: &[f32], _: Order, _: usize, _: usize) -> Result<Self> {
-            Err(TrainError::no_integers())
-        }
-
-        pub(crate) fn forward(&self, _: &Tensor) -> Result<Tensor> {
-            match *self {}
-        }
-
-        pub(crate) fn back(&self, _: &Tensor) -> Result<Tensor> {
-            match *self {}
-        }
-
-        pub(crate) fn rows(&self, _: &Tensor) -> Result<Tensor> {
-            match *self {}
-        }
     }
 }

@@ -1,10 +1,11 @@
 //! Matrices of 4-bit integers in blocks, each with a scale and a minimum.
 
-use std::arch::x86_64::*;
-
 use half::f16;
 
-use super::{GROUP, Instructions};
+use super::{GROUP, Instructions, Set};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod halves;
 
 /// N columns of K integers of 4 bits: a value is q s + m.
 #[derive(Debug, Clone, Copy)]
@@ -44,61 +45,80 @@ impl<'a> Affine<'a> {
         self.inner / self.block
     }
 
+    /// Lays out the scales or minima of a column's first blocks, or those from some on, once for each unit; zeros after them.
+    pub(super) fn lay_units(&self, values: &[f16], units: &mut [f32]) {
+        let of_block = self.block / self.unit();
+        for (values, units) in values.chunks(8).zip(units.chunks_mut(8 * of_block)) {
+            let values = floats(values);
+            match of_block {
+                1 => units.copy_from_slice(&values[..units.len()]),
+                _ => units.chunks_mut(of_block).zip(values).for_each(|(units, value)| units.fill(value)),
+            }
+        }
+    }
+
     /// The scale of each column where its values are bytes: 1/127 of the largest that its blocks can hold.
-    pub fn column_scales(&self, _: Instructions) -> Vec<f32> {
+    pub fn column_scales(&self, instructions: Instructions) -> Vec<f32> {
         let number = self.blocks().max(1);
         let columns = self.scales.chunks(number).zip(self.minima.chunks(number));
-        // SAFETY: the processor has the instructions, of which both kinds have these.
-        columns.map(|(scales, minima)| unsafe { largest(scales, minima) } / 127.0).collect()
+        let largest = |(scales, minima)| match instructions.0 {
+            Set::Portable => largest(scales, minima),
+            // SAFETY: the processor has the instructions, of which both kinds have these.
+            #[cfg(target_arch = "x86_64")]
+            Set::Vnni | Set::Avx2 => unsafe { halves::largest(scales, minima) },
+        };
+        columns.map(|column| largest(column) / 127.0).collect()
     }
 }
 
 /// The largest of |m| and |15 s + m|.
-#[target_feature(enable = "avx2,fma,f16c")]
 fn largest(scales: &[f16], minima: &[f16]) -> f32 {
-    let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
-    let mut most = _mm256_setzero_ps();
+    let mut most = [0.0_f32; 8];
     for (scales, minima) in scales.chunks(8).zip(minima.chunks(8)) {
-        let [scales, minima] = [eight(scales), eight(minima)];
-        let last = _mm256_fmadd_ps(scales, _mm256_set1_ps(15.0), minima);
-        most = _mm256_max_ps(most, _mm256_and_ps(minima, magnitude));
-        most = _mm256_max_ps(most, _mm256_and_ps(last, magnitude));
+        for (most, (scale, minimum)) in most.iter_mut().zip(floats(scales).into_iter().zip(floats(minima))) {
+            *most = most.max(minimum.abs()).max((15.0 * scale + minimum).abs());
+        }
     }
-    let mut all = [0.0_f32; 8];
-    // SAFETY: 8 numbers.
-    unsafe { _mm256_storeu_ps(all.as_mut_ptr(), most) };
-    all.into_iter().fold(0.0, f32::max)
+    most.into_iter().fold(0.0, f32::max)
 }
 
 /// Up to 8 numbers of 16 bits, and zeros.
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn eight(values: &[f16]) -> __m256 {
-    let mut all = [f16::ZERO; 8];
-    let values = match values.first_chunk() {
-        Some(values) => values,
-        None => {
-            all[..values.len()].copy_from_slice(values);
-            &all
-        }
-    };
-    // SAFETY: 16 bytes.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
-}
-
-/// The same in memory.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn floats(values: &[f16]) -> [f32; 8] {
-    let mut all = [0.0; 8];
-    // SAFETY: 8 numbers.
-    unsafe { _mm256_storeu_ps(all.as_mut_ptr(), eight(values)) };
-    all
+    let mut all = [f16::ZERO; 8];
+    match values.first_chunk() {
+        Some(values) => all = *values,
+        None => all[..values.len()].copy_from_slice(values),
+    }
+    all.map(float)
 }
 
-/// One number of 16 bits.
+/// A number of 16 bits in 32, without a branch, so that compilers make vectors of it. (`half` asks first what the processor has.)
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn one(value: f16) -> f32 {
-    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(value.to_bits()))))
+pub(super) fn float(value: f16) -> f32 {
+    /// Between the biases of the exponents, 127 and 15.
+    const BIAS: u32 = (127 - 15) << 23;
+    const EXPONENT: u32 = 0x7c00 << 13;
+    const LEAST: f32 = f32::from_bits(BIAS + (1 << 23));
+    let bits = u32::from(value.to_bits());
+    let magnitude = (bits & 0x7fff) << 13;
+    let exponent = magnitude & EXPONENT;
+    let normal = magnitude + BIAS + if exponent == EXPONENT { BIAS } else { 0 };
+    // Below the least power of two that there is there is no leading one.
+    let small = (f32::from_bits(magnitude + BIAS + (1 << 23)) - LEAST).to_bits();
+    f32::from_bits(if exponent == 0 { small } else { normal } | (bits & 0x8000) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_numbers_of_16_bits_are_those_of_the_library() {
+        for bits in 0..=u16::MAX {
+            let value = f16::from_bits(bits);
+            let (found, expected) = (float(value), value.to_f32());
+            assert!(found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()), "{value}");
+        }
+    }
 }

@@ -2,11 +2,15 @@
 
 use std::sync::Mutex;
 
-use super::rounded::Line;
 use super::{Affine, Direction, FEW, GROUP, Matrix, Rounded, STRIP, Set, multiply};
 use crate::{Calls, Failure, each_share};
 
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod digits;
+mod portable;
+#[cfg(target_arch = "x86_64")]
 mod vnni;
 
 /// Columns of integers in blocks, for few rows at a time: what counts then is how fast the integers are read.
@@ -151,10 +155,16 @@ pub fn multiply_few<E>(
 pub struct Spread<'a>(Kind<'a>);
 
 enum Kind<'a> {
+    #[cfg(target_arch = "x86_64")]
     Vnni(Bytes<'a>, vnni::Spread),
-    Avx2(Bytes<'a>, avx2::Spread),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Bytes<'a>, portable::Spread),
+    Portable(Bytes<'a>, portable::Spread),
+    #[cfg(target_arch = "x86_64")]
     AffineVnni(Affine<'a>, vnni::AffineSpread),
+    #[cfg(target_arch = "x86_64")]
     AffineAvx2(Affine<'a>, avx2::AffineSpread),
+    AffinePortable(Affine<'a>, portable::AffineSpread),
 }
 
 impl<'a> Spread<'a> {
@@ -164,93 +174,47 @@ impl<'a> Spread<'a> {
     }
 
     fn new(weights: Few<'a>, rows: &Rounded, row: usize) -> Self {
-        // SAFETY: there are rows, so the processor has their instructions.
-        Self(unsafe {
-            match (weights, rows.instructions.0) {
-                (Few::Bytes(bytes), Set::Vnni) => Kind::Vnni(bytes, vnni::Spread::new(&rows.lines(row), &bytes)),
-                (Few::Bytes(bytes), Set::Avx2) => Kind::Avx2(bytes, avx2::Spread::new(rows.words(row), &bytes)),
-                (Few::Affine(affine), Set::Vnni) => Kind::AffineVnni(
-                    affine,
-                    AffineSpread::new(&rows.lines(row), &rows.sums(row, affine.unit()), &affine),
-                ),
-                (Few::Affine(affine), Set::Avx2) => Kind::AffineAvx2(
-                    affine,
-                    AffineSpread::new(&rows.lines(row), &rows.sums(row, affine.unit()), &affine),
-                ),
+        let sums = |affine: &Affine<'_>| rows.sums(row, affine.unit());
+        Self(match (weights, rows.instructions.0) {
+            #[cfg(target_arch = "x86_64")]
+            (Few::Bytes(bytes), Set::Vnni) => {
+                // SAFETY: there are rows, so the processor has their instructions.
+                Kind::Vnni(bytes, unsafe { vnni::Spread::new(&rows.lines(row), &bytes) })
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Few::Bytes(bytes), Set::Avx2) => Kind::Avx2(bytes, portable::Spread::new(rows.words(row), &bytes)),
+            (Few::Bytes(bytes), Set::Portable) => Kind::Portable(bytes, portable::Spread::new(rows.words(row), &bytes)),
+            #[cfg(target_arch = "x86_64")]
+            (Few::Affine(affine), Set::Vnni) => {
+                Kind::AffineVnni(affine, vnni::AffineSpread::new(&rows.lines(row), &sums(&affine), &affine))
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Few::Affine(affine), Set::Avx2) => {
+                Kind::AffineAvx2(affine, avx2::AffineSpread::new(&rows.lines(row), &sums(&affine), &affine))
+            }
+            (Few::Affine(affine), Set::Portable) => {
+                Kind::AffinePortable(affine, portable::AffineSpread::new(rows.words(row), sums(&affine), &affine))
             }
         })
     }
 
     /// Products with the columns from `first` on, plus their part of the bias \[N\].
     pub fn columns(&self, first: usize, bias: Option<&[f32]>, y: &mut [f32]) {
-        // SAFETY: the processor has the instructions.
-        unsafe {
-            match &self.0 {
-                Kind::Vnni(bytes, spread) => bytes.columns_vnni(first, spread, y),
-                Kind::Avx2(bytes, spread) => bytes.columns_avx2(first, spread, y),
-                Kind::AffineVnni(affine, spread) => affine.columns_vnni(first, spread, y),
-                Kind::AffineAvx2(affine, spread) => affine.columns_avx2(first, spread, y),
-            }
+        match &self.0 {
+            // SAFETY: there is a row, so the processor has the instructions; and so below.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vnni(bytes, spread) => unsafe { bytes.columns_vnni(first, spread, y) },
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(bytes, spread) => unsafe { bytes.columns_avx2(first, spread, y) },
+            Kind::Portable(bytes, spread) => bytes.columns_portable(first, spread, y),
+            #[cfg(target_arch = "x86_64")]
+            Kind::AffineVnni(affine, spread) => unsafe { affine.columns_vnni(first, spread, y) },
+            #[cfg(target_arch = "x86_64")]
+            Kind::AffineAvx2(affine, spread) => unsafe { affine.columns_avx2(first, spread, y) },
+            Kind::AffinePortable(affine, spread) => affine.columns_portable(first, spread, y),
         }
         if let Some(bias) = bias {
             y.iter_mut().zip(&bias[first..]).for_each(|(y, bias)| *y += bias);
-        }
-    }
-}
-
-/// Values of 4 bits whose products with a row one sum adds up: four bytes.
-const SUM: usize = 8;
-
-/// A row as columns of 4 bits meet it, in pieces of a vector of integers, two values a byte, or what is left.
-#[derive(Debug)]
-struct AffineSpread<const BYTES: usize, const SUMS: usize> {
-    pieces: Vec<Piece<BYTES, SUMS>>,
-    /// Each block's sum, zeros after them.
-    sums: Vec<[f32; SUMS]>,
-    /// Which of a piece's blocks each of its sums is of.
-    places: [i32; SUMS],
-}
-
-#[derive(Debug)]
-struct Piece<const BYTES: usize, const SUMS: usize> {
-    first: Digit<BYTES, SUMS>,
-    /// Where one of its groups has second digits.
-    second: Option<Digit<BYTES, SUMS>>,
-}
-
-#[derive(Debug)]
-#[repr(align(64))]
-struct Digit<const BYTES: usize, const SUMS: usize> {
-    /// The values that meet lower halves, and the others; zeros after them.
-    halves: [[i8; BYTES]; 2],
-    /// What each of the sums is multiplied with: its group's scale.
-    scales: [f32; SUMS],
-}
-
-impl<const BYTES: usize, const SUMS: usize> AffineSpread<BYTES, SUMS> {
-    /// Of both digits and the sum of each unit.
-    fn new(lines: &[Line<'_>; 2], units: &[f32], matrix: &Affine<'_>) -> Self {
-        let digit = |line: &Line<'_>, at: usize| {
-            let mut halves = [[0; BYTES]; 2];
-            let [low, high] = &mut halves;
-            let end = matrix.inner.min(at + 2 * BYTES);
-            for ((low, high), pair) in low.iter_mut().zip(high).zip(line.bytes[at..end].as_chunks::<2>().0) {
-                [*low, *high] = *pair;
-            }
-            let scale = |sum| line.scales.get((at + sum * SUM) / GROUP).copied().unwrap_or(0.0);
-            Digit { halves, scales: std::array::from_fn(scale) }
-        };
-        let piece = |at: usize| {
-            let [first, second] = lines;
-            Piece { first: digit(first, at), second: second.has(at, 2 * BYTES).then(|| digit(second, at)) }
-        };
-        let sums = units.chunks(matrix.block / matrix.unit()).take(matrix.blocks()).map(|units| units.iter().sum());
-        let sums: Vec<f32> = sums.collect();
-        let filled = |sums: &[f32]| std::array::from_fn(|at| sums.get(at).copied().unwrap_or(0.0));
-        Self {
-            pieces: (0..matrix.inner).step_by(2 * BYTES).map(piece).collect(),
-            sums: sums.chunks(SUMS).map(filled).collect(),
-            places: std::array::from_fn(|sum| (sum * SUM / matrix.block) as i32),
         }
     }
 }

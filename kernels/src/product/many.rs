@@ -1,13 +1,17 @@
 //! Products of many rows, which share what is laid out of the matrix.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::affine::floats;
+#[cfg(target_arch = "x86_64")]
 use super::rounded::Finer;
 use super::{Direction, Matrix, Rounded, STRIP, Set};
 
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod factors;
+mod portable;
+#[cfg(target_arch = "x86_64")]
 mod vnni;
 
 /// An output that several threads write, each its own columns.
@@ -19,6 +23,18 @@ struct Output {
 // SAFETY: `multiply` gives each strip of columns to one thread.
 unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
+
+impl Output {
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// They are there, and nothing else reads or writes them meanwhile.
+    #[allow(clippy::mut_from_ref)] // Several threads have it, each for its own columns.
+    unsafe fn columns(&self, row: usize, first: usize, width: usize) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(row * self.width + first), width) }
+    }
+}
 
 /// y = x W + b or y = x Wᵀ, row-major: `rows` are those of x, and for the latter those of x times the columns' scales. Sums over a
 /// group are those of integers; each is multiplied with its group's scale, and all are added up in f32. `in_parallel` gets a number
@@ -45,8 +61,9 @@ pub fn multiply<E>(
     let output = Output { first: y.as_mut_ptr(), width };
     // Of 4 bits forward each block's integers are multiplied as they are, with its own scale and minimum.
     let unit = matrix.affine.filter(|_| direction == Direction::Forward).map(|affine| affine.unit());
-    let (finer, sums) =
-        (rows.finer(), unit.map(|unit| (0..rows.number()).flat_map(|row| rows.sums(row, unit)).collect::<Vec<_>>()));
+    let sums = unit.map(|unit| (0..rows.number()).flat_map(|row| rows.sums(row, unit)).collect::<Vec<_>>());
+    #[cfg(target_arch = "x86_64")]
+    let finer = rows.finer();
     let strips: Vec<AtomicBool> = (0..width.div_ceil(STRIP)).map(|_| AtomicBool::new(false)).collect();
     in_parallel(strips.len(), &|index| {
         let is_first = strips.get(index).is_some_and(|taken| !taken.swap(true, Ordering::Relaxed));
@@ -54,13 +71,28 @@ pub fn multiply<E>(
             let first = index * STRIP;
             let (unit, sums) = (unit.unwrap_or(rows.group), sums.as_deref());
             let columns = Columns::new(matrix, direction, first, bias, sums.is_some());
-            let strip = Strip { matrix, direction, first, rows, finer: &finer, unit, sums, columns };
-            // SAFETY: there are rows, so the processor has their instructions; no other thread writes the strip's columns.
-            unsafe {
-                match rows.instructions.0 {
-                    Set::Vnni => strip.compute_vnni(&output),
-                    Set::Avx2 => strip.compute_avx2(&output),
-                }
+            let strip = Strip {
+                matrix,
+                direction,
+                first,
+                rows,
+                #[cfg(target_arch = "x86_64")]
+                finer: &finer,
+                unit,
+                sums,
+                columns,
+            };
+            match rows.instructions.0 {
+                // SAFETY: there are rows, so the processor has their instructions; no other thread writes the strip's columns.
+                #[cfg(target_arch = "x86_64")]
+                Set::Vnni => unsafe { strip.compute_vnni(&output) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx2 => unsafe { strip.compute_avx2(&output) },
+                Set::Portable => strip.compute_portable(|row, part, sums| {
+                    // SAFETY: no other thread writes the strip's columns, and there are as many rows as were rounded.
+                    strip.columns.put(part, sums, unsafe { output.columns(row, first, strip.columns.width) });
+                }),
             }
         }
     })?;
@@ -74,6 +106,7 @@ struct Strip<'a> {
     /// The first of them.
     first: usize,
     rows: &'a Rounded,
+    #[cfg(target_arch = "x86_64")]
     finer: &'a Finer,
     /// How many values one sum of integers adds up: a group of the row's or, of 4 bits forward, [`Affine::unit`](super::Affine).
     unit: usize,
@@ -90,45 +123,6 @@ struct Columns {
     width: usize,
 }
 
-/// A part of the inner dimension.
-struct Part {
-    index: usize,
-    range: Range<usize>,
-}
-
-impl Strip<'_> {
-    /// Lays out the factors of 4 bits forward, for a range of the inner dimension.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn lay_factors(&self, range: Range<usize>, factors: &mut Vec<Factors>) {
-        factors.clear();
-        let (Some(affine), Some(_)) = (self.matrix.affine, self.sums) else { return };
-        // As many as a panel has, which may go on beyond the last column's end.
-        let units = range.len().next_multiple_of(64) / self.unit;
-        factors.resize(units, Factors { scales: [0.0; STRIP], minima: [0.0; STRIP] });
-        let blocks = range.start / affine.block..range.end.div_ceil(affine.block);
-        for column in 0..self.columns.width {
-            let start = (self.first + column) * affine.blocks();
-            let here = start + blocks.start..start + blocks.end;
-            let blocks = affine.scales[here.clone()].chunks(8).zip(affine.minima[here].chunks(8));
-            for (units, (scales, minima)) in factors.chunks_mut(8 * affine.block / self.unit).zip(blocks) {
-                let [scales, minima] = [floats(scales), floats(minima)];
-                for ((units, scale), minimum) in units.chunks_mut(affine.block / self.unit).zip(scales).zip(minima) {
-                    for unit in units {
-                        (unit.scales[column], unit.minima[column]) = (scale, minimum);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Of 4 bits forward: what each of a strip's columns has in a unit.
-#[derive(Debug, Clone, Copy)]
-struct Factors {
-    scales: [f32; STRIP],
-    minima: [f32; STRIP],
-}
-
 impl Columns {
     fn new(matrix: Matrix<'_>, direction: Direction, first: usize, all: Option<&[f32]>, in_blocks: bool) -> Self {
         let width = STRIP.min(matrix.outputs(direction) - first);
@@ -140,5 +134,12 @@ impl Columns {
             columns.bias[..width].copy_from_slice(&all[first..first + width]);
         }
         columns
+    }
+    /// Adds a part's sums of a row to what the parts before it have given.
+    fn put(&self, part: usize, sums: &[f32; STRIP], y: &mut [f32]) {
+        if part == 0 {
+            y.copy_from_slice(&self.bias[..self.width]);
+        }
+        y.iter_mut().zip(sums.iter().zip(&self.scales)).for_each(|(y, (sum, scale))| *y += sum * scale);
     }
 }

@@ -37,9 +37,8 @@ fn steps(x: &[f64], direction: Direction) -> Vec<f64> {
 
 /// Room for rows, once for all instructions that this processor has.
 fn rounded() -> impl Iterator<Item = Rounded> {
-    if Instructions::supported().count() < 2 {
-        eprintln!("skipped: of AVX-512 VNNI and AVX2 this processor has {:?}", Instructions::best());
-    }
+    let lacking = Set::ALL.iter().filter(|set| !set.is_supported());
+    lacking.for_each(|set| eprintln!("skipped: this processor does not have {}", Instructions(*set).name()));
     Instructions::supported().map(Rounded::new)
 }
 

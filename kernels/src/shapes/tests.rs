@@ -65,7 +65,6 @@ fn operators() -> Vec<Operator> {
             Ok((logits.is_empty(), vec![vec![logits.rows as i64, logits.classes as i64]]))
         }),
     ];
-    #[cfg(target_arch = "x86_64")]
     {
         use crate::product::Direction::{Back, Forward};
         fn product(product: IntegerProduct) -> (bool, Vec<Vec<i64>>) {
@@ -232,7 +231,6 @@ fn empty_inputs_make_empty_outputs_or_are_refused() {
     assert!(target_log_prob(&[&[3, 0], &[3]]).is_err() && target_log_prob(&[&[0, 0], &[0]]).unwrap().is_empty());
     assert!(adapter_up(&[&[2, 0], &[0, 8], &[8], &[2, 8], &[2, 8]]).is_err(), "a sum of nothing");
     assert!(adapter_up(&[&[0, 4], &[4, 8], &[8], &[0, 8], &[0, 8]]).unwrap().is_empty());
-    #[cfg(target_arch = "x86_64")]
     for form in [Form::Bytes, Form::Affine, Form::FewBytes, Form::FewAffine] {
         use crate::product::Direction::{Back, Forward};
         let few = form.is_for_few();

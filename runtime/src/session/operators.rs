@@ -4,7 +4,6 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Mutex;
-#[cfg(target_arch = "x86_64")]
 use std::thread;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
@@ -14,11 +13,9 @@ use crate::kernels::{self, shapes};
 
 mod adapter;
 mod attention;
-#[cfg(target_arch = "x86_64")]
 mod block;
 mod decoder;
 mod guard;
-#[cfg(target_arch = "x86_64")]
 mod product;
 mod targets;
 
@@ -51,16 +48,10 @@ pub(super) fn domain(threads: Option<NonZeroUsize>) -> ort::Result<OperatorDomai
         .add(Guarded(Attention::CausalGradient))?
         .add(Guarded(TargetLogProb::Forward))?
         .add(Guarded(TargetLogProb::Gradient))?;
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = threads;
-    #[cfg(target_arch = "x86_64")]
-    if let Some(instructions) = kernels::product::Instructions::best() {
-        let threads = threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-        let domain =
-            block::all(instructions, threads).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add)?;
-        return product::all(instructions).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add);
-    }
-    Ok(domain)
+    let instructions = kernels::product::Instructions::best();
+    let threads = threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let domain = block::all(instructions, threads).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add)?;
+    product::all(instructions).into_iter().map(Guarded).try_fold(domain, OperatorDomain::add)
 }
 
 /// Operators of f32 that compute each row of their output by itself, from the same row of their inputs.

@@ -49,22 +49,19 @@ fn affine(blocks: &QuantisedBlocks, size: [usize; 2]) -> Option<Affine<'_>> {
 
 impl Integers {
     /// The nearest integers to the values of a matrix of `columns` columns, as `marionette-export --precision int8` stores them.
-    ///
-    /// # Errors
-    /// This processor has no instructions for products of integers.
-    pub fn of_8_bits(values: &[f32], order: Order, columns: usize) -> Result<Self> {
-        let instructions = Instructions::best().ok_or_else(TrainError::no_integers)?;
+    pub fn of_8_bits(values: &[f32], order: Order, columns: usize) -> Self {
+        let instructions = Instructions::best();
         let Quantised { integers, scales } = quantise::to_int8(values, order, columns, None);
         let inner = values.len().checked_div(columns).unwrap_or(0);
-        Ok(Self { stored: Stored::Bytes(integers), scales, inner, instructions })
+        Self { stored: Stored::Bytes(integers), scales, inner, instructions }
     }
 
     /// The same of 4 bits, each `block` of them with a scale and a minimum, as `--precision int4` stores them where nothing is made up for.
     ///
     /// # Errors
-    /// This processor has no instructions for products of integers, or there are none for such blocks.
+    /// There are no products with such blocks.
     pub fn of_4_bits(values: &[f32], order: Order, columns: usize, block: usize) -> Result<Self> {
-        let instructions = Instructions::best().ok_or_else(TrainError::no_integers)?;
+        let instructions = Instructions::best();
         let blocks = quantise::to_int4(values, order, columns, block, None);
         let inner = values.len().checked_div(columns).unwrap_or(0);
         let scales = affine(&blocks, [columns, inner]).map(|affine| affine.column_scales(instructions));
@@ -167,7 +164,7 @@ mod tests {
         let of = |order: Order, has_4_bits: bool| {
             let (integers, stored) = match has_4_bits {
                 true => (
-                    Integers::of_4_bits(&values, order, columns, 32),
+                    Integers::of_4_bits(&values, order, columns, 32).unwrap(),
                     quantise::to_int4(&values, order, columns, 32, None).values(order, columns),
                 ),
                 false => (
@@ -180,7 +177,7 @@ mod tests {
                 Order::ColumnsTogether => stored.reshape([columns as i64, inner as i64]).transpose(0, 1),
                 Order::ColumnsApart => stored.reshape([inner as i64, columns as i64]),
             };
-            (integers.unwrap(), stored)
+            (integers, stored)
         };
         let orders = [Order::ColumnsTogether, Order::ColumnsApart];
         orders.into_iter().flat_map(|order| [of(order, false), of(order, true)]).collect()

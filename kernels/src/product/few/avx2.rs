@@ -4,35 +4,11 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Affine, Bytes, Digit};
-use crate::product::affine::eight;
-use crate::product::{FAR, GROUP};
-
-/// A row as columns of bytes meet it, in pieces of up to 64 values, each of one block.
-#[derive(Debug)]
-pub(super) struct Spread {
-    words: Vec<[i16; 16]>,
-    /// Each piece's group's scale.
-    scales: Vec<f32>,
-    /// What to begin each block's sum with, since its integers are stored as 128 more than they are.
-    starts: Vec<f32>,
-}
-
-impl Spread {
-    pub(super) fn new((words, scales): (&[i16], &[f32]), matrix: &Bytes<'_>) -> Self {
-        let length = matrix.piece(GROUP);
-        let words = &words[..matrix.inner];
-        let scales = (0..matrix.inner).step_by(length).map(|at| scales[at / GROUP]).collect();
-        let mut spread = Self { words: words.as_chunks().0.to_vec(), scales, starts: Vec::new() };
-        let pieces: Vec<f32> = words
-            .chunks(length)
-            .zip(&spread.scales)
-            .map(|(piece, scale)| (-128 * piece.iter().map(|&value| i32::from(value)).sum::<i32>()) as f32 * scale)
-            .collect();
-        spread.starts = pieces.chunks(matrix.block / length).map(|pieces| pieces.iter().sum()).collect();
-        spread
-    }
-}
+use super::digits::Digit;
+use super::portable::Spread;
+use super::{Affine, Bytes};
+use crate::product::FAR;
+use crate::product::affine::halves::eight;
 
 impl Bytes<'_> {
     /// Some columns' products with a row.
@@ -77,7 +53,7 @@ fn products(bytes: &[u8], words: &[[i16; 16]]) -> __m256i {
 }
 
 /// A row as columns of 4 bits meet it.
-pub(super) type AffineSpread = super::AffineSpread<32, 8>;
+pub(super) type AffineSpread = super::digits::AffineSpread<32, 8>;
 
 /// Values of a piece.
 const PIECE: usize = 64;

@@ -133,7 +133,7 @@ fn added([a, b, c, d]: &[__m512; 4], y: &mut [f32]) {
 }
 
 /// A row as columns of 4 bits meet it.
-pub(super) type AffineSpread = super::AffineSpread<64, 16>;
+pub(super) type AffineSpread = super::digits::AffineSpread<64, 16>;
 
 /// Values of a piece.
 const PIECE: usize = 128;
@@ -177,7 +177,7 @@ impl Affine<'_> {
 /// Lower and higher halves of bytes times a digit of a row's values.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn products_of_halves([low, high]: [__m512i; 2], digit: &super::Digit<64, 16>) -> __m512 {
+fn products_of_halves([low, high]: [__m512i; 2], digit: &super::digits::Digit<64, 16>) -> __m512 {
     let [lower, higher] = &digit.halves;
     let total = _mm512_dpbusd_epi32(_mm512_setzero_si512(), low, load_i8s(lower));
     let total = _mm512_dpbusd_epi32(total, high, load_i8s(higher));

@@ -5,9 +5,10 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::{Factors, Output, Part, Strip};
-use crate::product::affine::{Affine, one};
-use crate::product::{AHEAD, Direction, Matrix, STRIP};
+use super::factors::{Factors, Part};
+use super::{Output, Strip};
+use crate::product::affine::halves::one;
+use crate::product::{AHEAD, Affine, Direction, Matrix, STRIP};
 
 /// How much of the inner dimension is in a strip at a time: 512 KiB, which second-level caches hold. (With 256 to 1,024, where
 /// a tile fits the first-level cache, it is slower by 5 to 15 %.)
@@ -143,10 +144,7 @@ impl Strip<'_> {
         for (r, totals) in totals.iter().enumerate() {
             let mut y = [0.0; OUTPUTS];
             // SAFETY: the columns are there in each row and ours alone.
-            let at = unsafe {
-                let at = output.first.add((first + r) * output.width + self.first + tile * OUTPUTS);
-                std::slice::from_raw_parts_mut(at, width)
-            };
+            let at = unsafe { output.columns(first + r, self.first + tile * OUTPUTS, width) };
             match part.index {
                 0 => y.copy_from_slice(&self.columns.bias[tile * OUTPUTS..][..OUTPUTS]),
                 _ => y[..width].copy_from_slice(at),

@@ -4,11 +4,14 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::{Factors, Output, Part, Strip};
-use crate::product::affine::one;
+use super::factors::{Factors, Part};
+use super::{Output, Strip};
+use crate::product::affine::halves::one;
 use crate::product::vectors::{load, load_f32s};
-use crate::product::{AHEAD, DEPTH, Direction, Matrix, STRIP};
+use crate::product::{AHEAD, Direction, Matrix, STRIP};
 
+/// How much of the inner dimension is in a strip of bytes at a time: 256 KiB, which second-level caches hold.
+const DEPTH: usize = 4096;
 /// Vectors of a strip.
 const VECTORS: usize = STRIP / 16;
 /// Vectors of a tile.

@@ -95,7 +95,6 @@ impl<'a> Inputs<'a> {
     }
 
     /// Those of an operator that knows some of them from when it was made.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn beside(context: &'a ComputeContext, constants: &'a [Option<ValueRef<'a>>]) -> ort::Result<Self> {
         let input = |(index, constant): (usize, &'a Option<ValueRef<'a>>)| match constant {
             Some(constant) => Ok(constant.view()),
@@ -110,7 +109,6 @@ impl<'a> Inputs<'a> {
     }
 
     /// What the elements of each are.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn elements(&self) -> impl Iterator<Item = Option<TensorElementType>> {
         self.0.iter().map(|value| value.dtype().tensor_type())
     }
@@ -169,7 +167,6 @@ pub(super) fn output<'a>(context: &'a ComputeContext, index: usize, shape: &[i64
 
 /// An output that goes on where an input ends: one of the input's shape, with its values. Where both are one buffer, nothing is
 /// copied.
-#[cfg(target_arch = "x86_64")]
 pub(super) fn continued<'a>(
     context: &'a ComputeContext,
     inputs: &Inputs<'a>,

@@ -155,33 +155,29 @@ fn fitting() -> Vec<Fitting> {
         ("TargetLogProb", vec![(F, &[6, 7]), (I, &[6])], &[], vec![6, 6]),
         ("TargetLogProbGradient", vec![(F, &[6]), (F, &[6, 7]), (I, &[6]), (F, &[6])], &[], vec![42]),
     ];
-    #[cfg(target_arch = "x86_64")]
-    if crate::kernels::product::Instructions::best().is_some() {
-        all.extend([
-            ("QuantizedMatMul", vec![(F, &[6, 64][..]), (B, &[5, 64][..]), (F, &[5][..])], &[][..], vec![30]),
-            ("QuantizedLinear", vec![(F, &[6, 64]), (B, &[5, 64]), (F, &[5]), (F, &[5])], &[], vec![30]),
-            ("QuantizedMatMulGradient", vec![(F, &[6, 5]), (B, &[5, 64]), (F, &[5])], &[], vec![384]),
-            ("AffineMatMul", vec![(F, &[6, 64]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![30]),
-            ("AffineLinear", vec![(F, &[6, 64]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2]), (F, &[5])], &[], vec![30]),
-            ("AffineMatMulGradient", vec![(F, &[6, 5]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![384]),
-            ("FewRowsMatMul", vec![(F, &[3, 64]), (B, &[5, 2, 32]), (F, &[10])], &[], vec![15]),
-            ("FewRowsMatMul", vec![(F, &[9, 64]), (B, &[5, 2, 32]), (F, &[10])], &[], vec![45]),
-            ("FewRowsAffineMatMul", vec![(F, &[3, 64]), (B, &[5, 2, 16]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![15]),
-            (
-                "FewRowsAffineLinear",
-                vec![(F, &[9, 64]), (B, &[5, 2, 16]), (D, &[5, 2]), (D, &[5, 2]), (F, &[5])],
-                &[],
-                vec![45],
-            ),
-            ("FewRowsLinear", vec![(F, &[3, 64]), (B, &[5, 2, 32]), (F, &[10]), (F, &[5])], &[], vec![15]),
-        ]);
-        all.extend(blocks());
-    }
+    all.extend([
+        ("QuantizedMatMul", vec![(F, &[6, 64][..]), (B, &[5, 64][..]), (F, &[5][..])], &[][..], vec![30]),
+        ("QuantizedLinear", vec![(F, &[6, 64]), (B, &[5, 64]), (F, &[5]), (F, &[5])], &[], vec![30]),
+        ("QuantizedMatMulGradient", vec![(F, &[6, 5]), (B, &[5, 64]), (F, &[5])], &[], vec![384]),
+        ("AffineMatMul", vec![(F, &[6, 64]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![30]),
+        ("AffineLinear", vec![(F, &[6, 64]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2]), (F, &[5])], &[], vec![30]),
+        ("AffineMatMulGradient", vec![(F, &[6, 5]), (H, &[5, 64]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![384]),
+        ("FewRowsMatMul", vec![(F, &[3, 64]), (B, &[5, 2, 32]), (F, &[10])], &[], vec![15]),
+        ("FewRowsMatMul", vec![(F, &[9, 64]), (B, &[5, 2, 32]), (F, &[10])], &[], vec![45]),
+        ("FewRowsAffineMatMul", vec![(F, &[3, 64]), (B, &[5, 2, 16]), (D, &[5, 2]), (D, &[5, 2])], &[], vec![15]),
+        (
+            "FewRowsAffineLinear",
+            vec![(F, &[9, 64]), (B, &[5, 2, 16]), (D, &[5, 2]), (D, &[5, 2]), (F, &[5])],
+            &[],
+            vec![45],
+        ),
+        ("FewRowsLinear", vec![(F, &[3, 64]), (B, &[5, 2, 32]), (F, &[10]), (F, &[5])], &[], vec![15]),
+    ]);
+    all.extend(blocks());
     all
 }
 
 /// Blocks 32 wide: of a Llama in 8 bits for one token, and of a GPT-2 in 4 bits for six rows of one.
-#[cfg(target_arch = "x86_64")]
 fn blocks() -> Vec<Fitting> {
     const LLAMA: &[(&str, i64)] = &[("num_heads", 4), ("kv_num_heads", 2), ("rotary", 1), ("bias", 0)];
     const GPT2: &[(&str, i64)] = &[("num_heads", 2), ("kv_num_heads", 2), ("rotary", 0), ("bias", 1)];
@@ -220,13 +216,9 @@ fn blocks() -> Vec<Fitting> {
     ]
 }
 
-#[cfg(target_arch = "x86_64")]
 #[test]
 fn positions_beyond_the_cache_and_other_rows_are_refused() {
     let Some(runtime) = onnx_runtime() else { return };
-    if crate::kernels::product::Instructions::best().is_none() {
-        return;
-    }
     for (operator, inputs, attributes, outputs) in blocks() {
         let with = |input: usize, bytes: Vec<u8>| {
             let mut model = model(operator, &inputs, attributes, outputs.len());
