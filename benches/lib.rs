@@ -6,7 +6,7 @@ pub mod precisions;
 use std::path::Path;
 
 use marionette_models::bundle::Precision;
-use marionette_models::checkpoint::{self, Base};
+use marionette_models::checkpoint::{Base, BaseFiles};
 use marionette_models::{AdapterConfig, Gpt2Shape, init, params};
 use marionette_trainer::Result;
 use marionette_trainer::frozen::Frozen;
@@ -40,11 +40,17 @@ impl Task {
     /// # Errors
     /// The base cannot be read; what libtorch says.
     pub fn new(folder: Option<&Path>, precision: Precision) -> Result<Self> {
-        let Base { config, tensors, .. } = match folder {
-            Some(folder) => checkpoint::read_base(folder)?,
-            None => random_base(),
+        let (config, frozen) = match folder {
+            Some(folder) => {
+                let base = BaseFiles::open(folder)?;
+                let frozen = Frozen::read(&base, precision, Device::Cpu)?;
+                (base.config, frozen)
+            }
+            None => {
+                let Base { config, tensors, .. } = random_base();
+                (config, Frozen::new(tensors, precision, Device::Cpu)?)
+            }
         };
-        let frozen = Frozen::new(tensors, precision, Device::Cpu)?;
         let table = params::adapter_table(&config, &AdapterConfig::default());
         let fresh = init::initialise(&table, &mut ChaCha8Rng::seed_from_u64(0));
         let start = table

@@ -1,14 +1,17 @@
 //! Models and adapters on disk: the Hugging Face layout of each family, and adapters alone.
 
+mod base;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+pub use base::BaseFiles;
 
 use crate::config::{AdapterConfig, ModelConfig};
 use crate::error::{FileError, Result};
 use crate::families::Stored;
-use crate::params::{self, HostTensor, TensorSpec, Tensors, names};
+use crate::params::{self, HostTensor, TensorSpec, Tensors};
 use crate::safetensors_file::{self, FileMetadata, RawTensor, Reader};
 use crate::{files, layout};
 
@@ -16,10 +19,6 @@ use crate::{files, layout};
 pub const CONFIG_JSON: &str = "config.json";
 /// The weights.
 pub const MODEL_SAFETENSORS: &str = "model.safetensors";
-/// Heads for other tasks than the next token, which a model may bring beside its own: GPT-2's double heads, the classifiers and
-/// readers of transformers, the value head of TRL.
-const OTHER_HEADS: [&str; 5] = ["multiple_choice_head.", "score.", "classifier.", "qa_outputs.", "v_head."];
-
 /// φ: a pre-trained model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Base {
@@ -58,121 +57,12 @@ pub enum Storage {
     F16,
 }
 
-/// Reads a model in the Hugging Face layout: `config.json` and `model.safetensors`, whole or in shards (F32, F16 or BF16). Names may
-/// carry the family's prefix or lack it; constants of old files, a tied head equal to the embedding and heads for other tasks are
-/// passed over.
+/// Reads a model in the Hugging Face layout, all of it ([`BaseFiles::open`], [`BaseFiles::read`]).
 ///
 /// # Errors
-/// The folder holds something else than a model; a file is missing or wrong; a tensor is missing, left over, has another shape, or
-/// holds NaN or infinity.
+/// Theirs.
 pub fn read_base(dir: &Path) -> Result<Base> {
-    if !dir.is_dir() {
-        return Err(FileError::new(dir, "is not a folder")
-            .remedy("give a Hugging Face model folder with config.json, model.safetensors and a tokenizer"));
-    }
-    weights::refuse_others(dir)?;
-    let mut config = ModelConfig::from_file(&dir.join(CONFIG_JSON))?;
-    let plug = config.family.plug();
-    let readers = weights::open(dir)?;
-    let mut passed_over = BTreeSet::new();
-    // What the headers say: the file and the shape of each tensor that is to be read, by its name without the prefix.
-    let mut there: BTreeMap<String, (&Path, &[usize])> = BTreeMap::new();
-    let passes = |name: &str| plug.is_constant(name) || OTHER_HEADS.into_iter().any(|head| name.starts_with(head));
-    for (path, reader) in &readers {
-        for entry in reader.entries() {
-            let name = bare(&config, &entry.name);
-            if passes(&name) {
-                passed_over.extend(OTHER_HEADS.into_iter().find(|head| name.starts_with(head)));
-            } else if there.insert(name.clone(), (path, &entry.shape)).is_some() {
-                let problem = format!("is there with and without the prefix \"{}\"", plug.prefix());
-                return Err(FileError::new(path, problem).at(name));
-            }
-        }
-    }
-    let stored = stored(&config);
-    check_headers(&weights::file(dir), &config, &stored, &there)?;
-    let files: BTreeMap<String, PathBuf> = there.into_iter().map(|(name, (path, _))| (name, path.to_owned())).collect();
-    let mut found = Tensors::new();
-    for (path, reader) in readers {
-        for tensor in reader.tensors(|entry| Ok(!passes(&bare(&config, &entry.name))))? {
-            let (name, tensor) = tensor?;
-            let name = bare(&config, &name);
-            let tensor = tensor.to_f32().map_err(|problem| FileError::new(&path, problem).at(&name))?;
-            found.insert(name, tensor);
-        }
-    }
-    let heads =
-        passed_over.iter().map(|head| format!("{}: {head}* is passed over: a head for another task", dir.display()));
-    let mut notes: Vec<String> = heads.collect();
-    let wrong =
-        |name: &str, problem: String| FileError::new(files.get(name).unwrap_or(&weights::file(dir)), problem).at(name);
-    if config.tied || !plug.can_be_untied() {
-        // The embedding is the first of the table.
-        let embedding = stored.first().and_then(|stored| stored.parts.first()).map_or("", |(name, _)| name);
-        let says = match config.tied {
-            true => "config.json does not have tie_word_embeddings false".to_owned(),
-            false => format!("a {} with a head of its own is not supported", config.family),
-        };
-        match found.remove(names::HEAD) {
-            Some(head) if found.get(embedding) != Some(&head) => {
-                return Err(wrong(names::HEAD, format!("differs from {embedding}, but {says}")));
-            }
-            None if !config.tied => {
-                return Err(wrong(names::HEAD, "is missing, but config.json has tie_word_embeddings false".to_owned()));
-            }
-            Some(_) if !config.tied => {
-                let dir = dir.display();
-                notes.push(format!(
-                    "{dir}: {} equals {embedding}, so they are one, although config.json has tie_word_embeddings false",
-                    names::HEAD
-                ));
-            }
-            _ => {}
-        }
-        config.tied = true;
-    }
-    let tensors = layout::gather(&params::base_table(&config), &stored, found)
-        .map_err(|(name, problem)| wrong(&name, problem))?;
-    Ok(Base { config, tensors, notes })
-}
-
-/// Checks, before a tensor is read, that exactly those of a model are there, each with its shape. A head may be there that turns out
-/// to be the embedding.
-fn check_headers(
-    weights: &Path,
-    config: &ModelConfig,
-    stored: &[Stored],
-    there: &BTreeMap<String, (&Path, &[usize])>,
-) -> Result<()> {
-    let mut expected = BTreeMap::new();
-    for (spec, stored) in params::base_table(config).iter().zip(stored) {
-        for (name, columns) in &stored.parts {
-            let shape = layout::shape(spec, *columns, stored.transposed);
-            match there.get(name) {
-                // Why a head has to be there is said where it is compared with the embedding.
-                None if name == names::HEAD && !config.family.plug().can_be_untied() => {}
-                None => return Err(FileError::new(weights, format!("is missing, expected shape {shape:?}")).at(name)),
-                Some((path, found)) if **found != *shape => {
-                    return Err(FileError::new(path, format!("has shape {found:?}, expected {shape:?}")).at(name));
-                }
-                Some(_) => {}
-            }
-            expected.insert(name.as_str(), shape);
-        }
-    }
-    for (name, (path, found)) in there {
-        match expected.get(name.as_str()) {
-            Some(_) => {}
-            None if name == names::HEAD => {
-                let shape = [config.vocab_size, config.n_embd];
-                if **found != shape {
-                    return Err(FileError::new(path, format!("has shape {found:?}, expected {shape:?}")).at(name));
-                }
-            }
-            None => return Err(FileError::new(path, "does not belong to this model").at(name)),
-        }
-    }
-    Ok(())
+    BaseFiles::open(dir)?.read()
 }
 
 /// A name without the family's prefix.

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::config::ModelConfig;
 use crate::error::{FileError, Result};
 use crate::files;
-use crate::params::{self, Tensors};
+use crate::params::{self, HostTensor, Tensors};
 
 /// SHA-256 (FIPS 180-4) as 64 lower-case hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
@@ -42,15 +42,32 @@ pub fn sha256_file(path: &Path) -> Result<String> {
 /// The digest that says which frozen parameters φ something belongs to: over the configuration and, in the order of the
 /// parameter table, each tensor's name, shape and values as little-endian f32. It does not depend on how a file stores them.
 pub fn base_sha256(config: &ModelConfig, base: &Tensors) -> String {
-    let mut hasher = HashingWriter::new(io::sink());
-    // Writing to a sink cannot fail.
-    let _ = hasher.write_all(&config.family.plug().identity(config));
+    let mut hasher = BaseHasher::new(config);
     for spec in params::base_table(config) {
-        let Some(tensor) = base.get(&spec.name) else { continue };
-        let _ = write!(hasher, "\n{} {:?}\n", spec.name, tensor.shape);
-        let _ = tensor.write_le(&mut hasher);
+        base.get(&spec.name).into_iter().for_each(|tensor| hasher.tensor(&spec.name, tensor));
     }
     hasher.digest()
+}
+
+/// The same of tensors that come one by one, in the order of the parameter table.
+pub(crate) struct BaseHasher(HashingWriter<io::Sink>);
+
+impl BaseHasher {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
+        let mut hasher = HashingWriter::new(io::sink());
+        // Writing to a sink cannot fail.
+        let _ = hasher.write_all(&config.family.plug().identity(config));
+        Self(hasher)
+    }
+
+    pub(crate) fn tensor(&mut self, name: &str, tensor: &HostTensor) {
+        let _ = write!(self.0, "\n{name} {:?}\n", tensor.shape);
+        let _ = tensor.write_le(&mut self.0);
+    }
+
+    pub(crate) fn digest(self) -> String {
+        self.0.digest()
+    }
 }
 
 /// A writer that passes everything on and knows its SHA-256.

@@ -13,26 +13,40 @@ use crate::safetensors_file::RawTensor;
 pub(crate) fn gather(table: &[TensorSpec], stored: &[Stored], mut found: Tensors) -> Result<Tensors, (String, String)> {
     let mut tensors = Tensors::new();
     for (spec, stored) in table.iter().zip(stored) {
-        let mut parts = Vec::with_capacity(stored.parts.len());
-        for (name, columns) in &stored.parts {
-            let expected = shape(spec, *columns, stored.transposed);
-            let tensor =
-                found.remove(name).ok_or_else(|| (name.clone(), format!("is missing, expected shape {expected:?}")))?;
-            if tensor.shape != expected {
-                return Err((name.clone(), format!("has shape {:?}, expected {expected:?}", tensor.shape)));
+        let tensor = gather_one(spec, stored, |name, expected| {
+            let tensor = found
+                .remove(name)
+                .ok_or_else(|| (name.to_owned(), format!("is missing, expected shape {expected:?}")))?;
+            match tensor.shape == expected {
+                true => Ok(tensor),
+                false => Err((name.to_owned(), format!("has shape {:?}, expected {expected:?}", tensor.shape))),
             }
-            parts.push((tensor, *columns));
-        }
-        let tensor = match (stored.transposed, parts.len()) {
-            (false, 1) => parts.pop().map(|(tensor, _)| tensor).unwrap_or_default(),
-            _ => side_by_side(spec, &parts, stored.transposed),
-        };
+        })?;
         tensors.insert(spec.name.clone(), tensor);
     }
     match found.into_keys().next() {
         Some(name) => Err((name, "does not belong to this model".to_owned())),
         None => Ok(tensors),
     }
+}
+
+/// A tensor of a table from its parts in a file; `part` gives one by its name, of the shape that it is told.
+///
+/// # Errors
+/// Those of `part`.
+pub(crate) fn gather_one<E>(
+    spec: &TensorSpec,
+    stored: &Stored,
+    mut part: impl FnMut(&str, &[usize]) -> Result<HostTensor, E>,
+) -> Result<HostTensor, E> {
+    let mut parts = Vec::with_capacity(stored.parts.len());
+    for (name, columns) in &stored.parts {
+        parts.push((part(name, &shape(spec, *columns, stored.transposed))?, *columns));
+    }
+    Ok(match (stored.transposed, parts.len()) {
+        (false, 1) => parts.pop().map(|(tensor, _)| tensor).unwrap_or_default(),
+        _ => side_by_side(spec, &parts, stored.transposed),
+    })
 }
 
 /// The tensors of a file from those of a table, each stored by `store`.

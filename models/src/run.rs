@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::Precision;
-use crate::checkpoint::{self, Base, CONFIG_JSON, MODEL_SAFETENSORS};
+use crate::checkpoint::{Base, BaseFiles, CONFIG_JSON, MODEL_SAFETENSORS};
 use crate::config::AdapterConfig;
 use crate::error::{FileError, Result};
 use crate::inner_loop::InnerLoop;
@@ -96,10 +96,10 @@ impl RunModel {
     ///
     /// # Errors
     /// It is not there, cannot be read, or is another than it was.
-    pub fn read_base(&mut self, config: &Path, moved: Option<&Path>) -> Result<Base> {
+    pub fn open_base(&mut self, config: &Path, moved: Option<&Path>) -> Result<BaseFiles> {
         self.place_base(config, moved)?;
-        let base = checkpoint::read_base(&self.base)?;
-        let found = digest::base_sha256(&base.config, &base.tensors);
+        let base = BaseFiles::open(&self.base)?;
+        let found = base.sha256()?;
         if found != self.base_sha256 {
             let problem =
                 format!("is not the model that the run of {} was made with: it has digest {found}", config.display());
@@ -107,6 +107,14 @@ impl RunModel {
             return Err(FileError::new(&self.base, problem).at("base_sha256").remedy(remedy));
         }
         Ok(base)
+    }
+
+    /// The same, read.
+    ///
+    /// # Errors
+    /// As [`Self::open_base`].
+    pub fn read_base(&mut self, config: &Path, moved: Option<&Path>) -> Result<Base> {
+        self.open_base(config, moved)?.read()
     }
 }
 

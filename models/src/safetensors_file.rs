@@ -22,7 +22,7 @@ use crate::params::HostTensor;
 
 pub use self::header::Entry;
 pub(crate) use self::header::{MAX_ENTRIES, Unique};
-pub use self::reader::{Reader, TensorReader};
+pub use self::reader::{Reader, TensorReader, TensorsInPlace};
 
 /// The key of the metadata under which ours lies as JSON.
 const METADATA_KEY: &str = "marionette";

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use marionette_kernels::quantise;
 use marionette_models::bundle::Precision;
-use marionette_models::params::Order;
+use marionette_models::checkpoint::BaseFiles;
+use marionette_models::params::{self, Order};
 use marionette_models::{HostTensor, Tensors};
 use tch::{Device, Kind, Tensor};
 
@@ -24,6 +25,32 @@ pub struct Frozen {
     integers: BTreeMap<String, Arc<Integers>>,
 }
 
+/// How tensors are held.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    precision: Precision,
+    /// How many 4-bit integers have one scale.
+    block: usize,
+    device: Device,
+}
+
+impl Held {
+    /// Of matrices of some shapes.
+    fn new<'a>(
+        shapes: impl Iterator<Item = (&'a str, &'a [usize])>,
+        precision: Precision,
+        device: Device,
+    ) -> Result<Self> {
+        if precision.is_integer() && device != Device::Cpu {
+            let problem =
+                format!("is {precision}, which is computed on a processor: leave it out, or take --device cpu");
+            return Err(TrainError::option("--frozen", problem));
+        }
+        let inner = shapes.filter_map(|(name, shape)| Some(Order::of(name, shape)?.1[1]));
+        Ok(Self { precision, block: quantise::block_of_int4(inner), device })
+    }
+}
+
 impl From<NamedTensors> for Frozen {
     fn from(tensors: NamedTensors) -> Self {
         Self { tensors, ..Self::default() }
@@ -37,33 +64,45 @@ impl Frozen {
     /// # Errors
     /// Integers on another device than a processor; a matrix that integers cannot hold; what libtorch says.
     pub fn new(base: Tensors, precision: Precision, device: Device) -> Result<Self> {
-        if precision.is_integer() && device != Device::Cpu {
-            let problem =
-                format!("is {precision}, which is computed on a processor: leave it out, or take --device cpu");
-            return Err(TrainError::option("--frozen", problem));
-        }
-        let inner = base.iter().filter_map(|(name, tensor)| Some(Order::of(name, &tensor.shape)?.1[1]));
-        let block = quantise::block_of_int4(inner);
+        let shapes = base.iter().map(|(name, tensor)| (name.as_str(), &tensor.shape[..]));
+        let held = Held::new(shapes, precision, device)?;
         let mut frozen = Self::default();
-        for (name, tensor) in base {
-            match Order::of(&name, &tensor.shape).filter(|_| precision.is_integer()) {
-                Some((order, [columns, inner])) => {
-                    if let Some(problem) = misfit(precision, &tensor, inner) {
-                        return Err(TrainError::option("--frozen", format!("is {precision}, but {name} {problem}")));
-                    }
-                    let integers = match precision {
-                        Precision::Int4 => Integers::of_4_bits(&tensor.values, order, columns, block)?,
-                        _ => Integers::of_8_bits(&tensor.values, order, columns),
-                    };
-                    frozen.integers.insert(name, Arc::new(integers));
-                }
-                None => {
-                    frozen.tensors.insert(name, to_torch(&tensor, Kind::Float, device)?);
-                }
-            }
-        }
+        base.into_iter().try_for_each(|(name, tensor)| frozen.take(name, &tensor, held))?;
         memory::give_back();
         Ok(frozen)
+    }
+
+    /// The same of a base in its files, which is never held whole in f32 beside integers.
+    ///
+    /// # Errors
+    /// As [`Frozen::new`]; a tensor cannot be read.
+    pub fn read(base: &BaseFiles, precision: Precision, device: Device) -> Result<Self> {
+        let table = params::base_table(&base.config);
+        let held = Held::new(table.iter().map(|spec| (spec.name.as_str(), &spec.shape[..])), precision, device)?;
+        let mut frozen = Self::default();
+        base.each(|name, tensor| frozen.take(name, &tensor, held))?;
+        memory::give_back();
+        Ok(frozen)
+    }
+
+    fn take(&mut self, name: String, tensor: &HostTensor, held: Held) -> Result<()> {
+        let Held { precision, block, device } = held;
+        match Order::of(&name, &tensor.shape).filter(|_| precision.is_integer()) {
+            Some((order, [columns, inner])) => {
+                if let Some(problem) = misfit(precision, tensor, inner) {
+                    return Err(TrainError::option("--frozen", format!("is {precision}, but {name} {problem}")));
+                }
+                let integers = match precision {
+                    Precision::Int4 => Integers::of_4_bits(&tensor.values, order, columns, block)?,
+                    _ => Integers::of_8_bits(&tensor.values, order, columns),
+                };
+                self.integers.insert(name, Arc::new(integers));
+            }
+            None => {
+                self.tensors.insert(name, to_torch(tensor, Kind::Float, device)?);
+            }
+        }
+        Ok(())
     }
 
     /// Those that are floats.

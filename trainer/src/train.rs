@@ -20,7 +20,7 @@ use std::time::Instant;
 use indicatif::HumanDuration;
 use marionette_console::interrupt;
 use marionette_dialogues::Batch;
-use marionette_models::checkpoint::Base;
+use marionette_models::checkpoint::BaseFiles;
 use marionette_models::run::{CHECKPOINTS, CONFIG_TOML, PROBE, Which, checkpoint};
 use marionette_models::{FileError, params};
 use rand::{RngExt, SeedableRng};
@@ -82,7 +82,7 @@ struct Run<'a> {
 /// # Errors
 /// Impossible options, files that cannot be read or written, a loss that is not finite: then the checkpoints written so
 /// far stay.
-pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Resume) -> Result<Report> {
+pub fn run(config: &Config, base: BaseFiles, out: &Path, compute: Compute, resume: Resume) -> Result<Report> {
     // What is not shared out among workers is computed as they compute: the results depend on no other number.
     tch::set_num_threads(compute.threads_each() as i32);
     let begun = resume != Resume::No && out.join(CONFIG_TOML).is_file();
@@ -106,7 +106,7 @@ pub fn run(config: &Config, base: Base, out: &Path, compute: Compute, resume: Re
     if let Some(note) = data::windowed(&personas, base.config.n_positions) {
         say(note);
     }
-    let (model, start) = begin(config, base, compute.device, config.outer.precision.kind())?;
+    let (model, start) = begin(config, &base, compute.device, config.outer.precision.kind())?;
     let run = Run { config, model, personas, held, compute, out };
 
     let found = found.map(|(folder, counters)| State::read(&folder, counters, config, &run.model)).transpose();

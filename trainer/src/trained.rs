@@ -48,7 +48,7 @@ impl Trained {
             None => written,
         };
         config.check()?;
-        let base = config.model.read_base(&path, base)?;
+        let base = config.model.open_base(&path, base)?;
         let method = config.method()?;
         let recipe = run::inner_loop(&best)?;
         let shape = &base.config;
@@ -58,7 +58,7 @@ impl Trained {
         let rates = rates.map_err(|problem| TrainError::option("inner_loop.learning_rate", problem))?;
         let frozen = match method.learns_base() {
             true => Frozen::default(),
-            false => Frozen::new(base.tensors, config.model.frozen, device)?,
+            false => Frozen::read(&base, config.model.frozen, device)?,
         };
         let kind = config.outer.precision.kind();
         let model = Model::new(shape, method.parts(), frozen, table, kind, device)?;

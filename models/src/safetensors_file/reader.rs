@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::checksum::Checksum;
 use super::header::{Header, MAX_HEADER, Unique};
@@ -86,6 +87,26 @@ impl Reader {
         &self.entries
     }
 
+    /// The tensors, to be read in any order; a file of ours is read through once before, whether it was changed since it was written.
+    ///
+    /// # Errors
+    /// It was, or cannot be read.
+    pub fn in_place(mut self) -> Result<TensorsInPlace> {
+        let path = self.path.clone();
+        let failed = |error| FileError::new(&path, format!("cannot be read: {error}"));
+        let mut at = self.file.stream_position().map_err(failed)?;
+        let file = self.file.get_ref().try_clone().map_err(failed)?;
+        let mut entries = BTreeMap::new();
+        for entry in &self.entries {
+            entries.insert(entry.name.clone(), (entry.clone(), at));
+            at += entry.bytes as u64;
+        }
+        if self.checksum.is_some() {
+            self.tensors(|_| Ok(false))?.try_for_each(|tensor| tensor.map(drop))?;
+        }
+        Ok(TensorsInPlace { path, file: Mutex::new(file), entries })
+    }
+
     /// The tensors that are `wanted`, which is asked of all of them before one is read. The others are passed over.
     ///
     /// # Errors
@@ -95,6 +116,47 @@ impl Reader {
         let judged: Vec<_> =
             entries.into_iter().map(|entry| wanted(&entry).map(|wanted| (entry, wanted))).collect::<Result<_>>()?;
         Ok(TensorReader { path, file, entries: judged.into_iter(), checksum })
+    }
+}
+
+/// The tensors of a file, in whatever order they are asked for.
+#[derive(Debug)]
+pub struct TensorsInPlace {
+    path: PathBuf,
+    file: Mutex<File>,
+    entries: BTreeMap<String, (Entry, u64)>,
+}
+
+impl TensorsInPlace {
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the header says of a tensor.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name).map(|(entry, _)| entry)
+    }
+
+    /// What the header says of all.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().map(|(entry, _)| entry)
+    }
+
+    /// A tensor.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn read(&self, name: &str) -> Result<RawTensor> {
+        let Some((entry, at)) = self.entries.get(name) else {
+            return Err(FileError::new(&self.path, "is missing").at(name));
+        };
+        let mut bytes = vec![0; entry.bytes];
+        // What a thread that panicked has left is a place in the file.
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = file.seek(SeekFrom::Start(*at)).and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(|error| FileError::new(&self.path, format!("cannot be read: {error}")).at(name))?;
+        Ok(RawTensor { dtype: entry.dtype, shape: entry.shape.clone(), bytes })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a run begins with: its encoder, its personas, its model and θ_0.
 
 use marionette_dialogues::{Encoder, PersonaSplit};
-use marionette_models::checkpoint::Base;
+use marionette_models::checkpoint::BaseFiles;
 use marionette_models::params::TensorSpec;
 use marionette_models::{ModelConfig, init};
 use rand::SeedableRng;
@@ -26,7 +26,7 @@ pub fn encoder(config: &Config, shape: &ModelConfig) -> Result<Encoder> {
 }
 
 /// The model of a run, and θ_0 as it begins.
-pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Result<(Model, Vec<Tensor>)> {
+pub fn begin(config: &Config, base: &BaseFiles, device: Device, products: Kind) -> Result<(Model, Vec<Tensor>)> {
     let method = config.method()?;
     if method.learns_adapters() {
         let problem = config.model.adapter.check_blocks(&base.config);
@@ -39,9 +39,12 @@ pub fn begin(config: &Config, base: Base, device: Device, products: Kind) -> Res
     let mut start = init::initialise(&table, &mut rng);
     let mut frozen = Frozen::default();
     if !method.learns_base() {
-        frozen = Frozen::new(base.tensors, config.model.frozen, device)?;
+        frozen = Frozen::read(base, config.model.frozen, device)?;
     } else if !method.starts_random() {
-        start.extend(base.tensors);
+        base.each(|name, tensor| {
+            start.insert(name, tensor);
+            Ok::<_, TrainError>(())
+        })?;
     }
     let model = Model::new(&base.config, method.parts(), frozen, table, products, device)?;
     let start = to_torch(&start, &model)?;

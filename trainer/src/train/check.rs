@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use marionette_models::checkpoint::Base;
+use marionette_models::checkpoint::BaseFiles;
 use marionette_models::params::TensorSpec;
 use tch::{Device, Kind, Tensor};
 
@@ -55,10 +55,10 @@ struct Computed {
 ///
 /// # Errors
 /// As a run; and [`TrainError::Device`] where they differ by more than rounding explains.
-pub fn check_device(config: &Config, base: &Base, device: Device) -> Result<DeviceCheck> {
+pub fn check_device(config: &Config, base: &BaseFiles, device: Device) -> Result<DeviceCheck> {
     let (personas, _) = read_personas(config, &encoder(config, &base.config)?)?;
     let compute = |device: Device, kind: Kind| -> Result<(Computed, Vec<TensorSpec>)> {
-        let (model, mut start) = begin(config, base.clone(), device, kind)?;
+        let (model, mut start) = begin(config, base, device, kind)?;
         // Where up-projections are zero, half of the gradients are too.
         for (index, tensor) in start.iter_mut().enumerate() {
             tch::manual_seed(index as i64);

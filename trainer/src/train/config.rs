@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use marionette_models::LearningRate;
 use marionette_models::bundle;
-use marionette_models::checkpoint::{Base, read_adapters};
+use marionette_models::checkpoint::{BaseFiles, read_adapters};
 use marionette_models::run::{ADAPTERS, CONFIG_TOML, RunModel, Which, checkpoint};
 use marionette_models::{FileError, ModelConfig, Tensors, digest, files};
 use serde::{Deserialize, Serialize};
@@ -99,11 +99,11 @@ impl Config {
     ///
     /// # Errors
     /// The file is wrong or has impossible values; the base model cannot be read, or is another than it was.
-    pub fn read(path: &Path) -> Result<(Self, Base)> {
+    pub fn read(path: &Path) -> Result<(Self, BaseFiles)> {
         let mut config = Self::recorded(path)?;
         let remedy = format!("{} names it; correct it there, or begin a run with --base and --data", path.display());
         config.data.sha256 = digests(&config.data).map_err(|error| error.remedy(&remedy))?;
-        let base = config.model.read_base(path, None).map_err(|error| error.remedy(&remedy))?;
+        let base = config.model.open_base(path, None).map_err(|error| error.remedy(&remedy))?;
         Ok((config, base))
     }
 

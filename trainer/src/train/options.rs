@@ -10,10 +10,10 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches, ValueEnum};
 use marionette_console::options::whole;
-use marionette_models::checkpoint::{self, Base};
+use marionette_models::checkpoint::BaseFiles;
 use marionette_models::run::RunModel;
 use marionette_models::{AdapterConfig, InnerLoop, LearningRate};
-use marionette_models::{FileError, bundle, digest};
+use marionette_models::{FileError, bundle};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
@@ -313,7 +313,7 @@ impl Settings {
     ///
     /// # Errors
     /// Impossible options; the base model, or a file, cannot be read.
-    pub fn resolve(self, device: Device) -> Result<(Config, Base)> {
+    pub fn resolve(self, device: Device) -> Result<(Config, BaseFiles)> {
         let Some(base) = &self.base else {
             let problem = "is missing, expected the folder of a pre-trained model; there is no run to go on with";
             return Err(TrainError::option("--base", problem));
@@ -370,8 +370,8 @@ impl Settings {
             *files = files.iter().map(|file| absolute_part(file)).collect::<Result<_>>()?;
         }
         config.data.sha256 = digests(&config.data)?;
-        let base = checkpoint::read_base(&config.model.base)?;
-        config.model.base_sha256 = digest::base_sha256(&base.config, &base.tensors);
+        let base = BaseFiles::open(&config.model.base)?;
+        config.model.base_sha256 = base.sha256()?;
         Ok((config, base))
     }
 
@@ -380,7 +380,7 @@ impl Settings {
     ///
     /// # Errors
     /// `config.toml` is wrong; the base model, or a file, cannot be read.
-    pub fn over(self, recorded: &Path, given: &Given) -> Result<(Config, Base)> {
+    pub fn over(self, recorded: &Path, given: &Given) -> Result<(Config, BaseFiles)> {
         let mut config = Config::recorded(recorded)?;
         let Self { base, offline, method, persona_text, bottleneck, adapt_blocks, inner_steps, inner_lr, .. } = self;
         if let Some(run) = &self.start {
@@ -429,8 +429,8 @@ impl Settings {
         data.sha256 = digests(data)?;
         let moved = base.map(|base| absolute(&hub::resolve(&base, offline)?)).transpose()?;
         model.place_base(recorded, moved.as_deref())?;
-        let base = checkpoint::read_base(&model.base)?;
-        model.base_sha256 = digest::base_sha256(&base.config, &base.tensors);
+        let base = BaseFiles::open(&model.base)?;
+        model.base_sha256 = base.sha256()?;
         Ok((config, base))
     }
 }
