@@ -18,9 +18,12 @@ pub mod shapes;
 mod team;
 mod tiles;
 
-/// What integers are multiplied with on this processor, as it is said.
+/// What a device multiplies integers with on this processor, as it is said.
 pub fn instructions() -> &'static str {
-    product::Instructions::best().name()
+    match product::Instructions::best() {
+        best if best.is_portable() => "ONNX Runtime: ours need AVX-512 VNNI or AVX2",
+        best => best.name(),
+    }
 }
 
 /// A function to be called with numbers, on any threads.
@@ -62,7 +65,7 @@ pub fn each_share<T: Send, E>(
 }
 
 /// The most bytes that each value of a product's rows takes beside it while it is rounded for a product of integers, its share of a group's
-/// scale among them.
+/// scale among them: in our kernels. Where a device has none, the bodies' copies of a row are not counted.
 pub const BYTES_TO_ROUND: u64 = 3;
 
 /// eˣ to about 2e-7 relative, between e^−87 and e^88, which x is cut to: x = n ln 2 + r, eʳ by the polynomial of Cephes'

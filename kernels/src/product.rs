@@ -105,6 +105,11 @@ impl Instructions {
         Self::supported().next().unwrap_or(Self(Set::Portable))
     }
 
+    /// Whether they are those of every processor, beside which others' products may be the faster ones.
+    pub fn is_portable(self) -> bool {
+        self.0 == Set::Portable
+    }
+
     /// What they are called.
     pub fn name(self) -> &'static str {
         match self.0 {
