@@ -132,7 +132,8 @@ pub(crate) fn learn(engine: &mut Engine, encoder: &Encoder, lesson: &Lesson<'_>)
     let recipe = Recipe { epochs: learning.epochs.map(Into::into), learning_rate: learning.inner_lr };
     let plan = support.plan(engine, &recipe, learning.memory_limit.map(|limit| limit.as_u64()))?;
     plan.fit().into_iter().for_each(note);
-    let start = engine.adapters();
+    // Replies need another graph, which would not fit beside what was allowed.
+    let start = learning.memory_limit.is_none().then(|| engine.adapters());
     let mut shown = Shown::new(&plan, plan.values(engine));
     let adapted = adapt::adapt(engine, &support, &plan, learning.even_if_worse, |heard| {
         shown.hear(heard);
@@ -147,10 +148,9 @@ pub(crate) fn learn(engine: &mut Engine, encoder: &Encoder, lesson: &Lesson<'_>)
     let kept = lesson.keep_dialogues.then_some(dialogues.as_slice());
     let current = is_improved && better.is_none();
     let saved = lock.save(&persona, kept, engine.manifest(), current).map_err(Error::from)?;
-    let replies = match learning.memory_limit {
-        // Another graph would not fit beside what was allowed.
-        Some(_) => Vec::new(),
-        None => replies(engine, encoder, &support, [&start, &persona.adapters], learning.replies)?,
+    let replies = match &start {
+        Some(start) => replies(engine, encoder, &support, [start, &persona.adapters], learning.replies)?,
+        None => Vec::new(),
     };
     tell(name, learning.json, &persona.record, &saved, better, &replies, engine.provider().name())?;
     if let (Some(fit), Some(held)) = (plan.fit(), memory::resident()) {

@@ -123,7 +123,8 @@ pub fn adapt(
     mut heard: impl FnMut(Heard) -> Go,
 ) -> Result<Adapted> {
     let inner = plan.inner();
-    let start = engine.adapters();
+    // Where there are held-out dialogues, these judge.
+    let start = if plan.held_out().is_empty() { engine.adapters() } else { Tensors::new() };
     engine.prepare_adaptation(plan.activations())?;
     let mut stopped = heard(Heard::Begins) == Go::Stop;
     let mut judged = None;
@@ -201,6 +202,8 @@ impl Judged {
     fn judge(&mut self, engine: &mut Engine, plan: &Plan, step: usize) -> Result<()> {
         self.last = engine.batch_loss(plan.held_out())?;
         if self.last < self.best {
+            // Not both at a time.
+            self.adapters = None;
             (self.best, self.at, self.adapters) = (self.last, step, Some(engine.adapters()));
         }
         Ok(())

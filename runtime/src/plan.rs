@@ -19,6 +19,9 @@ const TOKENS_AT_ONCE: usize = 512;
 const MOST_PADDING: f64 = 0.1;
 /// One part in so many is lost in gaps between the values. Measured at GPT-2 small, ONNX Runtime's arena loses one in 14 to 19.
 const GAPS: u64 = 8;
+/// How many copies of the adapters there are beside the graph's: what the persona was, or the best so far; what it becomes; and that as
+/// it is written.
+const COPIES: u64 = 3;
 
 /// An inner loop in the order and the parts in which it is computed.
 pub struct Plan {
@@ -89,9 +92,14 @@ impl Plan {
                 let problem = "--memory-limit needs Linux: this system does not say what a program holds";
                 return Err(Error::Impossible(problem.into()));
             };
-            match fit(&steps, &held_out, activations, step, held.with_weights(), limit)? {
-                Fitted::In(epoch, held_out, fit) => {
-                    engine.forget_dialogues(Some(limit.saturating_sub(fit.most)));
+            match fit(&steps, &held_out, activations, step, in_use(engine, held), limit)? {
+                Fitted::In(epoch, held_out, mut fit) => {
+                    // Of what lies below the adapters as much is kept as there is room for.
+                    let parts = epoch.iter().flatten().chain(&held_out);
+                    let all = parts.fold(0_u64, |all, part| all.saturating_add(engine.hidden_bytes(part)));
+                    let kept = all.min(limit.saturating_sub(fit.most));
+                    engine.forget_dialogues(Some(kept));
+                    fit.most += kept;
                     return Ok(Self { inner, epoch, held_out, activations, fit: Some(fit) });
                 }
                 Fitted::Needs(bytes) => least = least.min(bytes),
@@ -164,7 +172,7 @@ impl Plan {
 pub fn most_for(engine: &mut Engine, length: usize) -> Result<Option<u64>> {
     let step = engine.step_memory(Activations::Kept)?;
     engine.prepare_adaptation(Activations::Kept)?;
-    Ok(memory::resident().map(|held| whole(held.with_weights(), step, 1, length, length)))
+    Ok(memory::resident().map(|held| whole(in_use(engine, held), step, 1, length, length)))
 }
 
 impl fmt::Display for Fit {
@@ -196,6 +204,12 @@ pub(crate) fn tokens(parts: &[Batch]) -> usize {
 /// What values take, with the gaps between them.
 fn with_gaps(values: u64) -> u64 {
     values.saturating_add(values / GAPS)
+}
+
+/// What the process holds once all weights were read, and adapters copied.
+fn in_use(engine: &Engine, held: Resident) -> Resident {
+    let held = held.with_weights();
+    Resident { now: held.now.saturating_add(COPIES.saturating_mul(engine.adapter_bytes())), ..held }
 }
 
 /// What the process holds in a step, where it held `held` before.

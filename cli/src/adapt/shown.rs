@@ -19,6 +19,8 @@ pub struct Shown {
     begun: Instant,
     /// The bytes that a step's values take.
     values: Option<u64>,
+    /// The most bytes that are held, where they were limited and so are known.
+    most: Option<u64>,
     loss: String,
     held_out: String,
     is_forecast: bool,
@@ -34,6 +36,7 @@ impl Shown {
             done: 0,
             begun: Instant::now(),
             values,
+            most: plan.fit().map(|fit| fit.most),
             loss: String::new(),
             held_out: String::new(),
             is_forecast: false,
@@ -73,11 +76,12 @@ impl Shown {
     fn forecast(&self, elapsed: Duration) {
         let left = self.all.saturating_sub(self.done) as f64 / self.done.max(1) as f64;
         let time = HumanDuration(Duration::from_secs_f64((elapsed.as_secs_f64() * left).ceil()));
-        let memory = self.values.zip(memory::resident()).map(|(values, held)| {
+        let most = self.most.or_else(|| {
+            let (values, held) = self.values.zip(memory::resident())?;
             // The weights that lie mapped are read in every step.
-            let bytes = held.with_weights().now.saturating_add(values).max(held.peak);
-            format!(", at most {} of memory", ByteSize(bytes))
+            Some(held.with_weights().now.saturating_add(values).max(held.peak))
         });
+        let memory = most.map(|bytes| format!(", at most {} of memory", ByteSize(bytes)));
         let steps = self.steps;
         self.progress.say(&format!("forecast: about {time} for {steps} steps{}", memory.unwrap_or_default()));
     }

@@ -37,6 +37,14 @@ impl Engine {
         self.below = Below { graph, room: room.unwrap_or(ROOM), ..Below::default() };
     }
 
+    /// The bytes of what lies below the adapters of a batch: none where there is nothing.
+    pub(crate) fn hidden_bytes(&self, batch: &Batch) -> u64 {
+        match self.manifest.adapter.first_block {
+            0 => 0,
+            _ => bytes(batch, self.manifest.model.n_embd),
+        }
+    }
+
     /// Opens the graph below, where there is one.
     pub(super) fn prepare_below(&mut self) -> Result<()> {
         if self.manifest.adapter.first_block > 0 && self.below.graph.is_none() {
@@ -56,7 +64,7 @@ impl Engine {
             graph.input("input_ids", &shape[..2], &batch.ids)?;
             graph.output_buffer("hidden", &mut buffer)?;
             graph.run()?;
-            let bytes = 4 * shape.iter().product::<usize>() as u64;
+            let bytes = bytes(batch, shape[2]);
             if held.saturating_add(bytes) > *room {
                 return Ok(Some(other.insert(buffer)));
             }
@@ -65,4 +73,8 @@ impl Engine {
         }
         Ok(known.get(&key))
     }
+}
+
+fn bytes(batch: &Batch, width: usize) -> u64 {
+    4 * (batch.rows * batch.length * width) as u64
 }

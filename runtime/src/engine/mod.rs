@@ -133,6 +133,11 @@ impl Engine {
         self.table.iter().zip(&self.adapters).map(copy).collect()
     }
 
+    /// The bytes that the adapters take.
+    pub(crate) fn adapter_bytes(&self) -> u64 {
+        self.table.iter().map(|spec| 4 * spec.len() as u64).sum()
+    }
+
     /// What the adapters made of the past is worth nothing under others.
     fn adapters_changed(&mut self) {
         self.version += 1;
