@@ -244,7 +244,7 @@ fn a_limit_is_kept(scratch: &Scratch, bundle: PathBuf) {
     let (file, home) = (one_persona(scratch), bundle.with_extension("home"));
     let adapt = |limit: Option<&str>| {
         let mut arguments = vec!["adapt".into(), bundle.clone(), "--persona".into(), "ada".into()];
-        arguments.extend(["--dialogues".into(), file.clone(), "--home".into(), home.clone()]);
+        arguments.extend(["--dialogues".into(), file.clone(), "--home".into(), home.clone(), "--even-if-worse".into()]);
         arguments.extend(limit.into_iter().flat_map(|limit| ["--memory-limit".into(), limit.into()]));
         scratch.run("marionette", arguments)
     };
