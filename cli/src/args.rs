@@ -13,7 +13,7 @@ use marionette_console::options::{MOST_TOKENS, whole};
 use marionette_dialogues::{Context, RankBy, Redaction, Redactor, Rules};
 use marionette_models::{InnerLoop, files};
 
-use marionette_runtime::bench::{Part, Shape};
+use marionette_runtime::bench::{self, Part, Shape};
 use marionette_runtime::persona_name::{PersonaName, PersonaRef};
 use marionette_runtime::personas::{PersonaError, Store};
 use marionette_runtime::sampling::Sampling;
@@ -492,6 +492,9 @@ pub struct BenchArgs {
     /// Tokens of a row
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<2, MOST_TOKENS>, allow_negative_numbers = true)]
     pub length: usize,
+    /// Measure so many conversations at once too, each with adapters of its own, such as 1,2,4,8
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = whole::<1, { bench::MOST_CONVERSATIONS }>, allow_negative_numbers = true)]
+    pub rows: Vec<usize>,
     /// Measure one part alone, so that the peak memory is its own
     #[arg(long, value_name = "PART", value_parser = one_of(Part::ALL, Part::name))]
     pub only: Option<Part>,

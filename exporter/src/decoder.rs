@@ -41,13 +41,16 @@ pub struct Decoder<'a> {
     rows: Rows,
     /// The first block that has adapters.
     first_block: usize,
+    /// Whether each row of the batch has adapters of its own.
+    of_each_row: bool,
     /// In the order of the adapter table.
     adapters: Vec<(String, Value)>,
     by_name: BTreeMap<String, Value>,
 }
 
 impl<'a> Decoder<'a> {
-    /// Adds the adapters to the graph's inputs, in the order of the adapter table.
+    /// Adds the adapters to the graph's inputs, in the order of the adapter table: one set for all rows of the batch, or, where these are
+    /// few, as those of several conversations are, one for each, \[B, ..\].
     pub fn new(
         graph: &mut Graph,
         config: &'a ModelConfig,
@@ -55,22 +58,25 @@ impl<'a> Decoder<'a> {
         weights: &'a Weights,
         rows: Rows,
     ) -> Self {
+        let of_each_row = rows == Rows::Few;
         let adapters: Vec<(String, Value)> = params::adapter_table(config, adapter)
             .into_iter()
             .map(|spec| {
-                let shape: Vec<Dim> = spec.shape.iter().map(|&dim| dim.into()).collect();
+                let of_each = of_each_row.then_some(BATCH);
+                let shape: Vec<Dim> = of_each.into_iter().chain(spec.shape.iter().map(|&dim| dim.into())).collect();
                 let value = graph.input(&spec.name, TensorType::f32(shape));
                 (spec.name, value)
             })
             .collect();
         let by_name = adapters.iter().cloned().collect();
-        Self { config, weights, rows, first_block: adapter.first_block, adapters, by_name }
+        Self { config, weights, rows, first_block: adapter.first_block, of_each_row, adapters, by_name }
     }
 
     /// Without adapters, for [`Decoder::below`] alone.
     pub fn bare(config: &'a ModelConfig, adapter: &AdapterConfig, weights: &'a Weights) -> Self {
         let (adapters, by_name) = (Vec::new(), BTreeMap::new());
-        Self { config, weights, rows: Rows::Many, first_block: adapter.first_block, adapters, by_name }
+        let (rows, of_each_row, first_block) = (Rows::Many, false, adapter.first_block);
+        Self { config, weights, rows, first_block, of_each_row, adapters, by_name }
     }
 
     /// The adapters, in the order of the adapter table.
@@ -364,14 +370,14 @@ impl<'a> Decoder<'a> {
         if !self.by_name.contains_key(&adapter.down.weight) {
             return graph.add(x, residual);
         }
-        let down = graph.gemm(
-            x,
-            self.trained(&adapter.down.weight)?,
-            Some(self.trained(&adapter.down.bias)?),
-            Transposed::default(),
-        )?;
-        let hidden = graph.gelu(down)?;
-        graph.adapter_up(hidden, [self.trained(&adapter.up.weight)?, self.trained(&adapter.up.bias)?], x, residual)
+        let down = [self.trained(&adapter.down.weight)?, self.trained(&adapter.down.bias)?];
+        let up = [self.trained(&adapter.up.weight)?, self.trained(&adapter.up.bias)?];
+        if self.of_each_row {
+            return graph.row_adapters(x, residual, [down[0], down[1], up[0], up[1]]);
+        }
+        let hidden = graph.gemm(x, down[0], Some(down[1]), Transposed::default())?;
+        let hidden = graph.gelu(hidden)?;
+        graph.adapter_up(hidden, up, x, residual)
     }
 
     fn trained(&self, name: &str) -> Result<Value, GraphError> {

@@ -20,7 +20,7 @@ pub(crate) const TARGETS: &str = "targets";
 /// Generation, with G heads of keys and values, each dh wide, C the capacity of the cache.
 ///
 /// - takes `input_ids` and `positions` i64\[B, T\], `past.{l}.key` and `past.{l}.value` f32\[B, G, C, dh\] a block, the
-///   adapters;
+///   adapters of each row, f32\[B, ..\]: rows may be different personas';
 /// - gives `logits` f32\[B, V\] after each row's last token, `present.{l}.key` and `present.{l}.value` f32\[B, G, C, dh\], which
 ///   may be the very buffers of `past`.
 ///

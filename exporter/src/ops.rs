@@ -60,6 +60,7 @@ mod reshape;
 mod rms_normalization;
 mod rms_normalization_gradient;
 mod rotary;
+mod row_adapters;
 mod scatter_elements;
 mod scatter_nd;
 mod shape_of;

@@ -24,7 +24,7 @@ pub fn shapes(data: &[u8]) {
         fits(Some(rows.rows.checked_mul(rows.width).expect("as many as the input has")));
         fits(shapes::elements(&rows.output));
     };
-    match operator % 14 {
+    match operator % 15 {
         0 => shapes::gelu_gradient(&all).iter().for_each(rows),
         1 => shapes::layer_normalization_gradient(&all).iter().for_each(rows),
         2 => shapes::rms_normalization_gradient(&all).iter().for_each(rows),
@@ -38,6 +38,7 @@ pub fn shapes(data: &[u8]) {
         10 => drop(counts.and_then(|counts| shapes::attention_gradient(counts, &all))),
         11 => drop(shapes::target_log_prob(&all)),
         12 => drop(shapes::target_log_prob_gradient(&all)),
+        13 => drop(shapes::row_adapters(&all)),
         _ => {
             let form = [Form::Bytes, Form::Affine, Form::FewBytes, Form::FewAffine][first.rem_euclid(4) as usize];
             let direction = if second % 2 == 0 { Direction::Forward } else { Direction::Back };
@@ -48,7 +49,7 @@ pub fn shapes(data: &[u8]) {
 
 /// One for each operator, with shapes that fit it.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let fitting: [&[&[u8]]; 14] = [
+    let fitting: [&[&[u8]]; 15] = [
         &[&[2, 16], &[2, 16]],
         &[&[2, 16], &[2, 16], &[16], &[2, 1], &[2, 1]],
         &[&[2, 16], &[2, 16], &[16], &[2, 1]],
@@ -62,6 +63,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         &[&[2, 3, 32], &[2, 3, 32], &[2, 3, 96], &[2, 2, 3]],
         &[&[3, 16], &[3]],
         &[&[3], &[3, 16], &[3], &[3]],
+        &[&[6, 16], &[6, 16], &[3, 16, 4], &[3, 4], &[3, 4, 16], &[3, 16]],
         &[&[2, 16], &[64, 16], &[64]],
     ];
     let seed = |(operator, shapes): (usize, &&[&[u8]])| {

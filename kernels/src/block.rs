@@ -7,14 +7,17 @@
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
-use super::adapter::Narrow;
+use super::adapter::Adapters;
 use super::attention::Heads;
 use super::product::{Few, Instructions, Rounded};
 
-mod one;
+/// Of so many rows of a batch a token each goes through a block at once ([`of_a_token_each`]); of more, matrices are laid out.
+pub const FEW_ROWS: usize = 16;
+
+mod each;
 mod several;
 
-pub use one::of_one_token;
+pub use each::of_a_token_each;
 pub use several::of_tokens;
 
 /// A normalisation.
@@ -44,15 +47,6 @@ pub struct Linear<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
-/// x + gelu(x D + d) U + u.
-#[derive(Debug, Clone, Copy)]
-pub struct Adapter<'a> {
-    /// D \[D, R\] and d \[R\].
-    pub down: [&'a [f32]; 2],
-    /// U \[R, D\] and u \[D\].
-    pub up: [&'a [f32]; 2],
-}
-
 /// A block's tensors.
 #[derive(Debug, Clone, Copy)]
 pub struct Block<'a> {
@@ -71,7 +65,7 @@ pub struct Block<'a> {
     /// Of what attention gives.
     pub projection: Linear<'a>,
     /// After it, where there is one.
-    pub adapter_1: Option<Adapter<'a>>,
+    pub adapter_1: Option<Adapters<'a>>,
     /// Before the MLP.
     pub norm_2: Norm<'a>,
     /// The MLP's first matrix.
@@ -81,7 +75,7 @@ pub struct Block<'a> {
     /// The MLP's second matrix.
     pub mlp_projection: Linear<'a>,
     /// After it, where there is one.
-    pub adapter_2: Option<Adapter<'a>>,
+    pub adapter_2: Option<Adapters<'a>>,
 }
 
 /// Where tokens stand.
@@ -126,6 +120,13 @@ impl<'a> Places<'a> {
     fn first(&self, row: usize) -> usize {
         self.last[row] as usize + 1 - self.tokens
     }
+
+    /// A token's angles, \[dh / 2\] each.
+    fn angles_of(&self, token: usize, half: usize) -> Option<[&'a [f32]; 2]> {
+        let angles = self.angles?;
+        let at = token % (angles[0].len() / half.max(1)).max(1) * half;
+        Some(angles.map(|all| &all[at..at + half]))
+    }
 }
 
 impl Block<'_> {
@@ -137,6 +138,11 @@ impl Block<'_> {
     /// The values of a token's hidden layer.
     fn hidden(&self) -> usize {
         self.mlp_projection.weights.shape()[1]
+    }
+
+    /// Whether adapters are those of so many rows.
+    fn has_adapters_for(&self, rows: usize) -> bool {
+        self.adapter_1.iter().chain(&self.adapter_2).all(|adapters| adapters.are_for(rows))
     }
 
     /// How many of so many outputs make a part of a phase, a multiple of `unit`, and how many parts there are: one a thread.
@@ -167,7 +173,6 @@ thread_local! {
 #[derive(Default)]
 struct Room {
     rounded: Option<Rounded>,
-    narrow: Narrow,
     normal: Vec<f32>,
     scores: Vec<f32>,
     shared: Vec<f32>,

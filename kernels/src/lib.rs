@@ -46,6 +46,14 @@ impl<E> From<TryReserveError> for Failure<E> {
     }
 }
 
+/// Zeros.
+fn zeros(length: usize) -> Result<Vec<f32>, TryReserveError> {
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(length)?;
+    zeros.resize(length, 0.0);
+    Ok(zeros)
+}
+
 /// Lets threads compute shares: `compute` gets a share's number and the share. `threads` gets a number and calls a function with each
 /// index below it.
 ///

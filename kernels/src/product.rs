@@ -12,8 +12,8 @@ use std::fmt;
 
 use marionette_models::bundle::{ROWS, ROWS_OF_GRADIENTS, RowRounding};
 
-/// With so few rows the integers are read once for each; with more, they are laid out for all.
-pub const FEW: usize = 4;
+/// So few rows meet the integers as they lie; for more they are laid out.
+pub const FEW: usize = 2;
 
 mod affine;
 mod few;
@@ -24,14 +24,15 @@ mod rounded;
 mod vectors;
 
 pub use affine::Affine;
-pub use few::{Bytes, Few, Spread, multiply_few, multiply_rows};
+pub use few::{Bytes, Few, Spreads, multiply_few, multiply_rows};
 pub use many::multiply;
+pub(crate) use many::{Output, Product};
 pub use rounded::{Rounded, RowToRound};
 
 /// How many values of a row forward share a scale.
 const GROUP: usize = ROWS.group;
 /// Outputs of a strip.
-pub(super) const STRIP: usize = 64;
+pub(crate) const STRIP: usize = 64;
 /// How many columns ahead of those that are laid out the next ones are fetched, and how many bytes ahead of those that few rows meet:
 /// memory takes so long.
 #[cfg(target_arch = "x86_64")]

@@ -306,6 +306,55 @@ pub fn adapter_down_gradient(shapes: &[&[i64]]) -> Result<Sum, Misfit> {
     Sum::new(&dz, [rows, depth], width)
 }
 
+/// What `RowAdapters` computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfRows {
+    /// M, a multiple of the batch's rows.
+    pub rows: usize,
+    /// D.
+    pub width: usize,
+    /// B, how many adapters there are: M / B rows have each.
+    pub batch: usize,
+}
+
+impl OfRows {
+    /// The output.
+    pub fn output(self) -> [i64; 2] {
+        [self.rows as i64, self.width as i64]
+    }
+
+    /// Whether there is nothing to compute.
+    pub fn is_empty(self) -> bool {
+        self.rows == 0
+    }
+}
+
+/// `RowAdapters`, from x and residual \[M, D\], D \[B, D, R\], d \[B, R\], U \[B, R, D\] and u \[B, D\].
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn row_adapters(shapes: &[&[i64]]) -> Result<OfRows, Misfit> {
+    let [x, residual, down, down_bias, up, up_bias] =
+        inputs(["x", "residual", "down", "bias of down", "up", "bias of up"], shapes)?;
+    let [rows, width] = x.matrix()?;
+    if residual.shape != x.shape {
+        return Err(residual.misfit(format_args!("{:?}", x.shape)));
+    }
+    let (batch, bottleneck) = match down.dims[..] {
+        [batch, found, bottleneck] if found == width && width > 0 && bottleneck > 0 => (batch, bottleneck),
+        _ => return Err(down.misfit(format_args!("[B, {width}, R], of one value or more a row"))),
+    };
+    if rows.checked_rem(batch).unwrap_or(rows) > 0 {
+        return Err(x.misfit(format_args!("as many rows for each of {batch} adapters")));
+    }
+    let others: [(&Input<'_>, &[usize]); 3] =
+        [(&down_bias, &[batch, bottleneck]), (&up, &[batch, bottleneck, width]), (&up_bias, &[batch, width])];
+    match others.into_iter().find(|(input, expected)| input.dims != *expected) {
+        Some((input, expected)) => Err(input.misfit(format_args!("{expected:?}"))),
+        None => Ok(OfRows { rows, width, batch }),
+    }
+}
+
 /// Numbers of heads that can be, H of queries and G of keys and of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadCounts {

@@ -108,6 +108,11 @@ impl<'a> Shared<'a> {
         Self { first: values.as_mut_ptr(), length: values.len(), borrowed: PhantomData }
     }
 
+    /// Where they begin.
+    pub(super) fn pointer(&self) -> *mut f32 {
+        self.first
+    }
+
     /// Some of the values, to be read.
     ///
     /// # Safety

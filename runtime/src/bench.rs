@@ -1,5 +1,6 @@
 //! How fast a bundle is on this machine.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use marionette_dialogues::Sequence;
@@ -7,7 +8,7 @@ use marionette_models::{InnerLoop, LearningRate};
 use serde::Serialize;
 
 use crate::adapt;
-use crate::engine::Engine;
+use crate::engine::{Engine, Rows};
 use crate::error::{Error, Result};
 use crate::generate::{self, Go, LanguageModel};
 use crate::memory;
@@ -29,6 +30,9 @@ pub struct Shape {
     /// T, tokens of a row.
     pub length: usize,
 }
+
+/// How many conversations there may be side by side.
+pub const MOST_CONVERSATIONS: usize = 64;
 
 impl Shape {
     /// The most rows of a step's batch, which are all made before the first step.
@@ -89,11 +93,14 @@ pub enum Heard {
 }
 
 /// What `bench --json` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
     /// Generation, where it was measured.
     #[serde(flatten)]
     pub generation: Option<Generation>,
+    /// Several conversations at once, for each number of them that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Together>,
     /// Adaptation, where it was measured.
     #[serde(flatten)]
     pub adaptation: Option<Adaptation>,
@@ -112,6 +119,15 @@ pub struct Generation {
     pub first_token_ms: f64,
 }
 
+/// How fast several conversations go on at once, each with adapters of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Together {
+    /// How many there are.
+    pub rows: usize,
+    /// Tokens generated a second by all of them together, after their prompts, greedy.
+    pub tokens_per_s: f64,
+}
+
 /// How fast the adapters learn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Adaptation {
@@ -121,7 +137,7 @@ pub struct Adaptation {
     pub adapt_step_ms: f64,
 }
 
-/// Measures all parts, or one; adapting in no more than so many bytes of memory where there is a limit. `heard` hears each part before
+/// Measures all parts, or one, and so many conversations at once; adapting in no more than so many bytes of memory where there is a limit. `heard` hears each part before
 /// it begins, and how steps fit into the memory.
 ///
 /// # Errors
@@ -130,13 +146,14 @@ pub fn measure(
     engine: &mut Engine,
     shape: Shape,
     only: Option<Part>,
+    rows: &[NonZeroUsize],
     memory_limit: Option<u64>,
     mut heard: impl FnMut(Heard),
 ) -> Result<Measured> {
     shape.check(engine.context())?;
     let per_second = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let mut measured = Measured { generation: None, adaptation: None, peak_rss_mib: None };
+    let mut measured = Measured { generation: None, rows: Vec::new(), adaptation: None, peak_rss_mib: None };
     if only != Some(Part::Adapt) {
         heard(Heard::Begins(Part::Generate));
         let (first_token, decode) = measure_generation(engine, shape)?;
@@ -145,6 +162,12 @@ pub fn measure(
             decode_tokens_per_s: per_second(shape.new_tokens - 1, decode).max(0.0),
             first_token_ms: ms(first_token),
         });
+        engine.close_graphs();
+        for &rows in rows {
+            let tokens = rows.get() * (shape.new_tokens - 1);
+            let tokens_per_s = per_second(tokens, measure_rows(engine, shape, rows)?);
+            measured.rows.push(Together { rows: rows.get(), tokens_per_s });
+        }
         // Each graph's memory is its own: the peak is the larger one's, as when one command does one thing.
         engine.close_graphs();
     }
@@ -188,6 +211,39 @@ fn measure_generation(engine: &mut Engine, shape: Shape) -> Result<(Duration, Du
         decodes.push(started.elapsed().saturating_sub(first));
     }
     Ok((median(&firsts), median(&decodes)))
+}
+
+/// The median time of all tokens after the first of so many conversations at once.
+fn measure_rows(engine: &Engine, shape: Shape, number: NonZeroUsize) -> Result<Duration> {
+    let vocabulary = engine.manifest().model.vocab_size;
+    let adapters = engine.adapters();
+    let mut rows = Rows::open(engine, number)?;
+    let mut all = Vec::new();
+    for _ in 0..number.get() {
+        all.push(rows.join(&adapters)?);
+    }
+    let mut times = Vec::new();
+    for _ in 0..=REPETITIONS {
+        let mut next = Vec::new();
+        for (row, &id) in all.iter().enumerate() {
+            rows.truncate(id, 0);
+            let prompt = (0..shape.prompt_tokens).map(|index| token(row + index, vocabulary) as u32);
+            next.push((id, most_likely(rows.read(id, &prompt.collect::<Vec<_>>())?)));
+        }
+        let started = Instant::now();
+        for _ in 1..shape.new_tokens {
+            rows.step(&next)?;
+            next.iter_mut().for_each(|(id, token)| *token = rows.logits(*id).map_or(0, most_likely));
+        }
+        times.push(started.elapsed());
+    }
+    Ok(median(&times))
+}
+
+/// The greedy choice.
+fn most_likely(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    best.map_or(0, |(token, _)| token as u32)
 }
 
 /// One step for a warm-up and one for each repetition, all on the same dialogues.

@@ -76,20 +76,6 @@ pub fn collapse() {
     linux::collapse();
 }
 
-/// Gives back the memory of zeros, until something else is written there. The values stay zeros.
-///
-/// # Safety
-/// The values are zeros, and lie in memory that an allocator got from the system (anonymous and private), not in a file's mapping or
-/// in one that others share: pages that are given back read as zeros there and nowhere else.
-pub unsafe fn release(zeros: &mut [f32]) {
-    debug_assert!(zeros.iter().all(|&value| value == 0.0));
-    #[cfg(target_os = "linux")]
-    // SAFETY: as the caller grants.
-    unsafe {
-        linux::release(zeros);
-    }
-}
-
 /// Gives back what the allocator keeps of freed memory: between blocks in use too, where nothing else would ever give it back. Opening
 /// a graph leaves a lot of it, from weights that were turned or packed.
 pub fn trim() {
@@ -123,19 +109,6 @@ mod linux {
                 }
                 at = stop.max(at + HUGE);
             }
-        }
-    }
-
-    /// # Safety
-    /// As [`super::release`].
-    pub(super) unsafe fn release(zeros: &mut [f32]) {
-        let page = page_size();
-        let bytes = zeros.as_mut_ptr_range();
-        let (first, last) = ((bytes.start as usize).next_multiple_of(page), bytes.end as usize / page * page);
-        if last > first {
-            // SAFETY: whole pages of memory that is borrowed here alone; the caller grants that they read as zeros afterwards, which
-            // they are.
-            unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_DONTNEED) };
         }
     }
 
@@ -194,18 +167,6 @@ mod tests {
                     7f30-7f40 r--p 00032000 08:01 7    /a b/weights.bin\nSize:     8 kB\nRss:       0 kB\n";
         assert_eq!(mapped_only_of(maps, "weights.bin"), (60 + 8) * 1024);
         assert_eq!(mapped_only_of(maps, "bin"), 0);
-    }
-
-    #[test]
-    fn released_memory_holds_zeros_and_can_be_written() {
-        let mut values = vec![0.0_f32; 100_000];
-        // In use, all of it.
-        values.fill(0.0);
-        // SAFETY: zeros, and a vector's memory is an allocator's.
-        unsafe { release(&mut values[3..]) };
-        assert!(values.iter().all(|&value| value == 0.0));
-        values[50_000] = 1.0;
-        assert_eq!(values.iter().sum::<f32>(), 1.0);
     }
 
     #[test]

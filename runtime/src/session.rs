@@ -1,17 +1,17 @@
 //! ONNX Runtime: how it is found and loaded, and how a graph is opened, bound and run. The only file that names `ort`.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use marionette_models::error::one_line;
 use ort::environment::Environment;
 use ort::ep::ExecutionProvider as _;
-use ort::memory::Allocator;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::builder::SessionBuilder;
 use ort::session::{IoBinding, Session};
@@ -20,7 +20,11 @@ use ort::{ep, logging::LogLevel};
 
 use crate::memory;
 
+mod buffer;
 mod operators;
+
+pub use buffer::Buffer;
+use buffer::Memory;
 
 /// The oldest ONNX Runtime that is used: since 1.24 it checks the paths of external data itself.
 const OLDEST: &str = "1.24";
@@ -367,6 +371,8 @@ pub struct Graph {
     name: String,
     session: Session,
     binding: IoBinding,
+    /// What is bound, by name.
+    held: BTreeMap<String, Arc<Memory>>,
     /// How many more runs there are before the memory moves into huge pages.
     runs_before_huge_pages: Option<usize>,
 }
@@ -392,7 +398,7 @@ impl Graph {
         drop(one_at_a_time);
         memory::trim();
         let binding = session.create_binding().map_err(failed)?;
-        Ok(Self { name, session, binding, runs_before_huge_pages: options.huge_pages_after })
+        Ok(Self { name, session, binding, held: BTreeMap::new(), runs_before_huge_pages: options.huge_pages_after })
     }
 
     /// Binds values to an input. They are copied.
@@ -413,8 +419,21 @@ impl Graph {
     /// # Errors
     /// [`SessionError::Graph`].
     pub fn input_buffer(&mut self, name: &str, buffer: &Buffer) -> Result<(), SessionError> {
-        let failed = |error| failure(&self.name, &format!("cannot take the input {name}"), &error);
-        self.binding.bind_input(name, &buffer.0).map_err(failed)
+        self.bind(name, buffer, buffer.tensor(), false)
+    }
+
+    /// Binds a part of a buffer to an input: the values from `first` on, in a shape.
+    ///
+    /// # Errors
+    /// [`SessionError::Graph`]: the buffer has not so many, among others.
+    pub fn input_part(
+        &mut self,
+        name: &str,
+        buffer: &Buffer,
+        first: usize,
+        shape: &[usize],
+    ) -> Result<(), SessionError> {
+        self.bind(name, buffer, buffer.part(first, shape), false)
     }
 
     /// Binds a buffer to an output: every run writes there.
@@ -422,8 +441,39 @@ impl Graph {
     /// # Errors
     /// [`SessionError::Graph`].
     pub fn output_buffer(&mut self, name: &str, buffer: &mut Buffer) -> Result<(), SessionError> {
-        let failed = |error| failure(&self.name, &format!("cannot give the output {name}"), &error);
-        self.binding.bind_output(name, &mut buffer.0).map_err(failed)
+        self.bind(name, buffer, buffer.tensor(), true)
+    }
+
+    /// Binds a part of a buffer to an output, as [`Graph::input_part`] does to an input.
+    ///
+    /// # Errors
+    /// As [`Graph::input_part`].
+    pub fn output_part(
+        &mut self,
+        name: &str,
+        buffer: &mut Buffer,
+        first: usize,
+        shape: &[usize],
+    ) -> Result<(), SessionError> {
+        self.bind(name, buffer, buffer.part(first, shape), true)
+    }
+
+    fn bind(
+        &mut self,
+        name: &str,
+        buffer: &Buffer,
+        tensor: ort::Result<Tensor<f32>>,
+        is_output: bool,
+    ) -> Result<(), SessionError> {
+        let bound = tensor.and_then(|mut tensor| match is_output {
+            true => self.binding.bind_output(name, &mut tensor),
+            false => self.binding.bind_input(name, &tensor),
+        });
+        let kind = if is_output { "give the output" } else { "take the input" };
+        bound.map_err(|error| failure(&self.name, &format!("cannot {kind} {name}"), &error))?;
+        // Before that of a former binding is let go, another one took its place.
+        self.held.insert(name.to_owned(), Arc::clone(&buffer.memory));
+        Ok(())
     }
 
     /// Runs the graph; the bound outputs hold the results.
@@ -498,32 +548,4 @@ fn configure(builder: SessionBuilder, options: GraphOptions) -> ort::Result<Sess
 
 fn failure(graph: &str, action: &str, error: &ort::Error) -> SessionError {
     SessionError::Graph { graph: graph.to_owned(), action: action.to_owned(), message: one_line(error.message()) }
-}
-
-/// An f32 tensor in ONNX Runtime's memory that graphs read and write without copies.
-pub struct Buffer(Tensor<f32>);
-
-impl Buffer {
-    /// A tensor of zeros, which takes memory where it is written: a cache for a long context costs what is in it.
-    ///
-    /// # Errors
-    /// [`SessionError::Graph`] where there is no memory for it.
-    pub fn zeros(shape: &[usize]) -> Result<Self, SessionError> {
-        let mut tensor = Tensor::new(&Allocator::default(), shape.to_vec())
-            .map_err(|error| failure("a tensor", &format!("cannot allocate {shape:?}"), &error))?;
-        // SAFETY: ort fills fresh tensors with zeros (its one version that we build with does, whatever its documentation promises),
-        // and the default allocator's memory is malloc's.
-        unsafe { memory::release(tensor.extract_tensor_mut().1) };
-        Ok(Self(tensor))
-    }
-
-    /// The values, row-major.
-    pub fn values(&self) -> &[f32] {
-        self.0.extract_tensor().1
-    }
-
-    /// The values, to be written.
-    pub fn values_mut(&mut self) -> &mut [f32] {
-        self.0.extract_tensor_mut().1
-    }
 }

@@ -5,6 +5,7 @@
 
 mod frozen;
 mod precision;
+mod rows;
 mod smollm2;
 
 use std::collections::BTreeMap;

@@ -156,28 +156,45 @@ fn a_branch_sees_the_trunk_and_itself(case: &Case) {
     }
 }
 
+/// Tensors of which the adapters are those of several rows, as `generate` takes them.
+fn of_rows(case: &Case, rows: &[BTreeMap<String, Array>]) -> BTreeMap<String, Array> {
+    let mut all = rows[0].clone();
+    for spec in params::adapter_table(&case.config, &case.adapter) {
+        let of_each: Vec<_> = rows.iter().map(|row| row[&spec.name].view()).collect();
+        all.insert(spec.name, ndarray::stack(ndarray::Axis(0), &of_each).unwrap());
+    }
+    all
+}
+
+/// Of two rows, whose adapters differ.
 fn cached_decoding_is_the_full_forward_pass(case: &Case) {
     let config = &case.config;
     let graph = build(case, generate);
-    let mut feeds = case.tensors(false);
-    let cache = Array::zeros(vec![1, config.n_kv_head, 9, config.head_dim]);
+    let mut rows = [case.tensors(false), case.tensors(false)];
+    for spec in params::adapter_table(config, &case.adapter) {
+        rows[1].get_mut(&spec.name).unwrap().mapv_inplace(|value| 0.3 - value);
+    }
+    let mut feeds = of_rows(case, &rows);
+    let cache = Array::zeros(vec![2, config.n_kv_head, 9, config.head_dim]);
     let parts: Vec<String> =
         (0..config.n_layer).flat_map(|l| ["key", "value"].map(|part| format!("{l}.{part}"))).collect();
     for part in &parts {
         feeds.insert(format!("past.{part}"), cache.clone());
     }
-    let tokens = [7, 2, 7, 1, 8, 2, 8];
+    let tokens = [[7, 2, 7, 1, 8, 2, 8], [3, 1, 4, 1, 5, 9, 2]];
     let mut done = 0;
     for count in [3, 1, 2, 1] {
-        let ids: Vec<i64> = tokens[done..done + count].iter().map(|&id| id as i64).collect();
-        let places: Vec<i64> = (done..done + count).map(|place| place as i64).collect();
-        feeds.insert("input_ids".into(), integers(&[1, count], &ids));
-        feeds.insert("positions".into(), integers(&[1, count], &places));
+        let ids: Vec<i64> = tokens.iter().flat_map(|row| &row[done..done + count]).map(|&id| id as i64).collect();
+        let places: Vec<i64> = [(); 2].iter().flat_map(|()| done..done + count).map(|place| place as i64).collect();
+        feeds.insert("input_ids".into(), integers(&[2, count], &ids));
+        feeds.insert("positions".into(), integers(&[2, count], &places));
         done += count;
         let found = evaluate(&graph, &feeds, &graph.outputs);
-        let expected = case.next_logits(&feeds, &tokens[..done], true);
-        for (found, expected) in found[0].iter().zip(expected) {
-            assert!((found - expected).abs() < CLOSE, "after {done} tokens: {found}, expected {expected}");
+        for (row, (feeds, tokens)) in rows.iter().zip(tokens).enumerate() {
+            let expected = case.next_logits(feeds, &tokens[..done], true);
+            for (found, expected) in found[0].index_axis(ndarray::Axis(0), row).iter().zip(expected) {
+                assert!((found - expected).abs() < CLOSE, "after {done} of row {row}: {found}, expected {expected}");
+            }
         }
         for (part, present) in parts.iter().zip(&found[1..]) {
             feeds.insert(format!("past.{part}"), present.clone());
@@ -364,7 +381,8 @@ fn every_precision_is_the_model_of_its_weights(case: &Case) {
         }
         feeds.insert("input_ids".into(), integers(&[1, 4], &[7, 2, 7, 1]));
         feeds.insert("positions".into(), integers(&[1, 4], &[0, 1, 2, 3]));
-        let found = evaluate(&graph, &stored(case, &graph, &weights, &feeds), &graph.outputs[..1]).remove(0);
+        let given = of_rows(case, std::slice::from_ref(&feeds));
+        let found = evaluate(&graph, &stored(case, &graph, &weights, &given), &graph.outputs[..1]).remove(0);
         let expected = case.next_logits(&rounded(case, precision, &weights, &feeds), &[7, 2, 7, 1], true);
         // Scales are f32.
         for (found, expected) in found.iter().zip(expected) {

@@ -9,6 +9,11 @@ use crate::shape::TensorType;
 pub(super) const SCALE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
 pub(super) const CUBIC: f64 = 0.044715;
 
+/// Of one number.
+pub(super) fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + (SCALE * (x + CUBIC * x * x * x)).tanh())
+}
+
 /// y = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))). Its gradient keeps nothing of the forward pass but x.
 #[derive(Debug, Clone, Copy)]
 struct Gelu;
@@ -32,7 +37,7 @@ impl Op for Gelu {
     }
 
     fn evaluate(&self, inputs: &[&crate::array::Array]) -> Vec<crate::array::Array> {
-        vec![inputs[0].mapv(|x| 0.5 * x * (1.0 + (SCALE * (x + CUBIC * x * x * x)).tanh()))]
+        vec![inputs[0].mapv(gelu)]
     }
 }
 

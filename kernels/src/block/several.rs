@@ -1,21 +1,21 @@
 //! Several tokens, for all of which matrices are laid out.
 
-use std::collections::TryReserveError;
 use std::sync::Mutex;
 
-use super::{Adapter, Block, Linear, Mlp, Places, ROOM};
+use super::{Block, Linear, Mlp, Places, ROOM};
+use crate::adapter::Adapters;
 use crate::attention::batch::by_place;
 use crate::attention::{self, Head, Heads};
 use crate::mlp::{gelu, swi_glu};
 use crate::product::{self, FEW, Rounded};
 use crate::rotary::rotate_in_place;
-use crate::{Calls, Failure, adapter, each_share};
+use crate::{Calls, Failure, each_share, zeros};
 
 /// Any number of tokens: x \[B T, D\] to y, of all of them or of `rows` alone, \[N, D\]; their keys and values \[B, G, C, dh\] put into the
 /// cache.
 ///
 /// # Errors
-/// As [`of_one_token`](super::of_one_token).
+/// As [`of_a_token_each`](super::of_a_token_each).
 pub fn of_tokens<E>(
     block: &Block<'_>,
     places: Places<'_>,
@@ -25,15 +25,23 @@ pub fn of_tokens<E>(
     y: &mut [f32],
     threads: impl Fn(usize, Calls<'_>) -> Result<(), E>,
 ) -> Result<(), Failure<E>> {
+    if !block.has_adapters_for(places.batch) {
+        return Err(Failure::Misfit);
+    }
     let tokens = Tokens { block, threads };
     let width = block.width();
-    let mut normal = room(x.len())?;
+    let mut normal = zeros(x.len())?;
     tokens.shares([(x, width)], &mut normal, width, |[x], y| block.norm(block.norm_1, x, y))?;
     let mut qkv = tokens.product(block.qkv, &normal)?;
     tokens.turn(places, &mut qkv)?;
-    let mut attended = room(places.batch * places.tokens * block.heads.output())?;
+    let mut attended = zeros(places.batch * places.tokens * block.heads.output())?;
     tokens.attend(places, &qkv, cache, &mut attended)?;
     let (mut some, mut of_rows) = (Vec::new(), Vec::new());
+    // Of each token that is left the row of the batch.
+    let batch: Vec<usize> = match rows {
+        Some(rows) => rows.iter().map(|row| row / places.tokens).collect(),
+        None => (0..places.batch).flat_map(|row| std::iter::repeat_n(row, places.tokens)).collect(),
+    };
     let (x, attended) = match rows {
         Some(rows) => {
             some.try_reserve(rows.len() * width)?;
@@ -47,13 +55,13 @@ pub fn of_tokens<E>(
         None => (x, &attended[..]),
     };
     let projected = tokens.product(block.projection, attended)?;
-    let mut middle = room(x.len())?;
-    tokens.adapter(block.adapter_1, &projected, x, &mut middle)?;
-    let mut normal = room(x.len())?;
+    let mut middle = zeros(x.len())?;
+    tokens.adapters(block.adapter_1, &batch, &projected, x, &mut middle)?;
+    let mut normal = zeros(x.len())?;
     tokens.shares([(&middle, width)], &mut normal, width, |[x], y| block.norm(block.norm_2, x, y))?;
     let fc = tokens.product(block.fc, &normal)?;
     let hidden = block.hidden();
-    let mut activated = room(x.len() / width.max(1) * hidden)?;
+    let mut activated = zeros(x.len() / width.max(1) * hidden)?;
     let of_fc = block.fc.weights.shape()[0];
     tokens.shares([(&fc, of_fc)], &mut activated, hidden, |[x], y| match block.mlp {
         Mlp::Gelu => {
@@ -63,15 +71,7 @@ pub fn of_tokens<E>(
         Mlp::SwiGlu => swi_glu(x, hidden, y),
     })?;
     let projected = tokens.product(block.mlp_projection, &activated)?;
-    tokens.adapter(block.adapter_2, &projected, &middle, y)
-}
-
-/// Zeros.
-fn room(length: usize) -> Result<Vec<f32>, TryReserveError> {
-    let mut room = Vec::new();
-    room.try_reserve_exact(length)?;
-    room.resize(length, 0.0);
-    Ok(room)
+    tokens.adapters(block.adapter_2, &batch, &projected, &middle, y)
 }
 
 /// What the parts of a block need where there are many tokens.
@@ -105,7 +105,7 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
     fn product(&self, linear: Linear<'_>, x: &[f32]) -> Result<Vec<f32>, Failure<E>> {
         let [columns, inner] = linear.weights.shape();
         let rows = x.len() / inner.max(1);
-        let mut y = room(rows * columns)?;
+        let mut y = zeros(rows * columns)?;
         let mut kept = ROOM.with_borrow_mut(|room| room.rounded.take());
         let rounded = Rounded::kept(&mut kept, self.block.instructions);
         product::multiply_rows(linear.weights, x, rounded, linear.bias, &mut y, &self.threads)?;
@@ -115,13 +115,15 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
 
     /// Turns queries and keys, in place.
     fn turn(&self, places: Places<'_>, qkv: &mut [f32]) -> Result<(), Failure<E>> {
-        let Some([cosines, sines]) = places.angles else { return Ok(()) };
+        if places.angles.is_none() {
+            return Ok(());
+        }
         let heads = self.block.heads;
         let (turned, half) = ((heads.queries + heads.shared) * heads.width, heads.width / 2);
-        let known = cosines.len() / half.max(1);
         self.each(qkv.chunks_mut(heads.all()).collect(), |token, row| {
-            let angles = token % known.max(1) * half..(token % known.max(1) + 1) * half;
-            rotate_in_place(&mut row[..turned], &cosines[angles.clone()], &sines[angles]);
+            if let Some([cosines, sines]) = places.angles_of(token, half) {
+                rotate_in_place(&mut row[..turned], cosines, sines);
+            }
         })
     }
 
@@ -168,34 +170,19 @@ impl<E, F: Fn(usize, Calls<'_>) -> Result<(), E>> Tokens<'_, F> {
         })
     }
 
-    /// y = residual + x + gelu(x D + d) U + u, or without an adapter the sum of both.
-    fn adapter(
+    /// y = residual + x + gelu(x D + d) U + u with the adapter of each token's row of the batch, or without adapters the sum of both.
+    fn adapters(
         &self,
-        adapter: Option<Adapter<'_>>,
+        adapters: Option<Adapters<'_>>,
+        batch: &[usize],
         x: &[f32],
         residual: &[f32],
         y: &mut [f32],
     ) -> Result<(), Failure<E>> {
-        let Some(Adapter { down, up }) = adapter else {
+        let Some(adapters) = adapters else {
             y.iter_mut().zip(x.iter().zip(residual)).for_each(|(y, (x, residual))| *y = x + residual);
             return Ok(());
         };
-        let (bottleneck, width) = (down[1].len(), up[1].len());
-        let rows = x.len() / width.max(1);
-        let mut hidden = room(rows * bottleneck)?;
-        let mut narrow = ROOM.with_borrow_mut(|room| std::mem::take(&mut room.narrow));
-        narrow.try_reserve([width, bottleneck])?;
-        narrow.lay_out(down[0], [width, bottleneck], false);
-        self.shares([(x, width)], &mut hidden, bottleneck, |[x], y| {
-            adapter::add_product(x, &narrow, Some(down[1]), &[], bottleneck, y);
-            gelu(y);
-        })?;
-        narrow.try_reserve([bottleneck, width])?;
-        narrow.lay_out(up[0], [bottleneck, width], false);
-        self.shares([(&hidden, bottleneck), (x, width), (residual, width)], y, width, |[hidden, x, r], y| {
-            adapter::add_product(hidden, &narrow, Some(up[1]), &[x, r], width, y);
-        })?;
-        ROOM.with_borrow_mut(|room| room.narrow = narrow);
-        Ok(())
+        adapters.add(batch, [x, residual], y, &self.threads)
     }
 }

@@ -4,6 +4,7 @@ use half::f16;
 
 use super::*;
 use crate::Calls;
+use crate::adapter::Adapter;
 use crate::product::{Affine, Bytes};
 
 /// D, F, R, dh and C.
@@ -132,7 +133,7 @@ impl Case {
             .adapters
             .each_ref()
             .map(|[down, d, up, u]| Adapter { down: [&down[..], &d[..]], up: [&up[..], &u[..]] })
-            .map(|adapter| (!self.bare).then_some(adapter));
+            .map(|adapter| (!self.bare).then(|| Adapters::new(adapter, 1).unwrap()));
         let mlp = if self.gpt2 { Mlp::Gelu } else { Mlp::SwiGlu };
         let (norm_1, norm_2) = (norm(0), norm(2));
         let heads = self.heads;
@@ -151,6 +152,15 @@ impl Case {
             mlp_projection,
             adapter_2,
         }
+    }
+
+    /// With other adapters: so many.
+    fn with<'a>(&'a self, instructions: Instructions, adapters: [[&'a [f32]; 4]; 2], number: usize) -> Block<'a> {
+        let [adapter_1, adapter_2] = adapters.map(|[down, d, up, u]| {
+            let all = Adapter { down: [down, d], up: [up, u] };
+            (!self.bare).then(|| Adapters::new(all, number).unwrap())
+        });
+        Block { adapter_1, adapter_2, ..self.block(instructions) }
     }
 
     fn normal(&self, at: usize, x: &[f64]) -> Vec<f64> {
@@ -288,7 +298,7 @@ fn a_block_is_the_definition_token_by_token_and_all_at_once() {
             let (x, mut found) = (&x[at * WIDTH..(at + number) * WIDTH], vec![f32::NAN; number * WIDTH]);
             let [keys, values] = &mut others;
             match number {
-                1 => of_one_token(&block, places(at, 1, last), x, [keys, values], &mut found, threads).unwrap(),
+                1 => of_a_token_each(&block, places(at, 1, last), x, [keys, values], &mut found, threads).unwrap(),
                 _ => of_tokens(&block, places(at, number, last), x, None, [keys, values], &mut found, threads).unwrap(),
             }
             let same: Vec<f64> = y[at * WIDTH..(at + number) * WIDTH].iter().map(|&y| f64::from(y)).collect();
@@ -339,6 +349,81 @@ fn rows_of_a_batch_are_rows_of_their_own() {
                 let both: Vec<f64> = both[row * of_cache..][..of_cache].iter().map(|&v| f64::from(v)).collect();
                 assert!(distance(one, &both) < 1e-5);
             }
+        }
+    }
+}
+
+/// Rows that stand at different places, with one adapter for all or one for each: a token of each at once, and several, as each alone.
+#[test]
+fn rows_with_adapters_of_their_own_are_what_each_is_alone() {
+    const BEFORE: [usize; 3] = [5, 0, 17];
+    for (case, instructions) in cases() {
+        let name = format!("{instructions:?}, 4 bits {}, gpt2 {}, bare {}", case.affine, case.gpt2, case.bare);
+        let of_cache = case.heads.shared * CAPACITY * HEAD;
+        let half = HEAD / 2;
+        // Three adapters, tensor by tensor.
+        let adapters = case.adapters.each_ref().map(|tensors| {
+            let of_row = |values: &Vec<f32>, row: usize| -> Vec<f32> {
+                values.iter().enumerate().map(|(i, value)| value * (1.0 + 0.3 * (row * (1 + i % 5)) as f32)).collect()
+            };
+            [0, 1, 2].map(|row| tensors.each_ref().map(|values| of_row(values, row)))
+        });
+        let joined =
+            adapters.each_ref().map(|rows| [0, 1, 2, 3].map(|at| rows.each_ref().map(|row| &row[at][..]).concat()));
+        let of_each = |row: usize| {
+            case.with(instructions, adapters.each_ref().map(|rows| rows[row].each_ref().map(|v| &v[..])), 1)
+        };
+        let together = case.with(instructions, joined.each_ref().map(|tensors| tensors.each_ref().map(|v| &v[..])), 3);
+        for tokens in [1, 2, 7] {
+            let past = [scaled(3 * of_cache, 40, 1.0), scaled(3 * of_cache, 41, 1.0)];
+            let x = numbers(3 * tokens * WIDTH, 6);
+            let last = BEFORE.map(|before| (before + tokens) as i32 - 1);
+            let at = |row: usize| BEFORE[row] * half..(BEFORE[row] + tokens) * half;
+            let angles = case.angles.each_ref().map(|all| [0, 1, 2].map(|row| &all[at(row)]).concat());
+            let all = (!case.gpt2).then(|| angles.each_ref().map(|all| &all[..]));
+            let places = Places::new(tokens, CAPACITY, &last, all).unwrap();
+            let mut cache = past.clone();
+            let mut y = vec![f32::NAN; x.len()];
+            let [keys, values] = &mut cache;
+            match tokens {
+                1 => of_a_token_each(&together, places, &x, [keys, values], &mut y, threads).unwrap(),
+                _ => of_tokens(&together, places, &x, None, [keys, values], &mut y, threads).unwrap(),
+            }
+            // The last token of each row alone.
+            let ends: Vec<usize> = (1..=3).map(|row| row * tokens - 1).collect();
+            let mut some = vec![f32::NAN; 3 * WIDTH];
+            let mut again = past.clone();
+            let [keys, values] = &mut again;
+            of_tokens(&together, places, &x, Some(&ends), [keys, values], &mut some, threads).unwrap();
+            for row in 0..3 {
+                let x = &x[row * tokens * WIDTH..(row + 1) * tokens * WIDTH];
+                let mut alone = past.each_ref().map(|all| all[row * of_cache..(row + 1) * of_cache].to_vec());
+                let angles = all.map(|all| all.map(|all| &all[row * tokens * half..(row + 1) * tokens * half]));
+                let places = Places::new(tokens, CAPACITY, &last[row..row + 1], angles).unwrap();
+                let mut expected = vec![f32::NAN; x.len()];
+                let [keys, values] = &mut alone;
+                of_tokens(&of_each(row), places, x, None, [keys, values], &mut expected, threads).unwrap();
+                let expected: Vec<f64> = expected.iter().map(|&value| f64::from(value)).collect();
+                let found = &y[row * tokens * WIDTH..][..tokens * WIDTH];
+                assert!(
+                    distance(found, &expected) < 3e-3,
+                    "{name}, {tokens} of row {row}: {}",
+                    distance(found, &expected)
+                );
+                let (end, found) = (&expected[(tokens - 1) * WIDTH..], &some[row * WIDTH..][..WIDTH]);
+                assert!(distance(found, end) < 3e-3, "{name}, the end of row {row}: {}", distance(found, end));
+                for (cache, alone) in cache.iter().zip(&alone) {
+                    let alone: Vec<f64> = alone.iter().map(|&value| f64::from(value)).collect();
+                    assert!(distance(&cache[row * of_cache..][..of_cache], &alone) < 1e-5, "{name}, row {row}");
+                }
+            }
+        }
+        if !case.bare {
+            let places = Places::new(1, CAPACITY, &[0, 0], None).unwrap();
+            let [mut keys, mut values] = [vec![0.0; 2 * of_cache], vec![0.0; 2 * of_cache]];
+            let (x, mut y) = (numbers(2 * WIDTH, 1), vec![0.0; 2 * WIDTH]);
+            let refused = of_a_token_each(&together, places, &x, [&mut keys, &mut values], &mut y, threads);
+            assert!(matches!(refused, Err(crate::Failure::Misfit)), "three adapters for two rows");
         }
     }
 }

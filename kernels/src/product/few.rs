@@ -1,4 +1,4 @@
-//! Products of few rows, for each of which the integers are read once.
+//! Products of few rows, for all of which the integers are read once.
 
 use std::sync::Mutex;
 
@@ -129,7 +129,7 @@ pub fn multiply_rows<E>(
     }
 }
 
-/// y = x W + b as [`super::multiply`], for each row by itself and with each block's own scale.
+/// y = x W + b as [`super::multiply`], for each row by itself and with each block's own scale; the integers are read once for all rows.
 pub fn multiply_few<E>(
     weights: Few<'_>,
     rows: &Rounded,
@@ -138,21 +138,43 @@ pub fn multiply_few<E>(
     in_parallel: impl Fn(usize, &(dyn Fn(usize) + Send + Sync)) -> Result<(), E>,
 ) -> Result<bool, E> {
     let [columns, _] = weights.shape();
-    let fits =
-        weights.meets(rows) && y.len() == rows.number() * columns && bias.is_none_or(|bias| bias.len() == columns);
-    if !fits {
-        return Ok(false);
+    let fits = y.len() == rows.number() * columns && bias.is_none_or(|bias| bias.len() == columns);
+    let Some(spreads) = Spreads::new(weights, rows).filter(|_| fits) else { return Ok(false) };
+    let mut parts: Vec<Vec<&mut [f32]>> = (0..columns.div_ceil(STRIP)).map(|_| Vec::new()).collect();
+    for y in y.chunks_mut(columns.max(1)) {
+        parts.iter_mut().zip(y.chunks_mut(STRIP)).for_each(|(part, y)| part.push(y));
     }
-    for (row, y) in y.chunks_mut(columns.max(1)).enumerate() {
-        let spread = Spread::new(weights, rows, row);
-        let parts: Vec<Mutex<&mut [f32]>> = y.chunks_mut(STRIP).map(Mutex::new).collect();
-        each_share(&parts, &in_parallel, |index, part| spread.columns(index * STRIP, bias, part))?;
-    }
+    let parts: Vec<_> = parts.into_iter().map(Mutex::new).collect();
+    each_share(&parts, &in_parallel, |index, part| spreads.columns(index * STRIP, bias, part))?;
     Ok(true)
 }
 
+/// Rows as columns in blocks meet them.
+pub struct Spreads<'a>(Vec<Spread<'a>>);
+
+impl<'a> Spreads<'a> {
+    /// Rounded rows, for columns of as many values.
+    pub fn new(weights: Few<'a>, rows: &Rounded) -> Option<Self> {
+        weights.meets(rows).then(|| Self((0..rows.number()).map(|row| Spread::new(weights, rows, row)).collect()))
+    }
+
+    /// Some columns' products, from `first` on, with each row: `y` has room for as many of each. With the bias, which is of all columns.
+    pub fn columns(&self, first: usize, bias: Option<&[f32]>, y: &mut [&mut [f32]]) {
+        /// So many columns' integers stay in the first-level cache until all rows have met them.
+        const AT_ONCE: usize = 16;
+        let columns = y.first().map_or(0, |y| y.len());
+        let at_once = if self.0.len() > 1 { AT_ONCE } else { columns.max(1) };
+        for at in (0..columns).step_by(at_once) {
+            for (row, y) in self.0.iter().zip(&mut *y) {
+                let end = columns.min(at + at_once);
+                row.columns(first + at, bias, &mut y[at..end]);
+            }
+        }
+    }
+}
+
 /// A row as columns in blocks meet it. There is one only where the processor has the instructions.
-pub struct Spread<'a>(Kind<'a>);
+struct Spread<'a>(Kind<'a>);
 
 enum Kind<'a> {
     #[cfg(target_arch = "x86_64")]
@@ -168,11 +190,6 @@ enum Kind<'a> {
 }
 
 impl<'a> Spread<'a> {
-    /// One row, rounded, for columns of as many values.
-    pub fn of_one(weights: Few<'a>, row: &Rounded) -> Option<Self> {
-        (weights.meets(row) && row.number() == 1).then(|| Self::new(weights, row, 0))
-    }
-
     fn new(weights: Few<'a>, rows: &Rounded, row: usize) -> Self {
         let sums = |affine: &Affine<'_>| rows.sums(row, affine.unit());
         Self(match (weights, rows.instructions.0) {
@@ -199,7 +216,7 @@ impl<'a> Spread<'a> {
     }
 
     /// Products with the columns from `first` on, plus their part of the bias \[N\].
-    pub fn columns(&self, first: usize, bias: Option<&[f32]>, y: &mut [f32]) {
+    fn columns(&self, first: usize, bias: Option<&[f32]>, y: &mut [f32]) {
         match &self.0 {
             // SAFETY: there is a row, so the processor has the instructions; and so below.
             #[cfg(target_arch = "x86_64")]

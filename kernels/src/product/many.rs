@@ -15,12 +15,14 @@ mod portable;
 mod vnni;
 
 /// An output that several threads write, each its own columns.
-struct Output {
-    first: *mut f32,
-    width: usize,
+pub(crate) struct Output {
+    /// The first value of the first row.
+    pub(crate) first: *mut f32,
+    /// From one row to the next.
+    pub(crate) width: usize,
 }
 
-// SAFETY: `multiply` gives each strip of columns to one thread.
+// SAFETY: who calls `Product::strip` gives each strip of columns to one thread.
 unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
@@ -48,55 +50,95 @@ pub fn multiply<E>(
     in_parallel: impl FnOnce(usize, &(dyn Fn(usize) + Send + Sync)) -> Result<(), E>,
 ) -> Result<bool, E> {
     let width = matrix.outputs(direction);
-    let has_scales =
-        matrix.scales.len() == matrix.columns || (matrix.affine.is_some() && direction == Direction::Forward);
-    let fits = has_scales
-        && rows.width == matrix.depth(direction).next_multiple_of(64).max(64)
-        && rows.group == direction.rounding().group
-        && y.len() == rows.number() * width
-        && bias.is_none_or(|bias| bias.len() == width);
-    if !fits {
+    let Some(product) = Product::new(matrix, direction, rows, bias).filter(|_| y.len() == rows.number() * width) else {
         return Ok(false);
-    }
+    };
     let output = Output { first: y.as_mut_ptr(), width };
-    // Of 4 bits forward each block's integers are multiplied as they are, with its own scale and minimum.
-    let unit = matrix.affine.filter(|_| direction == Direction::Forward).map(|affine| affine.unit());
-    let sums = unit.map(|unit| (0..rows.number()).flat_map(|row| rows.sums(row, unit)).collect::<Vec<_>>());
-    #[cfg(target_arch = "x86_64")]
-    let finer = rows.finer();
-    let strips: Vec<AtomicBool> = (0..width.div_ceil(STRIP)).map(|_| AtomicBool::new(false)).collect();
+    let strips: Vec<AtomicBool> = (0..product.strips()).map(|_| AtomicBool::new(false)).collect();
     in_parallel(strips.len(), &|index| {
         let is_first = strips.get(index).is_some_and(|taken| !taken.swap(true, Ordering::Relaxed));
         if is_first {
-            let first = index * STRIP;
-            let (unit, sums) = (unit.unwrap_or(rows.group), sums.as_deref());
-            let columns = Columns::new(matrix, direction, first, bias, sums.is_some());
-            let strip = Strip {
-                matrix,
-                direction,
-                first,
-                rows,
-                #[cfg(target_arch = "x86_64")]
-                finer: &finer,
-                unit,
-                sums,
-                columns,
-            };
-            match rows.instructions.0 {
-                // SAFETY: there are rows, so the processor has their instructions; no other thread writes the strip's columns.
-                #[cfg(target_arch = "x86_64")]
-                Set::Vnni => unsafe { strip.compute_vnni(&output) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                Set::Avx2 => unsafe { strip.compute_avx2(&output) },
-                Set::Portable => strip.compute_portable(|row, part, sums| {
-                    // SAFETY: no other thread writes the strip's columns, and there are as many rows as were rounded.
-                    strip.columns.put(part, sums, unsafe { output.columns(row, first, strip.columns.width) });
-                }),
-            }
+            // SAFETY: the output has as many rows, and a strip is asked for once.
+            unsafe { product.strip(index, &output) };
         }
     })?;
     Ok(true)
+}
+
+/// A product that is computed strip by strip.
+pub(crate) struct Product<'a> {
+    matrix: Matrix<'a>,
+    direction: Direction,
+    rows: &'a Rounded,
+    bias: Option<&'a [f32]>,
+    #[cfg(target_arch = "x86_64")]
+    finer: Finer,
+    unit: usize,
+    sums: Option<Vec<f32>>,
+}
+
+impl<'a> Product<'a> {
+    /// Of rows with a matrix, where the shapes fit.
+    pub(crate) fn new(
+        matrix: Matrix<'a>,
+        direction: Direction,
+        rows: &'a Rounded,
+        bias: Option<&'a [f32]>,
+    ) -> Option<Self> {
+        let is_forward = direction == Direction::Forward;
+        let fits = (matrix.scales.len() == matrix.columns || (matrix.affine.is_some() && is_forward))
+            && rows.width == matrix.depth(direction).next_multiple_of(64).max(64)
+            && rows.group == direction.rounding().group
+            && bias.is_none_or(|bias| bias.len() == matrix.outputs(direction));
+        // Of 4 bits forward each block's integers are multiplied as they are, with its own scale and minimum.
+        let unit = matrix.affine.filter(|_| is_forward).map(|affine| affine.unit());
+        fits.then(|| Self {
+            matrix,
+            direction,
+            rows,
+            bias,
+            #[cfg(target_arch = "x86_64")]
+            finer: rows.finer(),
+            unit: unit.unwrap_or(rows.group),
+            sums: unit.map(|unit| (0..rows.number()).flat_map(|row| rows.sums(row, unit)).collect()),
+        })
+    }
+
+    /// How many there are.
+    pub(crate) fn strips(&self) -> usize {
+        self.matrix.outputs(self.direction).div_ceil(STRIP)
+    }
+
+    /// A strip's columns of all rows: [`STRIP`] of them, or what is left.
+    ///
+    /// # Safety
+    /// The output has as many rows and columns, and nothing else reads or writes these columns meanwhile.
+    pub(crate) unsafe fn strip(&self, index: usize, output: &Output) {
+        let (first, sums) = (index * STRIP, self.sums.as_deref());
+        let strip = Strip {
+            matrix: self.matrix,
+            direction: self.direction,
+            first,
+            rows: self.rows,
+            #[cfg(target_arch = "x86_64")]
+            finer: &self.finer,
+            unit: self.unit,
+            sums,
+            columns: Columns::new(self.matrix, self.direction, first, self.bias, sums.is_some()),
+        };
+        match self.rows.instructions.0 {
+            // SAFETY: there are rows, so the processor has their instructions; no other thread writes the strip's columns.
+            #[cfg(target_arch = "x86_64")]
+            Set::Vnni => unsafe { strip.compute_vnni(output) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => unsafe { strip.compute_avx2(output) },
+            Set::Portable => strip.compute_portable(|row, part, sums| {
+                // SAFETY: no other thread writes the strip's columns, and there are as many rows as were rounded.
+                strip.columns.put(part, sums, unsafe { output.columns(row, first, strip.columns.width) });
+            }),
+        }
+    }
 }
 
 /// Some of a product's outputs.

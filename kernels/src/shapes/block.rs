@@ -48,6 +48,15 @@ pub struct MatrixAt {
     pub bias: Option<usize>,
 }
 
+/// The adapters of a place: D, d, U and u.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdaptersAt {
+    /// The place of D among the inputs; the others are next.
+    pub first: usize,
+    /// How many there are: 1, or one for each row of the batch.
+    pub number: usize,
+}
+
 /// Where a block's inputs are, whose shapes fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockShape {
@@ -67,8 +76,8 @@ pub struct BlockShape {
     pub norms: [usize; 2],
     /// To queries, keys and values; the projection; and those of the MLP.
     pub matrices: [MatrixAt; 4],
-    /// The first of each adapter's four, where there are adapters.
-    pub adapters: [Option<usize>; 2],
+    /// Where there are adapters, each two's.
+    pub adapters: [Option<AdaptersAt>; 2],
     /// The shape of x after the block.
     pub output: Vec<i64>,
 }
@@ -149,26 +158,36 @@ impl<'a> Cursor<'a> {
         Ok(MatrixAt { first, affine, size: [number, found], bias: bias_at })
     }
 
-    fn adapter(&mut self, names: [&'static str; 4], width: usize) -> Result<usize, Misfit> {
+    /// Matrices and vectors of one adapter, or with one more dimension of one for each row of the batch.
+    fn adapters(&mut self, names: [&'static str; 4], [batch, width]: [usize; 2]) -> Result<AdaptersAt, Misfit> {
         let first = self.next;
         let down = self.next(names[0], Element::Single)?;
-        let [_, bottleneck] = down.matrix()?;
-        if bottleneck == 0 {
-            return Err(down.misfit("one column or more"));
+        let (number, found, bottleneck) = match down.dims[..] {
+            [found, bottleneck] => (1, found, bottleneck),
+            [number, found, bottleneck] if number == batch => (number, found, bottleneck),
+            _ => return Err(down.misfit(format_args!("[{width}, R], or [{batch}, {width}, R]"))),
+        };
+        if found != width || bottleneck == 0 {
+            return Err(down.misfit(format_args!("{width} rows of one value or more")));
         }
-        down.holds(product(&[width, bottleneck]))?;
-        self.vector(names[1], bottleneck)?;
-        let up = self.next(names[2], Element::Single)?;
-        if up.matrix()? != [bottleneck, width] {
-            return Err(up.misfit(format_args!("[{bottleneck}, {width}]")));
-        }
-        self.vector(names[3], width)?;
-        Ok(first)
+        let of_each = |size: &[i64]| [&[number as i64][..], size].concat();
+        let has_each = down.dims.len() == 3;
+        let mut is = |name: &'static str, size: &[usize]| {
+            let size: Vec<i64> = size.iter().map(|&size| size as i64).collect();
+            let expected = if has_each { of_each(&size) } else { size };
+            let input = self.next(name, Element::Single)?;
+            if input.shape == expected { Ok(()) } else { Err(input.misfit(format_args!("{expected:?}"))) }
+        };
+        is(names[1], &[bottleneck])?;
+        is(names[2], &[bottleneck, width])?;
+        is(names[3], &[width])?;
+        Ok(AdaptersAt { first, number })
     }
 }
 
 /// Of x \[B, T, D\]; past keys and values \[B, G, C, dh\]; last positions \[B\] and their number \[1\]; cosines and sines \[.., dh / 2\], where
-/// there are; rows \[N\], where there are; then normalisations, matrices and, where there are, adapters in their order.
+/// there are; rows \[N\], where there are; then normalisations, matrices and, where there are, adapters
+/// in their order, of all rows or, with one more dimension, \[B, ..\], of each.
 ///
 /// # Errors
 /// The shapes do not fit.
@@ -222,7 +241,7 @@ pub fn block(parts: BlockParts, inputs: &[(&[i64], Element)]) -> Result<BlockSha
     ];
     let projection = cursor.matrix(names, [Some(width), Some(queries * head)], parts.bias)?;
     let names = ["down of adapter 1", "bias of down 1", "up of adapter 1", "bias of up 1"];
-    let adapter_1 = parts.adapters.then(|| cursor.adapter(names, width)).transpose()?;
+    let adapter_1 = parts.adapters.then(|| cursor.adapters(names, [batch, width])).transpose()?;
     let norm_2 = cursor.norm(["scale of norm 2", "shift of norm 2"], parts.shift, width)?;
     let names = ["integers of fc", "scales of fc", "minima of fc", "bias of fc"];
     let fc = cursor.matrix(names, [None, Some(width)], parts.bias)?;
@@ -238,7 +257,7 @@ pub fn block(parts: BlockParts, inputs: &[(&[i64], Element)]) -> Result<BlockSha
         return Err(x.misfit("an even number of gates and values"));
     }
     let names = ["down of adapter 2", "bias of down 2", "up of adapter 2", "bias of up 2"];
-    let adapter_2 = parts.adapters.then(|| cursor.adapter(names, width)).transpose()?;
+    let adapter_2 = parts.adapters.then(|| cursor.adapters(names, [batch, width])).transpose()?;
     if cursor.next != inputs.len() {
         return Err(Misfit::Number { found: inputs.len(), expected: cursor.next });
     }

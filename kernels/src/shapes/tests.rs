@@ -44,6 +44,10 @@ fn operators() -> Vec<Operator> {
             let sum = adapter_down_gradient(s)?;
             Ok((sum.is_empty(), vec![sum.output()]))
         }),
+        of("RowAdapters", &[&[6, 8], &[6, 8], &[3, 8, 4], &[3, 4], &[3, 4, 8], &[3, 8]], |s| {
+            let rows = row_adapters(s)?;
+            Ok((rows.is_empty(), vec![rows.output().to_vec()]))
+        }),
         of("CausalAttention", &[&[2, 3, 16]], |s| {
             let attended = attention(heads(), false, s)?;
             Ok((attended.is_empty(), vec![attended.outputs(), attended.sums()]))

@@ -128,7 +128,7 @@ pub const OPERATORS: [Operator; 48] = [
 ];
 
 /// Ours.
-pub const FUNCTIONS: [Function; 25] = [
+pub const FUNCTIONS: [Function; 26] = [
     ours("AdapterDownGradient", [3, 1], &[]),
     ours("AdapterUp", [5, 1], &[]),
     ours("AffineLinear", [5, 1], BLOCK),
@@ -150,6 +150,7 @@ pub const FUNCTIONS: [Function; 25] = [
     ours("RmsNormalization", [2, 2], &[("epsilon", FLOAT)]),
     ours("RmsNormalizationGradient", [4, 1], &[]),
     ours("Rotary", [3, 1], &[("num_heads", INT)]),
+    ours("RowAdapters", [6, 1], &[]),
     ours("SwiGlu", [1, 1], &[]),
     ours("SwiGluGradient", [2, 1], &[]),
     ours("TargetLogProb", [2, 2], &[]),

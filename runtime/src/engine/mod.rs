@@ -3,6 +3,7 @@
 mod adapt;
 mod below;
 mod generate;
+mod rows;
 mod score;
 
 use std::num::NonZeroUsize;
@@ -18,6 +19,7 @@ use crate::memory;
 use crate::session::{Buffer, Graph, GraphOptions, OnnxRuntime, Provider};
 
 pub use adapt::{Activations, Step};
+pub use rows::{RowId, Rows};
 pub use score::Scored;
 
 /// A tokenizer of more than this many bytes is refused; GPT-2's has 1.4 MB.
@@ -63,6 +65,8 @@ pub struct Engine {
 pub(crate) struct Bound {
     pub(crate) graph: Graph,
     version: u64,
+    /// Whether the graph takes adapters for each row of the batch, of which there is one here.
+    of_each_row: bool,
 }
 
 impl Engine {
@@ -115,14 +119,18 @@ impl Engine {
     pub fn set_adapters(&mut self, adapters: &Tensors) -> Result<()> {
         for (spec, buffer) in self.table.iter().zip(&mut self.adapters) {
             let wrong = |problem: String| FileError::new(&self.dir, problem).at(&spec.name);
-            let tensor = adapters.get(&spec.name).ok_or_else(|| wrong("is missing from the adapters".into()))?;
-            if tensor.shape != spec.shape || tensor.values.len() != spec.len() {
-                return Err(wrong(format!("has shape {:?}, expected {:?}", tensor.shape, spec.shape)).into());
-            }
-            buffer.values_mut().copy_from_slice(&tensor.values);
+            buffer.values_mut().copy_from_slice(values_of(spec, adapters).map_err(wrong)?);
         }
         self.adapters_changed();
         Ok(())
+    }
+
+    /// Whether the bundle's generation takes adapters for each row of a batch. (Bundles of before 0.2.0 have one set for all rows.)
+    fn has_rows(&self) -> bool {
+        let generate = self.manifest.graphs.values().find(|graph| graph.file == bundle::GENERATE);
+        let inputs = generate.into_iter().flat_map(|graph| &graph.inputs);
+        let rank = |name: &str| inputs.clone().find(|input| input.name == name).map(|input| input.shape.len());
+        self.table.first().is_some_and(|spec| rank(&spec.name) == Some(spec.shape.len() + 1))
     }
 
     /// The adapters as they are.
@@ -173,16 +181,28 @@ impl Engine {
     }
 }
 
+/// An adapter's values, where they are there and of its shape.
+fn values_of<'a>(spec: &TensorSpec, adapters: &'a Tensors) -> std::result::Result<&'a [f32], String> {
+    let tensor = adapters.get(&spec.name).ok_or("is missing from the adapters")?;
+    if tensor.shape != spec.shape || tensor.values.len() != spec.len() {
+        return Err(format!("has shape {:?}, expected {:?}", tensor.shape, spec.shape));
+    }
+    Ok(&tensor.values)
+}
+
 impl Bound {
     fn new(graph: Graph) -> Self {
-        Self { graph, version: 0 }
+        Self { graph, version: 0, of_each_row: false }
     }
 
     /// Binds the adapters where they changed since they were bound.
     fn bind_adapters(&mut self, table: &[TensorSpec], adapters: &[Buffer], version: u64) -> Result<()> {
         if self.version != version {
             for (spec, buffer) in table.iter().zip(adapters) {
-                self.graph.input_buffer(&spec.name, buffer)?;
+                match self.of_each_row {
+                    true => self.graph.input_part(&spec.name, buffer, 0, &generate::of_rows(1, spec))?,
+                    false => self.graph.input_buffer(&spec.name, buffer)?,
+                }
             }
             self.version = version;
         }

@@ -19,7 +19,7 @@ mod guard;
 mod product;
 mod targets;
 
-use adapter::AddProduct;
+use adapter::{AddProduct, RowAdapters};
 use attention::Attention;
 use decoder::{Normalization, Rotary};
 use guard::{Guarded, Inputs, failed, output, par_for, refused, room};
@@ -43,6 +43,7 @@ pub(super) fn domain(threads: Option<NonZeroUsize>) -> ort::Result<OperatorDomai
         .add(Guarded(Rotary))?
         .add(Guarded(AddProduct::AdapterUp))?
         .add(Guarded(AddProduct::AdapterDownGradient))?
+        .add(Guarded(RowAdapters))?
         .add(Guarded(Attention::Causal))?
         .add(Guarded(Attention::Branched))?
         .add(Guarded(Attention::CausalGradient))?

@@ -81,6 +81,9 @@ impl Digit {
 /// How many bytes ahead those of 8 bits are fetched into the second-level cache, which waits for more of them at once than the first.
 const FARTHER: usize = 8192;
 
+/// Columns whose sums grow side by side, since each waits for itself.
+const COLUMNS: usize = 4;
+
 /// Those of a piece's sums, of four values each, that are not of its first group.
 const UPPER: u16 = !0 << (GROUP / 4);
 
@@ -88,27 +91,45 @@ impl Bytes<'_> {
     /// Some columns' products with a row.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     pub(super) fn columns_vnni(&self, first: usize, row: &Spread, y: &mut [f32]) {
+        match self.inner / row.pieces.len() {
+            64 => self.columns_of::<64>(first, row, y),
+            32 => self.columns_of::<32>(first, row, y),
+            _ => self.columns_of::<16>(first, row, y),
+        }
+    }
+
+    /// With pieces of so many values.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn columns_of<const LENGTH: usize>(&self, first: usize, row: &Spread, y: &mut [f32]) {
         let number = row.pieces.len() / row.of_block;
-        let length = self.inner / row.pieces.len();
-        let integers = self.integers[first * self.inner..].chunks_exact(self.inner);
-        let mut columns = integers.zip(self.scales[first * number..].chunks_exact(number));
-        for y in y.chunks_mut(4) {
-            let mut sums = [_mm512_setzero_ps(); 4];
-            for (place, (integers, scales)) in sums.iter_mut().take(y.len()).zip(columns.by_ref()) {
-                let mut sum = _mm512_setzero_ps();
-                let (mut pieces, mut digits) = (integers.chunks_exact(length).zip(&row.pieces), row.digits.iter());
-                for &scale in scales {
-                    let mut block = _mm512_setzero_ps();
-                    for (bytes, &has_second) in pieces.by_ref().take(row.of_block) {
-                        _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(FARTHER).cast());
-                        let bytes = load(bytes);
-                        for digit in digits.by_ref().take(1 + usize::from(has_second)) {
-                            block = digit.add_products(bytes, block);
+        for (at, y) in (first..).step_by(COLUMNS).zip(y.chunks_mut(COLUMNS)) {
+            // The last one again where there are fewer.
+            let column = |column: usize| {
+                let column = at + column.min(y.len() - 1);
+                let (pieces, _) = self.integers[column * self.inner..][..self.inner].as_chunks::<LENGTH>();
+                (pieces, &self.scales[column * number..][..number])
+            };
+            let columns = [column(0), column(1), column(2), column(3)];
+            let mut sums = [_mm512_setzero_ps(); COLUMNS];
+            let mut digits = row.digits.iter();
+            for (block, pieces) in row.pieces.chunks(row.of_block).enumerate() {
+                let mut blocks = [_mm512_setzero_ps(); COLUMNS];
+                let [a, b, c, d] = columns.map(|(of_column, _)| &of_column[block * row.of_block..][..pieces.len()]);
+                for ((((&has_second, a), b), c), d) in pieces.iter().zip(a).zip(b).zip(c).zip(d) {
+                    let mut bytes = [_mm512_setzero_si512(); COLUMNS];
+                    for (bytes, column) in bytes.iter_mut().zip([a, b, c, d]) {
+                        _mm_prefetch::<_MM_HINT_T1>(column.as_ptr().wrapping_add(FARTHER).cast());
+                        *bytes = load(column);
+                    }
+                    for digit in digits.by_ref().take(1 + usize::from(has_second)) {
+                        for (block, bytes) in blocks.iter_mut().zip(bytes) {
+                            *block = digit.add_products(bytes, *block);
                         }
                     }
-                    sum = _mm512_fmadd_ps(block, _mm512_set1_ps(scale), sum);
                 }
-                *place = sum;
+                for ((sum, products), (_, scales)) in sums.iter_mut().zip(blocks).zip(columns) {
+                    *sum = _mm512_fmadd_ps(products, _mm512_set1_ps(scales[block]), *sum);
+                }
             }
             added(&sums, y);
         }
@@ -145,15 +166,17 @@ impl Affine<'_> {
         let (number, width) = (self.blocks(), self.inner / 2);
         let (low, places) = (_mm512_set1_epi8(15), load_i32s(&row.places));
         let of_piece = PIECE / self.block;
-        let integers = self.integers[first * width..].chunks_exact(width);
-        let scales = self.scales[first * number..].chunks_exact(number);
-        let mut columns = integers.zip(scales.zip(self.minima[first * number..].chunks_exact(number)));
-        for y in y.chunks_mut(4) {
-            let mut sums = [_mm512_setzero_ps(); 4];
-            for (place, (integers, (scales, minima))) in sums.iter_mut().take(y.len()).zip(columns.by_ref()) {
-                let mut sum = _mm512_setzero_ps();
-                let pieces = integers.chunks(PIECE / 2).zip(scales.chunks(of_piece));
-                for ((bytes, scales), piece) in pieces.zip(&row.pieces) {
+        for (at, y) in (first..).step_by(COLUMNS).zip(y.chunks_mut(COLUMNS)) {
+            // The last one again where there are fewer.
+            let columns: [usize; COLUMNS] = std::array::from_fn(|column| at + column.min(y.len() - 1));
+            let mut integers = columns.map(|column| self.integers[column * width..][..width].chunks(PIECE / 2));
+            let mut scales = columns.map(|column| self.scales[column * number..][..number].chunks(of_piece));
+            let mut minima = columns.map(|column| self.minima[column * number..][..number].chunks(16));
+            let mut sums = [_mm512_setzero_ps(); COLUMNS];
+            for piece in &row.pieces {
+                let parts = integers.iter_mut().zip(&mut scales).zip(&mut sums);
+                for ((integers, scales), sum) in parts {
+                    let (bytes, scales) = (integers.next().unwrap_or_default(), scales.next().unwrap_or_default());
                     _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(FAR).cast());
                     let pairs = load(bytes);
                     let halves = [_mm512_and_si512(pairs, low), _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), low)];
@@ -162,12 +185,14 @@ impl Affine<'_> {
                         total = _mm512_add_ps(total, products_of_halves(halves, second));
                     }
                     let scales = _mm512_permutexvar_ps(places, _mm512_cvtph_ps(load_halves(scales)));
-                    sum = _mm512_fmadd_ps(total, scales, sum);
+                    *sum = _mm512_fmadd_ps(total, scales, *sum);
                 }
-                for (minima, sums) in minima.chunks(16).zip(&row.sums) {
-                    sum = _mm512_fmadd_ps(_mm512_cvtph_ps(load_halves(minima)), load_f32s(sums), sum);
+            }
+            for of_row in &row.sums {
+                for (minima, sum) in minima.iter_mut().zip(&mut sums) {
+                    let minima = _mm512_cvtph_ps(load_halves(minima.next().unwrap_or_default()));
+                    *sum = _mm512_fmadd_ps(minima, load_f32s(of_row), *sum);
                 }
-                *place = sum;
             }
             added(&sums, y);
         }

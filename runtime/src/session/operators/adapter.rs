@@ -1,13 +1,15 @@
-//! Kernels of what ends an adapter.
+//! Kernels of adapters, and of what ends one.
 
 use std::cell::RefCell;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use super::{Inputs, in_parallel, output, refused};
-use crate::kernels::adapter::{self, Narrow};
-use crate::kernels::shapes::{self, Sum};
+use super::product::misfit;
+use super::{Inputs, failed, in_parallel, output, par_for, refused, room};
+use crate::kernels::Calls;
+use crate::kernels::adapter::{self, Adapter, Adapters, Narrow};
+use crate::kernels::shapes::{self, OfRows, Sum};
 
 thread_local! {
     /// Kept, since fresh memory costs more than laying out does.
@@ -86,5 +88,48 @@ impl Kernel for AddProduct {
                 adapter::add_product(&a[first * depth..(first + count) * depth], narrow, bias, &addends, width, y);
             })
         })
+    }
+}
+
+/// x, residual, D, d, U, u -> y: an adapter for each row of the batch
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowAdapters;
+
+impl Operator for RowAdapters {
+    type Kernel<'attr> = Self;
+
+    fn name(&self) -> &str {
+        "RowAdapters"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        (0..6).map(|_| OperatorInput::required(TensorElementType::Float32))
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Self> {
+        Ok(*self)
+    }
+}
+
+impl Kernel for RowAdapters {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let inputs = Inputs::of(context)?;
+        let all @ OfRows { rows, batch, .. } = shapes::row_adapters(&inputs.shapes()?).map_err(refused)?;
+        let mut output = output(context, 0, &all.output())?;
+        if all.is_empty() {
+            return Ok(());
+        }
+        let values = |index| inputs.values::<f32>(index);
+        let all = Adapter { down: [values(2)?, values(3)?], up: [values(4)?, values(5)?] };
+        let adapters = Adapters::new(all, batch).ok_or_else(misfit)?;
+        let mut of_row = room(rows)?;
+        of_row.extend((0..rows).map(|row| row / (rows / batch)));
+        let y = output.try_extract_tensor_mut::<f32>()?.1;
+        let threads = |number: usize, calls: Calls<'_>| par_for(context, number, calls);
+        adapters.add(&of_row, [values(0)?, values(1)?], y, &threads).map_err(failed)
     }
 }

@@ -10,9 +10,10 @@ use super::guard::continued;
 use super::product::misfit;
 use super::{Inputs, failed, output, par_for, refused, room};
 use crate::kernels::Calls;
-use crate::kernels::block::{self, Adapter, Block, Linear, Mlp, Norm, Places};
+use crate::kernels::adapter::{Adapter, Adapters};
+use crate::kernels::block::{self, Block, Linear, Mlp, Norm, Places};
 use crate::kernels::product::{Affine, Bytes, Few, Instructions};
-use crate::kernels::shapes::block::{BlockParts, BlockShape, CACHES, Element, LAST, MatrixAt, X};
+use crate::kernels::shapes::block::{AdaptersAt, BlockParts, BlockShape, CACHES, Element, LAST, MatrixAt, X};
 use crate::kernels::shapes::{self, HeadCounts};
 
 /// Which of the blocks.
@@ -116,12 +117,13 @@ impl BlockKernel<'_> {
             let bias = bias.map(values).transpose()?;
             Ok::<_, ort::Error>(Linear { weights: weights.ok_or_else(misfit)?, bias })
         };
-        let adapter = |at: Option<usize>| {
-            let adapter = |at: usize| {
-                let (down, up) = ([values(at)?, values(at + 1)?], [values(at + 2)?, values(at + 3)?]);
-                Ok::<_, ort::Error>(Adapter { down, up })
+        let adapters = |at: Option<AdaptersAt>| {
+            let adapters = |AdaptersAt { first, number }: AdaptersAt| {
+                let down = [values(first)?, values(first + 1)?];
+                let up = [values(first + 2)?, values(first + 3)?];
+                Adapters::new(Adapter { down, up }, number).ok_or_else(misfit)
             };
-            at.map(adapter).transpose()
+            at.map(adapters).transpose()
         };
         let [qkv, projection, fc, mlp_projection] = shape.matrices;
         Ok(Block {
@@ -132,12 +134,12 @@ impl BlockKernel<'_> {
             norm_1: norm(shape.norms[0])?,
             qkv: linear(qkv)?,
             projection: linear(projection)?,
-            adapter_1: adapter(shape.adapters[0])?,
+            adapter_1: adapters(shape.adapters[0])?,
             norm_2: norm(shape.norms[1])?,
             fc: linear(fc)?,
             mlp: if self.parts.gated { Mlp::SwiGlu } else { Mlp::Gelu },
             mlp_projection: linear(mlp_projection)?,
-            adapter_2: adapter(shape.adapters[1])?,
+            adapter_2: adapters(shape.adapters[1])?,
         })
     }
 }
@@ -181,9 +183,11 @@ impl Kernel for BlockKernel<'_> {
         let cache = [keys.try_extract_tensor_mut::<f32>()?.1, values.try_extract_tensor_mut::<f32>()?.1];
         let y = y.try_extract_tensor_mut::<f32>()?.1;
         let threads = |number: usize, calls: Calls<'_>| par_for(context, number, calls);
-        let result = match rows.as_deref() {
-            None | Some([_]) if batch * tokens == 1 => block::of_one_token(&block, places, x, cache, y, threads),
-            rows => block::of_tokens(&block, places, x, rows, cache, y, threads),
+        let all = rows.as_deref().is_none_or(|rows| rows.iter().copied().eq(0..batch));
+        let result = if tokens == 1 && batch <= block::FEW_ROWS && all {
+            block::of_a_token_each(&block, places, x, cache, y, threads)
+        } else {
+            block::of_tokens(&block, places, x, rows.as_deref(), cache, y, threads)
         };
         result.map_err(failed)
     }

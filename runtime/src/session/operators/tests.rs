@@ -148,6 +148,12 @@ fn fitting() -> Vec<Fitting> {
         ("Rotary", vec![(F, &[2, 3, 24]), (F, &[3, 2]), (F, &[3, 2])], &[("num_heads", 4)], vec![144]),
         ("AdapterUp", vec![(F, &[6, 4]), (F, &[4, 8]), (F, &[8]), (F, &[6, 8]), (F, &[6, 8])], &[], vec![48]),
         ("AdapterDownGradient", vec![(F, &[6, 4]), (F, &[8, 4]), (F, &[6, 8])], &[], vec![48]),
+        (
+            "RowAdapters",
+            vec![(F, &[6, 8]), (F, &[6, 8]), (F, &[3, 8, 4]), (F, &[3, 4]), (F, &[3, 4, 8]), (F, &[3, 8])],
+            &[],
+            vec![48],
+        ),
         ("CausalAttention", vec![(F, &[2, 3, 16])], HEADS, vec![48, 24]),
         ("CausalAttention", vec![(F, &[2, 3, 16])], HEADS, vec![48]),
         ("BranchedAttention", vec![(F, &[2, 3, 16]), (I, &[2, 3])], HEADS, vec![48]),
