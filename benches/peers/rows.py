@@ -22,7 +22,6 @@ def llama(path, rows, threads):
     import llama_cpp
     import numpy
 
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), None)
     llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
     settings = llama_cpp.llama_context_default_params()
