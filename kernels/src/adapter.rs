@@ -96,6 +96,16 @@ thread_local! {
 }
 
 impl Adapter<'_> {
+    /// gelu(x D + d) of one row, \[R\]: `sums` are those of parts of x D, \[.., R\].
+    pub(crate) fn hidden(&self, sums: &[f32]) -> Vec<f32> {
+        let mut hidden = self.down[1].to_vec();
+        for sums in sums.chunks_exact(hidden.len().max(1)) {
+            hidden.iter_mut().zip(sums).for_each(|(hidden, sum)| *hidden += sum);
+        }
+        gelu(&mut hidden);
+        hidden
+    }
+
     fn add_one<E>(
         &self,
         [x, residual]: [&[f32]; 2],
@@ -113,11 +123,7 @@ impl Adapter<'_> {
         };
         each_share(&shares, threads, sum).map_err(Failure::Threads)?;
         drop(shares);
-        let mut hidden = self.down[1].to_vec();
-        for sums in sums.chunks_exact(bottleneck.max(1)) {
-            hidden.iter_mut().zip(sums).for_each(|(hidden, sum)| *hidden += sum);
-        }
-        gelu(&mut hidden);
+        let hidden = self.hidden(&sums);
         let shares: Vec<_> = y.chunks_mut(SHARE).map(Mutex::new).collect();
         let up = |index: usize, y: &mut &mut [f32]| {
             let columns = index * SHARE..index * SHARE + y.len();

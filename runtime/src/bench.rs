@@ -137,8 +137,8 @@ pub struct Adaptation {
     pub adapt_step_ms: f64,
 }
 
-/// Measures all parts, or one, and so many conversations at once; adapting in no more than so many bytes of memory where there is a limit. `heard` hears each part before
-/// it begins, and how steps fit into the memory.
+/// Measures all parts, or one, and so many conversations at once; adapting in no more than so many bytes of memory where there is a
+/// limit. `heard` hears each part before it begins, and how steps fit into the memory.
 ///
 /// # Errors
 /// The shapes do not fit, into the context or the memory; a graph fails.
@@ -162,14 +162,13 @@ pub fn measure(
             decode_tokens_per_s: per_second(shape.new_tokens - 1, decode).max(0.0),
             first_token_ms: ms(first_token),
         });
+        // Each graph's memory is its own: the peak is the larger one's, as when one command does one thing.
         engine.close_graphs();
         for &rows in rows {
             let tokens = rows.get() * (shape.new_tokens - 1);
             let tokens_per_s = per_second(tokens, measure_rows(engine, shape, rows)?);
             measured.rows.push(Together { rows: rows.get(), tokens_per_s });
         }
-        // Each graph's memory is its own: the peak is the larger one's, as when one command does one thing.
-        engine.close_graphs();
     }
     if only != Some(Part::Generate) {
         heard(Heard::Begins(Part::Adapt));
@@ -190,10 +189,15 @@ fn token(index: usize, vocabulary: usize) -> usize {
     index.wrapping_mul(7919) % vocabulary
 }
 
+/// A prompt: such tokens, from one on.
+fn prompt(shape: Shape, first: usize, vocabulary: usize) -> Vec<u32> {
+    (first..first + shape.prompt_tokens).map(|index| token(index, vocabulary) as u32).collect()
+}
+
 /// The median times to the first token (prefill and one draw) and of all others.
 fn measure_generation(engine: &mut Engine, shape: Shape) -> Result<(Duration, Duration)> {
     let model = &engine.manifest().model;
-    let prompt: Vec<u32> = (0..shape.prompt_tokens).map(|index| token(index, model.vocab_size) as u32).collect();
+    let prompt = prompt(shape, 0, model.vocab_size);
     // No token is the end: the reply is as long as asked for.
     let no_end = u32::MAX;
     let (mut firsts, mut decodes) = (Vec::new(), Vec::new());
@@ -222,28 +226,23 @@ fn measure_rows(engine: &Engine, shape: Shape, number: NonZeroUsize) -> Result<D
     for _ in 0..number.get() {
         all.push(rows.join(&adapters)?);
     }
-    let mut times = Vec::new();
+    let (mut sampler, mut times) = (Sampler::new(Sampling::GREEDY)?, Vec::new());
     for _ in 0..=REPETITIONS {
         let mut next = Vec::new();
         for (row, &id) in all.iter().enumerate() {
             rows.truncate(id, 0);
-            let prompt = (0..shape.prompt_tokens).map(|index| token(row + index, vocabulary) as u32);
-            next.push((id, most_likely(rows.read(id, &prompt.collect::<Vec<_>>())?)));
+            next.push((id, sampler.sample(rows.read(id, &prompt(shape, row, vocabulary))?, &[])?));
         }
         let started = Instant::now();
         for _ in 1..shape.new_tokens {
             rows.step(&next)?;
-            next.iter_mut().for_each(|(id, token)| *token = rows.logits(*id).map_or(0, most_likely));
+            for (id, token) in &mut next {
+                *token = sampler.sample(rows.logits(*id).unwrap_or_default(), &[])?;
+            }
         }
         times.push(started.elapsed());
     }
     Ok(median(&times))
-}
-
-/// The greedy choice.
-fn most_likely(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-    best.map_or(0, |(token, _)| token as u32)
 }
 
 /// One step for a warm-up and one for each repetition, all on the same dialogues.

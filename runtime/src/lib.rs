@@ -41,8 +41,8 @@
 //! `ORT_DISABLE_TELEMETRY=1` is set before it is loaded; without that it is refused.
 //!
 //! [`session`] is the only module that knows how ONNX Runtime is found, loaded and bound; [`engine`] runs a bundle's graphs, for one persona or
-//! ([`engine::Rows`]) several at once; [`adapt`](mod@adapt), [`chat`] and [`personas`] are what is done with them. Nothing here parses a command line, writes to a terminal or takes a signal: the
-//! program `marionette` is another crate over this one, as a server would be.
+//! ([`engine::Rows`]) several at once; [`adapt`](mod@adapt), [`chat`] and [`personas`] are what is done with them. Nothing here parses a command
+//! line, writes to a terminal or takes a signal: the program `marionette` is another crate over this one, as a server would be.
 
 pub mod adapt;
 pub mod bench;

@@ -203,7 +203,8 @@ impl Tokens<'_> {
         let [outputs, inner] = linear.weights.shape();
         let rows = self.places.batch;
         let rounded = Rounded::kept(&mut room.rounded, self.block.instructions);
-        if room.normal.len() != rows * inner {
+        // Of more outputs than there is room for, a row's would lie among the next one's.
+        if room.normal.len() != rows * inner || outputs > y.each {
             return Err(Broken);
         }
         let places = rounded.rows(rows, inner, Direction::Forward);
@@ -280,11 +281,7 @@ impl Tokens<'_> {
                 (self.buffers.projected[which].read(row, columns.clone()), self.buffers.down[which].read(row, 0..sums))
             };
             let adapter = adapters.map(|adapters| adapters.of(row));
-            let mut hidden = adapter.map_or(Vec::new(), |adapter| adapter.down[1].to_vec());
-            for sums in sums.chunks_exact(bottleneck.max(1)) {
-                hidden.iter_mut().zip(sums).for_each(|(hidden, sum)| *hidden += sum);
-            }
-            gelu(&mut hidden);
+            let hidden = adapter.map_or(Vec::new(), |adapter| adapter.hidden(sums));
             // Nothing times nothing is added where there is no adapter.
             let (up, bias) = adapter.map_or((&[][..], None), |adapter| (adapter.up[0], Some(adapter.up[1])));
             let bias = bias.map(|bias| &bias[columns.clone()]);

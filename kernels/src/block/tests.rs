@@ -428,6 +428,24 @@ fn rows_with_adapters_of_their_own_are_what_each_is_alone() {
     }
 }
 
+/// Whichever way its matrices are multiplied: more outputs than heads take would lie among the next row's.
+#[test]
+fn a_matrix_that_is_no_heads_is_refused() {
+    for instructions in Instructions::supported() {
+        let case = Case::new([false, true, false]);
+        let heads = Heads { queries: 2, shared: 2, width: HEAD };
+        let block = Block { heads, ..case.block(instructions) };
+        for last in [&[0][..], &[0, 0, 0]] {
+            let places = Places::new(1, CAPACITY, last, None).unwrap();
+            let of_cache = last.len() * heads.shared * CAPACITY * HEAD;
+            let [mut keys, mut values] = [vec![0.0; of_cache], vec![0.0; of_cache]];
+            let (x, mut y) = (numbers(last.len() * WIDTH, 1), vec![0.0; last.len() * WIDTH]);
+            let refused = of_a_token_each(&block, places, &x, [&mut keys, &mut values], &mut y, threads);
+            assert!(matches!(refused, Err(crate::Failure::Misfit)), "{instructions:?}, {} rows", last.len());
+        }
+    }
+}
+
 #[test]
 fn tokens_that_end_where_they_cannot_are_refused() {
     let refused = |tokens, last| Places::new(tokens, 8, &[7, last][..], None).unwrap_err().to_string();

@@ -107,13 +107,12 @@ impl Rows {
         let id = RowId(self.next);
         self.next += 1;
         self.rows.push(Row { id, tokens: Vec::new() });
-        self.bound = self.bound.filter(|_| self.provider == Provider::Cpu);
         Ok(id)
     }
 
     /// Ends a row. The last one takes its place.
     pub fn leave(&mut self, row: RowId) {
-        let Some(place) = self.rows.iter().position(|known| known.id == row) else { return };
+        let Some(place) = self.at(row) else { return };
         let last = self.rows.len() - 1;
         self.rows.swap_remove(place);
         if let Some(Row { tokens, .. }) = self.rows.get(place) {
@@ -124,18 +123,17 @@ impl Rows {
             let width = self.vocabulary;
             self.logits.values_mut().copy_within(last * width..(last + 1) * width, place * width);
         }
-        self.bound = self.bound.filter(|_| self.provider == Provider::Cpu);
     }
 
     /// The tokens that a row's cache holds, oldest first.
     pub fn cached(&self, row: RowId) -> &[u32] {
-        self.rows.iter().find(|known| known.id == row).map_or(&[], |row| &row.tokens)
+        self.at(row).map_or(&[], |place| &self.rows[place].tokens)
     }
 
     /// Forgets all but the first `length` tokens of a row.
     pub fn truncate(&mut self, row: RowId, length: usize) {
-        if let Some(row) = self.rows.iter_mut().find(|known| known.id == row) {
-            row.tokens.truncate(length);
+        if let Some(place) = self.at(row) {
+            self.rows[place].tokens.truncate(length);
         }
     }
 
@@ -171,7 +169,7 @@ impl Rows {
 
     /// The logits \[V\] after the last token that a row has read; none where it has read none.
     pub fn logits(&self, row: RowId) -> Option<&[f32]> {
-        let place = self.rows.iter().position(|known| known.id == row && !known.tokens.is_empty())?;
+        let place = self.at(row).filter(|&place| !self.rows[place].tokens.is_empty())?;
         Some(self.logits_at(place))
     }
 
@@ -179,10 +177,14 @@ impl Rows {
         &self.logits.values()[place * self.vocabulary..][..self.vocabulary]
     }
 
-    /// Where a row is that has room for so many tokens.
+    /// Where a row is.
+    fn at(&self, row: RowId) -> Option<usize> {
+        self.rows.iter().position(|known| known.id == row)
+    }
+
+    /// The same, where it has room for so many tokens.
     fn place(&self, row: RowId, tokens: usize) -> Result<usize> {
-        let known = self.rows.iter().position(|known| known.id == row);
-        let place = known.ok_or_else(|| Error::Impossible(format!("row {} is not there", row.0)))?;
+        let place = self.at(row).ok_or_else(|| Error::Impossible(format!("row {} is not there", row.0)))?;
         let before = self.rows[place].tokens.len();
         if tokens == 0 || before + tokens > self.context {
             let context = self.context;

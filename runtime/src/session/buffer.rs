@@ -51,8 +51,7 @@ impl Buffer {
     /// # Errors
     /// [`SessionError::Graph`] where there is no memory for it.
     pub fn zeros(shape: &[usize]) -> Result<Self, SessionError> {
-        let length = shape.iter().try_fold(1_usize, |length, &dim| length.checked_mul(dim));
-        let memory = length.and_then(|length| Some((Memory::zeros(length)?, length)));
+        let memory = values_of(shape).and_then(|length| Some((Memory::zeros(length)?, length)));
         let Some((memory, length)) = memory else {
             let error = ort::Error::new("there is no memory for it");
             return Err(failure("a tensor", &format!("cannot allocate {shape:?}"), &error));
@@ -79,13 +78,14 @@ impl Buffer {
 
     /// The values from `first` on, in a shape. It is valid as long as the memory is held.
     pub(super) fn part(&self, first: usize, shape: &[usize]) -> ort::Result<Tensor<f32>> {
-        let length = shape.iter().try_fold(1_usize, |length, &dim| length.checked_mul(dim));
-        if length.and_then(|length| first.checked_add(length)).is_none_or(|end| end > self.length) {
+        let Some(length) =
+            values_of(shape).filter(|length| first.checked_add(*length).is_some_and(|end| end <= self.length))
+        else {
             return Err(ort::Error::new(format!("{shape:?} from {first} on is not in a buffer of {:?}", self.shape)));
-        }
+        };
         let info = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Arena, MemoryType::Default)?;
         let dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
-        let bytes = length.unwrap_or_default() * size_of::<f32>();
+        let bytes = length * size_of::<f32>();
         let mut value = ptr::null_mut();
         // SAFETY: the values are there; ONNX Runtime copies the shape, and takes what describes the memory for as long as the call lasts.
         let status = unsafe {
@@ -101,6 +101,11 @@ impl Buffer {
             Ok(Tensor::from_ptr(value, Some(&Allocator::default())))
         }
     }
+}
+
+/// How many values a shape has.
+fn values_of(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |length, &dim| length.checked_mul(dim))
 }
 
 #[cfg(test)]
